@@ -1,0 +1,1 @@
+//! Joins session, queues, link and observers; owns the threads.

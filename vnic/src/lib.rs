@@ -1,0 +1,35 @@
+//! The virtual NIC as a library: what both ends of a ring must agree on, and the device end.
+//!
+//! Each module may use only what stands above it in this list:
+//!
+//! | module | one sentence |
+//! |---|---|
+//! | [`spec`] | constants and layouts of VIRTIO and vhost-user |
+//! | [`memory`] | guest regions, checked address translation; the only place with raw guest pointers besides the ring's pointer layer |
+//! | [`ring`] | virtqueues: device half, driver half, snapshots |
+//! | [`record`] | what the guest's transfer program and the host tell each other, and the run's record |
+//! | [`net`] | virtio-net: features, the packet header, transmit and receive queues |
+//! | [`link`] | where frames go: peer, tap, sink, loopback, capture |
+//! | [`vhost_user`] | the vhost-user protocol: message, socket, session |
+//! | [`observe`] | counters, tracer, ring snapshots, the judge of a flow, the control socket's protocol |
+//! | [`backend`] | joins session, queues, link and observers; owns the threads |
+//!
+//! [`net`] and [`vhost_user`] do not know each other; [`backend`] joins them.
+
+#[cfg(target_endian = "big")]
+compile_error!("rings are little-endian and so is every host this is written for");
+
+#[cfg(feature = "device")]
+pub mod backend;
+#[cfg(feature = "device")]
+pub mod link;
+pub mod memory;
+#[cfg(feature = "device")]
+pub mod net;
+#[cfg(feature = "device")]
+pub mod observe;
+pub mod record;
+pub mod ring;
+pub mod spec;
+#[cfg(feature = "device")]
+pub mod vhost_user;

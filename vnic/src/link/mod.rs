@@ -1,0 +1,95 @@
+//! Where frames go, and come from.
+//!
+//! Place: a worker owns one [`Port`] and the queue pairs it serves; it calls the port from its own thread only. A port
+//! never touches a ring.
+
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+use crate::net::{Frame, ReceiveSpace};
+
+/// What became of a frame that was offered to a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transmitted {
+    /// The port has taken it; its buffers can go back to the driver.
+    Taken {
+        /// Bytes read out of guest memory: the DMA copy.
+        read: u32,
+        /// Bytes copied once more before the frame left the NIC.
+        copied: u32,
+    },
+    /// No room: offer the same frame again after [`Port::poll`]. Nothing was read, nothing is lost.
+    Full,
+}
+
+/// What a port put into the driver's buffers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Received {
+    /// One frame, `bytes` long without the virtio-net header.
+    Frame {
+        /// The frame's length.
+        bytes: u32,
+    },
+    /// There was none after all.
+    Nothing,
+}
+
+/// A host-side failure of a link. The frame is lost and counted; the device lives on.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// A system call on the link's file failed.
+    #[error("{action}: {source}")]
+    Io {
+        /// What was tried, with the link's name.
+        action: String,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// The frame cannot be sent on this link.
+    #[error("frame of {bytes} bytes refused: {reason}")]
+    Refused {
+        /// The frame's length.
+        bytes: u32,
+        /// Why.
+        reason: &'static str,
+    },
+}
+
+/// The end of a link that one worker owns. `pair` is a queue pair's number.
+pub trait Port: Send {
+    /// Takes a frame from the driver, or says `Full`.
+    ///
+    /// # Errors
+    /// The frame is lost; the error is counted.
+    fn transmit(&mut self, pair: usize, frame: &Frame<'_>) -> Result<Transmitted, LinkError>;
+
+    /// Room needed for the next frame to the driver, bytes without virtio-net header; `None`: there is none. A port
+    /// that cannot know the size says the largest.
+    fn pending(&mut self, pair: usize) -> Option<usize>;
+
+    /// Puts the next frame into the driver's buffers. Called only after `pending` said `Some(n)`, with room for `n`.
+    ///
+    /// # Errors
+    /// The frame is lost; the error is counted.
+    fn receive(&mut self, pair: usize, space: &mut ReceiveSpace<'_>) -> Result<Received, LinkError>;
+
+    /// Does what is due by `now`: protocol timers, answers.
+    fn poll(&mut self, now: Instant);
+
+    /// When `poll` must be called again though nothing happens; `None`: not at all.
+    fn deadline(&mut self, now: Instant) -> Option<Duration>;
+
+    /// Files whose readability means there may be frames for the driver.
+    fn readable_fds(&self) -> Vec<BorrowedFd<'_>>;
+
+    /// Files whose writability is waited for because `transmit` said `Full`; empty where `poll` alone makes room.
+    fn writable_fds(&self) -> Vec<BorrowedFd<'_>> {
+        Vec::new()
+    }
+
+    /// The features the driver accepted, at each start of the device; a tap sets its offloads by them.
+    ///
+    /// # Errors
+    /// The link cannot do what the driver was promised.
+    fn negotiated(&mut self, features: crate::spec::Features) -> Result<(), LinkError>;
+}

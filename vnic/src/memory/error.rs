@@ -1,0 +1,114 @@
+//! What can be wrong with an address or a region.
+
+use std::fmt;
+
+/// What the device wants to do with a range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// The device reads guest memory.
+    Read,
+    /// The device writes guest memory.
+    Write,
+}
+
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Access::Read => "read",
+            Access::Write => "write",
+        })
+    }
+}
+
+/// An address or region that cannot be used. Addresses and lengths in bytes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MemoryError {
+    /// Part of the range lies in no region.
+    #[error("{addr:#x}+{len} is not (wholly) guest memory")]
+    Unmapped {
+        /// First byte of the range.
+        addr: u64,
+        /// Its length.
+        len: u64,
+    },
+    /// The range's end passes the end of the address space.
+    #[error("{addr:#x}+{len} wraps around the address space")]
+    Wraps {
+        /// First byte of the range.
+        addr: u64,
+        /// Its length.
+        len: u64,
+    },
+    /// The range is not in one piece of host memory, where it must be.
+    #[error("{addr:#x}+{len} crosses a region border")]
+    Split {
+        /// First byte of the range.
+        addr: u64,
+        /// Its length.
+        len: u64,
+    },
+    /// An address that must be aligned is not.
+    #[error("{addr:#x} is not aligned to {align} bytes")]
+    Misaligned {
+        /// The address.
+        addr: u64,
+        /// What it must be a multiple of.
+        align: u64,
+    },
+    /// A user address in no region.
+    #[error("user address {addr:#x}+{len} is in no memory region")]
+    UserUnmapped {
+        /// First byte of the range.
+        addr: u64,
+        /// Its length.
+        len: u64,
+    },
+    /// A region of no bytes.
+    #[error("memory region at {gpa:#x} is empty")]
+    EmptyRegion {
+        /// Its guest-physical address.
+        gpa: u64,
+    },
+    /// Two regions share guest-physical addresses.
+    #[error("memory region at {gpa:#x}+{size} overlaps another")]
+    Overlap {
+        /// Its guest-physical address.
+        gpa: u64,
+        /// Its size.
+        size: u64,
+    },
+    /// More regions than the protocol allows.
+    #[error("{count} memory regions, at most {max}")]
+    TooManyRegions {
+        /// How many there would be.
+        count: usize,
+        /// How many there may be.
+        max: usize,
+    },
+    /// No such region to remove.
+    #[error("no memory region at {gpa:#x}+{size}")]
+    NoSuchRegion {
+        /// Its guest-physical address.
+        gpa: u64,
+        /// Its size.
+        size: u64,
+    },
+    /// The region's file ends before the region does (mapping it would end in SIGBUS).
+    #[error("memory region at {gpa:#x} needs {needed} bytes of its file, which has {have}")]
+    ShortFile {
+        /// Its guest-physical address.
+        gpa: u64,
+        /// Offset plus size.
+        needed: u64,
+        /// The file's size.
+        have: u64,
+    },
+    /// The host could not map the region.
+    #[error("cannot map the memory region at {gpa:#x}: {reason}")]
+    Map {
+        /// Its guest-physical address.
+        gpa: u64,
+        /// What the host said.
+        reason: String,
+    },
+}

@@ -1,0 +1,83 @@
+//! A range of guest memory in one piece of host memory.
+
+use std::marker::PhantomData;
+
+use super::Gpa;
+
+/// Bytes of guest memory that are mapped, checked and contiguous on the host, for as long as `'m` keeps the mapping
+/// alive. The guest may change them at any moment: they are only ever copied, never borrowed as `&[u8]`.
+#[derive(Debug, Clone, Copy)]
+pub struct GuestSlice<'m> {
+    addr: u64,
+    host: *mut u8,
+    len: usize,
+    memory: PhantomData<&'m ()>,
+}
+
+impl<'m> GuestSlice<'m> {
+    /// # Safety
+    /// `host..host + len` must be mapped readable and writable for all of `'m`.
+    pub(crate) const unsafe fn new(addr: u64, host: *mut u8, len: usize) -> Self {
+        GuestSlice { addr, host, len, memory: PhantomData }
+    }
+
+    /// The address as the driver wrote it (guest-physical, or IOVA behind an IOMMU), of the slice's first byte.
+    #[must_use]
+    pub const fn addr(&self) -> u64 {
+        self.addr
+    }
+
+    /// The same as a guest-physical address; right only without an IOMMU.
+    #[must_use]
+    pub const fn gpa(&self) -> Gpa {
+        Gpa(self.addr)
+    }
+
+    /// Length in bytes.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Is it zero bytes long?
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Where the bytes are on the host, for a syscall's iovec.
+    #[must_use]
+    pub const fn as_ptr(&self) -> *mut u8 {
+        self.host
+    }
+
+    /// The slice without its first `skip` bytes (at most all of them).
+    #[must_use]
+    pub fn advanced(&self, skip: usize) -> Self {
+        let skip = skip.min(self.len);
+        // The sum stays inside or one past the end of the slice.
+        GuestSlice {
+            addr: self.addr + skip as u64,
+            host: self.host.wrapping_add(skip),
+            len: self.len - skip,
+            memory: PhantomData,
+        }
+    }
+
+    /// Copies as many bytes as fit into `out`, from the slice's start. Returns how many.
+    pub fn copy_to(&self, out: &mut [u8]) -> usize {
+        let count = self.len.min(out.len());
+        // SAFETY: `new`'s contract makes `count` bytes readable; `out` is host memory that no mapping of the guest
+        // overlaps. The guest may write meanwhile: the bytes are then some mix of old and new, as with any DMA.
+        unsafe { std::ptr::copy_nonoverlapping(self.host, out.as_mut_ptr(), count) };
+        count
+    }
+
+    /// Copies as many of `bytes` as fit into the slice, from its start. Returns how many.
+    pub fn copy_from(&self, bytes: &[u8]) -> usize {
+        let count = self.len.min(bytes.len());
+        // SAFETY: as in `copy_to`, for writing.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.host, count) };
+        count
+    }
+}

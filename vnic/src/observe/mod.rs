@@ -1,0 +1,3 @@
+//! Counters, the event tracer, ring snapshots, the judge of a flow, and the control socket's protocol.
+
+pub mod protocol;

@@ -1,0 +1,238 @@
+//! The control socket's protocol: one JSON object per line, on a Unix stream socket.
+//!
+//! Operation: a client sends one [`Request`] line and reads one [`Reply`] line; it may then send the next. After
+//! [`Request::Trace`] the connection carries [`TraceEvent`] lines until either side closes it. A client that instead
+//! sends `GET /metrics` gets the counters in Prometheus text form over HTTP.
+//!
+//! Everything here is passive but `Hold` and `Release`, which say what they do.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::record::run::DeviceBooks;
+use crate::record::wire::{Flow, PageRun};
+
+/// What a client asks.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "kebab-case")]
+pub enum Request {
+    /// The whole state: [`Reply::Status`].
+    Status,
+    /// A snapshot of the rings: [`Reply::Rings`].
+    Rings {
+        /// Only this queue.
+        queue: Option<String>,
+    },
+    /// From now on, every chain: [`Reply::Done`], then [`TraceEvent`] lines.
+    Trace,
+    /// Stop taking and returning buffers of a queue: [`Reply::Done`].
+    Hold {
+        /// The queue's name.
+        queue: String,
+    },
+    /// Go on: [`Reply::Done`].
+    Release {
+        /// The queue's name.
+        queue: String,
+    },
+    /// Follow this flow and attribute its payload to these pages: [`Reply::Done`] once the data path does so. One flow
+    /// at a time; a new one replaces the old.
+    WatchFlow {
+        /// The transfer's 5-tuple.
+        flow: Flow,
+        /// The file's pages.
+        pages: Vec<PageRun>,
+    },
+    /// What the watched flow showed so far, and stop watching: [`Reply::FlowBooks`].
+    EndWatch,
+}
+
+/// The answer to a request.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "kebab-case")]
+pub enum Reply {
+    /// Done as asked.
+    Done,
+    /// Answer to `Status`.
+    Status(Box<Status>),
+    /// Answer to `Rings`.
+    Rings {
+        /// One per queue that is set up.
+        rings: Vec<RingSnapshot>,
+    },
+    /// Answer to `EndWatch`.
+    FlowBooks(FlowBooks),
+    /// It could not be done; one sentence.
+    Error {
+        /// The sentence.
+        message: String,
+    },
+}
+
+/// What the device saw of a watched flow.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct FlowBooks {
+    /// The figures of the run's record.
+    pub device: DeviceBooks,
+    /// Bytes of a file page that stood at another place in the stream than in the file.
+    pub misplaced_bytes: u64,
+    /// Frames of the flow whose headers could not be told from payload.
+    pub unparsed_frames: u64,
+}
+
+/// `vnic status`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The vhost-user socket.
+    pub socket: String,
+    /// The process serving it.
+    pub pid: u32,
+    /// The link's name as given.
+    pub link: String,
+    /// Is a front-end connected?
+    pub connected: bool,
+    /// Front-ends served so far, this one included.
+    pub sessions: u64,
+    /// How the last session ended, where it ended badly.
+    pub last_error: Option<String>,
+    /// Features, by the spec's names.
+    pub features: FeatureSets,
+    /// vhost-user protocol features, by name.
+    pub protocol_features: Vec<String>,
+    /// Guest memory.
+    pub regions: Vec<RegionStatus>,
+    /// One per queue.
+    pub queues: Vec<QueueStatus>,
+    /// The host side of the link: frames and bytes by direction, drops by reason.
+    pub link_counters: BTreeMap<String, u64>,
+}
+
+/// Which features were offered, withheld, accepted, negotiated.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct FeatureSets {
+    /// What the device says it can do.
+    pub offered: Vec<String>,
+    /// What `--withhold` took away.
+    pub withheld: Vec<String>,
+    /// What the driver accepted; empty before it did.
+    pub negotiated: Vec<String>,
+}
+
+/// One memory region.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegionStatus {
+    /// Guest-physical address, bytes.
+    pub gpa: u64,
+    /// Size, bytes.
+    pub size: u64,
+    /// The front-end's own address, bytes.
+    pub user_addr: u64,
+    /// Offset in the shared file, bytes.
+    pub offset: u64,
+}
+
+/// One queue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueStatus {
+    /// `receiveq0`, `transmitq0`, …
+    pub queue: String,
+    /// `off`, `disabled`, `running`, `held` or `stopped`.
+    pub state: String,
+    /// Why it stopped: the ring error.
+    pub error: Option<String>,
+    /// Queue size.
+    pub size: u16,
+    /// Counters by name; the same names as in the metrics.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// One consistent look at one ring. `Display` is the ring notation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RingSnapshot {
+    /// The queue's name.
+    pub queue: String,
+    /// `split` or `packed`.
+    pub format: String,
+    /// Queue size.
+    pub size: u16,
+    /// Free-running available index as it stands in memory.
+    pub avail_idx: u16,
+    /// Free-running used index as it stands in memory.
+    pub used_idx: u16,
+    /// Chains available and not yet used.
+    pub in_flight: u16,
+    /// Did the ring hold still while it was read? If not, entries may be from different moments.
+    pub consistent: bool,
+    /// The chains in flight, oldest first.
+    pub chains: Vec<ChainSnapshot>,
+    /// What breaks the ring's rules, in words; empty when all is well.
+    pub faults: Vec<String>,
+}
+
+/// One chain of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChainSnapshot {
+    /// Slot in the available ring (packed: of the first descriptor).
+    pub slot: u16,
+    /// Head descriptor (packed: buffer id).
+    pub head: u16,
+    /// Are the buffers in an indirect table?
+    pub indirect: bool,
+    /// The buffers, in order.
+    pub buffers: Vec<BufferSnapshot>,
+    /// Why the chain could not be followed further.
+    pub fault: Option<String>,
+}
+
+/// One descriptor of a chain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BufferSnapshot {
+    /// Device-writable?
+    pub writable: bool,
+    /// Guest-physical address, or IOVA behind an IOMMU, bytes.
+    pub addr: u64,
+    /// Length, bytes.
+    pub len: u32,
+    /// The file page it lies in, where a watched file's pages are known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_page: Option<u64>,
+}
+
+/// One line of `vnic trace`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum TraceEvent {
+    /// A chain that went through a queue.
+    Chain(ChainEvent),
+    /// Events that were overwritten before they could be read.
+    Lost {
+        /// The queue's name.
+        queue: String,
+        /// How many.
+        events: u64,
+    },
+}
+
+/// A chain as it passed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChainEvent {
+    /// Nanoseconds since `serve` started.
+    pub at_ns: u64,
+    /// The queue's name.
+    pub queue: String,
+    /// Head descriptor.
+    pub head: u16,
+    /// Free-running index.
+    pub idx: u16,
+    /// Indirect table?
+    pub indirect: bool,
+    /// The buffers, as many as the event had room for.
+    pub buffers: Vec<BufferSnapshot>,
+    /// Descriptors in all.
+    pub descriptors: u16,
+    /// Bytes written into device-writable buffers.
+    pub written: u32,
+    /// The frame in words: `10.0.2.15:34512 > 10.0.2.2:9000 tcp seq 1 len 65160 gso 1448`.
+    pub summary: String,
+}

@@ -1,0 +1,4 @@
+//! What the guest's agent and the host tell each other about a transfer, and the record a run leaves behind.
+
+pub mod run;
+pub mod wire;

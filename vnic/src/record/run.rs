@@ -1,0 +1,177 @@
+//! `target/run/run.json`: the record of a transfer run.
+//!
+//! A figure that could not be measured is `null`, and `reasons` of its object says why, under the figure's name.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A whole run: one guest, several transfers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    /// The guest's `uname -r`.
+    pub kernel: String,
+    /// QEMU's version.
+    pub qemu: Option<String>,
+    /// `kvm` or `tcg`.
+    pub accel: Option<String>,
+    /// The file that was sent.
+    pub file: FileInfo,
+    /// One entry per transfer, in the order they ran.
+    pub methods: Vec<Method>,
+    /// Why a figure of this object is `null`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub reasons: BTreeMap<String, String>,
+}
+
+/// The file of a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileInfo {
+    /// Its size, bytes.
+    pub bytes: u64,
+    /// The file system it is on.
+    pub filesystem: String,
+}
+
+/// What the guest's NIC does, read back from the guest's kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct NicState {
+    /// Transmit checksum offload.
+    pub csum: bool,
+    /// Scatter-gather.
+    pub sg: bool,
+    /// TCP segmentation offload.
+    pub tso: bool,
+}
+
+impl fmt::Display for NicState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let on: Vec<&str> = [(self.sg, "sg"), (self.csum, "csum"), (self.tso, "tso")]
+            .into_iter()
+            .filter_map(|(on, name)| on.then_some(name))
+            .collect();
+        f.pad(&if on.is_empty() { "none".to_owned() } else { on.join("+") })
+    }
+}
+
+/// One transfer and what the witnesses saw of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Method {
+    /// The row's name: method and suffix.
+    pub method: String,
+    /// The NIC while it ran.
+    pub nic: NicState,
+    /// Payload bytes the program sent.
+    pub bytes_sent: Option<u64>,
+    /// Did the receiver get exactly the file's bytes?
+    pub sha256_ok: Option<bool>,
+    /// First byte to receipt, seconds.
+    pub seconds: Option<f64>,
+    /// The guest kernel's books.
+    pub guest: GuestBooks,
+    /// What the device saw.
+    pub device: DeviceBooks,
+    /// What the guest's memory showed from outside.
+    pub memory: MemoryBooks,
+    /// Bytes copied by the CPU per payload byte, by the guest's books.
+    pub cpu_copies: Option<f64>,
+    /// Bytes copied by DMA per payload byte, by the device.
+    pub dma_copies: Option<f64>,
+    /// The judgement.
+    pub verdict: Option<Verdict>,
+    /// What the judgement rests on, one sentence.
+    pub why: String,
+    /// What this row should show on a kernel that does as documented; `null` where nothing is expected.
+    pub expected: Option<Verdict>,
+    /// Why a figure of this object, or of the ones inside, is `null`; the key is the path, `guest.syscalls`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub reasons: BTreeMap<String, String>,
+}
+
+/// The judgement on a transfer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verdict {
+    /// The NIC gathered the file's own pages.
+    #[serde(rename = "zero-copy")]
+    ZeroCopy,
+    /// The NIC was given copies.
+    #[serde(rename = "copied")]
+    Copied,
+    /// Some of both.
+    #[serde(rename = "mixed")]
+    Mixed,
+    /// The witnesses contradict one another.
+    #[serde(rename = "witnesses disagree")]
+    WitnessesDisagree,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Verdict::ZeroCopy => "zero-copy",
+            Verdict::Copied => "copied",
+            Verdict::Mixed => "mixed",
+            Verdict::WitnessesDisagree => "witnesses disagree",
+        })
+    }
+}
+
+/// The guest kernel's own books.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct GuestBooks {
+    /// System calls of the transfer program.
+    pub syscalls: Option<u64>,
+    /// Two per system call, two per page fault in user mode.
+    pub mode_switches: Option<u64>,
+    /// Page faults in user mode.
+    pub page_faults: Option<u64>,
+    /// Context switches.
+    pub context_switches: ContextSwitches,
+    /// Payload bytes through each copying function.
+    pub copied_bytes: BTreeMap<String, Option<u64>>,
+    /// What the kernel claims of the method (completions of MSG_ZEROCOPY).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub claims: BTreeMap<String, u64>,
+    /// CPU time in user mode, microseconds.
+    pub user_us: Option<u64>,
+    /// CPU time in the kernel, microseconds.
+    pub system_us: Option<u64>,
+}
+
+/// Context switches of the transfer program.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ContextSwitches {
+    /// It waited.
+    pub voluntary: Option<u64>,
+    /// It was another's turn.
+    pub involuntary: Option<u64>,
+}
+
+/// What the device saw of the flow. Payload is what follows the Ethernet, IP and TCP headers.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct DeviceBooks {
+    /// Chains that carried payload of the flow.
+    pub chains: Option<u64>,
+    /// Their descriptors.
+    pub descriptors: Option<u64>,
+    /// Payload bytes, each counted the first time it was sent.
+    pub payload_bytes: Option<u64>,
+    /// Payload bytes sent again.
+    pub retransmitted_bytes: Option<u64>,
+    /// Of `payload_bytes`, those that lie in the file's page-cache pages.
+    pub from_page_cache_bytes: Option<u64>,
+    /// The others.
+    pub from_elsewhere_bytes: Option<u64>,
+    /// Payload bytes the device read out of guest memory.
+    pub dma_read_bytes: Option<u64>,
+    /// Payload bytes the device copied once more before they left it.
+    pub device_copied_bytes: Option<u64>,
+}
+
+/// What a scan of the guest's memory showed.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct MemoryBooks {
+    /// How often a held chunk's bytes stood in the guest's memory.
+    pub physical_instances: Option<u64>,
+}

@@ -1,0 +1,185 @@
+//! The conversation between the host and the agent inside the guest, one JSON object per line, over a virtio-serial
+//! port (never over the NIC under test).
+//!
+//! Operation:
+//! 1. The agent opens the port [`PORT_NAME`] and says [`Event::Ready`].
+//! 2. The host sends one [`Request`] at a time; the agent answers with the event named beside it, or with
+//!    [`Event::Failed`] / [`Event::Unsupported`].
+//! 3. For [`Request::Transfer`] the agent prepares everything (file, socket connected), says
+//!    [`Event::TransferBegin`] and *waits* for [`Request::Go`]: by then the device watches the flow. Then it sends the
+//!    file and says [`Event::TransferEnd`].
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::run::NicState;
+
+/// The virtio-serial port's name (`-device virtserialport,name=…`).
+pub const PORT_NAME: &str = "vnic.record";
+
+/// Bytes of a page in every record.
+pub const PAGE_SIZE: u64 = 4096;
+
+/// What the host asks of the agent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "kebab-case")]
+pub enum Request {
+    /// Do one transfer; answered by `TransferBegin`, then, after `Go`, `TransferEnd`.
+    Transfer(TransferSpec),
+    /// The device watches: send now.
+    Go,
+    /// Run a program in the guest; answered by `Ran`.
+    Run {
+        /// Program and arguments.
+        argv: Vec<String>,
+    },
+    /// Sync, power off; answered by the port closing.
+    PowerOff,
+}
+
+/// One transfer to do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TransferSpec {
+    /// Method name without suffix: `sendfile`, `read-write`, …
+    pub method: String,
+    /// Bytes to send.
+    pub bytes: u64,
+    /// Where in the file they start; the file is `offset + bytes` long.
+    #[serde(default)]
+    pub offset: u64,
+    /// Bytes per system call.
+    pub chunk: u64,
+    /// `tmpfs` or `ext4`: where the file is made.
+    pub filesystem: String,
+    /// The receiver, which answers at FIN with [`Receipt`] as `bytes N sha256 HEX\n`.
+    pub to: SocketAddr,
+    /// What to switch on the NIC first (`ethtool -K`).
+    #[serde(default)]
+    pub nic: NicWish,
+}
+
+/// NIC switches to set before a transfer; `None` leaves one at its default (on, where the device offers it).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct NicWish {
+    /// Scatter-gather.
+    pub sg: Option<bool>,
+    /// Transmit checksum offload.
+    pub csum: Option<bool>,
+    /// TCP segmentation offload.
+    pub tso: Option<bool>,
+}
+
+/// A run of file pages that are contiguous in guest-physical memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageRun {
+    /// Index of the first file page.
+    pub page: u64,
+    /// Its guest-physical address, bytes.
+    pub gpa: u64,
+    /// How many pages.
+    pub count: u64,
+}
+
+/// The 5-tuple of a transfer, as the guest sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flow {
+    /// IP protocol: 6 TCP, 17 UDP.
+    pub protocol: u8,
+    /// The guest's end.
+    pub local: SocketAddr,
+    /// The receiver's end.
+    pub remote: SocketAddr,
+}
+
+/// What the receiver says it got.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// Payload bytes received.
+    pub bytes: u64,
+    /// Their SHA-256, lower-case hex.
+    pub sha256: String,
+}
+
+/// What the agent tells the host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// The agent is up.
+    Ready {
+        /// `uname -r`.
+        kernel: String,
+        /// The NIC as it came up.
+        nic: NicState,
+    },
+    /// File and socket are ready; the agent waits for `Go`.
+    TransferBegin {
+        /// The connection.
+        flow: Flow,
+        /// NIC switches in force, read back.
+        nic: NicState,
+        /// Where the file's page-cache pages are, before.
+        pages: Vec<PageRun>,
+        /// SHA-256 of the bytes about to be sent, computed from the file's content apart from the transfer.
+        sha256: String,
+        /// File system the file is on.
+        filesystem: String,
+    },
+    /// The transfer is over.
+    TransferEnd {
+        /// Bytes the method says it sent.
+        bytes_sent: u64,
+        /// First to last byte acknowledged by the receiver's receipt, seconds.
+        seconds: f64,
+        /// What the receiver got.
+        receipt: Receipt,
+        /// Where the file's pages are, after.
+        pages: Vec<PageRun>,
+        /// The guest kernel's books.
+        books: Books,
+    },
+    /// A program ended.
+    Ran {
+        /// Exit status, or 128 + signal.
+        status: i32,
+        /// Standard output and error together.
+        output: String,
+    },
+    /// This guest cannot do that; the row says why.
+    Unsupported {
+        /// The reason, one sentence.
+        why: String,
+    },
+    /// A request failed.
+    Failed {
+        /// What went wrong, with its causes.
+        error: String,
+    },
+}
+
+/// The guest kernel's own books of one transfer. `None` is "not measured"; the reason is in `reasons` under the
+/// field's name.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Books {
+    /// System calls of the transfer program.
+    pub syscalls: Option<u64>,
+    /// Entries to the kernel and back: two per system call, two per page fault taken in user mode.
+    pub mode_switches: Option<u64>,
+    /// Page faults taken in user mode.
+    pub page_faults: Option<u64>,
+    /// The scheduler switched away because the program waited.
+    pub voluntary_switches: Option<u64>,
+    /// The scheduler switched away because it was another's turn.
+    pub involuntary_switches: Option<u64>,
+    /// CPU time in user mode, microseconds.
+    pub user_us: Option<u64>,
+    /// CPU time in the kernel, microseconds.
+    pub system_us: Option<u64>,
+    /// Payload bytes through each copying function of the kernel; `None` where it could not be watched.
+    pub copied_bytes: BTreeMap<String, Option<u64>>,
+    /// The method's own words: completions of MSG_ZEROCOPY, say.
+    pub claims: BTreeMap<String, u64>,
+    /// Why a figure is missing.
+    pub reasons: BTreeMap<String, String>,
+}

@@ -1,0 +1,8 @@
+//! Constants and `#[repr(C)]` layouts of VIRTIO and vhost-user, with size asserts.
+
+pub mod features;
+pub mod net;
+pub mod ring;
+pub mod vhost_user;
+
+pub use features::{Feature, Features};

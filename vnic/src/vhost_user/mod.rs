@@ -1,0 +1,2 @@
+//! The vhost-user protocol: message (bytes ↔ types, no I/O), socket (messages with fds), session (one method per
+//! request).
