@@ -1,3 +1,4 @@
 //! Counters, the event tracer, ring snapshots, the judge of a flow, and the control socket's protocol.
 
+pub mod discovery;
 pub mod protocol;

@@ -1,0 +1,131 @@
+//! The rows of the table: a transfer method and what the NIC lacks while it runs.
+
+use std::fmt;
+
+use super::run::Verdict;
+use super::wire::NicWish;
+
+/// The rows of the textbook's table, in its order: what `all` means.
+pub const TEXTBOOK: &[&str] = &["read-write", "mmap-write", "sendfile", "sendfile-no-sg", "splice"];
+
+/// A name that is no row's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{0}` is not a row's name: a method in lower case, with `-no-sg` or `-no-csum` behind it where the NIC is to lack them (sendfile, sendfile-no-sg, …)"
+)]
+pub struct BadRow(pub String);
+
+/// One row: `sendfile-no-sg` is the method `sendfile` on a NIC without scatter-gather.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// The row's name as it stands in the record.
+    pub name: String,
+    /// The method's name, as the guest's transfer program knows it.
+    pub method: String,
+    /// What to switch on the NIC before it runs.
+    pub nic: NicWish,
+}
+
+impl Row {
+    /// Takes a row's name apart.
+    ///
+    /// # Errors
+    /// It is empty or has characters no method has.
+    pub fn parse(name: &str) -> Result<Self, BadRow> {
+        let (method, nic) = if let Some(method) = name.strip_suffix("-no-sg") {
+            (method, NicWish { sg: Some(false), ..NicWish::default() })
+        } else if let Some(method) = name.strip_suffix("-no-csum") {
+            (method, NicWish { csum: Some(false), ..NicWish::default() })
+        } else {
+            (name, NicWish::default())
+        };
+        let well_formed = method.starts_with(|c: char| c.is_ascii_lowercase())
+            && method.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+        if !well_formed {
+            return Err(BadRow(name.to_owned()));
+        }
+        Ok(Row { name: name.to_owned(), method: method.to_owned(), nic })
+    }
+
+    /// Takes a list apart: names with commas between, or `all`.
+    ///
+    /// # Errors
+    /// A name in it is no row's.
+    pub fn parse_list(list: &str) -> Result<Vec<Self>, BadRow> {
+        let mut rows = Vec::new();
+        for name in list.split(',').map(str::trim) {
+            if name == "all" {
+                for name in TEXTBOOK {
+                    rows.push(Row::parse(name)?);
+                }
+            } else {
+                rows.push(Row::parse(name)?);
+            }
+        }
+        Ok(rows)
+    }
+
+    /// What a kernel that does as documented shows in this row; `None` where nothing is documented.
+    ///
+    /// The device that offers no `csum` leaves the guest's NIC without scatter-gather too (Linux's virtio_net sets
+    /// `NETIF_F_SG` only with it), so `csum_offered` belongs to the question.
+    #[must_use]
+    pub fn expected(&self, csum_offered: bool) -> Option<Verdict> {
+        let gathers = csum_offered && self.nic.sg != Some(false) && self.nic.csum != Some(false);
+        match self.method.as_str() {
+            "read-write" | "mmap-write" => Some(Verdict::Copied),
+            "sendfile" | "splice" | "msg-zerocopy" if gathers => Some(Verdict::ZeroCopy),
+            "sendfile" | "splice" | "msg-zerocopy" => Some(Verdict::Copied),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_suffix_is_a_wish_for_the_nic() {
+        let row = Row::parse("sendfile-no-sg").unwrap();
+        assert_eq!((row.method.as_str(), row.nic.sg, row.nic.csum), ("sendfile", Some(false), None));
+        let row = Row::parse("msg-zerocopy-no-csum").unwrap();
+        assert_eq!((row.method.as_str(), row.nic.sg, row.nic.csum), ("msg-zerocopy", None, Some(false)));
+        assert_eq!(Row::parse("io-uring-send-zc").unwrap().nic, NicWish::default());
+    }
+
+    #[test]
+    fn all_is_the_textbooks_rows_in_order() {
+        let names: Vec<String> = Row::parse_list("all").unwrap().into_iter().map(|row| row.name).collect();
+        assert_eq!(names, TEXTBOOK);
+    }
+
+    #[test]
+    fn a_name_with_foreign_characters_is_rejected() {
+        for name in ["", "-no-sg", "send file", "Sendfile", "../x", "1"] {
+            assert_eq!(Row::parse(name), Err(BadRow(name.to_owned())), "{name}");
+        }
+        assert_eq!(Row::parse_list("sendfile,,splice"), Err(BadRow(String::new())));
+    }
+
+    #[test]
+    fn without_scatter_gather_or_checksum_every_method_copies() {
+        for name in ["sendfile", "splice", "msg-zerocopy"] {
+            assert_eq!(Row::parse(name).unwrap().expected(true), Some(Verdict::ZeroCopy), "{name}");
+            assert_eq!(Row::parse(name).unwrap().expected(false), Some(Verdict::Copied), "{name}, csum withheld");
+            for suffix in ["-no-sg", "-no-csum"] {
+                let row = Row::parse(&format!("{name}{suffix}")).unwrap();
+                assert_eq!(row.expected(true), Some(Verdict::Copied), "{row}");
+            }
+        }
+        assert_eq!(Row::parse("read-write").unwrap().expected(true), Some(Verdict::Copied));
+        assert_eq!(Row::parse("mmap-write").unwrap().expected(true), Some(Verdict::Copied));
+        assert_eq!(Row::parse("cow").unwrap().expected(true), None);
+    }
+}
