@@ -2,11 +2,28 @@
 //!
 //! Place: the session builds a [`Memory`] from a memory table; rings and queues translate through it. Nothing outside
 //! this module and the ring's pointer layer holds a raw pointer into the guest.
+//!
+//! Operation: a [`Memory`] never changes. A new memory table, or one region more or less, makes a new one that shares
+//! the mappings of the regions that stay; whoever still holds the old one keeps its mappings alive. A worker is told to
+//! take the new one, and only when it has is the front-end answered.
+//!
+//! Invariants: every byte of a region in a [`Memory`] is mapped readable and writable for as long as the `Memory`
+//! lives, whatever becomes of the file behind it ([`fault`] fills the hole that a truncation tears).
+//!
+//! Limits: no dirty log and no IOTLB yet; both have their place in [`Memory::pieces`], the one way from a guest
+//! address to host memory.
 
 mod address;
 mod error;
+pub mod fault;
+mod mapping;
 mod slice;
+mod table;
+pub mod testing;
 
 pub use address::{Gpa, Iova, UserAddr};
 pub use error::{Access, MemoryError};
+pub use mapping::RegionSpec;
 pub use slice::GuestSlice;
+pub(crate) use table::{Found, Hint};
+pub use table::{MAX_REGIONS, Memory, Pieces};

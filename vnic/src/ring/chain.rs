@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::memory::{GuestSlice, Memory};
+use crate::memory::{Access, Found, GuestSlice, Hint, Memory, MemoryError};
+use crate::spec::ring::{DESC_F_WRITE, Descriptor};
+
+use super::RingError;
 
 /// One device-side chain: what `pop` found, all of it checked. The buffers themselves are in the [`Segments`] it was
 /// popped into. Readable segments come first (VIRTIO 1.3, 2.7.4.2: device-readable before device-writable).
@@ -45,17 +48,24 @@ pub struct Segment {
 }
 
 /// A reusable arena of segments, tied to the memory its pointers point into: they live as long as it does.
+///
+/// Invariant: the arena translates every address itself, through the memory it holds, so each segment is `len` mapped
+/// bytes for as long as the arena lives, whatever ring the chain came from.
 #[derive(Debug)]
 pub struct Segments {
     memory: Arc<Memory>,
     list: Vec<Segment>,
+    hint: Hint,
 }
+
+// SAFETY: the segments' pointers point into shared memory that `memory` keeps mapped; nobody borrows its bytes.
+unsafe impl Send for Segments {}
 
 impl Segments {
     /// An empty arena for chains over `memory`, with room for `capacity` segments before it has to grow.
     #[must_use]
     pub fn new(memory: Arc<Memory>, capacity: usize) -> Self {
-        Segments { memory, list: Vec::with_capacity(capacity) }
+        Segments { memory, list: Vec::with_capacity(capacity), hint: Hint::default() }
     }
 
     /// Forgets all chains; keeps the room.
@@ -79,5 +89,146 @@ impl Segments {
     pub fn of(&self, chain: &Chain) -> &[Segment] {
         let first = chain.first as usize;
         self.list.get(first..first + chain.count as usize).unwrap_or_default()
+    }
+
+    /// Forgets the chains popped since the arena held `len` segments.
+    pub fn truncate(&mut self, len: usize) {
+        self.list.truncate(len);
+    }
+
+    /// Segments in it.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Is there no segment in it?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// The memory that its segments point into.
+    #[must_use]
+    pub fn memory(&self) -> &Arc<Memory> {
+        &self.memory
+    }
+
+    fn range(&self, first: u32, count: u32) -> impl ExactSizeIterator<Item = GuestSlice<'_>> + Clone {
+        let first = first as usize;
+        let segments = self.list.get(first..first.saturating_add(count as usize)).unwrap_or_default();
+        // SAFETY: the arena's invariant.
+        segments.iter().map(|segment| unsafe { GuestSlice::new(segment.addr, segment.host, segment.len as usize) })
+    }
+}
+
+/// A chain while it is being followed: checks each buffer as it comes.
+#[derive(Debug)]
+pub(super) struct ChainBuilder<'s> {
+    memory: &'s Memory,
+    list: &'s mut Vec<Segment>,
+    hint: &'s mut Hint,
+    head: u16,
+    first: usize,
+    readable: usize,
+    readable_len: u32,
+    writable_len: u32,
+    descriptors: u16,
+    writing: bool,
+}
+
+impl<'s> ChainBuilder<'s> {
+    #[inline]
+    pub(super) fn new(into: &'s mut Segments, head: u16) -> Self {
+        let Segments { memory, list, hint } = into;
+        let first = list.len();
+        let (readable, readable_len, writable_len, descriptors, writing) = (0, 0, 0, 0, false);
+        ChainBuilder { memory, list, hint, head, first, readable, readable_len, writable_len, descriptors, writing }
+    }
+
+    /// Appends the buffer of descriptor `index`, which is not an indirect one. The caller bounds how many come.
+    #[inline]
+    pub(super) fn buffer(&mut self, index: u16, desc: &Descriptor) -> Result<(), RingError> {
+        let head = self.head;
+        let writable = desc.flags & DESC_F_WRITE != 0;
+        if self.writing && !writable {
+            // VIRTIO 1.3, 2.7.4.2 Driver Requirements: Message Framing.
+            return Err(RingError::ReadableAfterWritable { head, index });
+        }
+        // VIRTIO 1.3, 2.7.5.1: no chain longer than 2^32 bytes in total. One byte less, as `written` is 32 bits.
+        if self.readable_len.checked_add(self.writable_len).and_then(|sum| sum.checked_add(desc.len)).is_none() {
+            return Err(RingError::TotalTooLarge { head, index, max: u32::MAX });
+        }
+        let access = if writable { Access::Write } else { Access::Read };
+        self.push(desc.addr, desc.len, access).map_err(|source| RingError::Unmapped { head, index, source })?;
+        if writable {
+            self.writing = true;
+            self.writable_len += desc.len;
+        } else {
+            self.readable = self.list.len() - self.first;
+            self.readable_len += desc.len;
+        }
+        self.descriptors += 1;
+        Ok(())
+    }
+
+    /// The memory the chain's addresses are in.
+    #[inline]
+    pub(super) fn memory(&self) -> &'s Memory {
+        self.memory
+    }
+
+    /// Appends the segments of one buffer. A buffer of no bytes is one empty segment, whatever its address.
+    #[inline]
+    fn push(&mut self, addr: u64, len: u32, access: Access) -> Result<(), MemoryError> {
+        match self.memory.find(addr, u64::from(len), access, self.hint)? {
+            Found::Whole(host) => self.list.push(Segment { addr, host, len, continues: false }),
+            Found::Split { .. } => {
+                let mut continues = false;
+                for piece in self.memory.pieces(addr, u64::from(len), access)? {
+                    // A piece is no longer than the buffer, whose length is a u32.
+                    let len = piece.len() as u32;
+                    self.list.push(Segment { addr: piece.addr(), host: piece.as_ptr(), len, continues });
+                    continues = true;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the last look-up found its region.
+    #[inline]
+    pub(super) fn hint(&self) -> Hint {
+        *self.hint
+    }
+
+    /// Descriptors so far.
+    #[inline]
+    pub(super) fn descriptors(&self) -> u16 {
+        self.descriptors
+    }
+
+    /// The chain is complete.
+    #[inline]
+    pub(super) fn finish(self, idx: u16, slots: u16, indirect: bool) -> Chain {
+        Chain {
+            head: self.head,
+            idx,
+            descriptors: self.descriptors,
+            slots,
+            indirect,
+            // The arena holds at most a burst of chains of at most 32768 descriptors each.
+            first: self.first as u32,
+            count: (self.list.len() - self.first) as u32,
+            readable: self.readable as u32,
+            readable_len: self.readable_len,
+            writable_len: self.writable_len,
+        }
+    }
+
+    /// The chain is malformed: nothing of it stays in the arena.
+    #[cold]
+    pub(super) fn abandon(self) {
+        self.list.truncate(self.first);
     }
 }

@@ -1,5 +1,27 @@
 //! Virtqueues: layout arithmetic, the device half, the driver half, snapshots.
+//!
+//! | file | |
+//! |---|---|
+//! | [`layout`] | where the parts of a ring lie, their length and alignment |
+//! | [`device`] | the device half as a trait, over both formats |
+//! | [`split`] | split rings: device half, driver half |
+//! | `walk` | following a chain |
+//! | `chain` | what is found: chains and the arena of their segments |
+//! | `pointers` | the only file with raw pointers into a ring |
+//! | [`RingError`] | what a driver can get wrong, with stable names |
 
+mod bits;
 mod chain;
+pub mod device;
+mod error;
+pub mod layout;
+mod pointers;
+pub mod split;
+mod walk;
 
 pub use chain::{Chain, Segment, Segments};
+pub use device::{Device, DeviceRing};
+pub use error::RingError;
+pub use layout::RingLayout;
+pub use split::SplitDevice;
+pub use walk::{MAX_INDIRECT_ENTRIES, MIN_CHAIN_LIMIT};

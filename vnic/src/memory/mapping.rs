@@ -1,0 +1,121 @@
+//! One region of guest memory, mapped.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+use nix::sys::stat::fstat;
+use nix::sys::statfs::{HUGETLBFS_MAGIC, fstatfs};
+use serde::{Deserialize, Serialize};
+use vm_memory::mmap::MmapRegionBuilder;
+use vm_memory::{FileOffset, MmapRegion};
+
+use super::fault::Guard;
+use super::{Gpa, MemoryError, UserAddr};
+
+/// A memory region as the front-end describes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegionSpec {
+    /// Where the guest sees it.
+    pub gpa: Gpa,
+    /// Its size, bytes.
+    pub size: u64,
+    /// Where the front-end sees it.
+    pub user_addr: UserAddr,
+    /// Where it starts in the shared file, bytes.
+    pub mmap_offset: u64,
+}
+
+impl RegionSpec {
+    /// The end in each of the three address spaces must exist.
+    pub(super) fn check(&self) -> Result<(), MemoryError> {
+        if self.size == 0 {
+            return Err(MemoryError::EmptyRegion { gpa: self.gpa.0 });
+        }
+        for start in [self.gpa.0, self.user_addr.0, self.mmap_offset] {
+            if start.checked_add(self.size).is_none() {
+                return Err(MemoryError::Wraps { addr: start, len: self.size });
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn overlaps(&self, other: &RegionSpec) -> bool {
+        // `check` made sure that neither sum overflows.
+        self.gpa.0 < other.gpa.0 + other.size && other.gpa.0 < self.gpa.0 + self.size
+    }
+}
+
+/// A region's pages in this process, until dropped.
+///
+/// Field order matters: the guard must stop answering for the pages before they are unmapped.
+#[derive(Debug)]
+pub(super) struct Mapping {
+    guard: Guard,
+    region: MmapRegion,
+    skip: usize,
+    spec: RegionSpec,
+}
+
+impl Mapping {
+    /// Maps `spec`, which has passed [`RegionSpec::check`].
+    pub(super) fn new(spec: RegionSpec, file: File) -> Result<Self, MemoryError> {
+        let gpa = spec.gpa.0;
+        let failed = |reason: String| MemoryError::Map { gpa, reason };
+        let have = fstat(&file).map_err(|e| failed(format!("fstat: {e}")))?.st_size;
+        let have = u64::try_from(have).unwrap_or(0);
+        let needed = spec.mmap_offset + spec.size;
+        if have < needed {
+            return Err(MemoryError::ShortFile { gpa, needed, have });
+        }
+        // A mapping starts on a page of the file and, with huge pages, ends on one too; a region need do neither.
+        let page = page_size(&file).map_err(|e| failed(format!("fstatfs: {e}")))?;
+        let skip = spec.mmap_offset % page;
+        let mapped = spec.size.checked_add(skip).and_then(|len| len.checked_next_multiple_of(page));
+        let mapped = mapped.and_then(|len| usize::try_from(len).ok());
+        let mapped = mapped.ok_or_else(|| failed("too large for this host".to_owned()))?;
+        let region = MmapRegionBuilder::new(mapped)
+            .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+            .with_mmap_flags(libc::MAP_SHARED | libc::MAP_NORESERVE)
+            .with_file_offset(FileOffset::new(file, spec.mmap_offset - skip))
+            .build()
+            .map_err(|e| failed(e.to_string()))?;
+        let guard = Guard::new(region.as_ptr() as usize, mapped, page as usize).map_err(|e| failed(e.to_string()))?;
+        Ok(Mapping { guard, region, skip: skip as usize, spec })
+    }
+
+    pub(super) fn spec(&self) -> &RegionSpec {
+        &self.spec
+    }
+
+    /// The region's first byte.
+    pub(super) fn host(&self) -> *mut u8 {
+        // `skip` is less than a page and the mapping is that much longer than the region.
+        self.region.as_ptr().wrapping_add(self.skip)
+    }
+
+    /// Did its file shrink under it?
+    pub(super) fn lost(&self) -> bool {
+        self.guard.lost()
+    }
+}
+
+/// The page size of the file's mappings, bytes.
+fn page_size(file: &File) -> io::Result<u64> {
+    let fs = fstatfs(file)?;
+    if fs.filesystem_type() == HUGETLBFS_MAGIC {
+        let huge = u64::try_from(fs.block_size()).unwrap_or(0);
+        if huge.is_power_of_two() {
+            return Ok(huge);
+        }
+        return Err(io::Error::other(format!("fd {}: huge pages of {huge} bytes", file.as_raw_fd())));
+    }
+    Ok(base_page_size())
+}
+
+/// The page size of ordinary mappings, bytes.
+pub(super) fn base_page_size() -> u64 {
+    // SAFETY: `sysconf` has no memory effects.
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    u64::try_from(size).unwrap_or(4096)
+}

@@ -1,0 +1,112 @@
+//! The device half of a ring, whatever its format.
+
+use crate::memory::Memory;
+use crate::spec::{Feature, Features};
+use std::sync::Arc;
+
+use super::split::SplitDevice;
+use super::{Chain, RingError, RingLayout, Segments};
+
+/// What a device does with a ring.
+///
+/// Place: the data path's thread owns it. No method blocks, allocates or makes a system call.
+///
+/// Operation: `pop` chains into an arena, look at their segments, `push_used` each of them once, and `publish` after a
+/// burst; send a call if it says so. Before sleeping, `enable_notifications`; if it says that something is there, go
+/// on instead. A chain that cannot be served yet goes back with `unpop`, or is kept and returned later: the order does
+/// not matter to this trait.
+///
+/// After an error the ring has not moved: whoever owns it stops the queue until the driver resets it.
+pub trait DeviceRing: Send {
+    /// Takes the next available chain and appends its segments to `into`; `None`: there is none.
+    ///
+    /// # Errors
+    /// The chain, or the ring, breaks the rules. Nothing was taken, nothing appended.
+    fn pop(&mut self, into: &mut Segments) -> Result<Option<Chain>, RingError>;
+
+    /// Gives back the chains popped last, in the order they were popped: the next `pop` finds the first of them again.
+    /// Until the driver adds more, [`enable_notifications`](DeviceRing::enable_notifications) does not count what was
+    /// given back as available.
+    ///
+    /// # Errors
+    /// They are not the chains popped last: an error of the caller.
+    fn unpop(&mut self, chains: &[Chain]) -> Result<(), RingError>;
+
+    /// Returns a chain to the driver with `written` bytes in its device-writable part. The driver sees it at the next
+    /// `publish`.
+    ///
+    /// # Errors
+    /// The chain is not in flight or has less room: an error of the caller.
+    fn push_used(&mut self, chain: &Chain, written: u32) -> Result<(), RingError>;
+
+    /// Lets the driver see all returned chains, with one store. Returns whether it wants a call for them.
+    fn publish(&mut self) -> bool;
+
+    /// Asks for a kick when something becomes available. Returns whether something did meanwhile: then no kick may
+    /// come, and the caller must look again.
+    ///
+    /// # Errors
+    /// The available index is out of bounds.
+    fn enable_notifications(&mut self) -> Result<bool, RingError>;
+
+    /// Asks for no kicks while the device polls. A hint: some may come.
+    fn disable_notifications(&mut self);
+
+    /// Chains (packed rings: at least whether there is one) waiting to be popped.
+    ///
+    /// # Errors
+    /// The available index is out of bounds.
+    fn available(&mut self) -> Result<u16, RingError>;
+
+    /// Where the ring stands, as GET_VRING_BASE answers it and `new` takes it. Split: the next available index.
+    /// Packed: bits 0–15 the next descriptor to pop and its wrap counter, bits 16–31 the same of the next to use.
+    fn base(&self) -> u32;
+
+    /// Chains popped and not returned.
+    fn in_flight(&self) -> u16;
+
+    /// The ring's size.
+    fn size(&self) -> u16;
+}
+
+/// The device half of a ring in the negotiated format.
+#[derive(Debug)]
+pub enum Device {
+    /// VIRTIO 1.3, 2.7 Split Virtqueues.
+    Split(SplitDevice),
+}
+
+impl Device {
+    /// The device half of the ring at `layout`, going on from `base`.
+    ///
+    /// # Errors
+    /// Size or base cannot be, or a part of the ring is not guest memory.
+    pub fn new(layout: RingLayout, memory: Arc<Memory>, features: Features, base: u32) -> Result<Self, RingError> {
+        if features.has(Feature::RingPacked) {
+            return Err(RingError::BadSize { format: "packed", size: layout.size });
+        }
+        Ok(Device::Split(SplitDevice::new(layout, memory, features, base)?))
+    }
+}
+
+macro_rules! forward {
+    ($($(#[$attr:meta])* fn $name:ident(&$($mutability:ident)? $(, $arg:ident: $type:ty)*) -> $ret:ty;)*) => {
+        impl DeviceRing for Device {
+            $($(#[$attr])* #[inline] fn $name(&$($mutability)? self $(, $arg: $type)*) -> $ret {
+                match self { Device::Split(ring) => ring.$name($($arg),*) }
+            })*
+        }
+    };
+}
+forward! {
+    fn pop(&mut, into: &mut Segments) -> Result<Option<Chain>, RingError>;
+    fn unpop(&mut, chains: &[Chain]) -> Result<(), RingError>;
+    fn push_used(&mut, chain: &Chain, written: u32) -> Result<(), RingError>;
+    fn publish(&mut) -> bool;
+    fn enable_notifications(&mut) -> Result<bool, RingError>;
+    fn disable_notifications(&mut) -> ();
+    fn available(&mut) -> Result<u16, RingError>;
+    fn base(&) -> u32;
+    fn in_flight(&) -> u16;
+    fn size(&) -> u16;
+}

@@ -1,0 +1,131 @@
+//! Following a chain of descriptors: direct, then perhaps one indirect table at its end.
+//!
+//! Operation (VIRTIO 1.3, 2.7.5 The Virtqueue Descriptor Table): a chain is zero or more direct descriptors linked by
+//! `next`, of which the last may refer to an indirect table (2.7.5.3.2). Each descriptor is loaded once and checked as
+//! the local copy. The number of steps is bounded by the table's size, so a loop ends as an error.
+
+use crate::spec::ring::{DESC_F_INDIRECT, DESC_F_NEXT, Descriptor};
+
+use super::RingError;
+use super::chain::ChainBuilder;
+use super::pointers::IndirectTable;
+
+/// Descriptors a chain may have on a ring that is smaller: Linux drivers put more into an indirect table than the ring
+/// has slots, and QEMU takes as many as this.
+pub const MIN_CHAIN_LIMIT: u16 = 1024;
+
+/// Entries an indirect table may have: `next` has 16 bits.
+pub const MAX_INDIRECT_ENTRIES: u32 = 65535;
+
+/// What a walk needs to know of its ring.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rules {
+    /// The ring's size.
+    pub(super) size: u16,
+    /// INDIRECT_DESC was negotiated.
+    pub(super) indirect: bool,
+}
+
+impl Rules {
+    #[inline]
+    fn max_chain(self) -> u16 {
+        self.size.max(MIN_CHAIN_LIMIT)
+    }
+}
+
+/// Follows the chain that starts at `head` in the table that `desc` reads. Returns whether it has an indirect part.
+#[inline]
+pub(super) fn split_chain(
+    chain: &mut ChainBuilder<'_>,
+    head: u16,
+    rules: Rules,
+    desc: impl Fn(u16) -> Option<Descriptor>,
+) -> Result<bool, RingError> {
+    let size = u32::from(rules.size);
+    let mut index = head;
+    let mut from = head;
+    loop {
+        let Some(d) = desc(index) else {
+            return Err(RingError::DescIndexOutOfRange { head, index: from, next: index, size });
+        };
+        if d.flags & DESC_F_INDIRECT != 0 {
+            indirect_table(chain, head, index, &d, rules)?;
+            return Ok(true);
+        }
+        if chain.descriptors() >= rules.size {
+            return Err(RingError::Loop { head, index, size });
+        }
+        chain.buffer(index, &d)?;
+        if d.flags & DESC_F_NEXT == 0 {
+            return Ok(false);
+        }
+        from = index;
+        index = d.next;
+    }
+}
+
+/// Follows the indirect table that descriptor `index` refers to. Its WRITE flag means nothing
+/// (VIRTIO 1.3, 2.7.5.3.2 Device Requirements: Indirect Descriptors).
+pub(super) fn indirect_table(
+    chain: &mut ChainBuilder<'_>,
+    head: u16,
+    index: u16,
+    refers: &Descriptor,
+    rules: Rules,
+) -> Result<(), RingError> {
+    let table = open_table(chain, head, index, refers, rules)?;
+    let mut at = 0;
+    let mut from = 0;
+    for _ in 0..table.len() {
+        let Some(d) = table.desc(at) else {
+            return Err(RingError::DescIndexOutOfRange { head, index: from, next: at, size: table.len() });
+        };
+        if d.flags & DESC_F_INDIRECT != 0 {
+            return Err(RingError::IndirectNested { head, index: at });
+        }
+        if chain.descriptors() >= rules.max_chain() {
+            return Err(RingError::ChainTooLong { head, max: u32::from(rules.max_chain()) });
+        }
+        chain.buffer(at, &d)?;
+        if d.flags & DESC_F_NEXT == 0 {
+            return Ok(());
+        }
+        from = at;
+        at = d.next;
+    }
+    // As many descriptors as there are, and the last one still has a next: it names one that was there before, or
+    // none at all.
+    if u32::from(at) >= table.len() {
+        return Err(RingError::DescIndexOutOfRange { head, index: from, next: at, size: table.len() });
+    }
+    Err(RingError::Loop { head, index: at, size: table.len() })
+}
+
+/// Checks the descriptor that refers to an indirect table. VIRTIO 1.3, 2.7.5.3.1 Driver Requirements: Indirect
+/// Descriptors.
+fn open_table<'s>(
+    chain: &ChainBuilder<'s>,
+    head: u16,
+    index: u16,
+    refers: &Descriptor,
+    rules: Rules,
+) -> Result<IndirectTable<'s>, RingError> {
+    let len = refers.len;
+    if !rules.indirect {
+        return Err(RingError::IndirectNotNegotiated { head, index });
+    }
+    if refers.flags & DESC_F_NEXT != 0 {
+        return Err(RingError::IndirectWithNext { head, index });
+    }
+    if len == 0 {
+        return Err(RingError::IndirectEmpty { head, index });
+    }
+    if len % 16 != 0 {
+        return Err(RingError::IndirectMisaligned { head, index, len });
+    }
+    if len / 16 > MAX_INDIRECT_ENTRIES {
+        return Err(RingError::IndirectTooLong { head, index, len, max: 16 * MAX_INDIRECT_ENTRIES });
+    }
+    IndirectTable::new(chain.memory(), refers.addr, len / 16, chain.hint())
+        .map_err(|source| RingError::IndirectUnmapped { head, index, source })
+}
