@@ -50,14 +50,16 @@ struct Slot {
 }
 
 impl Slot {
-    const EMPTY: Slot = Slot {
-        taken: AtomicBool::new(false),
-        version: AtomicU32::new(0),
-        start: AtomicUsize::new(0),
-        end: AtomicUsize::new(0),
-        page: AtomicUsize::new(0),
-        lost: AtomicBool::new(false),
-    };
+    const fn empty() -> Self {
+        Slot {
+            taken: AtomicBool::new(false),
+            version: AtomicU32::new(0),
+            start: AtomicUsize::new(0),
+            end: AtomicUsize::new(0),
+            page: AtomicUsize::new(0),
+            lost: AtomicBool::new(false),
+        }
+    }
 
     /// Called by the slot's owner only.
     fn set(&self, start: usize, end: usize, page: usize) {
@@ -75,11 +77,11 @@ impl Slot {
         let seen =
             (self.start.load(Ordering::Relaxed), self.end.load(Ordering::Relaxed), self.page.load(Ordering::Relaxed));
         fence(Ordering::Acquire);
-        (before % 2 == 0 && self.version.load(Ordering::Relaxed) == before).then_some(seen)
+        (before.is_multiple_of(2) && self.version.load(Ordering::Relaxed) == before).then_some(seen)
     }
 }
 
-static TABLE: [Slot; SLOTS] = [const { Slot::EMPTY }; SLOTS];
+static TABLE: [Slot; SLOTS] = [const { Slot::empty() }; SLOTS];
 
 /// Slots that were ever taken lie below this: the handler looks no further.
 static HIGH: AtomicUsize = AtomicUsize::new(0);

@@ -20,6 +20,8 @@ mod mapping;
 mod slice;
 mod table;
 pub mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use address::{Gpa, Iova, UserAddr};
 pub use error::{Access, MemoryError};

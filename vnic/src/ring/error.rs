@@ -230,6 +230,9 @@ ring_errors! {
         /// What it says.
         id: u32,
     } = "used_unknown";
+    /// Driver half: a chain of no buffers.
+    #[error("a chain must have a buffer")]
+    EmptyChain = "empty_chain";
     /// Driver half: no room for the chain.
     #[error("{needed} descriptors needed, {free} free")]
     Full {

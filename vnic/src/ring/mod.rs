@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`layout`] | where the parts of a ring lie, their length and alignment |
 //! | [`device`] | the device half as a trait, over both formats |
+//! | [`driver`] | the driver half as a trait |
 //! | [`split`] | split rings: device half, driver half |
 //! | `walk` | following a chain |
 //! | `chain` | what is found: chains and the arena of their segments |
@@ -13,6 +14,7 @@
 mod bits;
 mod chain;
 pub mod device;
+pub mod driver;
 mod error;
 pub mod layout;
 mod pointers;
@@ -21,7 +23,8 @@ mod walk;
 
 pub use chain::{Chain, Segment, Segments};
 pub use device::{Device, DeviceRing};
+pub use driver::{Buffer, DriverRing, Placement, Used};
 pub use error::RingError;
 pub use layout::RingLayout;
-pub use split::SplitDevice;
+pub use split::{SplitDevice, SplitDriver};
 pub use walk::{MAX_INDIRECT_ENTRIES, MIN_CHAIN_LIMIT};

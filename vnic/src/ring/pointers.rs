@@ -44,7 +44,7 @@ fn part(
 ) -> Result<*mut u8, RingError> {
     let unmapped = |source| RingError::RingUnmapped { part: name, source };
     let slice = memory.slice(addr, len, access).map_err(unmapped)?;
-    if addr % align != 0 || slice.as_ptr() as u64 % align != 0 {
+    if !addr.is_multiple_of(align) || !(slice.as_ptr() as u64).is_multiple_of(align) {
         return Err(unmapped(MemoryError::Misaligned { addr, align }));
     }
     Ok(slice.as_ptr())
@@ -229,7 +229,7 @@ impl<'m> IndirectTable<'m> {
     #[inline]
     pub(super) fn new(memory: &'m Memory, addr: u64, len: u32, mut hint: Hint) -> Result<Self, MemoryError> {
         let host = match memory.find(addr, 16 * u64::from(len), Access::Read, &mut hint)? {
-            Found::Whole(host) if host as usize % 8 == 0 => Some(host),
+            Found::Whole(host) if (host as usize).is_multiple_of(8) => Some(host),
             Found::Whole(_) | Found::Split { .. } => None,
         };
         Ok(IndirectTable { memory, addr, host, len })

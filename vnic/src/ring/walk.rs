@@ -120,7 +120,7 @@ fn open_table<'s>(
     if len == 0 {
         return Err(RingError::IndirectEmpty { head, index });
     }
-    if len % 16 != 0 {
+    if !len.is_multiple_of(16) {
         return Err(RingError::IndirectMisaligned { head, index, len });
     }
     if len / 16 > MAX_INDIRECT_ENTRIES {

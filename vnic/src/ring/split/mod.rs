@@ -1,8 +1,12 @@
 //! Split rings: the device half and the driver half. VIRTIO 1.3, 2.7 Split Virtqueues.
 
 mod device;
+mod driver;
+#[cfg(test)]
+mod tests;
 
 pub use device::SplitDevice;
+pub use driver::SplitDriver;
 
 /// Does the other side want to hear that an index went from `old` to `new`, having asked for `event`?
 /// VIRTIO 1.3, 2.7.10 Available Buffer Notification Suppression (`vring_need_event`): right across wraps.
