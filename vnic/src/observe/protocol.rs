@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::record::run::DeviceBooks;
 use crate::record::wire::{Flow, PageRun};
+pub use crate::ring::snapshot::{BufferSnapshot, ChainSnapshot, RingSnapshot};
 
 /// What a client asks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -145,58 +146,6 @@ pub struct QueueStatus {
     pub size: u16,
     /// Counters by name; the same names as in the metrics.
     pub counters: BTreeMap<String, u64>,
-}
-
-/// One consistent look at one ring. `Display` is the ring notation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RingSnapshot {
-    /// The queue's name.
-    pub queue: String,
-    /// `split` or `packed`.
-    pub format: String,
-    /// Queue size.
-    pub size: u16,
-    /// Free-running available index as it stands in memory.
-    pub avail_idx: u16,
-    /// Free-running used index as it stands in memory.
-    pub used_idx: u16,
-    /// Chains available and not yet used.
-    pub in_flight: u16,
-    /// Did the ring hold still while it was read? If not, entries may be from different moments.
-    pub consistent: bool,
-    /// The chains in flight, oldest first.
-    pub chains: Vec<ChainSnapshot>,
-    /// What breaks the ring's rules, in words; empty when all is well.
-    pub faults: Vec<String>,
-}
-
-/// One chain of a snapshot.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ChainSnapshot {
-    /// Slot in the available ring (packed: of the first descriptor).
-    pub slot: u16,
-    /// Head descriptor (packed: buffer id).
-    pub head: u16,
-    /// Are the buffers in an indirect table?
-    pub indirect: bool,
-    /// The buffers, in order.
-    pub buffers: Vec<BufferSnapshot>,
-    /// Why the chain could not be followed further.
-    pub fault: Option<String>,
-}
-
-/// One descriptor of a chain.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BufferSnapshot {
-    /// Device-writable?
-    pub writable: bool,
-    /// Guest-physical address, or IOVA behind an IOMMU, bytes.
-    pub addr: u64,
-    /// Length, bytes.
-    pub len: u32,
-    /// The file page it lies in, where a watched file's pages are known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub file_page: Option<u64>,
 }
 
 /// One line of `vnic trace`.

@@ -122,33 +122,25 @@ impl Segments {
     }
 }
 
-/// A chain while it is being followed: checks each buffer as it comes.
+/// What is known of a chain while it is being followed: the checks that each descriptor must pass, whoever follows it.
 #[derive(Debug)]
-pub(super) struct ChainBuilder<'s> {
-    memory: &'s Memory,
-    list: &'s mut Vec<Segment>,
-    hint: &'s mut Hint,
-    head: u16,
-    first: usize,
-    readable: usize,
+pub(super) struct Tally {
+    pub(super) head: u16,
+    pub(super) descriptors: u16,
     readable_len: u32,
     writable_len: u32,
-    descriptors: u16,
     writing: bool,
 }
 
-impl<'s> ChainBuilder<'s> {
+impl Tally {
     #[inline]
-    pub(super) fn new(into: &'s mut Segments, head: u16) -> Self {
-        let Segments { memory, list, hint } = into;
-        let first = list.len();
-        let (readable, readable_len, writable_len, descriptors, writing) = (0, 0, 0, 0, false);
-        ChainBuilder { memory, list, hint, head, first, readable, readable_len, writable_len, descriptors, writing }
+    pub(super) fn new(head: u16) -> Self {
+        Tally { head, descriptors: 0, readable_len: 0, writable_len: 0, writing: false }
     }
 
-    /// Appends the buffer of descriptor `index`, which is not an indirect one. The caller bounds how many come.
+    /// Counts descriptor `index`, which is not an indirect one, and says what the device may do with its buffer.
     #[inline]
-    pub(super) fn buffer(&mut self, index: u16, desc: &Descriptor) -> Result<(), RingError> {
+    pub(super) fn take(&mut self, index: u16, desc: &Descriptor) -> Result<Access, RingError> {
         let head = self.head;
         let writable = desc.flags & DESC_F_WRITE != 0;
         if self.writing && !writable {
@@ -159,23 +151,47 @@ impl<'s> ChainBuilder<'s> {
         if self.readable_len.checked_add(self.writable_len).and_then(|sum| sum.checked_add(desc.len)).is_none() {
             return Err(RingError::TotalTooLarge { head, index, max: u32::MAX });
         }
-        let access = if writable { Access::Write } else { Access::Read };
-        self.push(desc.addr, desc.len, access).map_err(|source| RingError::Unmapped { head, index, source })?;
-        if writable {
-            self.writing = true;
-            self.writable_len += desc.len;
-        } else {
-            self.readable = self.list.len() - self.first;
-            self.readable_len += desc.len;
-        }
         self.descriptors += 1;
-        Ok(())
+        self.writing = writable;
+        if writable {
+            self.writable_len += desc.len;
+            Ok(Access::Write)
+        } else {
+            self.readable_len += desc.len;
+            Ok(Access::Read)
+        }
     }
+}
 
-    /// The memory the chain's addresses are in.
+/// Whoever follows a chain: takes its descriptors one by one.
+pub(super) trait Follower<'m> {
+    /// Takes the buffer of descriptor `index`, which is not an indirect one. The walk bounds how many come.
+    fn buffer(&mut self, index: u16, desc: &Descriptor) -> Result<(), RingError>;
+
+    /// Descriptors so far.
+    fn descriptors(&self) -> u16;
+
+    /// The memory the chain's addresses are in, and where the last look-up found its region.
+    fn memory(&self) -> (&'m Memory, Hint);
+}
+
+/// A chain while the device follows it.
+#[derive(Debug)]
+pub(super) struct ChainBuilder<'s> {
+    memory: &'s Memory,
+    list: &'s mut Vec<Segment>,
+    hint: &'s mut Hint,
+    tally: Tally,
+    first: usize,
+    readable: usize,
+}
+
+impl<'s> ChainBuilder<'s> {
     #[inline]
-    pub(super) fn memory(&self) -> &'s Memory {
-        self.memory
+    pub(super) fn new(into: &'s mut Segments, head: u16) -> Self {
+        let Segments { memory, list, hint } = into;
+        let first = list.len();
+        ChainBuilder { memory, list, hint, tally: Tally::new(head), first, readable: 0 }
     }
 
     /// Appends the segments of one buffer. A buffer of no bytes is one empty segment, whatever its address.
@@ -196,33 +212,21 @@ impl<'s> ChainBuilder<'s> {
         Ok(())
     }
 
-    /// Where the last look-up found its region.
-    #[inline]
-    pub(super) fn hint(&self) -> Hint {
-        *self.hint
-    }
-
-    /// Descriptors so far.
-    #[inline]
-    pub(super) fn descriptors(&self) -> u16 {
-        self.descriptors
-    }
-
     /// The chain is complete.
     #[inline]
     pub(super) fn finish(self, idx: u16, slots: u16, indirect: bool) -> Chain {
         Chain {
-            head: self.head,
+            head: self.tally.head,
             idx,
-            descriptors: self.descriptors,
+            descriptors: self.tally.descriptors,
             slots,
             indirect,
             // The arena holds at most a burst of chains of at most 32768 descriptors each.
             first: self.first as u32,
             count: (self.list.len() - self.first) as u32,
             readable: self.readable as u32,
-            readable_len: self.readable_len,
-            writable_len: self.writable_len,
+            readable_len: self.tally.readable_len,
+            writable_len: self.tally.writable_len,
         }
     }
 
@@ -230,5 +234,28 @@ impl<'s> ChainBuilder<'s> {
     #[cold]
     pub(super) fn abandon(self) {
         self.list.truncate(self.first);
+    }
+}
+
+impl<'s> Follower<'s> for ChainBuilder<'s> {
+    #[inline]
+    fn buffer(&mut self, index: u16, desc: &Descriptor) -> Result<(), RingError> {
+        let access = self.tally.take(index, desc)?;
+        let head = self.tally.head;
+        self.push(desc.addr, desc.len, access).map_err(|source| RingError::Unmapped { head, index, source })?;
+        if access == Access::Read {
+            self.readable = self.list.len() - self.first;
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn descriptors(&self) -> u16 {
+        self.tally.descriptors
+    }
+
+    #[inline]
+    fn memory(&self) -> (&'s Memory, Hint) {
+        (self.memory, *self.hint)
     }
 }

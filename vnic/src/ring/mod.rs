@@ -6,6 +6,7 @@
 //! | [`device`] | the device half as a trait, over both formats |
 //! | [`driver`] | the driver half as a trait |
 //! | [`split`] | split rings: device half, driver half |
+//! | [`snapshot`] | what stands in a ring, passively; the ring notation |
 //! | `walk` | following a chain |
 //! | `chain` | what is found: chains and the arena of their segments |
 //! | `pointers` | the only file with raw pointers into a ring |
@@ -18,6 +19,7 @@ pub mod driver;
 mod error;
 pub mod layout;
 mod pointers;
+pub mod snapshot;
 pub mod split;
 mod walk;
 
@@ -26,5 +28,6 @@ pub use device::{Device, DeviceRing};
 pub use driver::{Buffer, DriverRing, Placement, Used};
 pub use error::RingError;
 pub use layout::RingLayout;
+pub use snapshot::{BufferSnapshot, ChainSnapshot, RingSnapshot};
 pub use split::{SplitDevice, SplitDriver};
 pub use walk::{MAX_INDIRECT_ENTRIES, MIN_CHAIN_LIMIT};

@@ -7,7 +7,7 @@
 use crate::spec::ring::{DESC_F_INDIRECT, DESC_F_NEXT, Descriptor};
 
 use super::RingError;
-use super::chain::ChainBuilder;
+use super::chain::Follower;
 use super::pointers::IndirectTable;
 
 /// Descriptors a chain may have on a ring that is smaller: Linux drivers put more into an indirect table than the ring
@@ -35,11 +35,11 @@ impl Rules {
 
 /// Follows the chain that starts at `head` in the table that `desc` reads. Returns whether it has an indirect part.
 #[inline]
-pub(super) fn split_chain(
-    chain: &mut ChainBuilder<'_>,
+pub(super) fn split_chain<'m>(
+    chain: &mut impl Follower<'m>,
     head: u16,
     rules: Rules,
-    desc: impl Fn(u16) -> Option<Descriptor>,
+    mut desc: impl FnMut(u16) -> Option<Descriptor>,
 ) -> Result<bool, RingError> {
     let size = u32::from(rules.size);
     let mut index = head;
@@ -66,8 +66,8 @@ pub(super) fn split_chain(
 
 /// Follows the indirect table that descriptor `index` refers to. Its WRITE flag means nothing
 /// (VIRTIO 1.3, 2.7.5.3.2 Device Requirements: Indirect Descriptors).
-pub(super) fn indirect_table(
-    chain: &mut ChainBuilder<'_>,
+pub(super) fn indirect_table<'m>(
+    chain: &mut impl Follower<'m>,
     head: u16,
     index: u16,
     refers: &Descriptor,
@@ -103,13 +103,13 @@ pub(super) fn indirect_table(
 
 /// Checks the descriptor that refers to an indirect table. VIRTIO 1.3, 2.7.5.3.1 Driver Requirements: Indirect
 /// Descriptors.
-fn open_table<'s>(
-    chain: &ChainBuilder<'s>,
+fn open_table<'m>(
+    chain: &impl Follower<'m>,
     head: u16,
     index: u16,
     refers: &Descriptor,
     rules: Rules,
-) -> Result<IndirectTable<'s>, RingError> {
+) -> Result<IndirectTable<'m>, RingError> {
     let len = refers.len;
     if !rules.indirect {
         return Err(RingError::IndirectNotNegotiated { head, index });
@@ -126,6 +126,10 @@ fn open_table<'s>(
     if len / 16 > MAX_INDIRECT_ENTRIES {
         return Err(RingError::IndirectTooLong { head, index, len, max: 16 * MAX_INDIRECT_ENTRIES });
     }
-    IndirectTable::new(chain.memory(), refers.addr, len / 16, chain.hint())
-        .map_err(|source| RingError::IndirectUnmapped { head, index, source })
+    let (memory, hint) = chain.memory();
+    IndirectTable::new(memory, refers.addr, len / 16, hint).map_err(|source| RingError::IndirectUnmapped {
+        head,
+        index,
+        source,
+    })
 }

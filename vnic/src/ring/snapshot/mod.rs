@@ -1,0 +1,160 @@
+//! Passive snapshots: what stands in a ring, whatever stands in it.
+//!
+//! Place: called from any thread while the device runs. Reads guest memory and nothing else: no device state, no lock,
+//! and it writes nothing. Any content is an answer: what breaks the rules is said in words beside what could be read.
+//!
+//! Operation: the indices are read, then the entries between them, then the indices again; if they moved, all is read
+//! anew, a few times, and then [`RingSnapshot::consistent`] says that it did not work out. Chains are followed by the
+//! same walk as the device's, so a fault reads as the device's error would.
+//!
+//! Limits: [`MAX_BUFFERS`] buffers in all. What is in flight is what lies between `used.idx` and `avail.idx`; where
+//! chains come back out of order, the device may have returned a younger one in the place of an older one, which memory
+//! alone does not show.
+
+mod notation;
+mod split;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::memory::{Hint, Memory};
+use crate::spec::Features;
+use crate::spec::ring::Descriptor;
+
+use super::chain::{Follower, Tally};
+use super::{RingError, RingLayout};
+
+pub use notation::{NotationError, write_buffers};
+
+/// Buffers a snapshot shows: enough for a ring of 32768 with 8 buffers a chain, and a bound to what a hostile ring costs.
+pub const MAX_BUFFERS: usize = 1 << 18;
+
+/// How often a moving ring is read before the snapshot is called inconsistent.
+const ATTEMPTS: usize = 4;
+
+/// One consistent look at one ring. `Display` is the ring notation, `FromStr` reads it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RingSnapshot {
+    /// The queue's name.
+    pub queue: String,
+    /// `split` or `packed`.
+    pub format: String,
+    /// Queue size.
+    pub size: u16,
+    /// Free-running available index as it stands in memory.
+    pub avail_idx: u16,
+    /// Free-running used index as it stands in memory.
+    pub used_idx: u16,
+    /// Chains available and not yet used.
+    pub in_flight: u16,
+    /// Did the ring hold still while it was read? If not, entries may be from different moments.
+    pub consistent: bool,
+    /// The chains in flight, oldest first.
+    pub chains: Vec<ChainSnapshot>,
+    /// What breaks the ring's rules, in words; empty when all is well.
+    pub faults: Vec<String>,
+}
+
+/// One chain of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChainSnapshot {
+    /// Slot in the available ring (packed: of the first descriptor).
+    pub slot: u16,
+    /// Head descriptor (packed: buffer id).
+    pub head: u16,
+    /// Are the buffers in an indirect table?
+    pub indirect: bool,
+    /// The buffers, in order.
+    pub buffers: Vec<BufferSnapshot>,
+    /// Why the chain could not be followed further.
+    pub fault: Option<String>,
+}
+
+/// One descriptor of a chain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BufferSnapshot {
+    /// Device-writable?
+    pub writable: bool,
+    /// Guest-physical address, or IOVA behind an IOMMU, bytes.
+    pub addr: u64,
+    /// Length, bytes.
+    pub len: u32,
+    /// The file page it lies in, where a watched file's pages are known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_page: Option<u64>,
+}
+
+/// A snapshot of the ring of `queue` at `layout`.
+#[must_use]
+pub fn take(queue: &str, layout: &RingLayout, memory: &Arc<Memory>, features: Features) -> RingSnapshot {
+    let mut last = split::read(queue, layout, memory, features);
+    for _ in 1..ATTEMPTS {
+        if last.consistent {
+            break;
+        }
+        last = split::read(queue, layout, memory, features);
+    }
+    last
+}
+
+impl RingSnapshot {
+    fn empty(queue: &str, format: &str, size: u16) -> Self {
+        RingSnapshot {
+            queue: queue.to_owned(),
+            format: format.to_owned(),
+            size,
+            avail_idx: 0,
+            used_idx: 0,
+            in_flight: 0,
+            consistent: true,
+            chains: Vec::new(),
+            faults: Vec::new(),
+        }
+    }
+}
+
+/// A chain while a snapshot follows it: the device's checks, and the buffers as they come.
+struct Onlooker<'m> {
+    memory: &'m Memory,
+    tally: Tally,
+    buffers: Vec<BufferSnapshot>,
+}
+
+impl<'m> Onlooker<'m> {
+    fn new(memory: &'m Memory, head: u16) -> Self {
+        Onlooker { memory, tally: Tally::new(head), buffers: Vec::new() }
+    }
+
+    fn finish(self, slot: u16, walked: Result<bool, RingError>, indirect: bool) -> ChainSnapshot {
+        ChainSnapshot {
+            slot,
+            head: self.tally.head,
+            indirect: *walked.as_ref().unwrap_or(&indirect),
+            buffers: self.buffers,
+            fault: walked.err().map(|error| error.to_string()),
+        }
+    }
+}
+
+impl<'m> Follower<'m> for Onlooker<'m> {
+    fn buffer(&mut self, index: u16, desc: &Descriptor) -> Result<(), RingError> {
+        let access = self.tally.take(index, desc)?;
+        let head = self.tally.head;
+        let unmapped = |source| RingError::Unmapped { head, index, source };
+        self.memory.pieces(desc.addr, u64::from(desc.len), access).map_err(unmapped)?;
+        let writable = access == crate::memory::Access::Write;
+        self.buffers.push(BufferSnapshot { writable, addr: desc.addr, len: desc.len, file_page: None });
+        Ok(())
+    }
+
+    fn descriptors(&self) -> u16 {
+        self.tally.descriptors
+    }
+
+    fn memory(&self) -> (&'m Memory, Hint) {
+        (self.memory, Hint::default())
+    }
+}

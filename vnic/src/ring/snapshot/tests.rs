@@ -1,0 +1,180 @@
+//! Snapshots of good rings, of hostile ones, and the notation both ways.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::memory::testing::GuestRam;
+use crate::ring::{Buffer, DriverRing, Placement, SplitDriver};
+use crate::spec::Feature;
+
+const NOTATION: &str = "\
+transmitq0 split size=256 avail.idx=7 used.idx=5 in-flight=2
+  [5] head 12: R 0x1f000+78 -> R 0x20000+4096 (page 17) -> R 0x21000+3144
+  [6] head 14: indirect(2): R 0x1f040+78 -> W 0x31000+1448";
+
+#[test]
+fn the_notation_is_read_back_as_it_was_written() {
+    let faulty = format!(
+        "{NOTATION}\n  [7] head 9: R 0x1000+1 -> ! head 9: loop -> here\n  [0] head 999: ! no such head\n  ! twice\n  {}",
+        "~ the ring moved while it was read: entries may be from different moments"
+    );
+    for text in [NOTATION, &faulty] {
+        let ring: RingSnapshot = text.parse().unwrap();
+        assert_eq!(ring.to_string(), text);
+        let json = serde_json::to_string(&ring).unwrap();
+        assert_eq!(serde_json::from_str::<RingSnapshot>(&json).unwrap(), ring);
+    }
+    let ring: RingSnapshot = faulty.parse().unwrap();
+    assert_eq!((ring.consistent, ring.faults.len(), ring.chains.len()), (false, 1, 4));
+    assert_eq!(ring.chains[0].buffers[1].file_page, Some(17));
+}
+
+#[test]
+fn what_is_not_the_notation_is_refused() {
+    for text in [
+        "",
+        "transmitq0",
+        "transmitq0 round size=8 avail.idx=0 used.idx=0 in-flight=0",
+        "t split size=8 avail.idx=0 used.idx=0",
+        "t split size=8 avail.idx=70000 used.idx=0 in-flight=0",
+        "t split size=8 avail.idx=0 used.idx=0 in-flight=0\n nonsense",
+        "t split size=8 avail.idx=0 used.idx=0 in-flight=0\n [0] head 1: X 0x1+1",
+        "t split size=8 avail.idx=0 used.idx=0 in-flight=0\n [0] head 1: R 0x1",
+        "t split size=8 avail.idx=0 used.idx=0 in-flight=0\n [0] head 1: indirect(2): R 0x1+1",
+    ] {
+        assert!(text.parse::<RingSnapshot>().is_err(), "{text:?}");
+    }
+}
+
+struct Ring {
+    ram: GuestRam,
+    layout: RingLayout,
+    features: Features,
+    driver: SplitDriver,
+}
+
+impl Ring {
+    fn new() -> Self {
+        let ram = GuestRam::new(1 << 20).unwrap();
+        let features = Features::of(&[Feature::IndirectDesc, Feature::EventIdx]);
+        let (layout, _) = RingLayout::split_at(0x1000, 8).unwrap();
+        let driver = SplitDriver::new(layout, Arc::clone(ram.memory()), features).unwrap();
+        Ring { ram, layout, features, driver }
+    }
+
+    fn add(&mut self, buffers: &[Buffer], placement: Placement) {
+        self.driver.add(buffers, placement).unwrap();
+        self.driver.publish();
+    }
+
+    fn desc(&self, index: u64, desc: Descriptor) {
+        let rest = u64::from(desc.len) | u64::from(desc.flags) << 32 | u64::from(desc.next) << 48;
+        self.ram.write(self.layout.desc + 16 * index, &desc.addr.to_le_bytes()).unwrap();
+        self.ram.write(self.layout.desc + 16 * index + 8, &rest.to_le_bytes()).unwrap();
+    }
+
+    fn take(&self) -> RingSnapshot {
+        take("transmitq0", &self.layout, self.ram.memory(), self.features)
+    }
+}
+
+#[test]
+fn chains_in_flight_are_shown_and_nothing_is_written() {
+    let mut ring = Ring::new();
+    ring.add(&[Buffer::readable(0x8000, 78), Buffer::readable(0x9000, 4096)], Placement::Direct);
+    ring.add(&[Buffer::readable(0x8040, 78), Buffer::writable(0xa000, 1448)], Placement::Indirect(0x7000));
+    let before = ring.ram.read(0, 1 << 20).unwrap();
+    let seen = ring.take();
+    assert_eq!(
+        seen.to_string(),
+        "transmitq0 split size=8 avail.idx=2 used.idx=0 in-flight=2\n  \
+         [0] head 0: R 0x8000+78 -> R 0x9000+4096\n  \
+         [1] head 2: indirect(2): R 0x8040+78 -> W 0xa000+1448"
+    );
+    assert!(seen.consistent);
+    assert!(ring.ram.read(0, 1 << 20).unwrap() == before, "a snapshot writes nothing");
+}
+
+#[test]
+fn a_fault_reads_as_the_device_would_say_it() {
+    let mut ring = Ring::new();
+    ring.add(&[Buffer::readable(0x8000, 78)], Placement::Direct);
+    ring.desc(0, Descriptor { addr: 0x8000, len: 78, flags: 1, next: 9 });
+    assert_eq!(
+        ring.take().to_string().lines().nth(1),
+        Some("  [0] head 0: R 0x8000+78 -> ! head 0: descriptor 0 has next 9 in a table of 8")
+    );
+    ring.desc(0, Descriptor { addr: 0x8000, len: 0, flags: 4, next: 0 });
+    assert_eq!(
+        ring.take().to_string().lines().nth(1),
+        Some("  [0] head 0: indirect(0): ! head 0: descriptor 0 has an empty indirect table")
+    );
+}
+
+#[test]
+fn indices_too_far_apart_are_a_fault() {
+    let ring = Ring::new();
+    ring.ram.write(ring.layout.avail + 2, &300_u16.to_le_bytes()).unwrap();
+    let seen = ring.take();
+    assert_eq!(seen.faults, ["avail.idx is 300 ahead of used.idx in a ring of 8"]);
+    assert!(seen.chains.is_empty());
+}
+
+#[test]
+fn heads_out_of_range_and_twice_are_faults() {
+    let mut ring = Ring::new();
+    for _ in 0..3 {
+        ring.add(&[Buffer::readable(0x8000, 1)], Placement::Direct);
+    }
+    for (slot, head) in [(0, 999_u16), (1, 2)] {
+        ring.ram.write(ring.layout.avail + 4 + 2 * slot, &head.to_le_bytes()).unwrap();
+    }
+    let seen = ring.take();
+    assert_eq!(seen.chains[0].to_string(), "[0] head 999: ! head 999 in a table of 8");
+    assert_eq!(seen.faults, ["head 2 is available twice"]);
+}
+
+#[test]
+fn a_ring_that_is_not_there_is_a_fault() {
+    let ring = Ring::new();
+    let layout = RingLayout { used: 0xdead_0000, ..ring.layout };
+    let seen = take("transmitq0", &layout, ring.ram.memory(), ring.features);
+    assert_eq!(seen.faults.len(), 1, "{seen}");
+    let seen = take("transmitq0", &RingLayout::default(), ring.ram.memory(), ring.features);
+    assert_eq!(seen.faults, ["a split ring cannot have 0 entries"]);
+}
+
+#[test]
+fn a_hostile_ring_costs_no_more_than_the_bound() {
+    // Every head refers to the same table of 1024 descriptors: 32768 * 1024 buffers if all were followed.
+    let ram = GuestRam::new(4 << 20).unwrap();
+    let features = Features::of(&[Feature::IndirectDesc]);
+    let (layout, end) = RingLayout::split_at(0, 32768).unwrap();
+    let table = end.next_multiple_of(16);
+    let buffers: Vec<Buffer> = (0..1024).map(|_| Buffer::readable(table, 1)).collect();
+    let mut driver = SplitDriver::new(layout, Arc::clone(ram.memory()), features).unwrap();
+    for _ in 0..32768 {
+        driver.add(&buffers, Placement::Indirect(table)).unwrap();
+    }
+    driver.publish();
+    let seen = take("transmitq0", &layout, ram.memory(), features);
+    assert_eq!(seen.chains.len(), MAX_BUFFERS / 1024);
+    assert_eq!(seen.faults, ["more than 262144 buffers in flight: 256 of 32768 chains shown"]);
+}
+
+proptest! {
+    #[test]
+    fn any_content_is_an_answer(
+        bytes in prop::collection::vec(prop_oneof![Just(0_u8), Just(1), Just(4), any::<u8>()], 8 * 16 + 8 * 10 + 16),
+        avail_idx in 0_u16..12,
+    ) {
+        let ring = Ring::new();
+        ring.ram.write(ring.layout.desc, &bytes).unwrap();
+        ring.ram.write(ring.layout.avail + 2, &avail_idx.to_le_bytes()).unwrap();
+        let seen = ring.take();
+        prop_assert!(seen.consistent);
+        prop_assert_eq!(seen.to_string().parse::<RingSnapshot>().unwrap(), seen);
+    }
+}
