@@ -64,6 +64,12 @@ impl<'m> GuestSlice<'m> {
         }
     }
 
+    /// The slice's first `len` bytes (at most all of them).
+    #[must_use]
+    pub fn first(&self, len: usize) -> Self {
+        GuestSlice { len: len.min(self.len), ..*self }
+    }
+
     /// Copies as many bytes as fit into `out`, from the slice's start. Returns how many.
     pub fn copy_to(&self, out: &mut [u8]) -> usize {
         let count = self.len.min(out.len());
