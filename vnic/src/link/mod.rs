@@ -1,10 +1,32 @@
 //! Where frames go, and come from.
 //!
 //! Place: a worker owns one [`Port`] and the queue pairs it serves; it calls the port from its own thread only. A port
-//! never touches a ring.
+//! never touches a ring. The worker's loop, at each turn:
+//!
+//! 1. [`Port::poll`], once, with the time.
+//! 2. Transmit: each chain as a [`Frame`] to [`Port::transmit`]. On [`Transmitted::Full`] it keeps the chain and goes on.
+//! 3. Receive: while [`Port::pending`] says `Some(n)` and the receiveq has room for `n`, [`Port::receive`].
+//! 4. Sleep until a ring is kicked, one of [`Port::readable_fds`] is readable, one of [`Port::writable_fds`] is writable
+//!    (asked only after `Full`), or [`Port::deadline`] has passed.
+//!
+//! | link | |
+//! |---|---|
+//! | [`sink`] | frames vanish |
+//! | [`loopback`] | frames come back |
+
+pub mod counters;
+pub mod kind;
+pub mod loopback;
+mod port;
+pub mod sink;
 
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+pub use counters::LinkCounters;
+pub use kind::{LinkKind, ParseLinkError};
+pub use port::{AnyPort, OpenError, open};
 
 use crate::net::{Frame, ReceiveSpace};
 
@@ -18,7 +40,7 @@ pub enum Transmitted {
         /// Bytes copied once more before the frame left the NIC.
         copied: u32,
     },
-    /// No room: offer the same frame again after [`Port::poll`]. Nothing was read, nothing is lost.
+    /// No room: offer the same frame again after [`Port::poll`] or [`Port::receive`]. Nothing was read, nothing is lost.
     Full,
 }
 
@@ -41,11 +63,11 @@ pub enum LinkError {
     #[error("{action}: {source}")]
     Io {
         /// What was tried, with the link's name.
-        action: String,
+        action: &'static str,
         /// What the kernel said.
         source: std::io::Error,
     },
-    /// The frame cannot be sent on this link.
+    /// The frame cannot be sent on this link, or does not fit into the driver's buffers.
     #[error("frame of {bytes} bytes refused: {reason}")]
     Refused {
         /// The frame's length.
@@ -60,26 +82,27 @@ pub trait Port: Send {
     /// Takes a frame from the driver, or says `Full`.
     ///
     /// # Errors
-    /// The frame is lost; the error is counted.
+    /// The frame is lost; the port has counted it by reason.
     fn transmit(&mut self, pair: usize, frame: &Frame<'_>) -> Result<Transmitted, LinkError>;
 
     /// Room needed for the next frame to the driver, bytes without virtio-net header; `None`: there is none. A port
     /// that cannot know the size says the largest.
     fn pending(&mut self, pair: usize) -> Option<usize>;
 
-    /// Puts the next frame into the driver's buffers. Called only after `pending` said `Some(n)`, with room for `n`.
+    /// Puts the next frame into the driver's buffers. Called only after `pending` said `Some(n)`, with room for `n`, or
+    /// with as much room as the driver's buffers will ever have: then the frame is lost and counted.
     ///
     /// # Errors
-    /// The frame is lost; the error is counted.
+    /// The frame is lost; the port has counted it by reason.
     fn receive(&mut self, pair: usize, space: &mut ReceiveSpace<'_>) -> Result<Received, LinkError>;
 
-    /// Does what is due by `now`: protocol timers, answers.
+    /// Does what is due by `now`: protocol timers, answers. `now` is the port's clock until the next call.
     fn poll(&mut self, now: Instant);
 
     /// When `poll` must be called again though nothing happens; `None`: not at all.
     fn deadline(&mut self, now: Instant) -> Option<Duration>;
 
-    /// Files whose readability means there may be frames for the driver.
+    /// Files whose readability means there may be frames for the driver. The same ones for the port's whole life.
     fn readable_fds(&self) -> Vec<BorrowedFd<'_>>;
 
     /// Files whose writability is waited for because `transmit` said `Full`; empty where `poll` alone makes room.
@@ -92,4 +115,7 @@ pub trait Port: Send {
     /// # Errors
     /// The link cannot do what the driver was promised.
     fn negotiated(&mut self, features: crate::spec::Features) -> Result<(), LinkError>;
+
+    /// Frames and bytes by direction, drops by reason: readable from any thread while the port works.
+    fn counters(&self) -> Arc<LinkCounters>;
 }

@@ -1,5 +1,20 @@
 //! virtio-net: features, the packet header, transmitq (chain → frame) and receiveq (frame → driver buffers).
+//!
+//! | file | |
+//! |---|---|
+//! | [`features`] | what the device offers, what depends on what, what may be withheld |
+//! | [`header`] | the virtio-net header: read once, checked against frame and features |
+//! | [`frame`] | a transmit chain as a frame |
+//! | [`receive`] | the driver's receive buffers as one room for a frame |
+//! | [`checksum`] | the Internet checksum, where no offload does it |
 
-mod frame;
+pub mod checksum;
+pub mod features;
+pub mod frame;
+pub mod header;
+pub mod receive;
+pub mod vectored;
 
-pub use frame::Frame;
+pub use frame::{Frame, FrameError, MAX_FRAME_LEN};
+pub use header::HeaderError;
+pub use receive::{NoRoom, ReceiveSpace};

@@ -1,0 +1,100 @@
+//! A link of any kind, opened by name.
+
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::loopback::Loopback;
+use super::sink::Sink;
+use super::{LinkCounters, LinkError, LinkKind, Port, Received, Transmitted};
+use crate::net::{Frame, ReceiveSpace};
+use crate::spec::Features;
+
+/// Why a link could not be opened, in one sentence that says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A host resource is missing.
+    #[error("cannot open the link {link}: {source}")]
+    Io {
+        /// The link's name.
+        link: String,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+}
+
+/// A port of any kind: one type, so that a worker needs no indirect call per frame.
+#[derive(Debug)]
+pub enum AnyPort {
+    /// See [`Sink`].
+    Sink(Sink),
+    /// See [`Loopback`].
+    Loopback(Loopback),
+}
+
+/// Opens a link for one worker that serves `pairs` queue pairs.
+///
+/// # Errors
+/// The host lacks what the link needs.
+pub fn open(kind: &LinkKind, pairs: usize) -> Result<AnyPort, OpenError> {
+    Ok(match kind {
+        LinkKind::Peer | LinkKind::Tap(_) => {
+            let source = std::io::ErrorKind::Unsupported.into();
+            return Err(OpenError::Io { link: kind.to_string(), source });
+        }
+        LinkKind::Sink => AnyPort::Sink(Sink::ignoring()),
+        LinkKind::SinkCopy => AnyPort::Sink(Sink::copying()),
+        LinkKind::Loopback => AnyPort::Loopback(Loopback::new(pairs)),
+    })
+}
+
+/// Calls the same method of whichever port it is.
+macro_rules! each {
+    ($any:expr, $port:ident => $call:expr) => {
+        match $any {
+            AnyPort::Sink($port) => $call,
+            AnyPort::Loopback($port) => $call,
+        }
+    };
+}
+
+impl Port for AnyPort {
+    #[inline]
+    fn transmit(&mut self, pair: usize, frame: &Frame<'_>) -> Result<Transmitted, LinkError> {
+        each!(self, port => port.transmit(pair, frame))
+    }
+
+    #[inline]
+    fn pending(&mut self, pair: usize) -> Option<usize> {
+        each!(self, port => port.pending(pair))
+    }
+
+    #[inline]
+    fn receive(&mut self, pair: usize, space: &mut ReceiveSpace<'_>) -> Result<Received, LinkError> {
+        each!(self, port => port.receive(pair, space))
+    }
+
+    fn poll(&mut self, now: Instant) {
+        each!(self, port => port.poll(now));
+    }
+
+    fn deadline(&mut self, now: Instant) -> Option<Duration> {
+        each!(self, port => port.deadline(now))
+    }
+
+    fn readable_fds(&self) -> Vec<BorrowedFd<'_>> {
+        each!(self, port => port.readable_fds())
+    }
+
+    fn writable_fds(&self) -> Vec<BorrowedFd<'_>> {
+        each!(self, port => port.writable_fds())
+    }
+
+    fn negotiated(&mut self, features: Features) -> Result<(), LinkError> {
+        each!(self, port => port.negotiated(features))
+    }
+
+    fn counters(&self) -> Arc<LinkCounters> {
+        each!(self, port => port.counters())
+    }
+}
