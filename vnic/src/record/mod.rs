@@ -2,5 +2,6 @@
 
 pub mod row;
 pub mod run;
+pub mod stamp;
 pub mod verdict;
 pub mod wire;

@@ -1,0 +1,121 @@
+//! The agent: does what the host asks over the virtio-serial port, one request at a time (`vnic::record::wire`).
+//!
+//! Operation: each connection of the host starts with `Ready`. The port reads as ended while no host is connected; the
+//! agent then says `Ready` again, which waits until the next host is there.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
+
+use anyhow::{Context, Result, anyhow};
+use vnic::record::wire::{Event, PORT_NAME, Request, TransferSpec};
+
+use super::nic::{self, Nic};
+use super::port;
+use super::transfer::{Prepared, Unsupported};
+
+/// Why the agent stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// The host asked for power off.
+    PowerOff,
+    /// The host went away.
+    HostLeft,
+}
+
+/// Serves hosts until one asks for power off.
+///
+/// # Errors
+/// The port is missing or broken.
+pub fn run() -> Result<()> {
+    let port = port::open(PORT_NAME)?;
+    loop {
+        let mut host = Host { reader: BufReader::new(port.try_clone()?), writer: port.try_clone()? };
+        if host.serve()? == Outcome::PowerOff {
+            return Ok(());
+        }
+    }
+}
+
+/// The host at the port's other end.
+struct Host {
+    reader: BufReader<File>,
+    writer: File,
+}
+
+impl Host {
+    fn serve(&mut self) -> Result<Outcome> {
+        self.tell(&Event::Ready { kernel: kernel_release()?, nic: Nic::open(nic::NAME)?.state()? })?;
+        while let Some(request) = self.hear()? {
+            let done = match request {
+                Err(error) => Err(error),
+                Ok(Request::Transfer(spec)) => self.transfer(spec),
+                Ok(Request::Run { argv }) => self.run(&argv),
+                Ok(Request::Go) => Err(anyhow!("go without a transfer that waits for it")),
+                Ok(Request::PowerOff) => return Ok(Outcome::PowerOff),
+            };
+            if let Err(error) = done {
+                self.tell(&match error.downcast::<Unsupported>() {
+                    Ok(Unsupported(why)) => Event::Unsupported { why },
+                    Err(error) => Event::Failed { error: format!("{error:#}") },
+                })?;
+            }
+        }
+        Ok(Outcome::HostLeft)
+    }
+
+    fn transfer(&mut self, spec: TransferSpec) -> Result<()> {
+        let filesystem = spec.filesystem.clone();
+        let prepared = Prepared::new(spec)?;
+        self.tell(&Event::TransferBegin {
+            flow: prepared.flow,
+            nic: prepared.nic,
+            pages: prepared.pages.clone(),
+            sha256: prepared.sha256().to_owned(),
+            filesystem,
+        })?;
+        match self.hear()? {
+            Some(Ok(Request::Go)) => {}
+            Some(Ok(other)) => return Err(anyhow!("expected go after transfer-begin, got {other:?}")),
+            Some(Err(error)) => return Err(error),
+            None => return Ok(()),
+        }
+        let done = prepared.send()?;
+        self.tell(&Event::TransferEnd {
+            bytes_sent: done.bytes_sent,
+            seconds: done.took.as_secs_f64(),
+            receipt: done.receipt,
+            pages: done.pages,
+            books: done.books,
+        })
+    }
+
+    fn run(&mut self, argv: &[String]) -> Result<()> {
+        let (program, arguments) = argv.split_first().context("no program to run")?;
+        let ran = Command::new(program).args(arguments).output().with_context(|| format!("run {program}"))?;
+        let status = ran.status.code().or_else(|| ran.status.signal().map(|signal| 128 + signal)).unwrap_or(-1);
+        let output = [ran.stdout, ran.stderr].concat();
+        self.tell(&Event::Ran { status, output: String::from_utf8_lossy(&output).into_owned() })
+    }
+
+    fn tell(&mut self, event: &Event) -> Result<()> {
+        let mut line = serde_json::to_vec(event)?;
+        line.push(b'\n');
+        self.writer.write_all(&line).context("write to the host")
+    }
+
+    /// The next request; `None` when the host has left.
+    fn hear(&mut self) -> Result<Option<Result<Request>>> {
+        let mut line = String::new();
+        if self.reader.read_line(&mut line).context("read from the host")? == 0 {
+            return Ok(None);
+        }
+        Ok(Some(serde_json::from_str(&line).with_context(|| format!("not a request: {}", line.trim_end()))))
+    }
+}
+
+fn kernel_release() -> Result<String> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").context("the kernel's release")?;
+    Ok(release.trim_end().to_owned())
+}

@@ -1,0 +1,111 @@
+//! The kernel command line, as far as PID 1 reads it: `vnic.run=`, `vnic.modules=`, `vnic.net=`.
+
+use std::fmt;
+use std::fs;
+
+use anyhow::{Context, Result};
+
+/// What to do once the guest is up.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) enum Task {
+    /// Serve the host over the virtio-serial port.
+    Agent,
+    /// A shell on the serial console.
+    #[default]
+    Shell,
+    /// This, by the shell.
+    Command(String),
+}
+
+impl fmt::Display for Task {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Task::Agent => f.write_str("the agent"),
+            Task::Shell => f.write_str("the shell"),
+            Task::Command(command) => write!(f, "`{command}`"),
+        }
+    }
+}
+
+/// What the command line asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct CommandLine {
+    /// `vnic.run=agent|shell|"command"`.
+    pub(super) task: Task,
+    /// `vnic.modules=base,…`: groups of the image's module list, loaded in this order.
+    pub(super) modules: Vec<String>,
+    /// `vnic.net=off` leaves the NIC alone.
+    pub(super) network: bool,
+}
+
+impl Default for CommandLine {
+    fn default() -> CommandLine {
+        CommandLine { task: Task::Shell, modules: vec!["base".to_owned()], network: true }
+    }
+}
+
+impl CommandLine {
+    pub(super) fn read() -> Result<CommandLine> {
+        Ok(CommandLine::parse(&fs::read_to_string("/proc/cmdline").context("/proc/cmdline")?))
+    }
+
+    fn parse(line: &str) -> CommandLine {
+        let mut parsed = CommandLine::default();
+        for word in words(line) {
+            match word.split_once('=') {
+                Some(("vnic.run", "agent")) => parsed.task = Task::Agent,
+                Some(("vnic.run", "shell")) => parsed.task = Task::Shell,
+                Some(("vnic.run", command)) => parsed.task = Task::Command(command.to_owned()),
+                Some(("vnic.modules", groups)) => {
+                    parsed.modules = groups.split(',').filter(|group| !group.is_empty()).map(str::to_owned).collect();
+                }
+                Some(("vnic.net", state)) => parsed.network = state != "off",
+                _ => {}
+            }
+        }
+        parsed
+    }
+}
+
+/// Splits at spaces outside double quotes, and drops the quotes, as the kernel does.
+fn words(line: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let mut quoted = false;
+    for c in line.trim().chars() {
+        match c {
+            '"' => quoted = !quoted,
+            c if c.is_whitespace() && !quoted => words.push(String::new()),
+            c => {
+                if let Some(word) = words.last_mut() {
+                    word.push(c);
+                }
+            }
+        }
+    }
+    words.retain(|word| !word.is_empty());
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_our_words_it_is_a_shell_with_network() {
+        assert_eq!(CommandLine::parse("console=ttyS0 quiet panic=-1\n"), CommandLine::default());
+    }
+
+    #[test]
+    fn a_quoted_command_keeps_its_spaces() {
+        for line in [r#"quiet vnic.run="ping -c 1 10.0.2.2" x=y"#, r#"quiet "vnic.run=ping -c 1 10.0.2.2" x=y"#] {
+            assert_eq!(CommandLine::parse(line).task, Task::Command("ping -c 1 10.0.2.2".to_owned()), "{line}");
+        }
+    }
+
+    #[test]
+    fn modules_and_network_are_as_said() {
+        let parsed = CommandLine::parse("vnic.modules=base,vfio vnic.net=off vnic.run=agent");
+        let modules = vec!["base".to_owned(), "vfio".to_owned()];
+        assert_eq!(parsed, CommandLine { task: Task::Agent, modules, network: false });
+    }
+}

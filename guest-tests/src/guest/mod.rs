@@ -1,0 +1,11 @@
+//! Inside the guest: the NIC, the test file and its pages, the kernel's books, one whole transfer, PID 1.
+
+pub mod agent;
+pub mod books;
+pub mod file;
+pub mod init;
+pub mod mapping;
+pub mod nic;
+pub mod pages;
+pub mod port;
+pub mod transfer;

@@ -1,0 +1,4 @@
+//! The guest's image: an initramfs with PID 1, busybox, the transfer programs and the kernel's modules.
+
+pub mod archive;
+pub mod modules;

@@ -1,0 +1,64 @@
+//! Every method sends exactly the bytes asked for, over a loopback connection.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::thread;
+
+use super::*;
+
+/// What the far end got when `method` sent `bytes` from `offset` of a file of `content`.
+fn sent_by(method: &Method, content: &[u8], offset: u64, bytes: u64, chunk: usize) -> (io::Result<u64>, Vec<u8>) {
+    let mut file = crate::guest::file::unlinked_temporary().expect("a temporary file");
+    file.write_all(content).expect("the file is written");
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a listener");
+    let address = listener.local_addr().expect("its address");
+    let receiver = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a connection");
+        let mut got = Vec::new();
+        stream.read_to_end(&mut got).expect("the stream is read");
+        got
+    });
+    let socket = TcpStream::connect(address).expect("connected");
+    let result = (method.send)(&Job { file: &file, socket: &socket, offset, bytes, chunk });
+    drop(socket);
+    (result, receiver.join().expect("the receiver ends"))
+}
+
+fn content(bytes: usize) -> Vec<u8> {
+    (0..bytes).map(|i| (i % 251) as u8).collect()
+}
+
+#[test]
+fn each_method_sends_the_asked_bytes_and_no_others() {
+    let content = content(300_000);
+    for method in METHODS {
+        for (offset, bytes, chunk) in
+            [(0, 1, 65536), (0, 300_000, 65536), (4096, 65536, 65536), (4097, 123_457, 10_001), (299_999, 1, 1)]
+        {
+            let (result, got) = sent_by(method, &content, offset, bytes, chunk);
+            let case = format!("{} offset {offset} bytes {bytes} chunk {chunk}", method.name);
+            assert_eq!(result.expect(&case), bytes, "{case}");
+            let from = usize::try_from(offset).expect("small");
+            let to = from + usize::try_from(bytes).expect("small");
+            assert!(got == content[from..to], "{case}: other bytes arrived");
+        }
+    }
+}
+
+#[test]
+fn a_file_that_is_too_short_is_an_error_and_not_a_silent_end() {
+    let content = content(10_000);
+    for method in METHODS {
+        let (result, got) = sent_by(method, &content, 0, 20_000, 4096);
+        assert!(result.is_err(), "{} sent {} bytes of a file of 10000", method.name, got.len());
+    }
+}
+
+#[test]
+fn names_are_unique_and_found() {
+    for method in METHODS {
+        assert_eq!(by_name(method.name).map(|found| found.name), Some(method.name));
+        assert_eq!(METHODS.iter().filter(|other| other.name == method.name).count(), 1);
+    }
+    assert!(by_name("telepathy").is_none());
+}
