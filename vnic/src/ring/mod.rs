@@ -17,6 +17,8 @@ mod chain;
 pub mod device;
 pub mod driver;
 mod error;
+#[cfg(test)]
+mod fixture;
 pub mod layout;
 mod pointers;
 pub mod snapshot;

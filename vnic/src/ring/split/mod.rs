@@ -1,7 +1,11 @@
 //! Split rings: the device half and the driver half. VIRTIO 1.3, 2.7 Split Virtqueues.
 
 mod device;
+#[cfg(test)]
+mod differential;
 mod driver;
+#[cfg(test)]
+mod hostile;
 #[cfg(test)]
 mod tests;
 
