@@ -1,6 +1,6 @@
 //! The vhost-user protocol: message (bytes ↔ types, no I/O), socket (messages with fds), session (one method per
 //! request).
 
-mod device;
+pub mod device;
 
 pub use device::{Device, DeviceError, PackedIndex, QueueSetup, RingAddresses, VringBase};
