@@ -1,0 +1,123 @@
+//! `vnic judge`: conducts a transfer run in a guest and leaves its record.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use vnic::record::row::{BadRow, Row};
+use vnic::record::run::Run;
+use vnic::record::verdict;
+
+use super::ControlArgs;
+use crate::{Finding, judge};
+
+/// Options of `vnic judge`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The socket of QEMU's side of the guest's record port
+    #[arg(long, value_name = "SOCK")]
+    record: PathBuf,
+    #[command(flatten)]
+    control: ControlArgs,
+    /// Where to leave the run's record
+    #[arg(long, value_name = "FILE")]
+    output: PathBuf,
+    /// Rows to run, with commas between, or `all`: read-write, mmap-write, sendfile, sendfile-no-sg, splice
+    #[arg(long, value_name = "LIST", value_parser = parse_rows)]
+    transfer: Rows,
+    /// Bytes of the file
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    bytes: u64,
+    /// Bytes per system call
+    #[arg(long, value_name = "N", default_value_t = 65536, value_parser = clap::value_parser!(u64).range(1..))]
+    chunk: u64,
+    /// Where the guest makes the file
+    #[arg(long, value_enum, default_value_t = Filesystem::Tmpfs)]
+    filesystem: Filesystem,
+    /// The receiver, as the guest sees it
+    #[arg(long, value_name = "ADDR:PORT", default_value = "10.0.2.2:9000")]
+    to: SocketAddr,
+    /// The accelerator the guest runs under, for the record
+    #[arg(long, value_enum)]
+    kernel_accel: Option<Accel>,
+    /// QEMU's version, for the record
+    #[arg(long, value_name = "S")]
+    qemu_version: Option<String>,
+}
+
+#[derive(Debug, Clone)]
+struct Rows(Vec<Row>);
+
+fn parse_rows(list: &str) -> Result<Rows, BadRow> {
+    Row::parse_list(list).map(Rows)
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Filesystem {
+    Tmpfs,
+    Ext4,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Accel {
+    Kvm,
+    Tcg,
+}
+
+fn name_of(value: impl ValueEnum) -> String {
+    value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+}
+
+/// Conducts the run; broken if a verdict is not the expected one or a digest is wrong. The record is left even if the run
+/// came to an early end: what was not measured then is `null` with that reason.
+pub(super) fn run(args: Args) -> Result<Finding> {
+    let folder = folder_of(&args.output)?;
+    let plan = judge::Plan {
+        rows: args.transfer.0,
+        bytes: args.bytes,
+        chunk: args.chunk,
+        filesystem: name_of(args.filesystem),
+        to: args.to,
+        accel: args.kernel_accel.map(name_of),
+        qemu: args.qemu_version,
+    };
+    let control = args.control.open()?;
+    let (run, ended) = judge::conduct(&args.record, control, &plan)?;
+    write_whole(&folder, &args.output, &run)?;
+    ended?;
+    Ok(Finding::fine_if(run.methods.iter().all(|method| verdict::surprises(method).is_empty())))
+}
+
+/// The folder the record goes to; looked at before the run, not after it.
+fn folder_of(output: &Path) -> Result<PathBuf> {
+    let folder = match output.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => PathBuf::from("."),
+        Some(parent) => parent.to_owned(),
+        None => bail!("{} is no file name; say where to leave the record with --output FILE", output.display()),
+    };
+    if !folder.is_dir() {
+        bail!("the folder {} does not exist; make it, or name another file with --output", folder.display());
+    }
+    Ok(folder)
+}
+
+/// Nobody ever sees half a record: it is written beside its place and then moved there.
+fn write_whole(folder: &Path, output: &Path, run: &Run) -> Result<()> {
+    let beside = folder.join(format!(".run.json.{}", std::process::id()));
+    let mut text = serde_json::to_vec_pretty(run)?;
+    text.push(b'\n');
+    let written = File::create(&beside)
+        .and_then(|mut file| {
+            file.write_all(&text)?;
+            file.sync_all()
+        })
+        .and_then(|()| fs::rename(&beside, output));
+    if written.is_err() {
+        // The error below is what counts; a leftover beside it is only untidy.
+        let _ = fs::remove_file(&beside);
+    }
+    written.with_context(|| format!("cannot leave the run's record in {}", output.display()))
+}

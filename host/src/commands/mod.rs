@@ -1,0 +1,85 @@
+//! The subcommands: one file each.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+use crate::Finding;
+use crate::control::Client;
+
+mod doctor;
+mod hold;
+mod judge;
+mod release;
+mod report;
+mod rings;
+mod status;
+mod trace;
+mod watch;
+
+/// A virtio-net device you can see into.
+///
+/// Serves a NIC to QEMU over vhost-user, shows what its rings do without disturbing them, and tells for a transfer which
+/// bytes the NIC gathered straight from the file's page-cache pages.
+///
+/// Exit codes: 0 fine; 1 the thing looked at is broken (ring invariant, verdict not met); 2 could not look, or bad usage.
+#[derive(Debug, Parser)]
+#[command(name = "vnic", version, max_term_width = 110)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Session, features, memory regions, queues, counters
+    Status(status::Args),
+    /// One consistent snapshot of the rings, chains followed
+    Rings(rings::Args),
+    /// The same, live, full-screen
+    Watch(watch::Args),
+    /// Every chain as it passes, one line each
+    Trace(trace::Args),
+    /// Stop returning buffers of a queue
+    Hold(hold::Args),
+    /// Let the buffers of a held queue go
+    Release(release::Args),
+    /// Conduct a transfer run in a guest, leave its record
+    Judge(judge::Args),
+    /// The verdicts of a transfer run
+    Report(report::Args),
+    /// What this machine can do, and how to fix what it can't
+    Doctor(doctor::Args),
+}
+
+impl Cli {
+    /// Does what was asked.
+    pub(crate) fn run(self) -> Result<Finding> {
+        match self.command {
+            Command::Status(args) => status::run(&args),
+            Command::Rings(args) => rings::run(args),
+            Command::Watch(args) => watch::run(&args),
+            Command::Trace(args) => trace::run(&args),
+            Command::Hold(args) => hold::run(args),
+            Command::Release(args) => release::run(args),
+            Command::Judge(args) => judge::run(args),
+            Command::Report(args) => report::run(&args),
+            Command::Doctor(args) => doctor::run(&args),
+        }
+    }
+}
+
+/// Which device a command looks at.
+#[derive(Debug, Args)]
+struct ControlArgs {
+    /// The device's control socket [default: $VNIC_CONTROL, or that of the one `vnic serve` that runs]
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
+}
+
+impl ControlArgs {
+    fn open(&self) -> Result<Client> {
+        Client::open(self.control.as_deref())
+    }
+}

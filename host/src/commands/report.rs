@@ -1,0 +1,67 @@
+//! `vnic report`: the verdicts of a transfer run.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde::Serialize;
+use vnic::record::run::Run;
+use vnic::record::verdict;
+
+use crate::{Finding, views};
+
+/// Options of `vnic report`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The run's record: target/run/run.json
+    #[arg(value_name = "RUN.json")]
+    run: PathBuf,
+    /// One JSON document
+    #[arg(long)]
+    json: bool,
+    /// Also write one self-contained page with the pictures redrawn from the measurements
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+}
+
+/// The document of `--json`.
+#[derive(Debug, Serialize)]
+struct Document<'a> {
+    as_expected: bool,
+    surprises: &'a [String],
+    run: &'a Run,
+}
+
+/// Shows the table; broken if a verdict is not the expected one or a digest is wrong.
+pub(super) fn run(args: &Args) -> Result<Finding> {
+    let run = read(&args.run)?;
+    let surprises: Vec<String> = run.methods.iter().flat_map(verdict::surprises).collect();
+    if let Some(path) = &args.html {
+        let page = views::html::page(&run, &surprises)?;
+        fs::write(path, page).with_context(|| format!("cannot write the page {}", path.display()))?;
+    }
+    if args.json {
+        views::json(&Document { as_expected: surprises.is_empty(), surprises: &surprises, run: &run })?;
+    } else {
+        views::report::show(&run, &surprises)?;
+    }
+    Ok(Finding::fine_if(surprises.is_empty()))
+}
+
+fn read(path: &Path) -> Result<Run> {
+    const AGAIN: &str = "leave a whole one with `scripts/run-qemu.sh --transfer all`";
+    let text = fs::read_to_string(path)
+        .map_err(|error| anyhow!("cannot read the run's record {}: {error}; {AGAIN}", path.display()))?;
+    let run: Run = serde_json::from_str(&text).map_err(|error| {
+        let name = path.display();
+        if error.is_eof() {
+            anyhow!("the run's record {name} is cut off at line {}; {AGAIN}", error.line())
+        } else {
+            anyhow!("{name} is not a run's record: {error}; {AGAIN}")
+        }
+    })?;
+    if run.methods.is_empty() {
+        bail!("the run's record {} has no transfer in it; {AGAIN}", path.display());
+    }
+    Ok(run)
+}

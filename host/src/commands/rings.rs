@@ -1,0 +1,39 @@
+//! `vnic rings`: one snapshot of the rings, chains followed.
+
+use anyhow::Result;
+use serde::Serialize;
+use vnic::observe::protocol::RingSnapshot;
+
+use super::ControlArgs;
+use crate::{Finding, views};
+
+/// Options of `vnic rings`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    control: ControlArgs,
+    /// Only this queue: receiveq0, transmitq0, …
+    #[arg(long, value_name = "NAME")]
+    queue: Option<String>,
+    /// One JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+/// The document of `--json`.
+#[derive(Debug, Serialize)]
+struct Document<'a> {
+    rings: &'a [RingSnapshot],
+}
+
+/// Shows the rings; broken if one breaks a rule.
+pub(super) fn run(args: Args) -> Result<Finding> {
+    let rings = args.control.open()?.rings(args.queue)?;
+    if args.json {
+        views::json(&Document { rings: &rings })?;
+    } else {
+        views::rings::show(&rings)?;
+    }
+    let sound = |ring: &RingSnapshot| ring.faults.is_empty() && ring.chains.iter().all(|chain| chain.fault.is_none());
+    Ok(Finding::fine_if(rings.iter().all(sound)))
+}

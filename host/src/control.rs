@@ -1,0 +1,191 @@
+//! The client of a device's control socket.
+//!
+//! Place: every command that looks at a device opens one [`Client`]. Its errors are whole sentences that say what to do
+//! next; none of them is a bare I/O error.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use std::{env, io};
+
+use anyhow::{Result, anyhow, bail};
+use vnic::observe::discovery;
+use vnic::observe::protocol::{FlowBooks, Reply, Request, RingSnapshot, Status, TraceEvent};
+
+/// How long a device may take to answer.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// The longest line a device may send.
+const LINE: u64 = 64 << 20;
+
+/// A connection to a device's control socket.
+#[derive(Debug)]
+pub(crate) struct Client {
+    stream: BufReader<UnixStream>,
+    path: PathBuf,
+}
+
+/// Which control socket: the one that is named, `VNIC_CONTROL`, or that of the one device that runs.
+fn choose(named: Option<&Path>) -> Result<PathBuf> {
+    if let Some(path) = named {
+        return Ok(path.to_owned());
+    }
+    if let Some(path) = env::var_os("VNIC_CONTROL").filter(|path| !path.is_empty()) {
+        return Ok(path.into());
+    }
+    let served = discovery::find().map_err(|error| anyhow!("cannot look for running devices: {error}"))?;
+    match served.as_slice() {
+        [] => bail!("no `vnic serve` of yours is running; start one, or name its control socket with --control PATH"),
+        [one] => Ok(one.clone()),
+        several => {
+            let list: Vec<String> = several.iter().map(|path| format!("--control {}", path.display())).collect();
+            bail!("{} devices are running; say which one: {}", several.len(), list.join(", or "))
+        }
+    }
+}
+
+impl Client {
+    /// Connects to the device that is meant.
+    pub(crate) fn open(named: Option<&Path>) -> Result<Self> {
+        let path = choose(named)?;
+        let stream = UnixStream::connect(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => anyhow!(
+                "nobody serves the control socket {}; start `vnic serve`, or name another with --control PATH",
+                path.display()
+            ),
+            _ => anyhow!("cannot connect to the control socket {}: {error}", path.display()),
+        })?;
+        let client = Client { stream: BufReader::new(stream), path };
+        client.set_timeout(Some(ANSWER))?;
+        Ok(client)
+    }
+
+    /// The socket's path.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn set_timeout(&self, timeout: Option<Duration>) -> Result<()> {
+        let stream = self.stream.get_ref();
+        stream
+            .set_read_timeout(timeout)
+            .and_then(|()| stream.set_write_timeout(timeout))
+            .map_err(|error| anyhow!("cannot set a timeout on {}: {error}", self.path.display()))
+    }
+
+    fn failed(&self, error: &io::Error) -> anyhow::Error {
+        let path = self.path.display();
+        match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                anyhow!(
+                    "the device behind {path} did not answer within {} s; is its process stopped?",
+                    ANSWER.as_secs()
+                )
+            }
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
+                anyhow!("the device behind {path} closed the connection; did `vnic serve` end?")
+            }
+            _ => anyhow!("the control socket {path} failed: {error}"),
+        }
+    }
+
+    /// One line from the device; `None` when it closed the connection.
+    fn line(&mut self) -> Result<Option<String>> {
+        let mut line = Vec::new();
+        let read = self.stream.by_ref().take(LINE).read_until(b'\n', &mut line);
+        match read {
+            Ok(0) => Ok(None),
+            Ok(_) if line.ends_with(b"\n") => Ok(Some(
+                String::from_utf8(line)
+                    .map_err(|_| anyhow!("{} does not speak vnic's protocol", self.path.display()))?,
+            )),
+            Ok(_) => Err(self.failed(&io::ErrorKind::ConnectionReset.into())),
+            Err(error) => Err(self.failed(&error)),
+        }
+    }
+
+    fn parse<T: serde::de::DeserializeOwned>(&self, line: &str) -> Result<T> {
+        serde_json::from_str(line)
+            .map_err(|error| anyhow!("{} does not speak vnic's protocol: {error}", self.path.display()))
+    }
+
+    /// Asks, and waits for the answer. What the device calls an error is one here.
+    pub(crate) fn ask(&mut self, request: &Request) -> Result<Reply> {
+        let mut line = serde_json::to_vec(request)?;
+        line.push(b'\n');
+        let stream = self.stream.get_mut();
+        if let Err(error) = stream.write_all(&line) {
+            return Err(self.failed(&error));
+        }
+        let Some(line) = self.line()? else {
+            return Err(self.failed(&io::ErrorKind::ConnectionReset.into()));
+        };
+        match self.parse(&line)? {
+            Reply::Error { message } => Err(anyhow!(message)),
+            reply => Ok(reply),
+        }
+    }
+
+    fn unexpected(&self, reply: &Reply) -> anyhow::Error {
+        anyhow!("{} gave another answer than was asked for: {reply:?}", self.path.display())
+    }
+
+    /// The whole state.
+    pub(crate) fn status(&mut self) -> Result<Status> {
+        match self.ask(&Request::Status)? {
+            Reply::Status(status) => Ok(*status),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// A snapshot of the rings, or of one.
+    pub(crate) fn rings(&mut self, queue: Option<String>) -> Result<Vec<RingSnapshot>> {
+        match self.ask(&Request::Rings { queue })? {
+            Reply::Rings { rings } => Ok(rings),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// Something to be done.
+    pub(crate) fn order(&mut self, request: &Request) -> Result<()> {
+        match self.ask(request)? {
+            Reply::Done => Ok(()),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// The books of the watched flow.
+    pub(crate) fn end_watch(&mut self) -> Result<FlowBooks> {
+        match self.ask(&Request::EndWatch)? {
+            Reply::FlowBooks(books) => Ok(books),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// Starts a trace: from now on the connection carries events only.
+    pub(crate) fn trace(mut self) -> Result<Trace> {
+        self.order(&Request::Trace)?;
+        self.set_timeout(None)?;
+        Ok(Trace(self))
+    }
+}
+
+/// A running trace.
+#[derive(Debug)]
+pub(crate) struct Trace(Client);
+
+impl Trace {
+    /// Are there events that were received but not yet read?
+    pub(crate) fn has_more(&self) -> bool {
+        self.0.stream.buffer().contains(&b'\n')
+    }
+
+    /// The next event; `None` when the device ended.
+    pub(crate) fn next(&mut self) -> Result<Option<TraceEvent>> {
+        match self.0.line()? {
+            Some(line) => Ok(Some(self.0.parse(&line)?)),
+            None => Ok(None),
+        }
+    }
+}

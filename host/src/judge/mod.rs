@@ -1,0 +1,197 @@
+//! Conducts a transfer run: the guest's agent on one side, the device on the other.
+//!
+//! Place: `vnic judge` calls [`conduct`] once. The conversation with the agent is [`vnic::record::wire`]'s, over QEMU's
+//! side of the record port; the one with the device goes over its control socket.
+//!
+//! Operation, for each row:
+//! 1. `Transfer` → the agent makes the file, connects, answers `TransferBegin` with the flow and the file's pages.
+//! 2. The device is told to watch the flow.
+//! 3. `Go` → the agent sends, and answers `TransferEnd`.
+//! 4. The device gives its books of the flow; [`row`] joins both into the record.
+//!
+//! A row that fails is a row that says why; a conversation that breaks ends the run, and the rows not reached say why.
+//! Every wait has a name and a deadline. In the end, whatever happened, the guest is told to power off.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use vnic::observe::protocol;
+use vnic::record::row::Row;
+use vnic::record::run::{FileInfo, NicState, Run};
+use vnic::record::wire::{Event, Request, TransferSpec};
+
+use crate::control::Client;
+use port::{Port, Wait};
+use progress::Progress;
+use row::Transfer;
+
+mod port;
+mod progress;
+mod row;
+
+/// What to run.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// The rows, in order.
+    pub(crate) rows: Vec<Row>,
+    /// Bytes to send.
+    pub(crate) bytes: u64,
+    /// Bytes per system call.
+    pub(crate) chunk: u64,
+    /// Where the file is made.
+    pub(crate) filesystem: String,
+    /// The receiver.
+    pub(crate) to: SocketAddr,
+    /// The accelerator, for the record.
+    pub(crate) accel: Option<String>,
+    /// QEMU's version, for the record.
+    pub(crate) qemu: Option<String>,
+}
+
+/// A guest under TCG on a busy machine needs this long to boot.
+const BOOT: Duration = Duration::from_secs(240);
+/// For anything the agent does beside moving bytes.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// The slowest guest still called alive, bytes per second: making the file, hashing it, sending it.
+const SLOWEST: u64 = 256 << 10;
+
+fn patience_for(bytes: u64) -> Duration {
+    PATIENCE + Duration::from_secs(bytes / SLOWEST)
+}
+
+/// The guest's agent, the device and the progress shown meanwhile.
+struct Conductor<'a> {
+    port: Port,
+    control: Client,
+    plan: &'a Plan,
+    progress: Progress,
+    csum_offered: bool,
+}
+
+/// Runs the plan. The record is there even if the run came to an early end, which is the second value then.
+pub(crate) fn conduct(record: &Path, mut control: Client, plan: &Plan) -> Result<(Run, Result<()>)> {
+    let csum_offered = !control.status()?.features.withheld.iter().any(|name| name == "csum");
+    let mut progress = Progress::new(plan);
+    progress.say("waiting for the guest");
+    let mut port = Port::connect(record)?;
+    let ready = port.wait(&Wait { what: "the guest's agent to come up", limit: BOOT }, &mut || progress.tick(None))?;
+    let Event::Ready { kernel, nic } = ready else {
+        return Err(port::out_of_turn("coming up", &ready));
+    };
+    progress.say(&format!("guest is up: Linux {kernel}, NIC {nic}"));
+    let mut conductor = Conductor { port, control, plan, progress, csum_offered };
+    let mut run = Run {
+        kernel,
+        qemu: plan.qemu.clone(),
+        accel: plan.accel.clone(),
+        file: FileInfo { bytes: plan.bytes, filesystem: plan.filesystem.clone() },
+        methods: Vec::new(),
+        reasons: BTreeMap::new(),
+    };
+    for (figure, told) in [("qemu", run.qemu.is_some()), ("accel", run.accel.is_some())] {
+        if !told {
+            run.reasons.insert(figure.to_owned(), "the caller of `vnic judge` did not say".to_owned());
+        }
+    }
+    let ended = conductor.rows(&mut run, nic);
+    let off = conductor.power_off();
+    // What broke the run explains a failing power-off too.
+    Ok((run, ended.and(off)))
+}
+
+impl Conductor<'_> {
+    fn rows(&mut self, run: &mut Run, nic: NicState) -> Result<()> {
+        let mut ended = Ok(());
+        for row in &self.plan.rows {
+            let expected = row.expected(self.csum_offered);
+            let method = match &ended {
+                Ok(()) => match self.transfer(row) {
+                    Ok(Outcome::Done(transfer)) => {
+                        run.file.filesystem.clone_from(&transfer.filesystem);
+                        row::judged(row, expected, &transfer)
+                    }
+                    Ok(Outcome::Failed(error)) => row::failed(row, expected, nic, &error),
+                    // What this kernel lacks cannot be expected of it.
+                    Ok(Outcome::Unsupported(why)) => row::failed(row, None, nic, &why),
+                    Err(error) => {
+                        let method = row::failed(row, expected, nic, &format!("{error:#}"));
+                        ended = Err(error.context(format!("the run ended in row {row}")));
+                        method
+                    }
+                },
+                Err(error) => row::failed(row, expected, nic, &format!("not run: {error:#}")),
+            };
+            self.progress.finished(&method);
+            run.methods.push(method);
+        }
+        ended
+    }
+
+    fn transfer(&mut self, row: &Row) -> Result<Outcome> {
+        let bytes = self.plan.bytes;
+        self.progress.started(row);
+        self.port.send(&Request::Transfer(TransferSpec {
+            method: row.method.clone(),
+            bytes,
+            offset: 0,
+            chunk: self.plan.chunk,
+            filesystem: self.plan.filesystem.clone(),
+            to: self.plan.to,
+            nic: row.nic,
+        }))?;
+        let begin = match self.wait("the guest to prepare the transfer")? {
+            Event::TransferBegin { flow, nic, pages, sha256, filesystem } => {
+                self.control
+                    .order(&protocol::Request::WatchFlow { flow, pages: pages.clone() })
+                    .context("the device cannot watch the transfer")?;
+                row::Begin { nic, pages, sha256, filesystem }
+            }
+            Event::Failed { error } => return Ok(Outcome::Failed(error)),
+            Event::Unsupported { why } => return Ok(Outcome::Unsupported(why)),
+            other => return Err(port::out_of_turn("preparing a transfer", &other)),
+        };
+        self.port.send(&Request::Go)?;
+        let end = self.wait("the transfer to end");
+        let books = self.control.end_watch().context("the device gives no books of the transfer")?;
+        match end? {
+            Event::TransferEnd { bytes_sent, seconds, receipt, pages, books: guest } => {
+                let end = row::End { bytes_sent, seconds, receipt, pages, books: guest };
+                Ok(Outcome::Done(Box::new(Transfer::new(bytes, begin, end, books))))
+            }
+            Event::Failed { error } => Ok(Outcome::Failed(error)),
+            other => Err(port::out_of_turn("a transfer", &other)),
+        }
+    }
+
+    /// Waits for the agent, and shows meanwhile what the device sent.
+    fn wait(&mut self, what: &'static str) -> Result<Event> {
+        let Conductor { port, control, progress, plan, .. } = self;
+        let shows_bytes = progress.shows_bytes();
+        let wait = Wait { what, limit: patience_for(plan.bytes) };
+        port.wait(&wait, &mut || progress.tick(if shows_bytes { transmitted(control) } else { None }))
+    }
+
+    fn power_off(&mut self) -> Result<()> {
+        self.progress.say("powering the guest off");
+        self.port.send(&Request::PowerOff)?;
+        // An agent that was left waiting for `Go` takes the first request as a wrong answer, and says so.
+        self.port.wait_closed(&Wait { what: "the guest to power off", limit: PATIENCE }, &Request::PowerOff)
+    }
+}
+
+/// Bytes the device's transmit queues have sent so far. A figure for the progress bar only: no answer is no news.
+fn transmitted(control: &mut Client) -> Option<u64> {
+    let status = control.status().ok()?;
+    let transmitqs = status.queues.iter().filter(|queue| queue.queue.starts_with("transmitq"));
+    Some(transmitqs.filter_map(|queue| queue.counters.get("bytes")).sum())
+}
+
+/// How a transfer went.
+enum Outcome {
+    Done(Box<Transfer>),
+    Failed(String),
+    Unsupported(String),
+}

@@ -1,0 +1,269 @@
+//! One row of the record, out of what the guest and the device said.
+
+use std::collections::BTreeMap;
+
+use vnic::observe::protocol::FlowBooks;
+use vnic::record::row::Row;
+use vnic::record::run::{ContextSwitches, DeviceBooks, GuestBooks, MemoryBooks, Method, NicState, Verdict};
+use vnic::record::verdict::{self, Circumstances};
+use vnic::record::wire::{Books, PAGE_SIZE, PageRun, Receipt};
+
+/// Pages of the largest file that is compared (16 GiB).
+const MAX_PAGES: usize = 4 << 20;
+
+/// What the agent said before it sent.
+#[derive(Debug)]
+pub(super) struct Begin {
+    pub(super) nic: NicState,
+    pub(super) pages: Vec<PageRun>,
+    pub(super) sha256: String,
+    pub(super) filesystem: String,
+}
+
+/// What it said afterwards.
+#[derive(Debug)]
+pub(super) struct End {
+    pub(super) bytes_sent: u64,
+    pub(super) seconds: f64,
+    pub(super) receipt: Receipt,
+    pub(super) pages: Vec<PageRun>,
+    pub(super) books: Books,
+}
+
+/// A transfer that came to its end.
+#[derive(Debug)]
+pub(super) struct Transfer {
+    pub(super) filesystem: String,
+    nic: NicState,
+    bytes_sent: u64,
+    sha256_ok: bool,
+    seconds: f64,
+    guest: Books,
+    device: FlowBooks,
+    pages_moved: u64,
+}
+
+impl Transfer {
+    /// Joins what both sides said of a transfer of `bytes`.
+    pub(super) fn new(bytes: u64, begin: Begin, end: End, device: FlowBooks) -> Self {
+        // The receiver must have got all that was asked for, not only all that was sent.
+        let sha256_ok = end.receipt.sha256.eq_ignore_ascii_case(&begin.sha256) && end.receipt.bytes == bytes;
+        Transfer {
+            filesystem: begin.filesystem,
+            nic: begin.nic,
+            bytes_sent: end.bytes_sent,
+            sha256_ok,
+            seconds: end.seconds,
+            guest: end.books,
+            device,
+            pages_moved: moved(&begin.pages, &end.pages),
+        }
+    }
+}
+
+/// Pages that are elsewhere in `after` than in `before`, or gone.
+fn moved(before: &[PageRun], after: &[PageRun]) -> u64 {
+    // The agent's figures are not taken on trust: no overflow, no more pages than the largest file has.
+    let place = |runs: &[PageRun]| -> BTreeMap<u64, u64> {
+        runs.iter()
+            .flat_map(|run| {
+                let frame = run.gpa / PAGE_SIZE;
+                (0..run.count).map(move |at| (run.page.wrapping_add(at), frame.wrapping_add(at)))
+            })
+            .take(MAX_PAGES)
+            .collect()
+    };
+    if before == after {
+        return 0;
+    }
+    let after = place(after);
+    place(before).iter().filter(|(page, frame)| after.get(page) != Some(frame)).count() as u64
+}
+
+/// The row of a transfer that ended.
+pub(super) fn judged(row: &Row, expected: Option<Verdict>, transfer: &Transfer) -> Method {
+    let mut method = Method {
+        method: row.name.clone(),
+        nic: transfer.nic,
+        bytes_sent: Some(transfer.bytes_sent),
+        sha256_ok: Some(transfer.sha256_ok),
+        seconds: Some(transfer.seconds),
+        guest: guest_books(&transfer.guest),
+        device: transfer.device.device.clone(),
+        memory: MemoryBooks::default(),
+        cpu_copies: None,
+        dma_copies: None,
+        verdict: None,
+        why: String::new(),
+        expected,
+        reasons: transfer.guest.reasons.iter().map(|(name, why)| (format!("guest.{name}"), why.clone())).collect(),
+    };
+    let circumstances = Circumstances {
+        misplaced_bytes: transfer.device.misplaced_bytes,
+        unparsed_frames: transfer.device.unparsed_frames,
+        pages_moved: transfer.pages_moved,
+    };
+    verdict::judge(&mut method, circumstances);
+    if let Some(refusal) = refused_wish(row, transfer.nic) {
+        method.verdict = None;
+        method.reasons.insert("verdict".to_owned(), refusal.clone());
+        method.why = refusal;
+    }
+    explain_nulls(&mut method, "it was not measured");
+    method
+}
+
+/// The row that was asked for is another than the one that ran.
+fn refused_wish(row: &Row, nic: NicState) -> Option<String> {
+    let switches = [("scatter-gather", row.nic.sg, nic.sg), ("transmit checksum", row.nic.csum, nic.csum)];
+    switches.into_iter().find_map(|(name, wish, is)| {
+        let wish = wish.filter(|wish| *wish != is)?;
+        Some(format!("the guest's NIC kept {name} {}, though the row wants it {}", on(is), on(wish)))
+    })
+}
+
+fn on(is: bool) -> &'static str {
+    if is { "on" } else { "off" }
+}
+
+/// The row of a transfer that did not come to its end.
+pub(super) fn failed(row: &Row, expected: Option<Verdict>, nic: NicState, why: &str) -> Method {
+    let mut method = Method {
+        method: row.name.clone(),
+        nic,
+        bytes_sent: None,
+        sha256_ok: None,
+        seconds: None,
+        guest: GuestBooks::default(),
+        device: DeviceBooks::default(),
+        memory: MemoryBooks::default(),
+        cpu_copies: None,
+        dma_copies: None,
+        verdict: None,
+        why: why.to_owned(),
+        expected,
+        reasons: BTreeMap::new(),
+    };
+    explain_nulls(&mut method, why);
+    method
+}
+
+fn guest_books(books: &Books) -> GuestBooks {
+    GuestBooks {
+        syscalls: books.syscalls,
+        mode_switches: books.mode_switches,
+        page_faults: books.page_faults,
+        context_switches: ContextSwitches {
+            voluntary: books.voluntary_switches,
+            involuntary: books.involuntary_switches,
+        },
+        copied_bytes: books.copied_bytes.clone(),
+        claims: books.claims.clone(),
+        user_us: books.user_us,
+        system_us: books.system_us,
+    }
+}
+
+/// Gives every figure that is `null` a reason; those that have one keep it.
+fn explain_nulls(method: &mut Method, why: &str) {
+    // The agent's names for two figures are not the record's.
+    for (said, path) in [
+        ("guest.voluntary_switches", "guest.context_switches.voluntary"),
+        ("guest.involuntary_switches", "guest.context_switches.involuntary"),
+    ] {
+        if let Some(reason) = method.reasons.remove(said) {
+            method.reasons.insert(path.to_owned(), reason);
+        }
+    }
+    let scan = "the guest's memory was not scanned";
+    let (guest, device) = (&method.guest, &method.device);
+    let figures = [
+        ("bytes_sent", method.bytes_sent.is_none(), why),
+        ("sha256_ok", method.sha256_ok.is_none(), why),
+        ("seconds", method.seconds.is_none(), why),
+        ("cpu_copies", method.cpu_copies.is_none(), why),
+        ("dma_copies", method.dma_copies.is_none(), why),
+        ("verdict", method.verdict.is_none(), why),
+        ("guest.syscalls", guest.syscalls.is_none(), why),
+        ("guest.mode_switches", guest.mode_switches.is_none(), why),
+        ("guest.page_faults", guest.page_faults.is_none(), why),
+        ("guest.context_switches.voluntary", guest.context_switches.voluntary.is_none(), why),
+        ("guest.context_switches.involuntary", guest.context_switches.involuntary.is_none(), why),
+        ("guest.user_us", guest.user_us.is_none(), why),
+        ("guest.system_us", guest.system_us.is_none(), why),
+        ("device.chains", device.chains.is_none(), why),
+        ("device.descriptors", device.descriptors.is_none(), why),
+        ("device.payload_bytes", device.payload_bytes.is_none(), why),
+        ("device.retransmitted_bytes", device.retransmitted_bytes.is_none(), why),
+        ("device.from_page_cache_bytes", device.from_page_cache_bytes.is_none(), why),
+        ("device.from_elsewhere_bytes", device.from_elsewhere_bytes.is_none(), why),
+        ("device.dma_read_bytes", device.dma_read_bytes.is_none(), why),
+        ("device.device_copied_bytes", device.device_copied_bytes.is_none(), why),
+        ("memory.physical_instances", method.memory.physical_instances.is_none(), scan),
+    ];
+    let mut missing: Vec<(String, &str)> =
+        figures.into_iter().filter(|(_, null, _)| *null).map(|(path, _, why)| (path.to_owned(), why)).collect();
+    for (function, bytes) in &guest.copied_bytes {
+        if bytes.is_none() {
+            missing.push((format!("guest.copied_bytes.{function}"), why));
+        }
+    }
+    for (path, why) in missing {
+        method.reasons.entry(path).or_insert_with(|| why.to_owned());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(page: u64, gpa: u64, count: u64) -> PageRun {
+        PageRun { page, gpa, count }
+    }
+
+    #[test]
+    fn pages_are_compared_page_by_page_not_run_by_run() {
+        let whole = [run(0, 0x1000, 4)];
+        assert_eq!(moved(&whole, &[run(0, 0x1000, 2), run(2, 0x3000, 2)]), 0);
+        assert_eq!(moved(&whole, &[run(0, 0x1000, 3), run(3, 0x9000, 1)]), 1);
+        assert_eq!(moved(&whole, &[]), 4);
+    }
+
+    #[test]
+    fn every_null_of_a_failed_row_has_its_reason() {
+        let row = Row::parse("splice").unwrap();
+        let method = failed(&row, Some(Verdict::ZeroCopy), NicState::default(), "the guest has no splice");
+        let value = serde_json::to_value(&method).unwrap();
+        let mut nulls = Vec::new();
+        collect_nulls(&value, String::new(), &mut nulls);
+        assert!(nulls.len() > 20, "{nulls:?}");
+        for path in nulls {
+            assert!(method.reasons.contains_key(&path), "{path} is null without a reason");
+        }
+        assert_eq!(method.reasons["memory.physical_instances"], "the guest's memory was not scanned");
+    }
+
+    fn collect_nulls(value: &serde_json::Value, path: String, nulls: &mut Vec<String>) {
+        match value {
+            serde_json::Value::Null => nulls.push(path),
+            serde_json::Value::Object(fields) => {
+                for (name, value) in fields {
+                    let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                    collect_nulls(value, path, nulls);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn a_nic_that_keeps_what_the_row_takes_away_gets_no_verdict() {
+        let row = Row::parse("sendfile-no-sg").unwrap();
+        let nic = NicState { sg: true, csum: true, tso: true };
+        assert_eq!(
+            refused_wish(&row, nic).unwrap(),
+            "the guest's NIC kept scatter-gather on, though the row wants it off"
+        );
+        assert_eq!(refused_wish(&row, NicState { sg: false, ..nic }), None);
+    }
+}

@@ -1,0 +1,48 @@
+//! What people and programs read: the only place that writes to standard output.
+//!
+//! Text on a terminal has colour; anywhere else it has none. `--json` is one document, or one object per line for
+//! streams.
+
+use std::fmt;
+use std::io::{self, BufWriter, StdoutLock, Write};
+
+use anstream::AutoStream;
+use anyhow::Result;
+use serde::Serialize;
+
+pub(crate) mod doctor;
+mod figures;
+pub(crate) mod html;
+mod notation;
+pub(crate) mod report;
+pub(crate) mod rings;
+pub(crate) mod status;
+mod style;
+mod table;
+pub(crate) mod trace;
+pub(crate) mod watch;
+
+/// Standard output with colour where it is a terminal.
+fn out() -> BufWriter<AutoStream<StdoutLock<'static>>> {
+    BufWriter::new(AutoStream::auto(io::stdout()).lock())
+}
+
+/// One JSON document.
+pub(crate) fn json(document: &impl Serialize) -> Result<()> {
+    let mut text = serde_json::to_string_pretty(document)?;
+    text.push('\n');
+    put(&text)
+}
+
+/// One sentence.
+pub(crate) fn sentence(text: &str) -> Result<()> {
+    put(format!("{text}\n"))
+}
+
+/// Text as it is.
+pub(crate) fn put(text: impl fmt::Display) -> Result<()> {
+    let mut out = out();
+    write!(out, "{text}")?;
+    out.flush()?;
+    Ok(())
+}

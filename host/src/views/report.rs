@@ -1,0 +1,134 @@
+//! `vnic report`: the table of a run.
+
+use std::fmt::{self, Write};
+
+use anyhow::Result;
+use vnic::record::run::{Method, Run, Verdict};
+
+use super::figures;
+use super::style::{BAD, DIM, GOOD, HEAD, PLAIN, WARN};
+use super::table::{Align, Cell, Table};
+
+/// Stands for a figure that could not be measured.
+const NULL: &str = "–";
+
+/// The columns that can be `null`: head, the figure's path in the record, and how it is shown.
+type Column = (&'static str, &'static str, fn(&Method) -> Option<String>);
+
+/// Figures between `nic` and `sha256`.
+pub(super) const FIGURES: &[Column] = &[
+    ("chains", "device.chains", |m| m.device.chains.map(figures::count)),
+    ("descriptors", "device.descriptors", |m| m.device.descriptors.map(figures::count)),
+    ("bytes sent", "bytes_sent", |m| m.bytes_sent.map(figures::bytes)),
+    ("from page cache", "device.from_page_cache_bytes", |m| share(m, m.device.from_page_cache_bytes)),
+    ("elsewhere", "device.from_elsewhere_bytes", |m| share(m, m.device.from_elsewhere_bytes)),
+];
+
+fn share(method: &Method, part: Option<u64>) -> Option<String> {
+    figures::percent(part?, method.device.payload_bytes?)
+}
+
+/// `ok`, `WRONG`, or nothing.
+pub(super) fn digest(method: &Method) -> Option<&'static str> {
+    method.sha256_ok.map(|ok| if ok { "ok" } else { "WRONG" })
+}
+
+/// Why a figure of a row is missing.
+pub(super) fn reason<'a>(method: &'a Method, path: &str) -> &'a str {
+    // A share is missing when its whole is.
+    let keys = [path, "device.payload_bytes"];
+    keys.iter()
+        .find_map(|key| method.reasons.get(*key))
+        .or_else(|| method.reasons.get("verdict"))
+        .map_or("the record gives no reason", String::as_str)
+}
+
+/// Missing figures of a row, as (column heads, reason), the same reason once.
+pub(super) fn missing(method: &Method) -> Vec<(String, &str)> {
+    let mut found: Vec<(String, &str)> = Vec::new();
+    let mut note = |head: &str, path: &str| {
+        let reason = reason(method, path);
+        match found.iter_mut().find(|(_, known)| *known == reason) {
+            Some((heads, _)) => {
+                heads.push_str(", ");
+                heads.push_str(head);
+            }
+            None => found.push((head.to_owned(), reason)),
+        }
+    };
+    for (head, path, show) in FIGURES {
+        if show(method).is_none() {
+            note(head, path);
+        }
+    }
+    if method.sha256_ok.is_none() {
+        note("sha256", "sha256_ok");
+    }
+    if method.verdict.is_none() {
+        note("verdict", "verdict");
+    }
+    found
+}
+
+/// The table, what is missing and why, and what is not as expected.
+pub(crate) fn show(run: &Run, surprises: &[String]) -> Result<()> {
+    super::put(text(run, surprises)?)
+}
+
+fn text(run: &Run, surprises: &[String]) -> Result<String, fmt::Error> {
+    let mut text = String::new();
+    let out = &mut text;
+    writeln!(out, "{}\n", about(run))?;
+    write!(out, "{}", table(run))?;
+    for method in &run.methods {
+        for (heads, reason) in missing(method) {
+            writeln!(out, "{DIM}{NULL} {}: {heads}: {reason}{DIM:#}", method.method)?;
+        }
+    }
+    writeln!(out)?;
+    if surprises.is_empty() {
+        writeln!(out, "{GOOD}Every digest matches and every verdict is the expected one.{GOOD:#}")?;
+    } else {
+        writeln!(out, "{HEAD}Not as expected:{HEAD:#}")?;
+        for surprise in surprises {
+            writeln!(out, "  {BAD}{surprise}{BAD:#}")?;
+        }
+    }
+    Ok(text)
+}
+
+/// What ran, in a line.
+pub(super) fn about(run: &Run) -> String {
+    format!(
+        "Linux {} under QEMU {} ({}), a file of {} on {}",
+        run.kernel,
+        run.qemu.as_deref().unwrap_or("of unknown version"),
+        run.accel.as_deref().unwrap_or("accelerator not told"),
+        figures::bytes(run.file.bytes),
+        run.file.filesystem
+    )
+}
+
+fn table(run: &Run) -> Table {
+    let mut columns = vec![("method", Align::Left), ("nic", Align::Left)];
+    columns.extend(FIGURES.iter().map(|(head, _, _)| (*head, Align::Right)));
+    columns.extend([("sha256", Align::Left), ("verdict", Align::Left)]);
+    let mut table = Table::new(&columns);
+    for method in &run.methods {
+        let mut cells: Vec<Cell> = vec![method.method.clone().into(), method.nic.to_string().into()];
+        for (_, _, show) in FIGURES {
+            cells.push(show(method).unwrap_or_else(|| NULL.to_owned()).into());
+        }
+        let style = if method.sha256_ok == Some(false) { BAD } else { PLAIN };
+        cells.push(Cell::styled(digest(method).unwrap_or(NULL), style));
+        let style = match (method.verdict, method.expected) {
+            (Some(Verdict::ZeroCopy), Some(Verdict::ZeroCopy)) => GOOD,
+            (verdict, Some(_)) if verdict != method.expected => BAD,
+            (Some(Verdict::Mixed | Verdict::WitnessesDisagree), _) => WARN,
+            _ => PLAIN,
+        };
+        cells.push(Cell::styled(method.verdict.map_or_else(|| NULL.to_owned(), |v| v.to_string()), style));
+        table.row(cells);
+    }
+    table
+}

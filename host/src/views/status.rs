@@ -1,0 +1,152 @@
+//! `vnic status` for people.
+
+use std::fmt::{self, Write};
+use std::path::Path;
+
+use anyhow::Result;
+use vnic::observe::protocol::{QueueStatus, Status};
+
+use super::figures;
+use super::style::{self, BAD, DIM, GOOD, HEAD, WARN};
+use super::table::{Align, Cell, Table};
+
+/// The counters that have a column; the others are named where they are not zero.
+const COLUMNS: &[&str] = &["chains", "descriptors", "bytes", "kicks", "calls", "drops", "errors"];
+
+/// Everything, in aligned blocks.
+pub(crate) fn show(status: &Status, control: &Path) -> Result<()> {
+    super::put(text(status, control)?)
+}
+
+fn text(status: &Status, control: &Path) -> Result<String, fmt::Error> {
+    let mut text = String::new();
+    let out = &mut text;
+    let label = |name: &str| format!("{HEAD}{name:<10}{HEAD:#}");
+    writeln!(
+        out,
+        "{}{}  {DIM}(process {}, link {}, control {}){DIM:#}",
+        label("device"),
+        status.socket,
+        status.pid,
+        status.link,
+        control.display()
+    )?;
+    let (style, state) = if status.connected { (GOOD, "connected") } else { (WARN, "no front-end") };
+    writeln!(out, "{}{style}{state}{style:#}, {}", label("session"), served(status))?;
+    if let Some(error) = &status.last_error {
+        writeln!(out, "{}{BAD}{error}{BAD:#}", label(""))?;
+    }
+    let features = &status.features;
+    let refused: Vec<&str> =
+        features.offered.iter().filter(|name| !features.negotiated.contains(name)).map(String::as_str).collect();
+    writeln!(out, "{}negotiated  {}", label("features"), or_none(&features.negotiated.join(" ")))?;
+    if !features.negotiated.is_empty() && !refused.is_empty() {
+        writeln!(out, "{}{DIM}not taken   {}{DIM:#}", label(""), refused.join(" "))?;
+    } else if features.negotiated.is_empty() {
+        writeln!(out, "{}{DIM}offered     {}{DIM:#}", label(""), or_none(&refused.join(" ")))?;
+    }
+    if !features.withheld.is_empty() {
+        writeln!(out, "{}{WARN}withheld    {}{WARN:#}", label(""), features.withheld.join(" "))?;
+    }
+    if !status.protocol_features.is_empty() {
+        writeln!(out, "{}{}", label("protocol"), status.protocol_features.join(" "))?;
+    }
+    for (at, region) in status.regions.iter().enumerate() {
+        writeln!(
+            out,
+            "{}{:#014x}  {:>9}  {DIM}front-end {:#x}, file offset {:#x}{DIM:#}",
+            label(if at == 0 { "memory" } else { "" }),
+            region.gpa,
+            figures::bytes(region.size),
+            region.user_addr,
+            region.offset
+        )?;
+    }
+    queues(out, &status.queues)?;
+    let counted: Vec<String> = nonzero(status.link_counters.iter(), |_| true);
+    if !counted.is_empty() {
+        writeln!(out, "\n{}{}", label("link"), counted.join("  "))?;
+    }
+    Ok(text)
+}
+
+fn served(status: &Status) -> String {
+    match (status.sessions, status.connected) {
+        (0, _) => "none served yet".to_owned(),
+        (1, true) => "the first".to_owned(),
+        (count, true) => format!("the {count}{} so far", ordinal(count)),
+        (count, false) => format!("{count} served so far"),
+    }
+}
+
+fn ordinal(count: u64) -> &'static str {
+    match (count % 10, count % 100) {
+        (_, 11..=13) => "th",
+        (1, _) => "st",
+        (2, _) => "nd",
+        (3, _) => "rd",
+        _ => "th",
+    }
+}
+
+fn or_none(text: &str) -> &str {
+    if text.is_empty() { "none yet" } else { text }
+}
+
+fn nonzero<'a>(counters: impl Iterator<Item = (&'a String, &'a u64)>, wanted: impl Fn(&str) -> bool) -> Vec<String> {
+    counters
+        .filter(|(name, count)| **count > 0 && wanted(name))
+        .map(|(name, count)| format!("{name} {}", figures::count(*count)))
+        .collect()
+}
+
+fn queues(out: &mut String, queues: &[QueueStatus]) -> fmt::Result {
+    if queues.is_empty() {
+        return Ok(());
+    }
+    let mut columns = vec![("queue", Align::Left), ("state", Align::Left), ("size", Align::Right)];
+    columns.extend(COLUMNS.iter().map(|name| (*name, Align::Right)));
+    let mut table = Table::new(&columns);
+    for queue in queues {
+        let mut cells: Vec<Cell> = vec![
+            queue.queue.clone().into(),
+            Cell::styled(queue.state.clone(), style::of_state(&queue.state)),
+            queue.size.to_string().into(),
+        ];
+        for name in COLUMNS {
+            cells.push(match queue.counters.get(*name) {
+                Some(count) if *count > 0 && matches!(*name, "drops" | "errors") => {
+                    Cell::styled(figures::count(*count), BAD)
+                }
+                Some(count) => figures::count(*count).into(),
+                None => "–".into(),
+            });
+        }
+        table.row(cells);
+    }
+    write!(out, "\n{table}")?;
+    for queue in queues {
+        if let Some(error) = &queue.error {
+            writeln!(out, "{BAD}{}: {error}{BAD:#}", queue.queue)?;
+        }
+        let others = nonzero(queue.counters.iter(), |name| !COLUMNS.contains(&name));
+        if !others.is_empty() {
+            writeln!(out, "{DIM}{}: {}{DIM:#}", queue.queue, others.join(", "))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ordinal;
+
+    #[test]
+    fn ordinals() {
+        for (count, ending) in
+            [(1, "st"), (2, "nd"), (3, "rd"), (4, "th"), (11, "th"), (12, "th"), (21, "st"), (113, "th")]
+        {
+            assert_eq!(ordinal(count), ending, "{count}");
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! A device for tests: a control socket that speaks the protocol, and answers what the test says.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use vnic::observe::protocol::{
+    BufferSnapshot, ChainEvent, ChainSnapshot, FeatureSets, FlowBooks, QueueStatus, RegionStatus, Reply, Request,
+    RingSnapshot, Status, TraceEvent,
+};
+
+/// What the device is like.
+#[derive(Debug, Clone)]
+pub(crate) struct Script {
+    pub(crate) status: Status,
+    pub(crate) rings: Vec<RingSnapshot>,
+    /// After these the connection is closed.
+    pub(crate) events: Vec<TraceEvent>,
+    pub(crate) books: Vec<FlowBooks>,
+}
+
+/// A running device. Its threads end with the test's process.
+pub(crate) struct Device {
+    pub(crate) path: PathBuf,
+    /// What it was asked.
+    pub(crate) asked: Arc<Mutex<Vec<Request>>>,
+}
+
+impl Device {
+    pub(crate) fn start(path: &Path, script: Script) -> Self {
+        let listener = UnixListener::bind(path).unwrap();
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let device = Device { path: path.to_owned(), asked: asked.clone() };
+        let books = Arc::new(Mutex::new(script.books.clone().into_iter()));
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (script, asked, books) = (script.clone(), asked.clone(), books.clone());
+                thread::spawn(move || serve(stream.unwrap(), &script, &asked, &books));
+            }
+        });
+        device
+    }
+
+    pub(crate) fn control(&self) -> &str {
+        self.path.to_str().unwrap()
+    }
+}
+
+type Books = Mutex<std::vec::IntoIter<FlowBooks>>;
+
+fn serve(stream: UnixStream, script: &Script, asked: &Mutex<Vec<Request>>, books: &Books) {
+    let mut writer = stream.try_clone().unwrap();
+    for line in BufReader::new(stream).lines() {
+        let Ok(line) = line else { return };
+        let request: Request = serde_json::from_str(&line).unwrap();
+        asked.lock().unwrap().push(request.clone());
+        let known = |queue: &str| script.status.queues.iter().any(|status| status.queue == queue);
+        let refuse = |queue: &str| Reply::Error { message: format!("there is no queue `{queue}`") };
+        let reply = match &request {
+            Request::Status => Reply::Status(Box::new(script.status.clone())),
+            Request::Rings { queue: Some(queue) } if !known(queue) => refuse(queue),
+            Request::Rings { queue } => Reply::Rings {
+                rings: script
+                    .rings
+                    .iter()
+                    .filter(|ring| queue.as_ref().is_none_or(|queue| *queue == ring.queue))
+                    .cloned()
+                    .collect(),
+            },
+            Request::Hold { queue } | Request::Release { queue } if !known(queue) => refuse(queue),
+            Request::Trace | Request::Hold { .. } | Request::Release { .. } | Request::WatchFlow { .. } => Reply::Done,
+            Request::EndWatch => match books.lock().unwrap().next() {
+                Some(books) => Reply::FlowBooks(books),
+                None => Reply::Error { message: "no flow is watched".to_owned() },
+            },
+        };
+        if say(&mut writer, &reply).is_err() {
+            return;
+        }
+        if request == Request::Trace {
+            for event in &script.events {
+                if say(&mut writer, event).is_err() {
+                    return;
+                }
+            }
+            return;
+        }
+    }
+}
+
+fn say(writer: &mut UnixStream, words: &impl serde::Serialize) -> std::io::Result<()> {
+    let mut line = serde_json::to_vec(words).unwrap();
+    line.push(b'\n');
+    writer.write_all(&line)
+}
+
+fn names(list: &[&str]) -> Vec<String> {
+    list.iter().map(|name| (*name).to_owned()).collect()
+}
+
+fn queue(name: &str, chains: u64) -> QueueStatus {
+    QueueStatus {
+        queue: name.to_owned(),
+        state: "running".to_owned(),
+        error: None,
+        size: 256,
+        counters: [("chains", chains), ("descriptors", 3 * chains), ("bytes", 65160 * chains), ("drops", 0)]
+            .map(|(name, count)| (name.to_owned(), count))
+            .into(),
+    }
+}
+
+fn readable(addr: u64, len: u32, file_page: Option<u64>) -> BufferSnapshot {
+    BufferSnapshot { writable: false, addr, len, file_page }
+}
+
+/// A device with a guest at work.
+pub(crate) fn busy() -> Script {
+    let ring = |queue: &str, chains: Vec<ChainSnapshot>| RingSnapshot {
+        queue: queue.to_owned(),
+        format: "split".to_owned(),
+        size: 256,
+        avail_idx: 5 + chains.len() as u16,
+        used_idx: 5,
+        in_flight: chains.len() as u16,
+        consistent: true,
+        chains,
+        faults: Vec::new(),
+    };
+    let chain = ChainSnapshot {
+        slot: 5,
+        head: 12,
+        indirect: false,
+        buffers: vec![
+            readable(0x1f000, 78, None),
+            readable(0x20000, 4096, Some(17)),
+            readable(0x21000, 3144, Some(18)),
+        ],
+        fault: None,
+    };
+    Script {
+        status: Status {
+            socket: "/run/vnic.sock".to_owned(),
+            pid: 4711,
+            link: "peer".to_owned(),
+            connected: true,
+            sessions: 2,
+            last_error: None,
+            features: FeatureSets {
+                offered: names(&["csum", "host_tso4", "event_idx"]),
+                withheld: Vec::new(),
+                negotiated: names(&["csum", "event_idx"]),
+            },
+            protocol_features: names(&["mq", "reply_ack"]),
+            regions: vec![RegionStatus { gpa: 0, size: 512 << 20, user_addr: 0x7f00_0000_0000, offset: 0 }],
+            queues: vec![queue("receiveq0", 40), queue("transmitq0", 1234)],
+            link_counters: [("tx_frames".to_owned(), 1234)].into(),
+        },
+        rings: vec![ring("receiveq0", Vec::new()), ring("transmitq0", vec![chain])],
+        events: vec![
+            TraceEvent::Chain(ChainEvent {
+                at_ns: 1_500_000_000,
+                queue: "transmitq0".to_owned(),
+                head: 12,
+                idx: 5,
+                indirect: false,
+                buffers: vec![readable(0x1f000, 78, None), readable(0x20000, 4096, Some(17))],
+                descriptors: 2,
+                written: 0,
+                summary: "10.0.2.15:40000 > 10.0.2.2:9000 tcp seq 1 len 4096".to_owned(),
+            }),
+            TraceEvent::Lost { queue: "transmitq0".to_owned(), events: 7 },
+        ],
+        books: Vec::new(),
+    }
+}

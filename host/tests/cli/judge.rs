@@ -1,0 +1,265 @@
+//! `vnic judge`: the conversation with a guest and a device, and the record it leaves.
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+use vnic::observe::protocol::{self, FlowBooks};
+use vnic::record::run::DeviceBooks;
+use vnic::record::wire::Request;
+
+use crate::device::{self, Device};
+use crate::guest::{self, Manner};
+use crate::util::{Outcome, Scratch};
+
+const BYTES: u64 = 16384;
+
+fn books(cached: u64) -> FlowBooks {
+    FlowBooks {
+        device: DeviceBooks {
+            chains: Some(2),
+            descriptors: Some(6),
+            payload_bytes: Some(BYTES),
+            retransmitted_bytes: Some(0),
+            from_page_cache_bytes: Some(cached),
+            from_elsewhere_bytes: Some(BYTES - cached),
+            dma_read_bytes: Some(BYTES),
+            device_copied_bytes: Some(0),
+        },
+        ..FlowBooks::default()
+    }
+}
+
+struct Run {
+    outcome: Outcome,
+    /// What the guest was asked.
+    guest: Vec<Request>,
+    /// What the device was asked.
+    device: Vec<protocol::Request>,
+    output: PathBuf,
+}
+
+impl Run {
+    fn record(&self) -> Value {
+        serde_json::from_str(&std::fs::read_to_string(&self.output).unwrap()).unwrap()
+    }
+}
+
+/// Runs `transfer` in a guest of this manner; the device has these books for one watched flow after the other.
+fn run(scratch: &Scratch, manner: Manner, transfer: &str, books: Vec<FlowBooks>, withheld: &[&str]) -> Run {
+    let mut script = device::busy();
+    script.books = books;
+    script.status.features.withheld = withheld.iter().map(|name| (*name).to_owned()).collect();
+    let device = Device::start(&scratch.path("control"), script);
+    let record = scratch.path("record");
+    let guest = guest::start(&record, manner);
+    let output = scratch.path("run.json");
+    let bytes = BYTES.to_string();
+    let outcome = scratch.run(&[
+        "judge",
+        "--record",
+        record.to_str().unwrap(),
+        "--control",
+        device.control(),
+        "--output",
+        output.to_str().unwrap(),
+        "--transfer",
+        transfer,
+        "--bytes",
+        &bytes,
+        "--chunk",
+        "4096",
+        "--kernel-accel",
+        "tcg",
+    ]);
+    let device = device.asked.lock().unwrap().clone();
+    Run { outcome, guest: guest.join().unwrap(), device, output }
+}
+
+#[test]
+fn the_device_watches_before_the_guest_may_go() {
+    let scratch = Scratch::new();
+    let run = run(&scratch, Manner::Right, "sendfile", vec![books(BYTES)], &[]);
+    assert_eq!(run.outcome.code, Some(0), "{:?}", run.outcome);
+    let [Request::Transfer(spec), Request::Go, Request::PowerOff] = &run.guest[..] else {
+        panic!("{:?}", run.guest);
+    };
+    assert_eq!((spec.method.as_str(), spec.bytes, spec.chunk, spec.offset), ("sendfile", BYTES, 4096, 0));
+    assert_eq!((spec.filesystem.as_str(), spec.to.to_string().as_str()), ("tmpfs", "10.0.2.2:9000"));
+    let [protocol::Request::Status, protocol::Request::WatchFlow { flow, pages }, protocol::Request::EndWatch] =
+        &run.device[..]
+    else {
+        panic!("{:?}", run.device);
+    };
+    assert_eq!((flow.local.to_string().as_str(), pages.len()), ("10.0.2.15:40000", 1));
+}
+
+#[test]
+fn the_record_holds_every_figure_or_its_reason() {
+    let scratch = Scratch::new();
+    let run = run(&scratch, Manner::Right, "sendfile", vec![books(BYTES)], &[]);
+    let record = run.record();
+    assert_eq!(record["kernel"], "6.1.0-test");
+    assert_eq!(record["accel"], "tcg");
+    assert_eq!(record["qemu"], Value::Null);
+    assert!(record["reasons"]["qemu"].is_string(), "{record}");
+    assert_eq!(record["file"], json!({"bytes": BYTES, "filesystem": "tmpfs"}));
+    let row = &record["methods"][0];
+    assert_eq!(row["method"], "sendfile");
+    assert_eq!(row["nic"], json!({"csum": true, "sg": true, "tso": true}));
+    assert_eq!((&row["bytes_sent"], &row["sha256_ok"]), (&json!(BYTES), &json!(true)));
+    assert_eq!((&row["verdict"], &row["expected"]), (&json!("zero-copy"), &json!("zero-copy")));
+    assert_eq!(row["device"]["from_page_cache_bytes"], BYTES);
+    assert_eq!(row["dma_copies"], 1.0);
+    assert_eq!(row["guest"]["syscalls"], 3);
+    let mut nulls = Vec::new();
+    collect_nulls(row, "", &mut nulls);
+    assert!(nulls.contains(&"cpu_copies".to_owned()), "{nulls:?}");
+    for path in nulls {
+        assert!(row["reasons"][&path].is_string(), "{path} is null without a reason");
+    }
+    assert_eq!(row["reasons"]["guest.page_faults"], "no tracefs");
+}
+
+fn collect_nulls(value: &Value, path: &str, nulls: &mut Vec<String>) {
+    match value {
+        Value::Null => nulls.push(path.to_owned()),
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                collect_nulls(value, &path, nulls);
+            }
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn all_runs_the_textbooks_rows_and_sg_goes_where_the_name_says() {
+    let scratch = Scratch::new();
+    let devices = vec![books(0), books(0), books(BYTES), books(0), books(BYTES)];
+    let run = run(&scratch, Manner::Right, "all", devices, &[]);
+    assert_eq!(run.outcome.code, Some(0), "{:?}", run.outcome);
+    let wishes: Vec<(&str, Option<bool>)> = run
+        .guest
+        .iter()
+        .filter_map(|request| match request {
+            Request::Transfer(spec) => Some((spec.method.as_str(), spec.nic.sg)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(
+        wishes,
+        [("read-write", None), ("mmap-write", None), ("sendfile", None), ("sendfile", Some(false)), ("splice", None)]
+    );
+    let record = run.record();
+    let verdicts: Vec<&Value> = record["methods"].as_array().unwrap().iter().map(|row| &row["verdict"]).collect();
+    assert_eq!(verdicts, ["copied", "copied", "zero-copy", "copied", "zero-copy"]);
+    let lines: Vec<&str> = run.outcome.stderr.lines().collect();
+    assert!(lines.contains(&"[3/5] sendfile: zero-copy in 0.25 s"), "{lines:?}");
+}
+
+#[test]
+fn another_verdict_than_documented_is_broken() {
+    let scratch = Scratch::new();
+    let run = run(&scratch, Manner::Right, "sendfile", vec![books(0)], &[]);
+    assert_eq!(run.outcome.code, Some(1), "{:?}", run.outcome);
+    assert_eq!(run.record()["methods"][0]["verdict"], "copied");
+}
+
+#[test]
+fn a_device_that_withholds_csum_makes_sendfile_copy_as_expected() {
+    let scratch = Scratch::new();
+    let run = run(&scratch, Manner::Right, "sendfile", vec![books(0)], &["csum", "host_tso4"]);
+    assert_eq!(run.outcome.code, Some(0), "{:?}", run.outcome);
+    assert_eq!(run.record()["methods"][0]["expected"], "copied");
+}
+
+#[test]
+fn other_bytes_at_the_receiver_are_broken() {
+    let scratch = Scratch::new();
+    let run = run(&scratch, Manner::WrongDigest, "sendfile", vec![books(BYTES)], &[]);
+    assert_eq!(run.outcome.code, Some(1), "{:?}", run.outcome);
+    assert_eq!(run.record()["methods"][0]["sha256_ok"], false);
+}
+
+#[test]
+fn a_nic_that_keeps_scatter_gather_is_not_taken_for_one_without() {
+    let scratch = Scratch::new();
+    let run = run(&scratch, Manner::KeepsSg, "sendfile-no-sg", vec![books(0)], &[]);
+    assert_eq!(run.outcome.code, Some(1), "{:?}", run.outcome);
+    let row = run.record()["methods"][0].clone();
+    assert_eq!(row["verdict"], Value::Null);
+    assert!(row["reasons"]["verdict"].as_str().unwrap().contains("kept scatter-gather on"), "{row}");
+}
+
+#[test]
+fn a_row_that_fails_says_why_and_the_next_one_runs() {
+    let scratch = Scratch::new();
+    let run = run(&scratch, Manner::Fails, "sendfile,splice", Vec::new(), &[]);
+    assert_eq!(run.outcome.code, Some(1), "{:?}", run.outcome);
+    let record = run.record();
+    for row in 0..2 {
+        let row = &record["methods"][row];
+        assert_eq!(row["verdict"], Value::Null);
+        assert_eq!(row["why"], "no room on the file system");
+        assert_eq!(row["reasons"]["bytes_sent"], "no room on the file system");
+    }
+}
+
+#[test]
+fn a_method_the_kernel_lacks_is_a_row_that_says_so_and_no_failure() {
+    let scratch = Scratch::new();
+    let run = run(&scratch, Manner::Lacks, "splice", Vec::new(), &[]);
+    assert_eq!(run.outcome.code, Some(0), "{:?}", run.outcome);
+    let row = run.record()["methods"][0].clone();
+    assert_eq!((&row["expected"], &row["why"]), (&Value::Null, &json!("this kernel has no such call")));
+}
+
+#[test]
+fn a_guest_that_dies_leaves_a_record_and_exit_2() {
+    let scratch = Scratch::new();
+    let run = run(&scratch, Manner::Dies, "sendfile,splice", vec![books(0)], &[]);
+    assert_eq!(run.outcome.code, Some(2), "{:?}", run.outcome);
+    assert!(run.outcome.stderr.contains("closed while waiting for the transfer to end"), "{:?}", run.outcome);
+    let record = run.record();
+    assert!(record["methods"][0]["why"].as_str().unwrap().contains("closed"), "{record}");
+    assert!(record["methods"][1]["why"].as_str().unwrap().starts_with("not run: "), "{record}");
+}
+
+#[test]
+fn a_guest_that_talks_nonsense_cannot_steer_the_terminal() {
+    let scratch = Scratch::new();
+    let run = run(&scratch, Manner::Babbles, "sendfile", Vec::new(), &[]);
+    assert_eq!(run.outcome.code, Some(2), "{:?}", run.outcome);
+    assert!(run.outcome.stderr.contains("does not speak vnic's protocol"), "{:?}", run.outcome);
+    assert!(!run.outcome.stderr.contains('\u{1b}'), "{:?}", run.outcome);
+}
+
+#[test]
+fn a_device_without_books_ends_the_run_and_says_so() {
+    let scratch = Scratch::new();
+    let run = run(&scratch, Manner::Right, "sendfile", Vec::new(), &[]);
+    assert_eq!(run.outcome.code, Some(2), "{:?}", run.outcome);
+    assert!(run.outcome.stderr.contains("no flow is watched"), "{:?}", run.outcome);
+    assert!(matches!(run.guest.last(), Some(Request::PowerOff)), "{:?}", run.guest);
+}
+
+#[test]
+fn bad_input_is_refused_before_anything_runs() {
+    let scratch = Scratch::new();
+    let device = Device::start(&scratch.path("control"), device::busy());
+    let control = device.control();
+    let judge = |output: &str, transfer: &str, bytes: &str| {
+        let args = ["judge", "--record", "record", "--control", control, "--output", output];
+        scratch.run(&[&args[..], &["--transfer", transfer, "--bytes", bytes]].concat())
+    };
+    judge("missing/run.json", "all", "1").is_refusal(&["folder missing does not exist"]);
+    for (transfer, bytes, words) in
+        [("Send File", "1", "not a row's name"), ("all", "0", "0 is not in"), ("all", "x", "invalid digit")]
+    {
+        let outcome = judge("run.json", transfer, bytes);
+        assert_eq!(outcome.code, Some(2), "{outcome:?}");
+        assert!(outcome.stderr.contains(words), "{outcome:?}");
+    }
+    assert!(device.asked.lock().unwrap().is_empty());
+}

@@ -1,0 +1,247 @@
+//! `status`, `rings`, `trace`, `hold`, `release`, and finding the device.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
+use std::process::Stdio;
+
+use serde_json::json;
+use vnic::observe::protocol::Request;
+
+use crate::device::{self, Device};
+use crate::util::{Scratch, outcome, wait_for};
+
+fn start(scratch: &Scratch) -> Device {
+    Device::start(&scratch.path("control"), device::busy())
+}
+
+/// A device as `serve` publishes it.
+fn publish(scratch: &Scratch, device: &Device, pid: &str) {
+    let folder = scratch.path("vnic");
+    if !folder.exists() {
+        use std::os::unix::fs::DirBuilderExt;
+        std::fs::DirBuilder::new().mode(0o700).create(&folder).unwrap();
+    }
+    std::os::unix::fs::symlink(&device.path, folder.join(pid)).unwrap();
+}
+
+#[test]
+fn status_shows_session_features_memory_queues() {
+    let scratch = Scratch::new();
+    let device = start(&scratch);
+    let outcome = scratch.run(&["status", "--control", device.control()]);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert_eq!(outcome.stderr, "");
+    for words in [
+        "/run/vnic.sock",
+        "process 4711",
+        "connected, the 2nd so far",
+        "negotiated  csum event_idx",
+        "not taken   host_tso4",
+        "mq reply_ack",
+        "0x000000000000  512.0 MiB",
+        "transmitq0  running   256   1 234        3 702  80 407 440",
+        "tx_frames 1 234",
+    ] {
+        assert!(outcome.stdout.contains(words), "no {words:?} in\n{}", outcome.stdout);
+    }
+    assert!(!outcome.stdout.contains('\u{1b}'), "colour outside a terminal: {:?}", outcome.stdout);
+}
+
+#[test]
+fn status_json_is_the_protocols_status() {
+    let scratch = Scratch::new();
+    let device = start(&scratch);
+    let outcome = scratch.run(&["status", "--json", "--control", device.control()]);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert_eq!(outcome.json(), serde_json::to_value(device::busy().status).unwrap());
+}
+
+#[test]
+fn a_stopped_queue_is_something_broken() {
+    let scratch = Scratch::new();
+    let mut script = device::busy();
+    script.status.queues[1].state = "stopped".to_owned();
+    script.status.queues[1].error = Some("transmitq0: head 12: descriptor 12 comes twice".to_owned());
+    let device = Device::start(&scratch.path("control"), script);
+    let outcome = scratch.run(&["status", "--control", device.control()]);
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    assert!(outcome.stdout.contains("descriptor 12 comes twice"), "{outcome:?}");
+}
+
+#[test]
+fn rings_are_in_the_notation() {
+    let scratch = Scratch::new();
+    let device = start(&scratch);
+    let outcome = scratch.run(&["rings", "--control", device.control()]);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert_eq!(
+        outcome.stdout,
+        "receiveq0 split size=256 avail.idx=5 used.idx=5 in-flight=0\n\
+         transmitq0 split size=256 avail.idx=6 used.idx=5 in-flight=1\n  \
+         [5] head 12: R 0x1f000+78 -> R 0x20000+4096 (page 17) -> R 0x21000+3144 (page 18)\n"
+    );
+}
+
+#[test]
+fn rings_of_one_queue_as_json() {
+    let scratch = Scratch::new();
+    let device = start(&scratch);
+    let outcome = scratch.run(&["rings", "--queue", "transmitq0", "--json", "--control", device.control()]);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    let rings = outcome.json()["rings"].clone();
+    assert_eq!(rings.as_array().unwrap().len(), 1);
+    assert_eq!(rings[0]["queue"], "transmitq0");
+    assert_eq!(
+        rings[0]["chains"][0]["buffers"][1],
+        json!({"writable": false, "addr": 0x20000, "len": 4096, "file_page": 17})
+    );
+}
+
+#[test]
+fn a_fault_in_a_ring_is_something_broken() {
+    let scratch = Scratch::new();
+    let mut script = device::busy();
+    script.rings[1].chains[0].fault = Some("descriptor 999 is beyond the table".to_owned());
+    let device = Device::start(&scratch.path("control"), script);
+    let outcome = scratch.run(&["rings", "--control", device.control()]);
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    assert!(outcome.stdout.contains("-> ! descriptor 999 is beyond the table\n"), "{outcome:?}");
+}
+
+#[test]
+fn a_queue_that_is_not_there_is_refused_in_the_devices_words() {
+    let scratch = Scratch::new();
+    let device = start(&scratch);
+    for command in [&["rings"][..], &["hold"], &["release"]] {
+        let args = [command, &["--queue", "transmitq9", "--control", device.control()]].concat();
+        scratch.run(&args).is_refusal(&["transmitq9"]);
+    }
+}
+
+#[test]
+fn hold_and_release_tell_the_device() {
+    let scratch = Scratch::new();
+    let device = start(&scratch);
+    for command in ["hold", "release"] {
+        let outcome = scratch.run(&[command, "--queue", "transmitq0", "--control", device.control()]);
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        assert!(outcome.stdout.starts_with("transmitq0: "), "{outcome:?}");
+    }
+    let queue = || "transmitq0".to_owned();
+    assert_eq!(*device.asked.lock().unwrap(), [Request::Hold { queue: queue() }, Request::Release { queue: queue() }]);
+}
+
+#[test]
+fn trace_is_a_line_per_chain_until_the_device_ends() {
+    let scratch = Scratch::new();
+    let device = start(&scratch);
+    let outcome = scratch.run(&["trace", "--control", device.control()]);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert_eq!(
+        outcome.stdout,
+        "1.500000 transmitq0 #5 head 12: R 0x1f000+78 -> R 0x20000+4096 (page 17) \
+         | 10.0.2.15:40000 > 10.0.2.2:9000 tcp seq 1 len 4096\n~ transmitq0: 7 events lost\n"
+    );
+}
+
+#[test]
+fn trace_json_is_an_object_per_line() {
+    let scratch = Scratch::new();
+    let device = start(&scratch);
+    let outcome = scratch.run(&["trace", "--json", "--control", device.control()]);
+    let events: Vec<serde_json::Value> =
+        outcome.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(events.len(), 2, "{outcome:?}");
+    assert_eq!((&events[0]["event"], &events[0]["head"]), (&json!("chain"), &json!(12)));
+    assert_eq!(events[1], json!({"event": "lost", "queue": "transmitq0", "events": 7}));
+}
+
+#[test]
+fn a_reader_who_has_enough_is_no_error() {
+    let scratch = Scratch::new();
+    let mut script = device::busy();
+    let event = script.events[0].clone();
+    // More than any pipe holds.
+    script.events = vec![event; 20_000];
+    let device = Device::start(&scratch.path("control"), script);
+    let mut child = scratch
+        .vnic()
+        .args(["trace", "--control", device.control()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = [0; 8];
+    let mut stdout = child.stdout.take().unwrap();
+    stdout.read_exact(&mut first).unwrap();
+    drop(stdout);
+    let status = wait_for("trace to end", || child.try_wait().unwrap());
+    let mut stderr = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    assert_eq!((status.code(), stderr.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn the_one_device_that_runs_is_found() {
+    let scratch = Scratch::new();
+    let device = start(&scratch);
+    publish(&scratch, &device, "4711");
+    let outcome = scratch.run(&["rings"]);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+}
+
+#[test]
+fn without_a_device_the_way_to_one_is_said() {
+    let scratch = Scratch::new();
+    scratch.run(&["status"]).is_refusal(&["no `vnic serve`", "--control PATH"]);
+}
+
+#[test]
+fn of_several_devices_one_must_be_named() {
+    let scratch = Scratch::new();
+    let first = start(&scratch);
+    let second = Device::start(&scratch.path("second"), device::busy());
+    publish(&scratch, &first, "1");
+    publish(&scratch, &second, "2");
+    scratch.run(&["status"]).is_refusal(&["2 devices", first.control(), second.control()]);
+    let outcome = outcome(scratch.vnic().arg("status").env("VNIC_CONTROL", second.control()));
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+}
+
+#[test]
+fn a_control_socket_nobody_serves_is_refused() {
+    let scratch = Scratch::new();
+    let missing = scratch.path("missing");
+    let dead = scratch.path("dead");
+    drop(UnixListener::bind(&dead).unwrap());
+    for path in [missing, dead] {
+        let path = path.to_str().unwrap();
+        for command in ["status", "rings", "trace"] {
+            scratch.run(&[command, "--control", path]).is_refusal(&["nobody serves the control socket", path]);
+        }
+    }
+}
+
+#[test]
+fn a_socket_that_speaks_another_language_is_refused() {
+    let scratch = Scratch::new();
+    let path = scratch.path("other");
+    let listener = UnixListener::bind(&path).unwrap();
+    std::thread::spawn(move || {
+        let mut greeted = Vec::new();
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            stream.write_all(b"220 smtp.example.org ESMTP\n").unwrap();
+            greeted.push(stream);
+        }
+    });
+    let path = path.to_str().unwrap();
+    scratch.run(&["status", "--control", path]).is_refusal(&["does not speak vnic's protocol"]);
+}
+
+#[test]
+fn watch_without_a_terminal_names_what_works_there() {
+    let scratch = Scratch::new();
+    let device = start(&scratch);
+    scratch.run(&["watch", "--control", device.control()]).is_refusal(&["needs a terminal", "vnic rings"]);
+}

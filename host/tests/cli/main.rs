@@ -1,0 +1,10 @@
+//! Tests of the real binary: what people and scripts see of it.
+
+mod device;
+mod doctor;
+mod guest;
+mod judge;
+mod looking;
+mod report;
+mod usage;
+mod util;

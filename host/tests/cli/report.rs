@@ -1,0 +1,139 @@
+//! `vnic report`: the table, its exit codes, its page.
+
+use serde_json::{Value, json};
+
+use crate::util::Scratch;
+
+fn row(method: &str, sg: bool, cached: u64, verdict: &str) -> Value {
+    let bytes = 16u64 << 20;
+    json!({
+        "method": method, "nic": {"csum": true, "sg": sg, "tso": sg},
+        "bytes_sent": bytes, "sha256_ok": true, "seconds": 0.5,
+        "guest": {"syscalls": null, "mode_switches": null, "page_faults": null,
+                  "context_switches": {"voluntary": null, "involuntary": null},
+                  "copied_bytes": {}, "user_us": null, "system_us": null},
+        "device": {"chains": 300, "descriptors": 4500, "payload_bytes": bytes, "retransmitted_bytes": 0,
+                   "from_page_cache_bytes": cached, "from_elsewhere_bytes": bytes - cached,
+                   "dma_read_bytes": bytes, "device_copied_bytes": 0},
+        "memory": {"physical_instances": null},
+        "cpu_copies": null, "dma_copies": 1.0, "verdict": verdict, "why": "device: figures", "expected": verdict,
+        "reasons": {"cpu_copies": "not watched"}
+    })
+}
+
+fn record(methods: Vec<Value>) -> Value {
+    json!({"kernel": "6.1.0-test", "qemu": "7.2.22", "accel": "tcg",
+           "file": {"bytes": 16u64 << 20, "filesystem": "tmpfs"}, "methods": methods})
+}
+
+fn two_rows() -> Value {
+    record(vec![row("sendfile", true, 16 << 20, "zero-copy"), row("sendfile-no-sg", false, 0, "copied")])
+}
+
+#[test]
+fn the_table_is_the_issues() {
+    let scratch = Scratch::new();
+    scratch.file("run.json", &two_rows().to_string());
+    let outcome = scratch.run(&["report", "run.json"]);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert_eq!(
+        outcome.stdout,
+        "Linux 6.1.0-test under QEMU 7.2.22 (tcg), a file of 16.0 MiB on tmpfs\n\
+         \n\
+         method          nic          chains  descriptors  bytes sent  from page cache  elsewhere  sha256  verdict\n\
+         sendfile        sg+csum+tso     300        4 500    16.0 MiB          100.0 %      0.0 %  ok      zero-copy\n\
+         sendfile-no-sg  csum            300        4 500    16.0 MiB            0.0 %    100.0 %  ok      copied\n\
+         \n\
+         Every digest matches and every verdict is the expected one.\n"
+    );
+}
+
+#[test]
+fn a_figure_that_is_missing_is_a_dash_with_its_reason_below() {
+    let scratch = Scratch::new();
+    let mut record = two_rows();
+    let row = &mut record["methods"][1];
+    row["bytes_sent"] = Value::Null;
+    row["verdict"] = Value::Null;
+    row["expected"] = Value::Null;
+    row["reasons"]["bytes_sent"] = json!("the guest did not say");
+    row["reasons"]["verdict"] = json!("nobody knows");
+    scratch.file("run.json", &record.to_string());
+    let outcome = scratch.run(&["report", "run.json"]);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    for line in ["– sendfile-no-sg: bytes sent: the guest did not say", "– sendfile-no-sg: verdict: nobody knows"] {
+        assert!(outcome.stdout.lines().any(|printed| printed == line), "no {line:?} in\n{}", outcome.stdout);
+    }
+}
+
+#[test]
+fn another_verdict_than_expected_exits_1_and_says_which() {
+    let scratch = Scratch::new();
+    let mut record = two_rows();
+    record["methods"][0]["verdict"] = json!("copied");
+    scratch.file("run.json", &record.to_string());
+    let outcome = scratch.run(&["report", "run.json"]);
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    assert!(outcome.stdout.contains("sendfile: copied, but zero-copy was expected (device: figures)"), "{outcome:?}");
+}
+
+#[test]
+fn a_wrong_digest_exits_1() {
+    let scratch = Scratch::new();
+    let mut record = two_rows();
+    record["methods"][0]["sha256_ok"] = json!(false);
+    scratch.file("run.json", &record.to_string());
+    let outcome = scratch.run(&["report", "run.json"]);
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    assert!(outcome.stdout.contains("WRONG"), "{outcome:?}");
+}
+
+#[test]
+fn json_is_the_run_and_what_is_surprising_about_it() {
+    let scratch = Scratch::new();
+    scratch.file("run.json", &two_rows().to_string());
+    let outcome = scratch.run(&["report", "run.json", "--json"]);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    let document = outcome.json();
+    assert_eq!((&document["as_expected"], &document["surprises"]), (&json!(true), &json!([])));
+    assert_eq!(document["run"], two_rows());
+}
+
+#[test]
+fn a_record_that_is_cut_off_missing_or_another_thing_is_refused() {
+    let scratch = Scratch::new();
+    let whole = serde_json::to_string_pretty(&two_rows()).unwrap();
+    scratch.file("cut.json", &whole[..whole.len() / 2]);
+    scratch.file("empty.json", "");
+    scratch.file("other.json", "{\"name\": \"vnic\"}");
+    scratch.file("none.json", &record(Vec::new()).to_string());
+    scratch.run(&["report", "cut.json"]).is_refusal(&["cut.json", "cut off at line", "scripts/run-qemu.sh"]);
+    scratch.run(&["report", "empty.json"]).is_refusal(&["empty.json", "cut off"]);
+    scratch.run(&["report", "other.json"]).is_refusal(&["other.json", "not a run's record"]);
+    scratch.run(&["report", "none.json"]).is_refusal(&["none.json", "no transfer"]);
+    scratch.run(&["report", "missing.json"]).is_refusal(&["missing.json", "scripts/run-qemu.sh"]);
+}
+
+#[test]
+fn the_page_stands_alone_and_draws_each_row() {
+    let scratch = Scratch::new();
+    let mut record = two_rows();
+    record["methods"][1]["why"] = json!("<script>alert(1)</script>");
+    scratch.file("run.json", &record.to_string());
+    let outcome = scratch.run(&["report", "run.json", "--html", "run.html"]);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    let page = std::fs::read_to_string(scratch.path("run.html")).unwrap();
+    assert_eq!(page.matches("<svg").count(), 2, "{page}");
+    assert_eq!(page.matches("class=\"zero\"").count(), 1, "one way straight from the page cache");
+    assert_eq!(page.matches("class=\"copy\"").count(), 1, "one way through copies");
+    for outside in ["<script", "http:", "https:", "src=", "<link", "@import", "url("] {
+        assert!(!page.contains(outside), "{outside:?} in the page");
+    }
+}
+
+#[test]
+fn a_page_that_cannot_be_written_is_refused() {
+    let scratch = Scratch::new();
+    scratch.file("run.json", &two_rows().to_string());
+    scratch.run(&["report", "run.json", "--html", "missing/run.html"]).is_refusal(&["missing/run.html"]);
+}
