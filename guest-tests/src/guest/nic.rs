@@ -88,7 +88,7 @@ impl Nic {
         self.ioctl(libc::SIOCGIFFLAGS, &mut request).context("flags")?;
         // SAFETY: SIOCGIFFLAGS filled this member of the union.
         let flags = unsafe { request.ifr_ifru.ifru_flags };
-        request.ifr_ifru.ifru_flags = flags | (libc::IFF_UP | libc::IFF_RUNNING) as i16;
+        request.ifr_ifru.ifru_flags = flags | libc::IFF_UP as i16;
         self.ioctl(libc::SIOCSIFFLAGS, &mut request).context("bring up")
     }
 

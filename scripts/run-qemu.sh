@@ -1,0 +1,120 @@
+#!/usr/bin/env bash
+# Launches a guest on our NIC: a shell in it by default. Builds what is missing, and prints the commands it runs.
+#
+#   scripts/run-qemu.sh                                  a shell on the guest's serial console (leave with exit, or ^A x)
+#   scripts/run-qemu.sh --transfer sendfile,read-write   runs these rows, leaves target/run/run.json, prints the table;
+#   scripts/run-qemu.sh --transfer all                   exits 0 when every verdict is the expected one
+#   scripts/run-qemu.sh --command 'ping -c 3 10.0.2.2'   runs one command in the guest
+#
+#   --size BYTES             of the file that is sent (16M)
+#   --kernel FILE --modules DIR   a kernel of your own; DIR is its /lib/modules/VERSION
+#   --newer-kernel           the kernel of Debian's backports
+#   --link peer|tap:NAME|…   where the NIC's frames go (peer); tap needs rights for the device
+#   --client                 QEMU listens and vnic serve connects, again and again if it must
+#   --netdev user            QEMU's own NIC back-end in place of ours, to compare with; receiver: 127.0.0.1:9000
+#   --accel kvm|tcg          in place of: kvm if a guest really boots with it, else tcg
+#   --msix on|off            MSI-X interrupts in the NIC (off where this QEMU crashes with them)
+#   --memory SIZE --cpus N   of the guest (512M, 1)
+#   --run-dir DIR            for sockets, logs and the record (target/run)
+#   --append WORDS           more words for the kernel's command line
+#   --serve-options WORDS    more options for vnic serve
+#   --print-command          only prints QEMU's command line, one argument per line
+#   QEMU=PROGRAM             a QEMU of your own
+#   VNIC=PROGRAM             a vnic that is built already
+set -euo pipefail
+. "$(dirname "$0")/lib.sh"
+
+TASK=shell TRANSFER='' COMMAND='' SIZE=16M KERNEL='' MODULES='' WHICH=stable LINK=peer ROLE=server NETDEV=vhost
+ACCEL=${ACCEL:-} MSIX='' MEMORY=512M CPUS=1 RUN=$ROOT/target/run APPEND='' SERVE_OPTIONS=() PRINT=''
+QEMU=${QEMU:-qemu-system-x86_64} VNIC=${VNIC:-}
+
+while [ $# -gt 0 ]; do
+  case $1 in
+    --client | --newer-kernel | --print-command | -h | --help) ;;
+    --*) [ $# -ge 2 ] || usage_error "$1 needs a value" ;;
+  esac
+  case $1 in
+    --transfer) TASK=transfer TRANSFER=$2 && shift ;;
+    --command) TASK=command COMMAND=$2 && shift ;;
+    --task) TASK=$2 && shift ;; # agent: for the tests, which speak to it themselves
+    --size) SIZE=$2 && shift ;;
+    --kernel) KERNEL=$2 && shift ;;
+    --modules) MODULES=$2 && shift ;;
+    --newer-kernel) WHICH=newer ;;
+    --link) LINK=$2 && shift ;;
+    --client) ROLE=client ;;
+    --netdev) NETDEV=$2 && shift ;;
+    --accel) ACCEL=$2 && shift ;;
+    --msix) MSIX=$2 && shift ;;
+    --memory) MEMORY=$2 && shift ;;
+    --cpus) CPUS=$2 && shift ;;
+    --run-dir) RUN=$2 && shift ;;
+    --append) APPEND=$2 && shift ;;
+    --serve-options) read -ra SERVE_OPTIONS <<<"$2" && shift ;;
+    --print-command) PRINT=1 ;;
+    -h | --help) help && exit ;;
+    *) usage_error "unknown option $1" ;;
+  esac
+  shift
+done
+BYTES=$(numfmt --from=iec "${SIZE%B}" 2>/dev/null) || usage_error "--size $SIZE is no size: write 4096, 64K or 16M"
+case $NETDEV in vhost | user) ;; *) usage_error "--netdev $NETDEV: there is vhost (ours) and user (QEMU's)" ;; esac
+case $MSIX in '' | on | off) ;; *) usage_error "--msix is on or off" ;; esac
+case $ACCEL in '' | kvm | tcg) ;; *) usage_error "--accel is kvm or tcg" ;; esac
+[ -z "$KERNEL$MODULES" ] || { [ -n "$KERNEL" ] && [ -n "$MODULES" ]; } || usage_error "--kernel and --modules go together"
+[ "$TASK" != transfer ] || [ "$NETDEV" = vhost ] || usage_error "--transfer is judged by our NIC: not with --netdev user"
+
+. "$(dirname "$0")/guest.sh"
+
+prepare_guest
+choose_accelerator
+if [ -n "$PRINT" ]; then
+  printf '%s\n' "${QEMU_COMMAND[@]}"
+  exit
+fi
+
+SERVE_PID='' QEMU_PID=''
+sockets_are_there() { [ -S "$RUN/vnic.sock.control" ] && { [ $ROLE = client ] || [ -S "$RUN/vnic.sock" ]; }; }
+cleanup() {
+  local pid
+  for pid in $QEMU_PID $SERVE_PID; do
+    kill "$pid" 2>/dev/null && wait "$pid" 2>/dev/null
+  done
+  rm -f "$RUN/vnic.sock" "$RUN/vnic.sock.control" "$RUN/record.sock"
+}
+trap cleanup EXIT
+trap 'exit 130' INT TERM
+
+if [ "$NETDEV" = vhost ]; then
+  [ -n "$VNIC" ] || build_vnic
+  serve=("$VNIC" serve --socket-path "$RUN/vnic.sock" --link "$LINK" "${SERVE_OPTIONS[@]}")
+  [ $ROLE = server ] || serve+=(--client)
+  printf '+ %s\n' "${serve[*]}" >&2
+  "${serve[@]}" >"$RUN/serve.log" 2>&1 &
+  SERVE_PID=$!
+  WAITED_ON=$SERVE_PID wait_for 10 "vnic serve opens its sockets" sockets_are_there || fail 2 "vnic serve does not come up: $(tail -n 5 "$RUN/serve.log")"
+fi
+
+printf '+ %s\n' "${QEMU_COMMAND[*]}" >&2
+case $TASK in
+  transfer)
+    "${QEMU_COMMAND[@]}" </dev/null >"$RUN/qemu.log" 2>&1 &
+    QEMU_PID=$!
+    if ! WAITED_ON=$QEMU_PID wait_for 10 "QEMU opens the record port" test -S "$RUN/record.sock"; then
+      fail 2 "QEMU does not come up: $(tail -n 5 "$RUN/qemu.log")"
+    fi
+    judge=("$VNIC" judge --record "$RUN/record.sock" --control "$RUN/vnic.sock.control" --output "$RUN/run.json"
+      --transfer "$TRANSFER" --bytes "$BYTES" --kernel-accel "$ACCEL" --qemu-version "$QEMU_VERSION")
+    code=0
+    run "${judge[@]}" || code=$?
+    if [ $code = 2 ]; then
+      say "The guest's console ended with:"
+      tail -n 15 "$RUN/console.log" >&2 || true
+    fi
+    [ ! -e "$RUN/run.json" ] || run "$VNIC" report "$RUN/run.json" || code=$?
+    exit $code
+    ;;
+  *)
+    "${QEMU_COMMAND[@]}"
+    ;;
+esac

@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# Every test: format, lints, documentation, unit and property tests, tests of the real binary, guests in QEMU.
+#
+#   scripts/test.sh            all of it
+#   scripts/test.sh --quick    without the guests
+#
+# What this machine cannot do is printed as SKIP with its reason; the last line counts.
+set -uo pipefail
+. "$(dirname "$0")/lib.sh"
+
+QUICK=''
+case ${1:-} in
+  '') ;;
+  --quick) QUICK=1 ;;
+  -h | --help) help && exit ;;
+  *) usage_error "unknown option $1" ;;
+esac
+need_cargo
+cd "$ROOT" || exit 2
+LOG=$ROOT/target/test.log
+mkdir -p target
+: >"$LOG"
+PASSED=0 FAILED=0 SKIPPED=0
+
+# step NAME COMMAND…: its own result counts as one; the tests that cargo reports in it count one by one.
+step() {
+  local name=$1 start=$SECONDS code=0 output
+  shift
+  printf '\n== %s\n' "$name"
+  output=$(mktemp)
+  run "$@" 2>&1 | tee "$output" || code=1
+  cat "$output" >>"$LOG"
+  local passed failed skipped
+  read -r passed failed < <(awk '/^test result:/ { p += $4; f += $6 } END { print p + 0, f + 0 }' "$output")
+  skipped=$(grep -c '^SKIP: ' "$output")
+  rm -f "$output"
+  PASSED=$((PASSED + passed - skipped)) FAILED=$((FAILED + failed)) SKIPPED=$((SKIPPED + skipped))
+  if [ $code = 0 ]; then
+    [ "$passed" -gt 0 ] || PASSED=$((PASSED + 1))
+  else
+    printf 'FAILED: %s\n' "$name"
+    [ "$failed" -gt 0 ] || FAILED=$((FAILED + 1))
+  fi
+  printf -- '-- %s: %d s\n' "$name" $((SECONDS - start))
+}
+skip() {
+  printf 'SKIP: %s\n' "$*"
+  SKIPPED=$((SKIPPED + 1))
+}
+
+step format cargo fmt --all --check
+if command -v shellcheck >/dev/null; then
+  step "shell scripts" shellcheck --external-sources --source-path=SCRIPTDIR scripts/*.sh .ci/run
+else
+  skip "shell scripts are not linted: shellcheck is not installed"
+fi
+step lints cargo clippy --workspace --all-targets --locked -- -D warnings
+step documentation env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+step "unit and property tests" cargo test --workspace --locked --lib --bins
+step "documentation's examples" cargo test --workspace --locked --doc
+step "the device without its device end" cargo test --locked --package vnic --no-default-features --lib record::
+step "session and device tests" cargo test --locked --package vnic --tests
+step "the real binary" cargo test --locked --package vnic-host --tests
+if [ -n "$QUICK" ]; then
+  skip "guest tests, as --quick asks"
+elif ! command -v "${QEMU:-qemu-system-x86_64}" >/dev/null && { ! is_debian || ! can_be_root; }; then
+  skip "guest tests: QEMU is not installed, and this user may not install it"
+else
+  # What the tests would otherwise build or fetch one by one, each in its own time.
+  step "the guest's image" scripts/run-qemu.sh --print-command
+  scripts/get-kernel.sh --newer || true
+  step "the vnic command" cargo build --release --locked --package vnic-host
+  # One guest at a time: two would share this machine's cores, and deadlines are for one.
+  step "guests" env VNIC="$ROOT/target/release/vnic" cargo test --locked --package guest-tests --test '*' -- --test-threads=1
+fi
+
+printf '\n'
+[ "$SKIPPED" = 0 ] || { printf 'Skipped:\n' && grep -h '^SKIP: ' "$LOG" | sort | uniq -c; }
+printf '%d passed, %d failed, %d skipped\n' "$PASSED" "$FAILED" "$SKIPPED"
+[ "$FAILED" = 0 ]
