@@ -11,10 +11,12 @@
 //! Exit codes: 0 fine, 1 the thing looked at is broken, 2 could not look or bad usage. A reader who closes the pipe early
 //! is no error.
 
+use std::error::Error as _;
 use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::error::{ContextKind, ErrorKind};
 use tracing_subscriber::EnvFilter;
 
 mod commands;
@@ -40,7 +42,10 @@ impl Finding {
 }
 
 fn main() -> ExitCode {
-    let cli = commands::Cli::parse();
+    let cli = match commands::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refuse(&error),
+    };
     let filter = EnvFilter::try_from_env("VNIC_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).without_time().with_target(false).init();
     match cli.run() {
@@ -52,6 +57,21 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// Says what is wrong with the arguments: one sentence where a value is, clap's own words otherwise (help is one of them).
+fn refuse(error: &clap::Error) -> ExitCode {
+    let about = |kind| error.get(kind).map(ToString::to_string);
+    match (error.kind(), about(ContextKind::InvalidArg), error.source()) {
+        (ErrorKind::ValueValidation, Some(option), Some(reason)) => {
+            // `--withhold <FEATURE,…>`: the name is enough.
+            let option = option.split(' ').next().unwrap_or_default();
+            anstream::eprintln!("vnic: {option}: {reason}");
+        }
+        // A reader who closed the pipe has had enough of the help.
+        _ => drop(error.print()),
+    }
+    if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS }
 }
 
 /// Did whoever reads our output stop reading? (Errors of sockets never come as bare I/O errors: [`control`] and

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
-use std::{env, fs, thread};
+use std::{fs, thread};
 
 use super::Check;
 use super::qemu::Qemu;
@@ -82,13 +82,12 @@ fn boots(qemu: &Qemu, kernel: &Path) -> Result<Duration, String> {
         .args(["-accel", "kvm", "-cpu", "host", "-m", "256", "-nodefaults", "-no-user-config", "-no-reboot"])
         .args(["-display", "none", "-serial", "stdio", "-append", "console=ttyS0 panic=-1", "-kernel"])
         .arg(kernel)
-        .current_dir(env::temp_dir())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn()
         .map_err(|error| format!("{} does not start: {error}", qemu.program.display()))?;
-    let console = child.stdout.take();
+    let (console, complaints) = (child.stdout.take(), child.stderr.take());
     let _child = Reaped(child);
     let (said, heard) = mpsc::channel();
     if let Some(mut console) = console {
@@ -109,6 +108,12 @@ fn boots(qemu: &Qemu, kernel: &Path) -> Result<Duration, String> {
     match heard.recv_timeout(DEADLINE) {
         Ok(()) => Ok(start.elapsed()),
         Err(mpsc::RecvTimeoutError::Timeout) => Err(format!("a guest did not come up within {} s", DEADLINE.as_secs())),
-        Err(mpsc::RecvTimeoutError::Disconnected) => Err("QEMU ended before a guest came up".to_owned()),
+        Err(mpsc::RecvTimeoutError::Disconnected) => {
+            let mut said = String::new();
+            // QEMU has ended: this does not wait. What cannot be read is not said.
+            let _ = complaints.map(|mut complaints| complaints.read_to_string(&mut said));
+            let last = said.lines().last().map_or_else(String::new, |line| format!(": {line}"));
+            Err(format!("QEMU ended before a guest came up{last}"))
+        }
     }
 }
