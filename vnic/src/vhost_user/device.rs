@@ -9,7 +9,8 @@
 //!   last given, wholly and with each part in one region; its size is no power of two only where `RING_PACKED` is negotiated.
 //! - `set_memory` is called only with memory in which every running ring is still at its addresses.
 //! - `set_features` with another set than before is called only while no queue runs (`LOG_ALL` excepted).
-//! - After the session's end (disconnect or error), `reset` is the last call.
+//! - At the session's end (disconnect or error) every running queue is stopped, then come `reset` and `set_memory` with no
+//!   memory at all, so that a guest that is gone frees its RAM.
 
 use std::error::Error;
 use std::os::fd::OwnedFd;

@@ -1,6 +1,21 @@
-//! The vhost-user protocol: message (bytes ↔ types, no I/O), socket (messages with fds), session (one method per
-//! request).
+//! The vhost-user back-end protocol, over `nix`.
+//!
+//! | file | |
+//! |---|---|
+//! | [`message`] | bytes ↔ types, every size checked; no I/O |
+//! | [`socket`] | messages with file descriptors, never waiting |
+//! | [`session`] | one method per request |
+//! | [`listen`] | where a session's socket comes from |
+//! | [`device`] | what a session drives, as a trait |
+//! | [`SessionError`] | what a front-end can get wrong |
 
 pub mod device;
+mod error;
+pub mod listen;
+pub mod message;
+pub mod session;
+pub mod socket;
 
 pub use device::{Device, DeviceError, PackedIndex, QueueSetup, RingAddresses, VringBase};
+pub use error::SessionError;
+pub use session::{Handled, Session};

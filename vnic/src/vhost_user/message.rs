@@ -1,0 +1,472 @@
+//! Messages as bytes and as types; no I/O.
+//!
+//! Place: the socket hands over a header, a payload and a number of file descriptors; the session gets a [`Request`] in
+//! which every size and count has been checked. Whether an index, an address or a feature makes sense is the session's
+//! to say.
+//!
+//! Operation: [`RULES`] says for each request what it must look like; [`parse`] checks a message against its rule before
+//! it reads a field. "vhost-user protocol, Message Specification".
+
+use crate::memory::{Gpa, RegionSpec, UserAddr};
+use crate::spec::Features;
+use crate::spec::vhost_user::{
+    FLAG_NEED_REPLY, FLAG_REPLY, FLAG_VERSION_MASK, HEADER_LEN, Header, MAX_PAYLOAD, MAX_TABLE_REGIONS,
+    MEMORY_REGION_LEN, MemoryRegion, ProtocolFeature, ProtocolFeatures, RequestCode, VERSION, VRING_FD_INDEX_MASK,
+    VRING_FD_NOFD, VringAddr, VringState,
+};
+
+use super::error::SessionError;
+
+/// What a front-end asks, as far as a net device of ours understands it. File descriptors travel beside it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// Which features are offered?
+    GetFeatures,
+    /// These are accepted.
+    SetFeatures(Features),
+    /// The session begins.
+    SetOwner,
+    /// All rings are to be disabled.
+    ResetOwner,
+    /// The whole memory map; one fd per region.
+    SetMemTable(Vec<RegionSpec>),
+    /// A vring's size.
+    SetVringNum(VringState),
+    /// A vring's addresses.
+    SetVringAddr(VringAddr),
+    /// Where a vring goes on.
+    SetVringBase(VringState),
+    /// Stop a vring; where does it stand?
+    GetVringBase(VringState),
+    /// A vring's kick file, if it has one.
+    SetVringKick(VringFile),
+    /// A vring's call file, if it has one.
+    SetVringCall(VringFile),
+    /// A vring's err file, if it has one.
+    SetVringErr(VringFile),
+    /// Which protocol features are offered?
+    GetProtocolFeatures,
+    /// These are in use.
+    SetProtocolFeatures(ProtocolFeatures),
+    /// How many queues are there?
+    GetQueueNum,
+    /// A vring may pass data (1) or may not (0).
+    SetVringEnable(VringState),
+    /// Announce this MAC.
+    SendRarp([u8; 6]),
+    /// The guest was told this MTU.
+    NetSetMtu(u64),
+    /// Back to the initial state.
+    ResetDevice,
+    /// How many memory regions can there be?
+    GetMaxMemSlots,
+    /// One region more; one fd.
+    AddMemReg(RegionSpec),
+    /// One region less.
+    RemMemReg(RegionSpec),
+    /// The device status.
+    SetStatus(u64),
+    /// What is the device status?
+    GetStatus,
+}
+
+/// The payload of `SET_VRING_KICK`, `_CALL`, `_ERR`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VringFile {
+    /// The vring's index.
+    pub index: u32,
+    /// Does a file come with it?
+    pub present: bool,
+}
+
+/// How long a request's payload is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Payload {
+    /// This many bytes.
+    Bytes(usize),
+    /// A count, padding, and as many memory regions.
+    Regions,
+    /// This device never gets as far as to look.
+    Any,
+}
+
+/// How many file descriptors come with a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fds {
+    None,
+    One,
+    /// One, unless the payload says that there is none.
+    UnlessNoFd,
+    /// One for each region.
+    PerRegion,
+    /// One that is to be closed unused: front-ends of old send it.
+    Tolerated,
+}
+
+/// How a request is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// Only if the front-end asks for an acknowledgement.
+    OnDemand,
+    /// It has a reply of its own.
+    Always,
+}
+
+/// What a request must look like.
+#[derive(Debug)]
+pub struct Rule {
+    /// The request.
+    pub code: RequestCode,
+    payload: Payload,
+    fds: Fds,
+    /// The protocol feature it belongs to.
+    pub needs: Option<ProtocolFeature>,
+    /// How it is answered.
+    pub answer: Answer,
+}
+
+macro_rules! rules {
+    ($($code:ident, $payload:expr, $fds:ident, $needs:expr, $answer:ident;)*) => {
+        &[$(Rule {
+            code: RequestCode::$code, payload: $payload, fds: Fds::$fds, needs: $needs, answer: Answer::$answer,
+        },)*]
+    };
+}
+
+use Payload::{Any, Bytes, Regions};
+use ProtocolFeature as P;
+
+/// Bytes of a single memory region with its padding.
+const SINGLE_REGION_LEN: usize = 8 + MEMORY_REGION_LEN;
+
+/// Every request, in the order of its number.
+#[rustfmt::skip]
+pub const RULES: &[Rule] = rules! {
+    // request            payload                    fds         needs                         answer
+    GetFeatures,          Bytes(0),                  None,       Option::None,                 Always;
+    SetFeatures,          Bytes(8),                  None,       Option::None,                 OnDemand;
+    SetOwner,             Bytes(0),                  None,       Option::None,                 OnDemand;
+    ResetOwner,           Bytes(0),                  None,       Option::None,                 OnDemand;
+    SetMemTable,          Regions,                   PerRegion,  Option::None,                 OnDemand;
+    SetLogBase,           Any,                       None,       Some(P::LogShmfd),            Always;
+    SetLogFd,             Any,                       None,       Some(P::LogShmfd),            OnDemand;
+    SetVringNum,          Bytes(8),                  None,       Option::None,                 OnDemand;
+    SetVringAddr,         Bytes(40),                 None,       Option::None,                 OnDemand;
+    SetVringBase,         Bytes(8),                  None,       Option::None,                 OnDemand;
+    GetVringBase,         Bytes(8),                  None,       Option::None,                 Always;
+    SetVringKick,         Bytes(8),                  UnlessNoFd, Option::None,                 OnDemand;
+    SetVringCall,         Bytes(8),                  UnlessNoFd, Option::None,                 OnDemand;
+    SetVringErr,          Bytes(8),                  UnlessNoFd, Option::None,                 OnDemand;
+    GetProtocolFeatures,  Bytes(0),                  None,       Option::None,                 Always;
+    SetProtocolFeatures,  Bytes(8),                  None,       Option::None,                 OnDemand;
+    GetQueueNum,          Bytes(0),                  None,       Some(P::Mq),                  Always;
+    SetVringEnable,       Bytes(8),                  None,       Option::None,                 OnDemand;
+    SendRarp,             Bytes(8),                  None,       Some(P::Rarp),                OnDemand;
+    NetSetMtu,            Bytes(8),                  None,       Some(P::NetMtu),              OnDemand;
+    SetBackendReqFd,      Any,                       None,       Some(P::BackendReq),          OnDemand;
+    IotlbMsg,             Any,                       None,       Some(P::BackendReq),          OnDemand;
+    SetVringEndian,       Any,                       None,       Some(P::CrossEndian),         OnDemand;
+    GetConfig,            Any,                       None,       Some(P::Config),              Always;
+    SetConfig,            Any,                       None,       Some(P::Config),              OnDemand;
+    CreateCryptoSession,  Any,                       None,       Some(P::CryptoSession),       Always;
+    CloseCryptoSession,   Any,                       None,       Some(P::CryptoSession),       OnDemand;
+    PostcopyAdvise,       Any,                       None,       Some(P::Pagefault),           Always;
+    PostcopyListen,       Any,                       None,       Some(P::Pagefault),           OnDemand;
+    PostcopyEnd,          Any,                       None,       Some(P::Pagefault),           Always;
+    GetInflightFd,        Any,                       None,       Some(P::InflightShmfd),       Always;
+    SetInflightFd,        Any,                       None,       Some(P::InflightShmfd),       OnDemand;
+    GpuSetSocket,         Any,                       None,       Option::None,                 OnDemand;
+    ResetDevice,          Bytes(0),                  None,       Some(P::ResetDevice),         OnDemand;
+    VringKick,            Any,                       None,       Some(P::InbandNotifications), OnDemand;
+    GetMaxMemSlots,       Bytes(0),                  None,       Some(P::ConfigureMemSlots),   Always;
+    AddMemReg,            Bytes(SINGLE_REGION_LEN),  One,        Some(P::ConfigureMemSlots),   OnDemand;
+    RemMemReg,            Bytes(SINGLE_REGION_LEN),  Tolerated,  Some(P::ConfigureMemSlots),   OnDemand;
+    SetStatus,            Bytes(8),                  None,       Some(P::Status),              OnDemand;
+    GetStatus,            Bytes(0),                  None,       Some(P::Status),              Always;
+    GetSharedObject,      Any,                       None,       Some(P::SharedObject),        Always;
+    SetDeviceStateFd,     Any,                       None,       Some(P::DeviceState),         Always;
+    CheckDeviceState,     Any,                       None,       Some(P::DeviceState),         Always;
+};
+
+impl Rule {
+    /// The rule for the request with this number.
+    ///
+    /// # Errors
+    /// There is no such request.
+    pub fn of(request: u32) -> Result<&'static Rule, SessionError> {
+        RULES.iter().find(|rule| rule.code as u32 == request).ok_or(SessionError::Unknown { request })
+    }
+}
+
+/// Reads a header, and refuses one after which the stream could not be followed.
+///
+/// # Errors
+/// Another protocol version, a reply, more payload than any request has.
+pub fn parse_header(bytes: [u8; HEADER_LEN]) -> Result<Header, SessionError> {
+    let mut fields = Fields(&bytes);
+    let (request, flags, size) = (fields.u32(), fields.u32(), fields.u32());
+    if flags & FLAG_VERSION_MASK != VERSION {
+        return Err(SessionError::Version { request, version: flags & FLAG_VERSION_MASK });
+    }
+    if flags & FLAG_REPLY != 0 {
+        return Err(SessionError::UnexpectedReply { request });
+    }
+    if size as usize > MAX_PAYLOAD {
+        return Err(SessionError::PayloadTooLong { request, size, max: MAX_PAYLOAD });
+    }
+    Ok(Header { request, flags, size })
+}
+
+/// Reads the message of `rule` with this payload, which came with `fds` file descriptors.
+///
+/// # Errors
+/// Size or number of file descriptors are not the rule's; a count or flag in the payload says otherwise; the request is
+/// none for this device.
+pub fn parse(rule: &Rule, payload: &[u8], fds: usize) -> Result<Request, SessionError> {
+    let request = rule.code;
+    let size = payload.len();
+    let mut fields = Fields(payload);
+    let regions = match rule.payload {
+        Payload::Bytes(expected) if size != expected => return Err(SessionError::Size { request, size, expected }),
+        Payload::Regions => region_count(request, payload)?,
+        Payload::Bytes(_) | Payload::Any => 0,
+    };
+    let expected = match rule.fds {
+        Fds::None => 0,
+        Fds::One => 1,
+        Fds::UnlessNoFd => usize::from(Fields(payload).u64() & VRING_FD_NOFD == 0),
+        Fds::PerRegion => regions,
+        Fds::Tolerated => fds.min(1),
+    };
+    if fds != expected {
+        return Err(SessionError::Fds { request, fds, expected });
+    }
+    Ok(match request {
+        RequestCode::GetFeatures => Request::GetFeatures,
+        RequestCode::SetFeatures => Request::SetFeatures(Features(fields.u64())),
+        RequestCode::SetOwner => Request::SetOwner,
+        RequestCode::ResetOwner => Request::ResetOwner,
+        RequestCode::SetMemTable => {
+            let _count_and_padding = fields.u64();
+            Request::SetMemTable((0..regions).map(|_| fields.region()).collect())
+        }
+        RequestCode::SetVringNum => Request::SetVringNum(fields.state()),
+        RequestCode::SetVringAddr => Request::SetVringAddr(VringAddr {
+            index: fields.u32(),
+            flags: fields.u32(),
+            descriptor: fields.u64(),
+            used: fields.u64(),
+            available: fields.u64(),
+            log: fields.u64(),
+        }),
+        RequestCode::SetVringBase => Request::SetVringBase(fields.state()),
+        RequestCode::GetVringBase => Request::GetVringBase(fields.state()),
+        RequestCode::SetVringKick => Request::SetVringKick(fields.vring_file(request)?),
+        RequestCode::SetVringCall => Request::SetVringCall(fields.vring_file(request)?),
+        RequestCode::SetVringErr => Request::SetVringErr(fields.vring_file(request)?),
+        RequestCode::GetProtocolFeatures => Request::GetProtocolFeatures,
+        RequestCode::SetProtocolFeatures => Request::SetProtocolFeatures(ProtocolFeatures(fields.u64())),
+        RequestCode::GetQueueNum => Request::GetQueueNum,
+        RequestCode::SetVringEnable => Request::SetVringEnable(fields.state()),
+        RequestCode::SendRarp => Request::SendRarp(fields.array()),
+        RequestCode::NetSetMtu => Request::NetSetMtu(fields.u64()),
+        RequestCode::ResetDevice => Request::ResetDevice,
+        RequestCode::GetMaxMemSlots => Request::GetMaxMemSlots,
+        RequestCode::AddMemReg => {
+            let _padding = fields.u64();
+            Request::AddMemReg(fields.region())
+        }
+        RequestCode::RemMemReg => {
+            let _padding = fields.u64();
+            Request::RemMemReg(fields.region())
+        }
+        RequestCode::SetStatus => Request::SetStatus(fields.u64()),
+        RequestCode::GetStatus => Request::GetStatus,
+        _ => return Err(SessionError::Unsupported { request }),
+    })
+}
+
+/// How many regions a memory table has; its length must fit.
+fn region_count(request: RequestCode, payload: &[u8]) -> Result<usize, SessionError> {
+    let size = payload.len();
+    if size < 8 {
+        return Err(SessionError::Size { request, size, expected: 8 });
+    }
+    let count = Fields(payload).u32();
+    if count as usize > MAX_TABLE_REGIONS {
+        return Err(SessionError::Value { request, what: "number of regions", value: u64::from(count) });
+    }
+    let expected = 8 + count as usize * MEMORY_REGION_LEN;
+    if size != expected {
+        return Err(SessionError::Size { request, size, expected });
+    }
+    Ok(count as usize)
+}
+
+/// The fields of a payload in order. Its length has been checked; past its end there are zeroes.
+struct Fields<'a>(&'a [u8]);
+
+impl Fields<'_> {
+    fn array<const N: usize>(&mut self) -> [u8; N] {
+        let mut bytes = [0; N];
+        let (now, later) = self.0.split_at(self.0.len().min(N));
+        for (to, from) in bytes.iter_mut().zip(now) {
+            *to = *from;
+        }
+        self.0 = later;
+        bytes
+    }
+
+    fn u32(&mut self) -> u32 {
+        u32::from_le_bytes(self.array())
+    }
+
+    fn u64(&mut self) -> u64 {
+        u64::from_le_bytes(self.array())
+    }
+
+    fn state(&mut self) -> VringState {
+        VringState { index: self.u32(), num: self.u32() }
+    }
+
+    fn region(&mut self) -> RegionSpec {
+        RegionSpec { gpa: Gpa(self.u64()), size: self.u64(), user_addr: UserAddr(self.u64()), mmap_offset: self.u64() }
+    }
+
+    /// The index has eight bits; what stands above them and the flag must not be cut off silently.
+    fn vring_file(&mut self, request: RequestCode) -> Result<VringFile, SessionError> {
+        let value = self.u64();
+        if value & !(VRING_FD_INDEX_MASK | VRING_FD_NOFD) != 0 {
+            return Err(SessionError::Value { request, what: "vring index", value });
+        }
+        Ok(VringFile { index: (value & VRING_FD_INDEX_MASK) as u32, present: value & VRING_FD_NOFD == 0 })
+    }
+}
+
+impl Request {
+    /// The request's code.
+    #[must_use]
+    pub const fn code(&self) -> RequestCode {
+        match self {
+            Request::GetFeatures => RequestCode::GetFeatures,
+            Request::SetFeatures(_) => RequestCode::SetFeatures,
+            Request::SetOwner => RequestCode::SetOwner,
+            Request::ResetOwner => RequestCode::ResetOwner,
+            Request::SetMemTable(_) => RequestCode::SetMemTable,
+            Request::SetVringNum(_) => RequestCode::SetVringNum,
+            Request::SetVringAddr(_) => RequestCode::SetVringAddr,
+            Request::SetVringBase(_) => RequestCode::SetVringBase,
+            Request::GetVringBase(_) => RequestCode::GetVringBase,
+            Request::SetVringKick(_) => RequestCode::SetVringKick,
+            Request::SetVringCall(_) => RequestCode::SetVringCall,
+            Request::SetVringErr(_) => RequestCode::SetVringErr,
+            Request::GetProtocolFeatures => RequestCode::GetProtocolFeatures,
+            Request::SetProtocolFeatures(_) => RequestCode::SetProtocolFeatures,
+            Request::GetQueueNum => RequestCode::GetQueueNum,
+            Request::SetVringEnable(_) => RequestCode::SetVringEnable,
+            Request::SendRarp(_) => RequestCode::SendRarp,
+            Request::NetSetMtu(_) => RequestCode::NetSetMtu,
+            Request::ResetDevice => RequestCode::ResetDevice,
+            Request::GetMaxMemSlots => RequestCode::GetMaxMemSlots,
+            Request::AddMemReg(_) => RequestCode::AddMemReg,
+            Request::RemMemReg(_) => RequestCode::RemMemReg,
+            Request::SetStatus(_) => RequestCode::SetStatus,
+            Request::GetStatus => RequestCode::GetStatus,
+        }
+    }
+
+    /// The request's payload as a front-end sends it.
+    #[must_use]
+    pub fn payload(&self) -> Vec<u8> {
+        match self {
+            Request::GetFeatures
+            | Request::SetOwner
+            | Request::ResetOwner
+            | Request::GetProtocolFeatures
+            | Request::GetQueueNum
+            | Request::ResetDevice
+            | Request::GetMaxMemSlots
+            | Request::GetStatus => Vec::new(),
+            Request::SetFeatures(features) => words(&[features.0]),
+            Request::SetProtocolFeatures(features) => words(&[features.0]),
+            Request::NetSetMtu(value) | Request::SetStatus(value) => words(&[*value]),
+            Request::SendRarp(mac) => [mac.as_slice(), &[0; 2]].concat(),
+            Request::SetVringNum(state)
+            | Request::SetVringBase(state)
+            | Request::GetVringBase(state)
+            | Request::SetVringEnable(state) => words(&[two(state.index, state.num)]),
+            Request::SetVringAddr(addr) => {
+                words(&[two(addr.index, addr.flags), addr.descriptor, addr.used, addr.available, addr.log])
+            }
+            Request::SetVringKick(file) | Request::SetVringCall(file) | Request::SetVringErr(file) => {
+                words(&[u64::from(file.index) | if file.present { 0 } else { VRING_FD_NOFD }])
+            }
+            Request::SetMemTable(regions) => {
+                let mut bytes = words(&[regions.len() as u64]);
+                regions.iter().for_each(|region| bytes.extend(region_bytes(region)));
+                bytes
+            }
+            Request::AddMemReg(region) | Request::RemMemReg(region) => [words(&[0]), region_bytes(region)].concat(),
+        }
+    }
+
+    /// The whole message as a front-end sends it, with these flags beside the version.
+    #[must_use]
+    pub fn to_bytes(&self, flags: u32) -> Vec<u8> {
+        framed(self.code() as u32, flags, &self.payload())
+    }
+}
+
+const fn two(low: u32, high: u32) -> u64 {
+    low as u64 | (high as u64) << 32
+}
+
+fn words(words: &[u64]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+fn region_bytes(spec: &RegionSpec) -> Vec<u8> {
+    let region = MemoryRegion {
+        guest_address: spec.gpa.0,
+        size: spec.size,
+        user_address: spec.user_addr.0,
+        mmap_offset: spec.mmap_offset,
+    };
+    words(&[region.guest_address, region.size, region.user_address, region.mmap_offset])
+}
+
+fn framed(request: u32, flags: u32, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(HEADER_LEN + payload.len());
+    for field in [request, VERSION | flags, payload.len() as u32] {
+        bytes.extend(field.to_le_bytes());
+    }
+    bytes.extend(payload);
+    bytes
+}
+
+/// What a reply carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reply {
+    /// A number: features, counts, an acknowledgement (0: it worked).
+    Number(u64),
+    /// A vring's state.
+    State(VringState),
+}
+
+impl Reply {
+    /// The whole reply to `request`.
+    #[must_use]
+    pub fn to_bytes(self, request: u32) -> Vec<u8> {
+        let word = match self {
+            Reply::Number(number) => number,
+            Reply::State(state) => two(state.index, state.num),
+        };
+        framed(request, FLAG_REPLY, &words(&[word]))
+    }
+}
+
+/// Does the sender of `header` want an acknowledgement?
+#[must_use]
+pub const fn needs_reply(header: &Header) -> bool {
+    header.flags & FLAG_NEED_REPLY != 0
+}

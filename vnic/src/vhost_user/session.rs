@@ -1,0 +1,555 @@
+//! A session: one front-end's requests, in order, turned into calls of a [`Device`].
+//!
+//! Place: whoever owns the poll loop waits for the session's socket and calls [`Session::handle`] once for each time it is
+//! readable. The session owns the protocol's state; the device owns the queues.
+//!
+//! Operation ("vhost-user protocol", "Ring states" and "Communication"):
+//! 1. A message is checked against its rule ([`super::message`]), then against the negotiated protocol features.
+//! 2. `Session::dispatch` is the table from request to method. A method checks everything before it changes anything.
+//! 3. A ring starts once it has a size, addresses and a kick file (or the word that there is none); features must have been
+//!    set before. It stops at `GET_VRING_BASE`, at a reset, or with the session.
+//! 4. A ring is disabled at first. `SET_VRING_ENABLE` enables it; so does a `SET_FEATURES` without `PROTOCOL_FEATURES`.
+//!    QEMU sends `SET_VRING_ENABLE` before `SET_FEATURES`: the state is kept, whether the ring runs or not.
+//! 5. A refused request is acknowledged with 1 if the front-end asked for an acknowledgement, and the session goes on: nothing
+//!    was changed. If it did not ask, it would take the refused for done; the session ends.
+//!
+//! Invariants: those of [`Device`]. The addresses of a running ring never change: `SET_VRING_ADDR` with others is
+//! refused, and so is a memory table that would move or lose the ring (CVE-2026-5747).
+//!
+//! Limits: no dirty log, in-flight tracking, IOTLB or configuration space yet; their requests are refused by name.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use super::device::{Device, DeviceError, QueueSetup, RingAddresses, VringBase};
+use super::error::SessionError;
+use super::message::{self, Answer, Reply, Request, Rule, VringFile};
+use super::socket::{Connection, Message, Received};
+use crate::memory::{Gpa, Memory, MemoryError, RegionSpec, UserAddr};
+use crate::ring::layout::{avail_len, desc_len, used_len};
+use crate::spec::vhost_user::{
+    ProtocolFeature, ProtocolFeatures, RequestCode, STATUS_FEATURES_OK, VringAddr, VringState,
+};
+use crate::spec::{Feature, Features};
+
+/// What a call of [`Session::handle`] came to.
+#[derive(Debug)]
+pub enum Handled {
+    /// There is no whole message yet.
+    Nothing,
+    /// A request was done.
+    Done(RequestCode),
+    /// A request was refused, and the front-end knows it. The session goes on.
+    Refused(SessionError),
+    /// The front-end is gone; the device was reset.
+    Closed,
+}
+
+/// What the session knows of a vring.
+#[derive(Debug, Default)]
+struct Vring {
+    size: Option<u16>,
+    addr: Option<VringAddr>,
+    base: VringBase,
+    kick: Kick,
+    call: Option<Arc<OwnedFd>>,
+    err: Option<Arc<OwnedFd>>,
+    enabled: bool,
+    /// Where the ring is, while it runs.
+    running: Option<RingAddresses>,
+}
+
+#[derive(Debug, Clone, Default)]
+enum Kick {
+    #[default]
+    Unset,
+    /// `SET_VRING_KICK` without a file: the device polls.
+    Polled,
+    File(Arc<OwnedFd>),
+}
+
+impl Kick {
+    fn file(&self) -> Option<Arc<OwnedFd>> {
+        match self {
+            Kick::File(file) => Some(file.clone()),
+            Kick::Unset | Kick::Polled => None,
+        }
+    }
+}
+
+/// One front-end's session. See the [module](self).
+#[derive(Debug)]
+pub struct Session {
+    connection: Connection,
+    features: Option<Features>,
+    protocol: ProtocolFeatures,
+    memory: Arc<Memory>,
+    vrings: Vec<Vring>,
+    status: u8,
+}
+
+type Outcome = Result<Option<Reply>, SessionError>;
+
+impl Session {
+    /// A session over a connected Unix stream socket, for `device`.
+    #[must_use]
+    pub fn new(socket: OwnedFd, device: &dyn Device) -> Self {
+        Session {
+            connection: Connection::new(socket),
+            features: None,
+            protocol: ProtocolFeatures::NONE,
+            memory: Arc::new(Memory::empty()),
+            vrings: (0..device.vrings()).map(|_| Vring::default()).collect(),
+            status: 0,
+        }
+    }
+
+    /// The protocol features in use.
+    #[must_use]
+    pub const fn protocol_features(&self) -> ProtocolFeatures {
+        self.protocol
+    }
+
+    /// Reads what the front-end sent, at most one message, and does what it asks. Never waits.
+    ///
+    /// # Errors
+    /// The session is over and `device` was reset: a fault that the front-end did not ask to hear of, a stream that cannot
+    /// be followed, or a socket that failed.
+    pub fn handle(&mut self, device: &mut dyn Device) -> Result<Handled, SessionError> {
+        let handled = if self.memory.lost() { Err(SessionError::MemoryLost) } else { self.step(device) };
+        if matches!(handled, Err(_) | Ok(Handled::Closed)) {
+            self.end(device);
+        }
+        handled
+    }
+
+    /// Ends the session from this side: stops every ring, resets the device, gives back the guest's memory and all files.
+    pub fn end(&mut self, device: &mut dyn Device) {
+        self.reset(device);
+        self.vrings.clear();
+        self.memory = Arc::new(Memory::empty());
+        // A device that cannot let go of memory without a queue on it has none of its own to lose.
+        let _ = device.set_memory(self.memory.clone());
+    }
+
+    fn step(&mut self, device: &mut dyn Device) -> Result<Handled, SessionError> {
+        let message = match self.connection.receive()? {
+            Received::Message(message) => message,
+            Received::Incomplete => return Ok(Handled::Nothing),
+            Received::Closed => return Ok(Handled::Closed),
+        };
+        let number = message.header.request;
+        // `SET_PROTOCOL_FEATURES` itself can be acknowledged only if `REPLY_ACK` was negotiated before it.
+        let acknowledge = message::needs_reply(&message.header) && self.protocol.has(ProtocolFeature::ReplyAck);
+        let rule = Rule::of(number);
+        let has_own_reply = matches!(rule, Ok(Rule { answer: Answer::Always, .. }));
+        match rule.and_then(|rule| self.perform(rule, message, device).map(|reply| (rule.code, reply))) {
+            Ok((code, reply)) => {
+                match reply {
+                    Some(reply) => self.connection.send(&reply.to_bytes(number), &[])?,
+                    None if acknowledge => self.connection.send(&Reply::Number(0).to_bytes(number), &[])?,
+                    None => {}
+                }
+                Ok(Handled::Done(code))
+            }
+            Err(error) if acknowledge && !has_own_reply => {
+                self.connection.send(&Reply::Number(1).to_bytes(number), &[])?;
+                Ok(Handled::Refused(error))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn perform(&mut self, rule: &Rule, message: Message, device: &mut dyn Device) -> Outcome {
+        if let Some(feature) = rule.needs
+            && !self.protocol.has(feature)
+        {
+            return Err(SessionError::NotNegotiated { request: rule.code, feature });
+        }
+        let request = message::parse(rule, &message.payload, message.fds.len())?;
+        self.dispatch(request, message.fds, device)
+    }
+
+    /// The table: each request and its method.
+    fn dispatch(&mut self, request: Request, fds: Vec<OwnedFd>, device: &mut dyn Device) -> Outcome {
+        let number = |number| Ok(Some(Reply::Number(number)));
+        match request {
+            Request::GetFeatures => number(device.offered().0),
+            Request::SetFeatures(features) => self.set_features(features, device),
+            Request::SetOwner => Ok(None),
+            Request::ResetOwner => self.reset_owner(device),
+            Request::SetMemTable(regions) => self.set_mem_table(regions, fds, device),
+            Request::SetVringNum(state) => self.set_vring_num(state, device),
+            Request::SetVringAddr(addr) => self.set_vring_addr(addr, device),
+            Request::SetVringBase(state) => self.set_vring_base(state),
+            Request::GetVringBase(state) => self.get_vring_base(state, device),
+            Request::SetVringKick(file) => self.set_vring_kick(file, fds, device),
+            Request::SetVringCall(file) => self.set_vring_call(file, fds, device),
+            Request::SetVringErr(file) => self.set_vring_err(file, fds, device),
+            Request::GetProtocolFeatures => number(device.protocol_features().0),
+            Request::SetProtocolFeatures(features) => self.set_protocol_features(features, device),
+            Request::GetQueueNum => number(device.queue_num()),
+            Request::SetVringEnable(state) => self.set_vring_enable(state, device),
+            Request::SendRarp(mac) => done(RequestCode::SendRarp, device.send_rarp(mac)),
+            Request::NetSetMtu(mtu) => set_mtu(mtu, device),
+            Request::ResetDevice => self.reset_device(device),
+            Request::GetMaxMemSlots => number(device.max_mem_slots()),
+            Request::AddMemReg(region) => self.add_mem_reg(region, fds, device),
+            Request::RemMemReg(region) => self.rem_mem_reg(region, device),
+            Request::SetStatus(status) => self.set_status(status, device),
+            Request::GetStatus => number(u64::from(self.status)),
+        }
+    }
+
+    fn set_features(&mut self, features: Features, device: &mut dyn Device) -> Outcome {
+        let excess = features.minus(device.offered());
+        if excess != Features::NONE {
+            return Err(SessionError::FeaturesNotOffered(excess));
+        }
+        let before = self.features.unwrap_or_default();
+        let changed = features.minus(before).0 | before.minus(features).0;
+        let changed = Features(changed).without(Feature::LogAll);
+        if let Some(index) = self.running().next()
+            && changed != Features::NONE
+        {
+            return Err(SessionError::FeaturesWhileRunning { index, changed });
+        }
+        // With several queue pairs QEMU repeats the request for each of them while the first ones run.
+        if self.features != Some(features) {
+            done(RequestCode::SetFeatures, device.set_features(features))?;
+            self.features = Some(features);
+        }
+        if !features.has(Feature::ProtocolFeatures) {
+            self.enable_all(true, device);
+        }
+        Ok(None)
+    }
+
+    fn set_protocol_features(&mut self, features: ProtocolFeatures, device: &mut dyn Device) -> Outcome {
+        let excess = features.minus(device.protocol_features());
+        if excess != ProtocolFeatures::NONE {
+            return Err(SessionError::ProtocolFeaturesNotOffered(excess));
+        }
+        self.protocol = features;
+        Ok(None)
+    }
+
+    /// Deprecated. "Back-ends either ignore this message, or use it to disable all rings."
+    fn reset_owner(&mut self, device: &mut dyn Device) -> Outcome {
+        self.enable_all(false, device);
+        Ok(None)
+    }
+
+    /// The back-end keeps memory, protocol features and the files for calls: front-ends do not send them again.
+    fn reset_device(&mut self, device: &mut dyn Device) -> Outcome {
+        self.reset(device);
+        self.status = 0;
+        Ok(None)
+    }
+
+    /// VIRTIO 1.3, 2.1 Device Status Field. Writing 0 resets the device; `FEATURES_OK` does not stick without features.
+    fn set_status(&mut self, status: u64, device: &mut dyn Device) -> Outcome {
+        let refused = SessionError::Value { request: RequestCode::SetStatus, what: "status", value: status };
+        let mut status = u8::try_from(status).map_err(|_| refused)?;
+        if status == 0 {
+            self.reset(device);
+        }
+        if self.features.is_none() {
+            status &= !STATUS_FEATURES_OK;
+        }
+        self.status = status;
+        device.set_status(status);
+        Ok(None)
+    }
+
+    fn set_mem_table(&mut self, regions: Vec<RegionSpec>, fds: Vec<OwnedFd>, device: &mut dyn Device) -> Outcome {
+        let memory = Memory::map(regions.into_iter().zip(fds).collect());
+        self.set_memory(RequestCode::SetMemTable, memory, device)
+    }
+
+    fn add_mem_reg(&mut self, region: RegionSpec, fds: Vec<OwnedFd>, device: &mut dyn Device) -> Outcome {
+        let request = RequestCode::AddMemReg;
+        let count = self.memory.regions().len();
+        let max = usize::try_from(device.max_mem_slots()).unwrap_or(usize::MAX);
+        if count >= max {
+            let source = MemoryError::TooManyRegions { count: count.saturating_add(1), max };
+            return Err(SessionError::Memory { request, source });
+        }
+        let fd = fds.into_iter().next().ok_or(SessionError::Fds { request, fds: 0, expected: 1 })?;
+        self.set_memory(request, self.memory.with_region(region, fd), device)
+    }
+
+    fn rem_mem_reg(&mut self, region: RegionSpec, device: &mut dyn Device) -> Outcome {
+        let memory = self.memory.without_region(region.gpa, region.user_addr, region.size);
+        self.set_memory(RequestCode::RemMemReg, memory, device)
+    }
+
+    /// Takes new memory into use, provided that every running ring stays where it is.
+    fn set_memory(
+        &mut self,
+        request: RequestCode,
+        memory: Result<Memory, MemoryError>,
+        device: &mut dyn Device,
+    ) -> Outcome {
+        let memory = Arc::new(memory.map_err(|source| SessionError::Memory { request, source })?);
+        for index in self.running() {
+            let vring = self.vring(request, u32::from(index))?;
+            if self.locate(request, index, vring, &memory)? != vring.running {
+                return Err(SessionError::RingMoves { request, index });
+            }
+        }
+        done(request, device.set_memory(memory.clone()))?;
+        self.memory = memory;
+        Ok(None)
+    }
+
+    fn set_vring_num(&mut self, state: VringState, device: &mut dyn Device) -> Outcome {
+        let request = RequestCode::SetVringNum;
+        let index = self.stopped(request, state.index)?;
+        let size = u16::try_from(state.num).ok().filter(|size| (1..=device.max_queue_size()).contains(size));
+        let size = size.ok_or(SessionError::Value { request, what: "size", value: u64::from(state.num) })?;
+        let before = self.vring_mut(request, index)?.size.replace(size);
+        let started = self.start_if_complete(request, index, device);
+        if started.is_err() {
+            self.vring_mut(request, index)?.size = before;
+        }
+        started
+    }
+
+    fn set_vring_addr(&mut self, addr: VringAddr, device: &mut dyn Device) -> Outcome {
+        let request = RequestCode::SetVringAddr;
+        let vring = self.vring(request, addr.index)?;
+        if let (Some(_), Some(old)) = (vring.running, vring.addr)
+            && (addr.descriptor, addr.used, addr.available) == (old.descriptor, old.used, old.available)
+        {
+            // Only the flag for the log may change while the ring runs.
+            let index = self.index(request, addr.index)?;
+            self.vring_mut(request, index)?.addr = Some(addr);
+            return Ok(None);
+        }
+        let index = self.stopped(request, addr.index)?;
+        let before = self.vring_mut(request, index)?.addr.replace(addr);
+        let started = self.start_if_complete(request, index, device);
+        if started.is_err() {
+            self.vring_mut(request, index)?.addr = before;
+        }
+        started
+    }
+
+    fn set_vring_base(&mut self, state: VringState) -> Outcome {
+        let request = RequestCode::SetVringBase;
+        let index = self.stopped(request, state.index)?;
+        // Split rings have 16 bits of base; whether the upper half must be empty is known only with the features.
+        self.vring_mut(request, index)?.base = VringBase(state.num);
+        Ok(None)
+    }
+
+    fn get_vring_base(&mut self, state: VringState, device: &mut dyn Device) -> Outcome {
+        let request = RequestCode::GetVringBase;
+        let index = self.index(request, state.index)?;
+        self.stop(index, device);
+        let base = self.vring_mut(request, index)?.base;
+        Ok(Some(Reply::State(VringState { index: state.index, num: base.0 })))
+    }
+
+    fn set_vring_kick(&mut self, file: VringFile, fds: Vec<OwnedFd>, device: &mut dyn Device) -> Outcome {
+        let request = RequestCode::SetVringKick;
+        let index = self.index(request, file.index)?;
+        if self.features.is_none() {
+            return Err(SessionError::NoFeatures { request, index });
+        }
+        let kick = only(fds).map_or(Kick::Polled, Kick::File);
+        let vring = self.vring_mut(request, index)?;
+        if vring.running.is_some() {
+            done(request, device.set_kick(index, kick.file()))?;
+            vring.kick = kick;
+            return Ok(None);
+        }
+        vring.kick = kick;
+        let started = self.start_if_complete(request, index, device);
+        if started.is_err() {
+            self.vring_mut(request, index)?.kick = Kick::Unset;
+        }
+        started
+    }
+
+    fn set_vring_call(&mut self, file: VringFile, fds: Vec<OwnedFd>, device: &mut dyn Device) -> Outcome {
+        let request = RequestCode::SetVringCall;
+        let index = self.index(request, file.index)?;
+        let vring = self.vring_mut(request, index)?;
+        vring.call = only(fds);
+        if vring.running.is_some() {
+            device.set_call(index, vring.call.clone());
+        }
+        Ok(None)
+    }
+
+    fn set_vring_err(&mut self, file: VringFile, fds: Vec<OwnedFd>, device: &mut dyn Device) -> Outcome {
+        let request = RequestCode::SetVringErr;
+        let index = self.index(request, file.index)?;
+        let vring = self.vring_mut(request, index)?;
+        vring.err = only(fds);
+        if vring.running.is_some() {
+            device.set_err(index, vring.err.clone());
+        }
+        Ok(None)
+    }
+
+    fn set_vring_enable(&mut self, state: VringState, device: &mut dyn Device) -> Outcome {
+        let request = RequestCode::SetVringEnable;
+        let index = self.index(request, state.index)?;
+        let enabled = match state.num {
+            0 => false,
+            1 => true,
+            value => return Err(SessionError::Value { request, what: "state", value: u64::from(value) }),
+        };
+        self.enable(index, enabled, device);
+        Ok(None)
+    }
+
+    fn enable(&mut self, index: u16, enabled: bool, device: &mut dyn Device) {
+        let Some(vring) = self.vrings.get_mut(usize::from(index)) else { return };
+        if vring.enabled != enabled {
+            vring.enabled = enabled;
+            if vring.running.is_some() {
+                device.set_enabled(index, enabled);
+            }
+        }
+    }
+
+    fn enable_all(&mut self, enabled: bool, device: &mut dyn Device) {
+        for index in self.indices() {
+            self.enable(index, enabled, device);
+        }
+    }
+
+    /// Stops every ring, keeping where each stood, then resets the device.
+    fn reset(&mut self, device: &mut dyn Device) {
+        for index in self.indices() {
+            self.stop(index, device);
+            if let Some(vring) = self.vrings.get_mut(usize::from(index)) {
+                vring.enabled = false;
+            }
+        }
+        self.features = None;
+        device.reset();
+    }
+
+    /// Stops a ring if it runs. The next `SET_VRING_KICK` starts it again.
+    fn stop(&mut self, index: u16, device: &mut dyn Device) {
+        let Some(vring) = self.vrings.get_mut(usize::from(index)) else { return };
+        vring.kick = Kick::Unset;
+        if vring.running.take().is_some() {
+            vring.base = device.stop_queue(index);
+        }
+    }
+
+    /// Starts a stopped ring if nothing is missing any more. Changes nothing if it cannot be started.
+    fn start_if_complete(&mut self, request: RequestCode, index: u16, device: &mut dyn Device) -> Outcome {
+        let vring = self.vring(request, u32::from(index))?;
+        let (Some(size), false) = (vring.size, matches!(vring.kick, Kick::Unset)) else { return Ok(None) };
+        let Some(addresses) = self.locate(request, index, vring, &self.memory)? else { return Ok(None) };
+        let setup = QueueSetup {
+            size,
+            addresses,
+            base: vring.base,
+            enabled: vring.enabled,
+            kick: vring.kick.file(),
+            call: vring.call.clone(),
+            err: vring.err.clone(),
+        };
+        let packed = self.features.unwrap_or_default().has(Feature::RingPacked);
+        if !packed && vring.base.0 > u32::from(u16::MAX) {
+            return Err(SessionError::Value { request, what: "base", value: u64::from(vring.base.0) });
+        }
+        if !packed && !size.is_power_of_two() {
+            return Err(SessionError::Value { request, what: "size", value: u64::from(size) });
+        }
+        done(request, device.start_queue(index, setup))?;
+        self.vring_mut(request, index)?.running = Some(addresses);
+        Ok(None)
+    }
+
+    /// Where a ring lies in `memory`; `None` while its size or addresses are unknown. VIRTIO 1.3, 2.7 and 2.8.
+    fn locate(
+        &self,
+        request: RequestCode,
+        index: u16,
+        vring: &Vring,
+        memory: &Memory,
+    ) -> Result<Option<RingAddresses>, SessionError> {
+        let (Some(size), Some(addr)) = (vring.size, vring.addr) else { return Ok(None) };
+        let features = self.features.unwrap_or_default();
+        let (driver_len, device_len) = match features.has(Feature::RingPacked) {
+            true => (4, 4),
+            false => (avail_len(size, features), used_len(size, features)),
+        };
+        let find = |part, user, len| -> Result<Gpa, SessionError> {
+            memory.gpa_of(UserAddr(user), len).map_err(|source| SessionError::Ring { request, index, part, source })
+        };
+        Ok(Some(RingAddresses {
+            descriptors: find("descriptor area", addr.descriptor, desc_len(size))?,
+            driver: find("driver area", addr.available, driver_len)?,
+            device: find("device area", addr.used, device_len)?,
+        }))
+    }
+
+    fn indices(&self) -> std::ops::Range<u16> {
+        // There were as many as a u16 can say.
+        0..self.vrings.len() as u16
+    }
+
+    fn running(&self) -> impl Iterator<Item = u16> {
+        self.indices().zip(&self.vrings).filter(|(_, vring)| vring.running.is_some()).map(|(index, _)| index)
+    }
+
+    /// The index as the device knows it; nothing is cut off before it is checked (CVE-2020-10723).
+    fn index(&self, request: RequestCode, index: u32) -> Result<u16, SessionError> {
+        let vrings = self.vrings.len();
+        let known = u16::try_from(index).ok().filter(|known| usize::from(*known) < vrings);
+        known.ok_or(SessionError::NoSuchVring { request, index, vrings })
+    }
+
+    fn vring(&self, request: RequestCode, index: u32) -> Result<&Vring, SessionError> {
+        let known = self.index(request, index)?;
+        let vrings = self.vrings.len();
+        self.vrings.get(usize::from(known)).ok_or(SessionError::NoSuchVring { request, index, vrings })
+    }
+
+    fn vring_mut(&mut self, request: RequestCode, index: u16) -> Result<&mut Vring, SessionError> {
+        let vrings = self.vrings.len();
+        let unknown = SessionError::NoSuchVring { request, index: u32::from(index), vrings };
+        self.vrings.get_mut(usize::from(index)).ok_or(unknown)
+    }
+
+    fn stopped(&self, request: RequestCode, index: u32) -> Result<u16, SessionError> {
+        let known = self.index(request, index)?;
+        match self.vring(request, index)?.running {
+            Some(_) => Err(SessionError::VringRuns { request, index: known }),
+            None => Ok(known),
+        }
+    }
+}
+
+impl AsFd for Session {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.connection.as_fd()
+    }
+}
+
+/// VIRTIO 1.3, 5.1.4 Device configuration layout: an MTU is at least 68.
+fn set_mtu(mtu: u64, device: &mut dyn Device) -> Outcome {
+    let request = RequestCode::NetSetMtu;
+    let known = u16::try_from(mtu).ok().filter(|mtu| *mtu >= 68);
+    let mtu = known.ok_or(SessionError::Value { request, what: "MTU", value: mtu })?;
+    done(request, device.set_mtu(mtu))
+}
+
+fn done(request: RequestCode, result: Result<(), DeviceError>) -> Outcome {
+    result.map(|()| None).map_err(|source| SessionError::Device { request, source })
+}
+
+/// The file of a message that has at most one: [`message::parse`] counted.
+fn only(fds: Vec<OwnedFd>) -> Option<Arc<OwnedFd>> {
+    fds.into_iter().next().map(Arc::new)
+}
