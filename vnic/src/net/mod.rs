@@ -5,6 +5,7 @@
 //! | [`features`] | what the device offers, what depends on what, what may be withheld |
 //! | [`header`] | the virtio-net header: read once, checked against frame and features |
 //! | [`frame`] | a transmit chain as a frame |
+//! | [`parse`] | who talks to whom in a frame, and in words |
 //! | [`receive`] | the driver's receive buffers as one room for a frame |
 //! | [`checksum`] | the Internet checksum, where no offload does it |
 
@@ -12,6 +13,7 @@ pub mod checksum;
 pub mod features;
 pub mod frame;
 pub mod header;
+pub mod parse;
 pub mod receive;
 pub mod vectored;
 
