@@ -8,3 +8,4 @@ mod looking;
 mod report;
 mod usage;
 mod util;
+mod watch;
