@@ -1,6 +1,6 @@
 //! Fault containment: a shared file that shrinks under its mapping must not kill the process.
 //!
-//! Place: every mapping of guest memory carries a [`Guard`]. Whoever touches guest memory need not know; who owns the
+//! Place: every mapping of guest memory carries a guard. Whoever touches guest memory need not know; who owns the
 //! session asks [`Memory::lost`](super::Memory::lost) now and then and drops the session when it says yes.
 //!
 //! Operation:

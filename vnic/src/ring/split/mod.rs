@@ -1,9 +1,9 @@
 //! Split rings: the device half and the driver half. VIRTIO 1.3, 2.7 Split Virtqueues.
 
-mod device;
+pub mod device;
 #[cfg(test)]
 mod differential;
-mod driver;
+pub mod driver;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
