@@ -9,10 +9,17 @@ use super::{Access, Gpa, GuestSlice, MemoryError, UserAddr};
 /// Regions a memory table may have: what other back-ends take (libvhost-user's and QEMU's limit).
 pub const MAX_REGIONS: usize = 509;
 
-/// Where a look-up found its region the last time: the next one tries there first. Any value is right, a good one is
-/// faster.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Hint(u32);
+/// The region where a look-up ended the last time: the next one tries there first. It is a copy, so that the usual case
+/// loads nothing else; whoever keeps one keeps it for one [`Memory`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Hint(Entry);
+
+impl Default for Hint {
+    /// A region without bytes: nothing is found there.
+    fn default() -> Self {
+        Hint(Entry { start: 0, size: 0, host: std::ptr::null_mut() })
+    }
+}
 
 /// A stretch of guest memory that is contiguous on the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,27 +141,25 @@ impl Memory {
     pub fn pieces(&self, addr: u64, len: u64, access: Access) -> Result<Pieces<'_>, MemoryError> {
         let mut hint = Hint::default();
         match self.find(addr, len, access, &mut hint)? {
-            Found::Whole(host) => {
-                Ok(Pieces { memory: self, at: hint.0 as usize, next: Some(Piece { addr, host, len }), left: 0 })
-            }
+            Found::Whole(host) => Ok(Pieces { memory: self, at: 0, next: Some(Piece { addr, host, len }), left: 0 }),
             Found::Split { first, at } => Ok(Pieces { memory: self, at, next: Some(first), left: len - first.len }),
         }
     }
 
-    /// The first step of [`pieces`](Memory::pieces): where `len` bytes at `addr` are. The hint is used and renewed.
-    #[inline]
+    /// The first step of [`pieces`](Memory::pieces): where `len` bytes at `addr` are. The hint is used and renewed; it
+    /// must come from this memory.
+    #[inline(always)]
     pub(crate) fn find(&self, addr: u64, len: u64, access: Access, hint: &mut Hint) -> Result<Found, MemoryError> {
-        if let Some(entry) = self.entries.get(hint.0 as usize) {
-            let offset = addr.wrapping_sub(entry.start);
-            if offset < entry.size && len <= entry.size - offset {
-                // In bounds by the line above.
-                return Ok(Found::Whole(entry.host.wrapping_add(offset as usize)));
-            }
+        let Hint(entry) = hint;
+        let offset = addr.wrapping_sub(entry.start);
+        // In this order nothing overflows: the rest of the region is computed only inside it.
+        if offset < entry.size && len <= entry.size - offset {
+            return Ok(Found::Whole(entry.host.wrapping_add(offset as usize)));
         }
         self.search(addr, len, access, hint)
     }
 
-    #[cold]
+    #[inline(never)]
     fn search(&self, addr: u64, len: u64, _access: Access, hint: &mut Hint) -> Result<Found, MemoryError> {
         if len == 0 {
             // Nothing is touched: no address is wrong.
@@ -171,7 +176,7 @@ impl Memory {
         if offset >= entry.size {
             return Err(unmapped);
         }
-        *hint = Hint(at as u32);
+        *hint = Hint(*entry);
         let host = entry.host.wrapping_add(offset as usize);
         let have = entry.size - offset;
         if len <= have {

@@ -122,9 +122,6 @@ mod tests {
         fill(3, 0, front);
         fill(3, 640, back);
         assert_eq!(whole, pieces);
-        assert_eq!(
-            Stamp::read(whole[64..128].try_into().expect("64 bytes")),
-            Some(Stamp { file_id: 3, offset: 64 })
-        );
+        assert_eq!(Stamp::read(whole[64..128].try_into().expect("64 bytes")), Some(Stamp { file_id: 3, offset: 64 }));
     }
 }

@@ -127,19 +127,20 @@ impl Segments {
 pub(super) struct Tally {
     pub(super) head: u16,
     pub(super) descriptors: u16,
-    readable_len: u32,
-    writable_len: u32,
+    /// Sums of lengths; `take` keeps their sum below 2^32.
+    readable_len: u64,
+    writable_len: u64,
     writing: bool,
 }
 
 impl Tally {
-    #[inline]
+    #[inline(always)]
     pub(super) fn new(head: u16) -> Self {
         Tally { head, descriptors: 0, readable_len: 0, writable_len: 0, writing: false }
     }
 
     /// Counts descriptor `index`, which is not an indirect one, and says what the device may do with its buffer.
-    #[inline]
+    #[inline(always)]
     pub(super) fn take(&mut self, index: u16, desc: &Descriptor) -> Result<Access, RingError> {
         let head = self.head;
         let writable = desc.flags & DESC_F_WRITE != 0;
@@ -147,17 +148,18 @@ impl Tally {
             // VIRTIO 1.3, 2.7.4.2 Driver Requirements: Message Framing.
             return Err(RingError::ReadableAfterWritable { head, index });
         }
+        let len = u64::from(desc.len);
         // VIRTIO 1.3, 2.7.5.1: no chain longer than 2^32 bytes in total. One byte less, as `written` is 32 bits.
-        if self.readable_len.checked_add(self.writable_len).and_then(|sum| sum.checked_add(desc.len)).is_none() {
+        if self.readable_len + self.writable_len + len > u64::from(u32::MAX) {
             return Err(RingError::TotalTooLarge { head, index, max: u32::MAX });
         }
         self.descriptors += 1;
         self.writing = writable;
         if writable {
-            self.writable_len += desc.len;
+            self.writable_len += len;
             Ok(Access::Write)
         } else {
-            self.readable_len += desc.len;
+            self.readable_len += len;
             Ok(Access::Read)
         }
     }
@@ -195,19 +197,23 @@ impl<'s> ChainBuilder<'s> {
     }
 
     /// Appends the segments of one buffer. A buffer of no bytes is one empty segment, whatever its address.
-    #[inline]
+    #[inline(always)]
     fn push(&mut self, addr: u64, len: u32, access: Access) -> Result<(), MemoryError> {
         match self.memory.find(addr, u64::from(len), access, self.hint)? {
             Found::Whole(host) => self.list.push(Segment { addr, host, len, continues: false }),
-            Found::Split { .. } => {
-                let mut continues = false;
-                for piece in self.memory.pieces(addr, u64::from(len), access)? {
-                    // A piece is no longer than the buffer, whose length is a u32.
-                    let len = piece.len() as u32;
-                    self.list.push(Segment { addr: piece.addr(), host: piece.as_ptr(), len, continues });
-                    continues = true;
-                }
-            }
+            Found::Split { .. } => self.push_pieces(addr, len, access)?,
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn push_pieces(&mut self, addr: u64, len: u32, access: Access) -> Result<(), MemoryError> {
+        let mut continues = false;
+        for piece in self.memory.pieces(addr, u64::from(len), access)? {
+            // A piece is no longer than the buffer, whose length is a u32.
+            let len = piece.len() as u32;
+            self.list.push(Segment { addr: piece.addr(), host: piece.as_ptr(), len, continues });
+            continues = true;
         }
         Ok(())
     }
@@ -225,8 +231,9 @@ impl<'s> ChainBuilder<'s> {
             first: self.first as u32,
             count: (self.list.len() - self.first) as u32,
             readable: self.readable as u32,
-            readable_len: self.tally.readable_len,
-            writable_len: self.tally.writable_len,
+            // `take` kept both below 2^32.
+            readable_len: self.tally.readable_len as u32,
+            writable_len: self.tally.writable_len as u32,
         }
     }
 
@@ -238,7 +245,7 @@ impl<'s> ChainBuilder<'s> {
 }
 
 impl<'s> Follower<'s> for ChainBuilder<'s> {
-    #[inline]
+    #[inline(always)]
     fn buffer(&mut self, index: u16, desc: &Descriptor) -> Result<(), RingError> {
         let access = self.tally.take(index, desc)?;
         let head = self.tally.head;

@@ -12,7 +12,6 @@
 //! | `pointers` | the only file with raw pointers into a ring |
 //! | [`RingError`] | what a driver can get wrong, with stable names |
 
-mod bits;
 mod chain;
 pub mod device;
 pub mod driver;
@@ -21,6 +20,7 @@ mod error;
 mod fixture;
 pub mod layout;
 mod pointers;
+mod slots;
 pub mod snapshot;
 pub mod split;
 mod walk;

@@ -34,7 +34,7 @@ impl Rules {
 }
 
 /// Follows the chain that starts at `head` in the table that `desc` reads. Returns whether it has an indirect part.
-#[inline]
+#[inline(always)]
 pub(super) fn split_chain<'m>(
     chain: &mut impl Follower<'m>,
     head: u16,

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 
 use crate::memory::Memory;
 use crate::ring::RingLayout;
-use crate::ring::bits::Bits;
 use crate::ring::pointers::SplitPointers;
+use crate::ring::slots::Slots;
 use crate::ring::walk::{Rules, split_chain};
 use crate::spec::ring::DESC_F_INDIRECT;
 use crate::spec::{Feature, Features};
@@ -42,18 +42,19 @@ pub(super) fn read(queue: &str, layout: &RingLayout, memory: &Arc<Memory>, featu
 
 /// Follows the chains between the indices of `seen`.
 fn chains(ring: &SplitPointers, memory: &Memory, rules: Rules, seen: &mut RingSnapshot) {
-    let mut heads = Bits::new(rules.size);
+    let mut heads = Slots::new(rules.size);
     let mut left = MAX_BUFFERS;
     for n in 0..seen.in_flight {
         let idx = seen.used_idx.wrapping_add(n);
         let slot = idx & (rules.size - 1);
         let head = ring.avail_entry(idx).load(Ordering::Relaxed);
-        if heads.get(head).is_none() {
+        let first = heads.set(head);
+        if first.is_none() {
             let fault = Some(format!("head {head} in a table of {}", rules.size));
             seen.chains.push(ChainSnapshot { slot, head, indirect: false, buffers: Vec::new(), fault });
             continue;
         }
-        if !heads.set(head) {
+        if first == Some(false) {
             seen.faults.push(format!("head {head} is available twice"));
         }
         let mut onlooker = Onlooker::new(memory, head);

@@ -20,9 +20,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::memory::Memory;
-use crate::ring::bits::Bits;
 use crate::ring::chain::ChainBuilder;
 use crate::ring::pointers::{SplitPointers, full_fence};
+use crate::ring::slots::Slots;
 use crate::ring::walk::{Rules, split_chain};
 use crate::ring::{Chain, DeviceRing, RingError, RingLayout, Segments};
 use crate::spec::ring::{AVAIL_F_NO_INTERRUPT, USED_F_NO_NOTIFY, UsedElem};
@@ -47,14 +47,16 @@ pub struct SplitDevice {
     published: u16,
     /// Nothing was published yet: what the driver was told before is not known.
     fresh: bool,
-    in_flight: Bits,
+    in_flight: Slots,
+    /// Chains returned, counted on from where the ring started.
+    returned: u16,
     in_order: Option<InOrder>,
 }
 
 /// Places in the used ring that are filled ahead of `next_used`.
 #[derive(Debug)]
 struct InOrder {
-    filled: Bits,
+    filled: Slots,
     /// A chain's place in the used ring, less its place in the available ring.
     skew: u16,
 }
@@ -78,8 +80,10 @@ impl SplitDevice {
             next_used: used,
             published: used,
             fresh: true,
-            in_flight: Bits::new(layout.size),
-            in_order: in_order.then(|| InOrder { filled: Bits::new(layout.size), skew: used.wrapping_sub(next_avail) }),
+            in_flight: Slots::new(layout.size),
+            returned: next_avail,
+            in_order: in_order
+                .then(|| InOrder { filled: Slots::new(layout.size), skew: used.wrapping_sub(next_avail) }),
             ring,
         })
     }
@@ -109,22 +113,21 @@ impl DeviceRing for SplitDevice {
             return Ok(None);
         }
         let head = self.ring.avail_entry(idx).load(Ordering::Relaxed);
-        let Some(in_flight) = self.in_flight.get(head) else {
-            return Err(RingError::HeadOutOfRange { idx, head, size: self.rules.size });
-        };
-        if in_flight {
-            return Err(RingError::HeadInFlight { idx, head });
+        match self.in_flight.set(head) {
+            Some(true) => {}
+            Some(false) => return Err(RingError::HeadInFlight { idx, head }),
+            None => return Err(RingError::HeadOutOfRange { idx, head, size: self.rules.size }),
         }
         let mut chain = ChainBuilder::new(into, head);
         match split_chain(&mut chain, head, self.rules, |index| self.ring.desc(index)) {
             Ok(indirect) => {
-                self.in_flight.set(head);
                 self.next_avail = idx.wrapping_add(1);
                 self.refused = false;
                 Ok(Some(chain.finish(idx, 1, indirect)))
             }
             Err(error) => {
                 chain.abandon();
+                self.in_flight.clear(head);
                 Err(error)
             }
         }
@@ -150,6 +153,7 @@ impl DeviceRing for SplitDevice {
         if !self.in_flight.clear(head) {
             return Err(RingError::NotInFlight { head });
         }
+        self.returned = self.returned.wrapping_add(1);
         let elem = UsedElem { id: u32::from(head), len: written };
         match &mut self.in_order {
             None => {
@@ -215,7 +219,7 @@ impl DeviceRing for SplitDevice {
     }
 
     fn in_flight(&self) -> u16 {
-        self.in_flight.count()
+        self.next_avail.wrapping_sub(self.returned)
     }
 
     fn size(&self) -> u16 {
