@@ -78,8 +78,32 @@ pub struct FlowBooks {
     pub device: DeviceBooks,
     /// Bytes of a file page that stood at another place in the stream than in the file.
     pub misplaced_bytes: u64,
-    /// Frames of the flow whose headers could not be told from payload.
+    /// Frames, while the flow was watched, whose headers could not be read: some may have been its own.
     pub unparsed_frames: u64,
+}
+
+impl FlowBooks {
+    /// The books of two workers that each saw a part of the flow.
+    #[must_use]
+    pub fn plus(mut self, other: &FlowBooks) -> Self {
+        let add = |mine: &mut Option<u64>, theirs: Option<u64>| {
+            if let Some(count) = theirs {
+                *mine = Some(mine.unwrap_or(0) + count);
+            }
+        };
+        let (mine, theirs) = (&mut self.device, &other.device);
+        add(&mut mine.chains, theirs.chains);
+        add(&mut mine.descriptors, theirs.descriptors);
+        add(&mut mine.payload_bytes, theirs.payload_bytes);
+        add(&mut mine.retransmitted_bytes, theirs.retransmitted_bytes);
+        add(&mut mine.from_page_cache_bytes, theirs.from_page_cache_bytes);
+        add(&mut mine.from_elsewhere_bytes, theirs.from_elsewhere_bytes);
+        add(&mut mine.dma_read_bytes, theirs.dma_read_bytes);
+        add(&mut mine.device_copied_bytes, theirs.device_copied_bytes);
+        self.misplaced_bytes += other.misplaced_bytes;
+        self.unparsed_frames += other.unparsed_frames;
+        self
+    }
 }
 
 /// `vnic status`.

@@ -1,0 +1,187 @@
+//! Follows one flow through transmitq and attributes its payload: "page N of the file" or "elsewhere".
+//!
+//! Place: built by the control thread, handed to the worker, called there for every transmitted frame while a transfer
+//! is watched, handed back at its end. No allocation and no lock in between, so that watching loses nothing and changes
+//! nothing.
+//!
+//! Operation:
+//! 1. A frame's first bytes are parsed; another flow's frame is left alone.
+//! 2. Its TCP sequence number tells which payload bytes are new and which are sent again (RFC 9293, 3.4).
+//! 3. Each new byte is looked up by its guest-physical page: in the file's pages, or not.
+//!
+//! Limits: addresses are guest-physical; behind an IOMMU the caller passes translated ones.
+
+use std::collections::HashMap;
+
+use super::protocol::FlowBooks;
+use crate::net::Frame;
+use crate::net::parse::{HEAD_LEN, Packet, Transport, parse};
+use crate::record::run::DeviceBooks;
+use crate::record::wire::{Flow, PAGE_SIZE, PageRun};
+
+/// Most pages a watched file may have (16 GiB): the control socket's word is not taken for memory without end.
+pub const MAX_PAGES: u64 = 4 << 20;
+
+/// More pages than can be watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0} pages to watch, at most {MAX_PAGES}")]
+pub struct TooManyPages(pub u64);
+
+/// Where a file's pages are in guest-physical memory.
+#[derive(Debug, Default)]
+pub struct FilePages {
+    by_frame_number: HashMap<u64, u64>,
+}
+
+impl FilePages {
+    /// The pages of these runs.
+    ///
+    /// # Errors
+    /// They are more than [`MAX_PAGES`].
+    pub fn new(runs: &[PageRun]) -> Result<Self, TooManyPages> {
+        let total = runs.iter().fold(0u64, |sum, run| sum.saturating_add(run.count));
+        if total > MAX_PAGES {
+            return Err(TooManyPages(total));
+        }
+        let mut by_frame_number = HashMap::with_capacity(total as usize);
+        for run in runs {
+            for at in 0..run.count {
+                by_frame_number.insert((run.gpa / PAGE_SIZE).wrapping_add(at), run.page.wrapping_add(at));
+            }
+        }
+        Ok(FilePages { by_frame_number })
+    }
+
+    /// The file page that holds the byte at `gpa`.
+    #[must_use]
+    pub fn page_at(&self, gpa: u64) -> Option<u64> {
+        self.by_frame_number.get(&(gpa / PAGE_SIZE)).copied()
+    }
+}
+
+/// Byte counts of a watched flow; payload bytes unless named otherwise.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Totals {
+    chains: u64,
+    descriptors: u64,
+    payload: u64,
+    retransmitted: u64,
+    from_page_cache: u64,
+    from_elsewhere: u64,
+    read: u64,
+    copied: u64,
+    misplaced: u64,
+    unparsed: u64,
+}
+
+/// One watched flow.
+#[derive(Debug)]
+pub struct FlowWatch {
+    flow: Flow,
+    pages: std::sync::Arc<FilePages>,
+    first_seq: Option<u32>,
+    /// Payload bytes of the stream sent so far, from `first_seq`.
+    sent: u64,
+    /// File offset of the stream's first byte, learnt from the first byte found in the file.
+    shift: Option<u64>,
+    totals: Totals,
+}
+
+impl FlowWatch {
+    /// Watches `flow`, whose payload may lie in `pages`.
+    #[must_use]
+    pub fn new(flow: Flow, pages: std::sync::Arc<FilePages>) -> Self {
+        FlowWatch { flow, pages, first_seq: None, sent: 0, shift: None, totals: Totals::default() }
+    }
+
+    /// Looks at a transmitted frame of `descriptors` descriptors, of which the device read `read` bytes and copied
+    /// `copied` once more.
+    pub fn frame(&mut self, frame: &Frame<'_>, descriptors: u16, read: u32, copied: u32) {
+        let mut head = [0; HEAD_LEN];
+        let packet = match parse(frame.peek(&mut head), frame.len) {
+            Packet::Transport(packet) if packet.is_from(&self.flow) => packet,
+            // It might have been one of ours: the judge must know.
+            Packet::Cut { .. } => {
+                self.totals.unparsed += 1;
+                return;
+            }
+            _ => return,
+        };
+        let (header_len, payload) = (u64::from(packet.header_len), u64::from(packet.payload_len));
+        if payload == 0 {
+            return;
+        }
+        let start = self.stream_offset(&packet);
+        let old = self.sent.saturating_sub(start).min(payload);
+        self.sent = self.sent.max(start + payload);
+        self.totals.chains += 1;
+        self.totals.descriptors += u64::from(descriptors);
+        self.totals.payload += payload - old;
+        self.totals.retransmitted += old;
+        self.totals.read += u64::from(read).saturating_sub(header_len);
+        self.totals.copied += u64::from(copied).saturating_sub(header_len);
+        self.attribute(frame, header_len + old, payload - old, start + old);
+    }
+
+    /// Where in the stream the frame's payload starts. A frame from before the first one seen (the SYN's neighbours
+    /// carry no payload) cannot be: the watch starts before the first byte is sent.
+    fn stream_offset(&mut self, packet: &Transport) -> u64 {
+        // A datagram is never sent again by the transport: its payload is new.
+        let Some(seq) = packet.tcp.map(|tcp| tcp.seq) else { return self.sent };
+        let first = *self.first_seq.get_or_insert(seq);
+        // The distance from the highest byte sent, wrapped at 2³² and signed: retransmissions lie behind it.
+        let ahead = seq.wrapping_sub(first.wrapping_add(self.sent as u32)) as i32;
+        self.sent.saturating_add_signed(i64::from(ahead))
+    }
+
+    /// Sorts `count` bytes of `frame` from `skip` on, which stand at `offset` in the stream.
+    fn attribute(&mut self, frame: &Frame<'_>, mut skip: u64, mut count: u64, mut offset: u64) {
+        for slice in frame.segments() {
+            let len = slice.len() as u64;
+            if skip >= len {
+                skip -= len;
+                continue;
+            }
+            let (mut addr, mut left) = (slice.addr() + skip, (len - skip).min(count));
+            skip = 0;
+            count -= left;
+            while left > 0 {
+                let in_page = addr % PAGE_SIZE;
+                let piece = left.min(PAGE_SIZE - in_page);
+                match self.pages.page_at(addr) {
+                    Some(page) => {
+                        self.totals.from_page_cache += piece;
+                        let shift = (page * PAGE_SIZE + in_page).wrapping_sub(offset);
+                        if *self.shift.get_or_insert(shift) != shift {
+                            self.totals.misplaced += piece;
+                        }
+                    }
+                    None => self.totals.from_elsewhere += piece,
+                }
+                addr += piece;
+                offset += piece;
+                left -= piece;
+            }
+        }
+    }
+
+    /// What was seen so far.
+    #[must_use]
+    pub fn books(&self) -> FlowBooks {
+        let totals = &self.totals;
+        FlowBooks {
+            device: DeviceBooks {
+                chains: Some(totals.chains),
+                descriptors: Some(totals.descriptors),
+                payload_bytes: Some(totals.payload),
+                retransmitted_bytes: Some(totals.retransmitted),
+                from_page_cache_bytes: Some(totals.from_page_cache),
+                from_elsewhere_bytes: Some(totals.from_elsewhere),
+                dma_read_bytes: Some(totals.read),
+                device_copied_bytes: Some(totals.copied),
+            },
+            misplaced_bytes: totals.misplaced,
+            unparsed_frames: totals.unparsed,
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! The event tracer: a fixed ring of chain events per queue, overwritten when nobody reads fast enough.
+//!
+//! Place: the worker that owns a queue writes; any number of readers follow, each at its own pace. A reader never
+//! makes the writer wait, and always learns how many events it missed.
+//!
+//! Operation:
+//! 1. The writer announces the slot it is about to overwrite (`begun`), fills it, then publishes it (`done`).
+//! 2. A reader copies a published slot, then looks at `begun` again: had the writer come round to the slot meanwhile,
+//!    the copy may be torn and is counted as lost instead.
+//!
+//! Invariants: one writer per ring. Slots hold plain words, so a torn copy is wrong but never undefined behaviour.
+//!
+//! Limits: an event has room for [`MAX_BUFFERS`] descriptors and [`HEAD_BYTES`] bytes of the frame; it says how many
+//! descriptors there were in all.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+/// Descriptors that fit into an event: a 64 KiB TSO frame of page-sized buffers has 17 or 18.
+pub const MAX_BUFFERS: usize = 24;
+/// Bytes of the frame's start that an event carries: Ethernet, IPv6 and TCP with options fit.
+pub const HEAD_BYTES: usize = 96;
+/// Events in a ring.
+const SLOTS: usize = 2048;
+
+const HEAD_WORDS: usize = HEAD_BYTES / 8;
+const FIXED_WORDS: usize = 4;
+const SLOT_WORDS: usize = FIXED_WORDS + HEAD_WORDS + 2 * MAX_BUFFERS;
+
+/// One descriptor of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EventBuffer {
+    /// As the driver wrote it.
+    pub addr: u64,
+    /// Bytes.
+    pub len: u32,
+    /// Device-writable?
+    pub writable: bool,
+}
+
+/// A chain as it went through a queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Nanoseconds since the tracer's epoch.
+    pub at_ns: u64,
+    /// Head descriptor or buffer id.
+    pub head: u16,
+    /// Free-running index.
+    pub idx: u16,
+    /// Descriptors in all.
+    pub descriptors: u16,
+    /// Indirect table?
+    pub indirect: bool,
+    /// Bytes written by the device.
+    pub written: u32,
+    /// The frame's length, bytes.
+    pub frame_len: u32,
+    /// The frame's GSO segment size, bytes; 0 without.
+    pub gso_size: u16,
+    /// The frame's first bytes.
+    pub head_bytes: [u8; HEAD_BYTES],
+    /// How many of them there are.
+    pub head_len: u8,
+    /// The first descriptors.
+    pub buffers: [EventBuffer; MAX_BUFFERS],
+    /// How many of them there are.
+    pub buffer_count: u8,
+}
+
+impl Default for Event {
+    fn default() -> Self {
+        Event {
+            at_ns: 0,
+            head: 0,
+            idx: 0,
+            descriptors: 0,
+            indirect: false,
+            written: 0,
+            frame_len: 0,
+            gso_size: 0,
+            head_bytes: [0; HEAD_BYTES],
+            head_len: 0,
+            buffers: [EventBuffer::default(); MAX_BUFFERS],
+            buffer_count: 0,
+        }
+    }
+}
+
+impl Event {
+    /// Adds a descriptor while there is room.
+    pub fn push(&mut self, buffer: EventBuffer) {
+        if let Some(slot) = self.buffers.get_mut(usize::from(self.buffer_count)) {
+            *slot = buffer;
+            self.buffer_count += 1;
+        }
+    }
+
+    /// The frame's first bytes, as many as there are.
+    #[must_use]
+    pub fn head(&self) -> &[u8] {
+        self.head_bytes.get(..usize::from(self.head_len)).unwrap_or_default()
+    }
+
+    /// The descriptors the event has room for.
+    #[must_use]
+    pub fn buffers(&self) -> &[EventBuffer] {
+        self.buffers.get(..usize::from(self.buffer_count)).unwrap_or_default()
+    }
+}
+
+/// The events of one queue. Takes no memory until its first reader comes; what is recorded before that is dropped.
+#[derive(Debug, Default)]
+pub struct EventRing {
+    words: OnceLock<Box<[AtomicU64]>>,
+    begun: AtomicU64,
+    done: AtomicU64,
+}
+
+impl EventRing {
+    /// Writes an event over the oldest. Only the owning worker may call it.
+    pub fn record(&self, event: &Event) {
+        if self.words.get().is_none() {
+            return;
+        }
+        let number = self.done.load(Ordering::Relaxed);
+        self.begun.store(number + 1, Ordering::Relaxed);
+        // A reader that sees any word written below also sees `begun`.
+        fence(Ordering::Release);
+        let mut slot = self.slot(number).iter();
+        let mut put = |word: u64| {
+            if let Some(cell) = slot.next() {
+                cell.store(word, Ordering::Relaxed);
+            }
+        };
+        put(event.at_ns);
+        put(u64::from(event.head)
+            | u64::from(event.idx) << 16
+            | u64::from(event.descriptors) << 32
+            | u64::from(event.gso_size) << 48);
+        put(u64::from(event.written) | u64::from(event.frame_len) << 32);
+        put(u64::from(event.head_len) | u64::from(event.buffer_count) << 8 | u64::from(event.indirect) << 16);
+        for bytes in event.head_bytes.as_chunks::<8>().0 {
+            put(u64::from_le_bytes(*bytes));
+        }
+        for buffer in event.buffers() {
+            put(buffer.addr);
+            put(u64::from(buffer.len) | u64::from(buffer.writable) << 32);
+        }
+        self.done.store(number + 1, Ordering::Release);
+    }
+
+    /// A reader that starts with the next event to be recorded.
+    #[must_use]
+    pub fn reader(&self) -> Reader<'_> {
+        self.words.get_or_init(|| (0..SLOTS * SLOT_WORDS).map(|_| AtomicU64::new(0)).collect());
+        Reader { ring: self, next: self.done.load(Ordering::Acquire) }
+    }
+
+    fn slot(&self, number: u64) -> &[AtomicU64] {
+        let start = (number % SLOTS as u64) as usize * SLOT_WORDS;
+        self.words.get().and_then(|words| words.get(start..start + SLOT_WORDS)).unwrap_or_default()
+    }
+}
+
+/// What a reader gets.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Read {
+    /// The next event.
+    Event(Box<Event>),
+    /// This many events were overwritten before they could be read.
+    Lost(u64),
+}
+
+/// One follower of an [`EventRing`].
+#[derive(Debug)]
+pub struct Reader<'r> {
+    ring: &'r EventRing,
+    next: u64,
+}
+
+impl Reader<'_> {
+    /// The next event, or how many were lost, or `None` when the reader is up to date.
+    pub fn read(&mut self) -> Option<Read> {
+        let done = self.ring.done.load(Ordering::Acquire);
+        if self.next == done {
+            return None;
+        }
+        // The slot of event `done - SLOTS` may be under the writer's pen already: keep one slot away.
+        let oldest = done.saturating_sub(SLOTS as u64 - 1);
+        if self.next < oldest {
+            let lost = oldest - self.next;
+            self.next = oldest;
+            return Some(Read::Lost(lost));
+        }
+        let words: Vec<u64> = self.ring.slot(self.next).iter().map(|cell| cell.load(Ordering::Relaxed)).collect();
+        fence(Ordering::Acquire);
+        let begun = self.ring.begun.load(Ordering::Relaxed);
+        self.next += 1;
+        if begun >= self.next + SLOTS as u64 {
+            return Some(Read::Lost(1));
+        }
+        Some(Read::Event(Box::new(decode(&words))))
+    }
+}
+
+fn decode(words: &[u64]) -> Event {
+    let word = |at: usize| words.get(at).copied().unwrap_or_default();
+    let mut event = Event {
+        at_ns: word(0),
+        head: word(1) as u16,
+        idx: (word(1) >> 16) as u16,
+        descriptors: (word(1) >> 32) as u16,
+        gso_size: (word(1) >> 48) as u16,
+        written: word(2) as u32,
+        frame_len: (word(2) >> 32) as u32,
+        head_len: word(3) as u8,
+        indirect: word(3) >> 16 & 1 == 1,
+        ..Event::default()
+    };
+    for (at, bytes) in event.head_bytes.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+        *bytes = word(FIXED_WORDS + at).to_le_bytes();
+    }
+    let count = (word(3) >> 8) as u8;
+    for at in 0..usize::from(count).min(MAX_BUFFERS) {
+        let first = FIXED_WORDS + HEAD_WORDS + 2 * at;
+        let second = word(first + 1);
+        event.push(EventBuffer { addr: word(first), len: second as u32, writable: second >> 32 & 1 == 1 });
+    }
+    event
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(number: u64) -> Event {
+        let mut event = Event {
+            at_ns: number,
+            head: number as u16,
+            idx: 7,
+            descriptors: 30,
+            indirect: true,
+            written: 5,
+            frame_len: 65226,
+            gso_size: 1448,
+            head_len: 54,
+            ..Event::default()
+        };
+        event.head_bytes[..54].fill(number as u8);
+        for at in 0..30 {
+            event.push(EventBuffer { addr: number << 20 | at, len: 4096, writable: at % 2 == 1 });
+        }
+        event
+    }
+
+    #[test]
+    fn an_event_is_read_as_it_was_recorded() {
+        let ring = EventRing::default();
+        let mut reader = ring.reader();
+        ring.record(&event(3));
+        assert_eq!(reader.read(), Some(Read::Event(Box::new(event(3)))));
+        assert_eq!(reader.read(), None);
+        assert_eq!(event(3).buffers().len(), MAX_BUFFERS);
+    }
+
+    #[test]
+    fn a_slow_reader_learns_how_many_it_missed_and_reads_the_rest() {
+        let ring = EventRing::default();
+        let mut reader = ring.reader();
+        let total = SLOTS as u64 + 100;
+        for number in 0..total {
+            ring.record(&event(number));
+        }
+        let Some(Read::Lost(lost)) = reader.read() else { panic!("must have lost some") };
+        let mut read = 0;
+        while let Some(next) = reader.read() {
+            assert_eq!(next, Read::Event(Box::new(event(lost + read))));
+            read += 1;
+        }
+        assert_eq!(lost + read, total);
+    }
+
+    #[test]
+    fn nothing_read_beside_a_running_writer_is_torn() {
+        let ring = EventRing::default();
+        let total = 60_000;
+        std::thread::scope(|scope| {
+            let mut reader = ring.reader();
+            scope.spawn(|| (0..total).for_each(|number| ring.record(&event(number))));
+            let mut seen = 0;
+            while seen < total {
+                match reader.read() {
+                    Some(Read::Event(read)) => {
+                        assert_eq!(*read, event(read.at_ns));
+                        assert_eq!(read.at_ns, seen);
+                        seen += 1;
+                    }
+                    Some(Read::Lost(lost)) => seen += lost,
+                    None => std::hint::spin_loop(),
+                }
+            }
+        });
+    }
+}
