@@ -1,1 +1,33 @@
 //! Joins session, queues, link and observers; owns the threads.
+//!
+//! | file | |
+//! |---|---|
+//! | [`options`] | what `serve` is told |
+//! | [`shared`] | what the threads share |
+//! | [`queue`] | one queue at work |
+//! | `transmit`, `receive` | one burst of a queue |
+//! | [`worker`], [`workers`] | the data path's threads |
+//! | [`device`] | the device as the session drives it |
+//! | `eyes` | what looks on: tracer, watched flow, capture |
+//! | [`serve()`] | the session thread |
+//! | [`control`] | the control socket, with `status`, `trace`, `metrics` |
+
+pub mod control;
+pub mod device;
+mod eyes;
+mod metrics;
+pub mod options;
+pub mod queue;
+mod receive;
+pub mod serve;
+pub mod shared;
+mod status;
+#[cfg(test)]
+mod tests;
+mod trace;
+mod transmit;
+pub mod worker;
+pub mod workers;
+
+pub use options::{Endpoint, Options, PollMode};
+pub use serve::{ServeError, serve};

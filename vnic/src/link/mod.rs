@@ -14,6 +14,7 @@
 //! | [`sink`] | frames vanish |
 //! | [`loopback`] | frames come back |
 
+pub mod capture;
 pub mod counters;
 pub mod kind;
 pub mod loopback;
@@ -24,6 +25,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use capture::Capture;
 pub use counters::LinkCounters;
 pub use kind::{LinkKind, ParseLinkError};
 pub use port::{AnyPort, OpenError, open};

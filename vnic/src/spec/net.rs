@@ -88,7 +88,15 @@ mod tests {
 
     #[test]
     fn a_header_survives_the_trip_through_bytes() {
-        let header = NetHeader { flags: 1, gso_type: 4, hdr_len: 78, gso_size: 1428, csum_start: 34, csum_offset: 16, num_buffers: 3 };
+        let header = NetHeader {
+            flags: 1,
+            gso_type: 4,
+            hdr_len: 78,
+            gso_size: 1428,
+            csum_start: 34,
+            csum_offset: 16,
+            num_buffers: 3,
+        };
         assert_eq!(NetHeader::from_bytes(header.to_bytes()), header);
     }
 }

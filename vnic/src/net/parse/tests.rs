@@ -37,7 +37,8 @@ fn ipv6_bytes(next: u8, payload: u16, body: &[u8]) -> Vec<u8> {
 }
 
 fn tcp_bytes(data_offset: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![0x86, 0xd0, 0x23, 0x28, 0, 0, 0, 1, 0, 0, 0, 9, data_offset << 4, flags, 0xff, 0xff, 0, 0, 0, 0];
+    let mut bytes =
+        vec![0x86, 0xd0, 0x23, 0x28, 0, 0, 0, 1, 0, 0, 0, 9, data_offset << 4, flags, 0xff, 0xff, 0, 0, 0, 0];
     bytes.resize(usize::from(data_offset) * 4, 1);
     bytes.extend(payload);
     bytes
@@ -60,7 +61,8 @@ fn a_segment_to_be_segmented_is_told_from_its_head() {
     assert_eq!(line(&frame, 1448), "10.0.2.15:34512 > 10.0.2.2:9000 tcp seq 1 len 65160 gso 1448");
     let transport = transport_of(&frame);
     assert_eq!((transport.header_len, transport.payload_len), (14 + 20 + 32, 65_160));
-    let flow = Flow { protocol: 6, local: "10.0.2.15:34512".parse().unwrap(), remote: "10.0.2.2:9000".parse().unwrap() };
+    let flow =
+        Flow { protocol: 6, local: "10.0.2.15:34512".parse().unwrap(), remote: "10.0.2.2:9000".parse().unwrap() };
     assert!(transport.is_from(&flow));
     assert!(!transport.is_from(&Flow { local: flow.remote, remote: flow.local, ..flow }));
     assert_eq!(transport.tcp, Some(Tcp { seq: 1, ack: 9, flags: TCP_ACK, window: 65_535 }));

@@ -1,0 +1,190 @@
+//! The device as the session drives it: turns the front-end's requests into commands for the workers.
+//!
+//! Place: lives on the session thread. Invariants: memory is replaced only while no worker has a queue, and a request is
+//! answered only after the workers did what it says.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use super::queue::{Notifiers, Queue, set_nonblocking};
+use super::shared::Shared;
+use super::worker::NotifierChange;
+use super::workers::Workers;
+use crate::memory::Memory;
+use crate::ring::{self, DeviceRing, RingLayout, Segments};
+use crate::spec::Features;
+use crate::spec::vhost_user::{ProtocolFeature, ProtocolFeatures};
+use crate::vhost_user::{Device, DeviceError, QueueSetup, VringBase};
+
+/// Room for segments before an arena has to grow: a 64 KiB frame of single pages, and some.
+const SEGMENTS: usize = 128;
+
+/// Regions the device can hold, one for each memory slot of a guest with many DIMMs.
+const MEM_SLOTS: u64 = 64;
+
+/// The sizes of a device.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Queue pairs on offer.
+    pub queue_pairs: u16,
+    /// The largest ring.
+    pub queue_size: u16,
+}
+
+/// The device end of a session.
+#[derive(Debug)]
+pub struct NicDevice {
+    shared: Arc<Shared>,
+    workers: Arc<Workers>,
+    limits: Limits,
+    memory: Arc<Memory>,
+    features: Features,
+}
+
+impl NicDevice {
+    /// A device without memory or queues.
+    #[must_use]
+    pub fn new(shared: Arc<Shared>, workers: Arc<Workers>, limits: Limits) -> Self {
+        NicDevice { shared, workers, limits, memory: Arc::new(Memory::empty()), features: Features::NONE }
+    }
+
+    /// The queues that are set up.
+    fn running(&self) -> Vec<u16> {
+        self.shared.view().rings.keys().copied().collect()
+    }
+}
+
+impl Device for NicDevice {
+    fn offered(&self) -> Features {
+        self.shared.about.offered
+    }
+
+    fn protocol_features(&self) -> ProtocolFeatures {
+        ProtocolFeatures::of(&[
+            ProtocolFeature::Mq,
+            ProtocolFeature::ReplyAck,
+            ProtocolFeature::ConfigureMemSlots,
+            ProtocolFeature::ResetDevice,
+            ProtocolFeature::Status,
+        ])
+    }
+
+    fn vrings(&self) -> u16 {
+        self.limits.queue_pairs.saturating_mul(2)
+    }
+
+    fn queue_num(&self) -> u64 {
+        u64::from(self.limits.queue_pairs)
+    }
+
+    fn max_mem_slots(&self) -> u64 {
+        MEM_SLOTS
+    }
+
+    fn max_queue_size(&self) -> u16 {
+        self.limits.queue_size
+    }
+
+    fn set_features(&mut self, features: Features) -> Result<(), DeviceError> {
+        self.workers.negotiated(features)?;
+        self.features = features;
+        self.shared.view().negotiated = features;
+        Ok(())
+    }
+
+    fn set_memory(&mut self, memory: Arc<Memory>) -> Result<(), DeviceError> {
+        let mut stopped: Vec<Queue> =
+            self.running().into_iter().filter_map(|index| self.workers.stop_queue(index)).collect();
+        // All of them get the new memory, or none does.
+        let mut rings = Vec::with_capacity(stopped.len());
+        let mut outcome = Ok(());
+        for queue in &stopped {
+            match ring::Device::new(queue.layout, memory.clone(), self.features, queue.ring.base()) {
+                Ok(ring) => rings.push(ring),
+                Err(error) => {
+                    outcome = Err(format!("{}: {error}", queue.shared.name).into());
+                    break;
+                }
+            }
+        }
+        if outcome.is_ok() {
+            for (queue, ring) in stopped.iter_mut().zip(rings) {
+                queue.ring = ring;
+                queue.segments = Segments::new(memory.clone(), SEGMENTS);
+            }
+            self.shared.view().memory = (!memory.regions().is_empty()).then(|| memory.clone());
+            self.memory = memory;
+        }
+        for queue in stopped {
+            self.workers.start_queue(queue);
+        }
+        outcome
+    }
+
+    fn start_queue(&mut self, index: u16, setup: QueueSetup) -> Result<(), DeviceError> {
+        let shared = self.shared.queues.get(usize::from(index)).ok_or("no such queue")?.clone();
+        let layout = RingLayout {
+            size: setup.size,
+            desc: setup.addresses.descriptors.0,
+            avail: setup.addresses.driver.0,
+            used: setup.addresses.device.0,
+        };
+        for fd in [&setup.kick, &setup.call, &setup.err].into_iter().flatten() {
+            set_nonblocking(fd.as_ref())?;
+        }
+        let queue = Queue {
+            index,
+            layout,
+            ring: ring::Device::new(layout, self.memory.clone(), self.features, setup.base.0)?,
+            segments: Segments::new(self.memory.clone(), SEGMENTS),
+            notifiers: Notifiers { kick: setup.kick, call: setup.call, err: setup.err },
+            enabled: setup.enabled,
+            held: false,
+            stopped: false,
+            starving: false,
+            shared: shared.clone(),
+        };
+        shared.set_error(None);
+        self.shared.view().rings.insert(index, layout);
+        self.workers.start_queue(queue);
+        Ok(())
+    }
+
+    fn stop_queue(&mut self, index: u16) -> VringBase {
+        self.shared.view().rings.remove(&index);
+        self.workers.stop_queue(index).map_or(VringBase(0), |queue| VringBase(queue.ring.base()))
+    }
+
+    fn set_enabled(&mut self, index: u16, enabled: bool) {
+        self.workers.enable(index, enabled);
+    }
+
+    fn set_kick(&mut self, index: u16, kick: Option<Arc<OwnedFd>>) -> Result<(), DeviceError> {
+        if let Some(kick) = &kick {
+            set_nonblocking(kick.as_ref())?;
+        }
+        self.workers.notify(index, NotifierChange::Kick(kick));
+        Ok(())
+    }
+
+    fn set_call(&mut self, index: u16, call: Option<Arc<OwnedFd>>) {
+        self.workers.notify(index, NotifierChange::Call(usable(call)));
+    }
+
+    fn set_err(&mut self, index: u16, err: Option<Arc<OwnedFd>>) {
+        self.workers.notify(index, NotifierChange::Err(usable(err)));
+    }
+
+    fn reset(&mut self) {
+        for index in self.running() {
+            let _ = self.stop_queue(index);
+        }
+        self.features = Features::NONE;
+        self.shared.view().negotiated = Features::NONE;
+    }
+}
+
+/// A file that cannot be made non-blocking is not written to at all: it could hang the worker.
+fn usable(fd: Option<Arc<OwnedFd>>) -> Option<Arc<OwnedFd>> {
+    fd.filter(|fd| set_nonblocking(fd.as_ref()).is_ok())
+}

@@ -1,0 +1,91 @@
+//! What looks on while the data path works: the tracer, the watched flow, the capture.
+//!
+//! Place: called by the bursts for each chain, after the link has taken or filled it and before the driver gets it
+//! back, so that what is shown is what was sent. Costs one branch per chain while nobody looks.
+
+use super::shared::{QueueShared, Shared};
+use crate::net::{Frame, ReceiveSpace};
+use crate::observe::flow::FlowWatch;
+use crate::observe::tracer::{Event, EventBuffer};
+use crate::ring::{Chain, Segments};
+
+/// The observers of one worker.
+#[derive(Debug, Default)]
+pub struct EyesState {
+    /// The flow of the transfer under way.
+    pub watch: Option<Box<FlowWatch>>,
+}
+
+impl EyesState {
+    /// The observers for one pass.
+    pub fn look<'a>(&'a mut self, shared: &Shared) -> Eyes<'a> {
+        Eyes { traced: shared.traced(), started: shared.started, state: self }
+    }
+}
+
+/// The observers during one pass.
+#[derive(Debug)]
+pub struct Eyes<'a> {
+    traced: bool,
+    started: std::time::Instant,
+    state: &'a mut EyesState,
+}
+
+impl Eyes<'_> {
+    /// A frame the link has taken.
+    pub fn transmitted(&mut self, queue: &QueueShared, segments: &Segments, frame: &Frame<'_>, read: u32, copied: u32) {
+        let chain = frame.chain();
+        if let Some(watch) = &mut self.state.watch {
+            watch.frame(frame, chain.descriptors, read, copied);
+        }
+        if self.traced {
+            let mut event = self.event(chain, segments, 0);
+            event.frame_len = frame.len;
+            event.gso_size = frame.header.gso_size;
+            event.head_len = frame.peek(&mut event.head_bytes).len() as u8;
+            queue.events.record(&event);
+        }
+    }
+
+    /// A frame of `bytes` that the link has put into the driver's buffers: an event per chain, the frame's first bytes
+    /// with the first.
+    pub fn received(&mut self, queue: &QueueShared, segments: &Segments, space: &ReceiveSpace<'_>, bytes: u32) {
+        if self.traced {
+            for (at, (chain, written)) in space.filled().enumerate() {
+                let mut event = self.event(chain, segments, written);
+                if at == 0 {
+                    event.frame_len = bytes;
+                    event.head_len = read_back(space, &mut event.head_bytes);
+                }
+                queue.events.record(&event);
+            }
+        }
+    }
+
+    fn event(&self, chain: &Chain, segments: &Segments, written: u32) -> Event {
+        let mut event = Event {
+            at_ns: self.started.elapsed().as_nanos() as u64,
+            head: chain.head,
+            idx: chain.idx,
+            descriptors: chain.descriptors,
+            indirect: chain.indirect,
+            written,
+            ..Event::default()
+        };
+        for (at, segment) in segments.of(chain).iter().enumerate() {
+            let writable = at >= chain.readable as usize;
+            event.push(EventBuffer { addr: segment.addr, len: segment.len, writable });
+        }
+        event
+    }
+}
+
+/// The first bytes of a frame the device has just written.
+fn read_back(space: &ReceiveSpace<'_>, out: &mut [u8]) -> u8 {
+    let mut count = 0;
+    for slice in space.frame() {
+        let Some(room) = out.get_mut(count..).filter(|room| !room.is_empty()) else { break };
+        count += slice.copy_to(room);
+    }
+    u8::try_from(count).unwrap_or(u8::MAX)
+}

@@ -1,0 +1,97 @@
+//! What `serve` is told.
+
+use std::fmt;
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use crate::link::LinkKind;
+use crate::spec::Features;
+
+/// Where the front-end is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Endpoint {
+    /// Listen on this socket path; front-ends come and go.
+    Listen(PathBuf),
+    /// Connect to the front-end's socket, again whenever it goes away.
+    Connect(PathBuf),
+    /// An inherited, connected or listening socket.
+    Fd(RawFd),
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Endpoint::Listen(path) | Endpoint::Connect(path) => path.display().fmt(f),
+            Endpoint::Fd(fd) => write!(f, "file descriptor {fd}"),
+        }
+    }
+}
+
+/// When a worker sleeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PollMode {
+    /// Poll while there is work, then arm notifications and sleep.
+    #[default]
+    Adaptive,
+    /// Never sleep.
+    Always,
+    /// Sleep as soon as a pass over the queues finds nothing; wait for a notification before every pass.
+    Never,
+}
+
+/// Not a poll mode.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a poll mode; use adaptive, always or never")]
+pub struct UnknownPollMode(String);
+
+impl FromStr for PollMode {
+    type Err = UnknownPollMode;
+
+    fn from_str(name: &str) -> Result<Self, UnknownPollMode> {
+        match name {
+            "adaptive" => Ok(PollMode::Adaptive),
+            "always" => Ok(PollMode::Always),
+            "never" => Ok(PollMode::Never),
+            _ => Err(UnknownPollMode(name.to_owned())),
+        }
+    }
+}
+
+/// All that `serve` needs.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where the front-end is.
+    pub endpoint: Endpoint,
+    /// Where frames go.
+    pub link: LinkKind,
+    /// The control socket; `None`: the endpoint's path with `.control`, or none for an inherited socket.
+    pub control: Option<PathBuf>,
+    /// Write every frame to this pcapng file.
+    pub capture: Option<PathBuf>,
+    /// Features not to offer.
+    pub withhold: Features,
+    /// Queue pairs to offer.
+    pub queue_pairs: u16,
+    /// The largest queue size a front-end may set.
+    pub queue_size: u16,
+    /// When workers sleep.
+    pub poll: PollMode,
+    /// A worker per CPU, pinned to it; empty: one worker, not pinned.
+    pub cpus: Vec<usize>,
+}
+
+impl Options {
+    /// The control socket's path by the contract: as given, or beside the vhost-user socket.
+    #[must_use]
+    pub fn control_path(&self) -> Option<PathBuf> {
+        self.control.clone().or_else(|| match &self.endpoint {
+            Endpoint::Listen(path) | Endpoint::Connect(path) => {
+                let mut name = path.clone().into_os_string();
+                name.push(".control");
+                Some(name.into())
+            }
+            Endpoint::Fd(_) => None,
+        })
+    }
+}

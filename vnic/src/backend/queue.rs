@@ -1,0 +1,154 @@
+//! One queue as its worker holds it: the ring, the notification files, its counters.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+use super::shared::{QueueShared, QueueState};
+use crate::ring::{Chain, Device, DeviceRing, RingError, RingLayout, Segments};
+
+/// Files of a queue. Each is the front-end's and may be anything, so none may block: see [`set_nonblocking`].
+#[derive(Debug, Default)]
+pub struct Notifiers {
+    /// Available-buffer notifications, from the driver.
+    pub kick: Option<Arc<OwnedFd>>,
+    /// Used-buffer notifications, to the driver.
+    pub call: Option<Arc<OwnedFd>>,
+    /// Told when the ring stops.
+    pub err: Option<Arc<OwnedFd>>,
+}
+
+/// Makes `fd` non-blocking, so that a front-end which hands over a full pipe cannot hang a worker.
+pub fn set_nonblocking(fd: impl AsFd) -> nix::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(fd.as_fd(), FcntlArg::F_GETFL)?);
+    fcntl(fd.as_fd(), FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)).map(drop)
+}
+
+/// What became of a kick file that was readable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kick {
+    /// The driver kicked.
+    Rung,
+    /// It had been read already.
+    Quiet,
+    /// The file can never be read again; waiting on it would only spin.
+    Dead,
+}
+
+/// A queue at work.
+#[derive(Debug)]
+pub struct Queue {
+    /// vhost-user index.
+    pub index: u16,
+    /// Where its ring is.
+    pub layout: RingLayout,
+    /// The device half of its ring.
+    pub ring: Device,
+    /// Where its chains' segments go.
+    pub segments: Segments,
+    /// Its files.
+    pub notifiers: Notifiers,
+    /// `SET_VRING_ENABLE`.
+    pub enabled: bool,
+    /// `vnic hold`.
+    pub held: bool,
+    /// The ring stopped because of what the driver wrote.
+    pub stopped: bool,
+    /// receiveq: a frame waits for buffers.
+    pub starving: bool,
+    /// Its public face.
+    pub shared: Arc<QueueShared>,
+}
+
+impl Queue {
+    /// May chains be taken from it?
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.enabled && !self.held && !self.stopped
+    }
+
+    /// Publishes its state for the CLI.
+    pub fn show_state(&self) {
+        self.shared.set_state(match (self.stopped, self.enabled, self.held) {
+            (true, _, _) => QueueState::Stopped,
+            (_, false, _) => QueueState::Disabled,
+            (_, _, true) => QueueState::Held,
+            _ => QueueState::Running,
+        });
+    }
+
+    /// Stops the ring because of a driver fault: counted, shown, and told through the err file. Only a new start of the
+    /// queue, after the driver reset it, makes it go on.
+    pub fn stop(&mut self, name: &'static str, error: &dyn std::fmt::Display) {
+        self.stopped = true;
+        self.shared.counters.count_error(name);
+        self.shared.set_error(Some(error.to_string()));
+        self.show_state();
+        tracing::warn!(queue = %self.shared.name, %error, "ring stopped");
+        if let Some(err) = &self.notifiers.err {
+            signal(err.as_fd());
+        }
+    }
+
+    /// As [`Queue::stop`], for a fault of the ring itself.
+    pub fn stop_ring(&mut self, error: &RingError) {
+        self.stop(error.name(), error);
+    }
+
+    /// Returns a chain with `written` bytes in it.
+    pub fn push_used(&mut self, chain: &Chain, written: u32) {
+        if let Err(error) = self.ring.push_used(chain, written) {
+            self.stop_ring(&error);
+        }
+    }
+
+    /// Puts chains back that were popped last, in the order they were popped.
+    pub fn unpop(&mut self, chains: &[Chain]) {
+        if let Err(error) = self.ring.unpop(chains) {
+            self.stop_ring(&error);
+        }
+    }
+
+    /// Publishes what was used; notifies the driver if it asked for that.
+    pub fn publish(&mut self) {
+        let wanted = self.ring.publish();
+        self.shared.counters.bursts.add(1);
+        match (&self.notifiers.call, wanted) {
+            (Some(call), true) => {
+                signal(call.as_fd());
+                self.shared.counters.calls.add(1);
+            }
+            _ => self.shared.counters.calls_suppressed.add(1),
+        }
+    }
+
+    /// Notifies the driver whether it asked for it or not: a call too many is harmless, one too few hangs it.
+    pub fn ring_call(&self) {
+        if let Some(call) = &self.notifiers.call {
+            signal(call.as_fd());
+        }
+    }
+
+    /// Reads the kick file.
+    pub fn take_kick(&self) -> Kick {
+        let Some(kick) = &self.notifiers.kick else {
+            return Kick::Quiet;
+        };
+        match nix::unistd::read(kick, &mut [0; 8]) {
+            Ok(1..) => {
+                self.shared.counters.kicks.add(1);
+                Kick::Rung
+            }
+            Ok(_) => Kick::Dead,
+            Err(Errno::EAGAIN | Errno::EINTR) => Kick::Quiet,
+            Err(_) => Kick::Dead,
+        }
+    }
+}
+
+/// Adds one to an eventfd. A full one already means "notified"; anything else the front-end put there is its own loss.
+fn signal(fd: BorrowedFd<'_>) {
+    let _ = nix::unistd::write(fd, &1u64.to_ne_bytes());
+}

@@ -1,0 +1,120 @@
+//! link → receiveq: one burst.
+
+use super::queue::Queue;
+use super::worker::{BURST, Eyes, Progress};
+use crate::link::{Port, Received};
+use crate::net::ReceiveSpace;
+use crate::ring::{Chain, DeviceRing};
+use crate::spec::net::NET_HEADER_LEN;
+use crate::spec::{Feature, Features};
+
+/// Room for the chains of one frame.
+#[derive(Debug)]
+pub(super) struct Scratch {
+    chains: Vec<Chain>,
+    filled: Vec<(Chain, u32)>,
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        // A frame of 64 KiB over buffers of 1500 bytes and less.
+        Scratch { chains: Vec::with_capacity(64), filled: Vec::with_capacity(64) }
+    }
+}
+
+/// Fills up to [`BURST`] frames of `port` into the driver's buffers. `scratch` is reused from call to call. `Blocked` means that
+/// there are frames and not enough buffers: they stay with the link until the driver adds some.
+pub(super) fn burst<P: Port>(
+    queue: &mut Queue,
+    port: &mut P,
+    pair: usize,
+    features: Features,
+    scratch: &mut Scratch,
+    eyes: &mut Eyes<'_>,
+) -> Progress {
+    let Scratch { chains, filled } = scratch;
+    let mergeable = features.has(Feature::MrgRxbuf);
+    let shared = queue.shared.clone();
+    let counters = &shared.counters;
+    let mut frames = 0;
+    let mut outcome = Progress::Idle;
+    while frames < BURST {
+        let Some(needed) = port.pending(pair) else { break };
+        match gather(queue, needed + NET_HEADER_LEN, mergeable, chains) {
+            Gathered::Enough => {}
+            Gathered::TooFew => {
+                counters.no_buffers.add(1);
+                outcome = Progress::Blocked;
+                break;
+            }
+            Gathered::Stopped => break,
+        }
+        let mut space = ReceiveSpace::new(&queue.segments, chains, features);
+        let received = port.receive(pair, &mut space);
+        match received {
+            Ok(Received::Frame { bytes }) => {
+                counters.bytes.add(u64::from(bytes));
+                eyes.received(&shared, &queue.segments, &space, bytes);
+                filled.clear();
+                filled.extend(space.filled().map(|(chain, written)| (*chain, written)));
+                for (chain, written) in filled.iter() {
+                    counters.chains.add(1);
+                    counters.descriptors.add(u64::from(chain.descriptors));
+                    queue.push_used(chain, *written);
+                }
+                queue.unpop(chains.get(filled.len()..).unwrap_or_default());
+                frames += 1;
+            }
+            Ok(Received::Nothing) => {
+                queue.unpop(chains);
+                break;
+            }
+            Err(error) => {
+                tracing::debug!(queue = %shared.name, %error, "frame lost");
+                counters.count_drop("link_error");
+                queue.unpop(chains);
+            }
+        }
+    }
+    if frames > 0 {
+        queue.publish();
+        if outcome == Progress::Idle {
+            outcome = if frames == BURST { Progress::More } else { Progress::Some };
+        }
+    }
+    outcome
+}
+
+enum Gathered {
+    Enough,
+    TooFew,
+    Stopped,
+}
+
+/// Takes chains until they hold `bytes`; without MRG_RXBUF a frame has one chain and no more (VIRTIO 1.3, 5.1.6.4),
+/// and the frame is fitted to it, or dropped, by the port.
+fn gather(queue: &mut Queue, bytes: usize, mergeable: bool, chains: &mut Vec<Chain>) -> Gathered {
+    queue.segments.clear();
+    chains.clear();
+    let mut room = 0;
+    while room < bytes {
+        match queue.ring.pop(&mut queue.segments) {
+            Ok(Some(chain)) => {
+                room += chain.writable_len as usize;
+                chains.push(chain);
+                if !mergeable {
+                    break;
+                }
+            }
+            Ok(None) => {
+                queue.unpop(chains);
+                return Gathered::TooFew;
+            }
+            Err(error) => {
+                queue.stop_ring(&error);
+                return Gathered::Stopped;
+            }
+        }
+    }
+    Gathered::Enough
+}

@@ -1,0 +1,273 @@
+//! `serve`: the session thread, from the options to the last front-end.
+//!
+//! Operation:
+//! 1. Signals are blocked, to be read from a file; the link is opened; workers and control socket start.
+//! 2. Front-ends are served one after the other. Between messages the thread waits for a message, a signal or a
+//!    worker's notice.
+//! 3. SIGINT or SIGTERM ends it: the session ends, queues are stopped, threads joined, sockets removed.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use super::control::Control;
+use super::device::{Limits, NicDevice};
+use super::options::{Endpoint, Options};
+use super::shared::{About, Shared};
+use super::worker::{Notice, Notices};
+use super::workers::Workers;
+use crate::link::{self, OpenError, Port};
+use crate::net::features;
+use crate::observe::discovery;
+use crate::vhost_user::listen::{self, Inherited, ListenError, Listener};
+use crate::vhost_user::{Handled, Session, SessionError};
+
+/// Why `serve` cannot begin, or cannot go on: one sentence.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The link.
+    #[error(transparent)]
+    Link(#[from] OpenError),
+    /// The vhost-user socket.
+    #[error(transparent)]
+    Socket(#[from] ListenError),
+    /// The control socket.
+    #[error("cannot listen on the control socket {}: {source}", path.display())]
+    Control {
+        /// Its path.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The workers.
+    #[error("cannot start the workers: {0}")]
+    Workers(io::Error),
+    /// A worker ended by itself.
+    #[error("a worker failed: {0}")]
+    Worker(String),
+    /// A host resource is missing.
+    #[error("cannot {action}: {source}")]
+    Host {
+        /// What was tried.
+        action: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+impl ServeError {
+    fn host(action: &'static str) -> impl FnOnce(Errno) -> Self {
+        move |errno| ServeError::Host { action, source: errno.into() }
+    }
+}
+
+/// Serves front-ends until SIGINT or SIGTERM, or, over an inherited connection, until the front-end is gone.
+///
+/// # Errors
+/// It cannot begin, or the host fails it. A front-end's or driver's fault is no error: it is counted, shown, and the
+/// next one is served.
+pub fn serve(options: &Options) -> Result<(), ServeError> {
+    let signals = block_signals()?;
+    let workers = options.cpus.len().max(1);
+    let pairs = usize::from(options.queue_pairs);
+    let ports = (0..workers).map(|_| link::open(&options.link, pairs)).collect::<Result<Vec<_>, _>>()?;
+    let socket = Socket::open(&options.endpoint)?;
+
+    let offered = features::offered_without(options.withhold);
+    let about = About {
+        socket: options.endpoint.to_string(),
+        link: options.link.to_string(),
+        offered,
+        withheld: features::OFFERED.minus(offered),
+    };
+    let counters = ports.iter().map(Port::counters).collect();
+    let shared = Arc::new(Shared::new(about, options.queue_pairs.saturating_mul(2), counters));
+    let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
+    let wake = Arc::new(EventFd::from_flags(flags).map_err(ServeError::host("make an eventfd"))?);
+    let (channel, inbox) = channel();
+    let notices = Notices { channel, wake: wake.clone() };
+    let workers = Workers::start(ports, &shared, &notices, options.poll, &options.cpus).map_err(ServeError::Workers)?;
+    let workers = Arc::new(workers);
+
+    let control = options.control_path();
+    let listening = control.as_ref().map(|path| {
+        Control::listen(path, shared.clone(), workers.clone())
+            .map_err(|source| ServeError::Control { path: path.clone(), source })
+    });
+    let _control = listening.transpose()?;
+    let _published = control.as_ref().and_then(|path| match discovery::publish(path) {
+        Ok(published) => Some(published),
+        Err(error) => {
+            tracing::warn!(%error, "commands without --control will not find this device");
+            None
+        }
+    });
+
+    let limits = Limits { queue_pairs: options.queue_pairs, queue_size: options.queue_size };
+    let device = NicDevice::new(shared.clone(), workers, limits);
+    Server { shared, device, signals, wake, inbox }.run(socket)
+}
+
+/// Blocks SIGINT and SIGTERM for this thread and those it starts; they are read from the file instead.
+fn block_signals() -> Result<SignalFd, ServeError> {
+    let mut set = SigSet::empty();
+    set.add(Signal::SIGINT);
+    set.add(Signal::SIGTERM);
+    set.thread_block().map_err(ServeError::host("block signals"))?;
+    let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+    SignalFd::with_flags(&set, flags).map_err(ServeError::host("make a signalfd"))
+}
+
+/// Where front-ends come from.
+enum Socket {
+    Listening(Listener),
+    Connecting(PathBuf),
+    Connected(OwnedFd),
+}
+
+impl Socket {
+    fn open(endpoint: &Endpoint) -> Result<Self, ServeError> {
+        Ok(match endpoint {
+            Endpoint::Listen(path) => Socket::Listening(Listener::bind(path)?),
+            Endpoint::Connect(path) => Socket::Connecting(path.clone()),
+            Endpoint::Fd(fd) => {
+                // SAFETY: the number is the user's word that the parent process opened it for us; nothing else in this
+                // process knows it. `Inherited` checks what it is.
+                let inherited = Inherited::new(unsafe { OwnedFd::from_raw_fd(*fd) })?;
+                match inherited {
+                    Inherited::Listening(listener) => Socket::Listening(listener),
+                    Inherited::Connected(fd) => Socket::Connected(fd),
+                }
+            }
+        })
+    }
+}
+
+/// Why a session, or the wait for one, ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// The front-end is gone.
+    Session,
+    /// A signal said so.
+    Signal,
+}
+
+struct Server {
+    shared: Arc<Shared>,
+    device: NicDevice,
+    signals: SignalFd,
+    wake: Arc<EventFd>,
+    inbox: Receiver<Notice>,
+}
+
+impl Server {
+    fn run(mut self, socket: Socket) -> Result<(), ServeError> {
+        match socket {
+            Socket::Connected(fd) => self.session(fd).map(drop),
+            Socket::Connecting(path) => {
+                while let Some(fd) = listen::connect(&path, self.signals.as_fd())? {
+                    if self.session(fd)? == End::Signal {
+                        break;
+                    }
+                }
+                Ok(())
+            }
+            Socket::Listening(listener) => loop {
+                let [incoming, signal] = wait([listener.as_fd(), self.signals.as_fd()])?;
+                if signal {
+                    return Ok(());
+                }
+                if incoming
+                    && let Some(fd) = listener.accept()?
+                    && self.session(fd)? == End::Signal
+                {
+                    return Ok(());
+                }
+            },
+        }
+    }
+
+    /// One front-end, from its first message to its end.
+    fn session(&mut self, socket: OwnedFd) -> Result<End, ServeError> {
+        {
+            let mut view = self.shared.view();
+            view.connected = true;
+            view.sessions += 1;
+        }
+        tracing::info!("front-end connected");
+        let waiting = socket.try_clone().map_err(|source| ServeError::Host { action: "duplicate a file", source })?;
+        let mut session = Session::new(socket, &self.device);
+        let end = self.messages(&mut session, waiting.as_fd());
+        session.end(&mut self.device);
+        let mut view = self.shared.view();
+        view.connected = false;
+        view.protocol_features.clear();
+        tracing::info!("front-end gone");
+        end
+    }
+
+    fn messages(&mut self, session: &mut Session, socket: BorrowedFd<'_>) -> Result<End, ServeError> {
+        loop {
+            let [message, signal, notice] = wait([socket, self.signals.as_fd(), self.wake.as_fd()])?;
+            if signal {
+                return Ok(End::Signal);
+            }
+            if notice && self.read_notices()? {
+                self.note(&SessionError::MemoryLost);
+                return Ok(End::Session);
+            }
+            if !message {
+                continue;
+            }
+            match session.handle(&mut self.device) {
+                Ok(Handled::Nothing | Handled::Done(_)) => {}
+                Ok(Handled::Refused(error)) => self.note(&error),
+                Ok(Handled::Closed) => return Ok(End::Session),
+                Err(error) => {
+                    self.note(&error);
+                    return Ok(End::Session);
+                }
+            }
+            let names = session.protocol_features().names();
+            self.shared.view().protocol_features = names;
+        }
+    }
+
+    /// Reads what the workers had to say. Returns whether the guest's memory is lost.
+    fn read_notices(&self) -> Result<bool, ServeError> {
+        // The eventfd only wakes; the channel says what happened.
+        let _ = self.wake.read();
+        let mut lost = false;
+        while let Ok(notice) = self.inbox.try_recv() {
+            match notice {
+                Notice::MemoryLost => lost = true,
+                Notice::Failed(reason) => return Err(ServeError::Worker(reason)),
+            }
+        }
+        Ok(lost)
+    }
+
+    /// Puts a front-end's fault where `vnic status` and the log show it.
+    fn note(&self, fault: &dyn std::fmt::Display) {
+        let fault = fault.to_string();
+        tracing::warn!("{fault}");
+        self.shared.view().last_error = Some(fault);
+    }
+}
+
+/// Waits until one of the files is readable, closed or broken; says which.
+fn wait<const N: usize>(fds: [BorrowedFd<'_>; N]) -> Result<[bool; N], ServeError> {
+    let mut waited = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+    match poll(&mut waited, PollTimeout::NONE) {
+        Ok(_) | Err(Errno::EINTR) => Ok(waited.map(|fd| fd.any().unwrap_or(false))),
+        Err(errno) => Err(ServeError::Host { action: "wait for a message", source: errno.into() }),
+    }
+}

@@ -1,0 +1,222 @@
+//! What workers, the session and the control socket share.
+//!
+//! Place: the session thread writes the [`View`], the control threads read it; workers touch only the [`QueueShared`]s,
+//! which hold atomics. Invariant: the data path takes no lock of this file; the two it can reach (a queue's last error,
+//! a counter's named happenings) are taken when a ring stops or a frame is lost, and held for moments only.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use crate::link::LinkCounters;
+use crate::memory::Memory;
+use crate::observe::counters::QueueCounters;
+use crate::observe::flow::FilePages;
+use crate::observe::tracer::EventRing;
+use crate::ring::RingLayout;
+use crate::spec::Features;
+
+/// A queue's state, as the CLI names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum QueueState {
+    /// Not set up.
+    Off = 0,
+    /// Set up, not enabled.
+    Disabled = 1,
+    /// At work.
+    Running = 2,
+    /// At work, but its buffers are held.
+    Held = 3,
+    /// Stopped because of what the driver wrote.
+    Stopped = 4,
+}
+
+impl QueueState {
+    /// The word for it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            QueueState::Off => "off",
+            QueueState::Disabled => "disabled",
+            QueueState::Running => "running",
+            QueueState::Held => "held",
+            QueueState::Stopped => "stopped",
+        }
+    }
+
+    const fn from_u8(value: u8) -> Self {
+        match value {
+            1 => QueueState::Disabled,
+            2 => QueueState::Running,
+            3 => QueueState::Held,
+            4 => QueueState::Stopped,
+            _ => QueueState::Off,
+        }
+    }
+}
+
+/// The face of one queue to everyone but its worker.
+#[derive(Debug)]
+pub struct QueueShared {
+    /// `receiveq0`, `transmitq0`, …
+    pub name: String,
+    /// What happened on it.
+    pub counters: QueueCounters,
+    /// Its events, while someone traces.
+    pub events: EventRing,
+    state: AtomicU8,
+    error: Mutex<Option<String>>,
+}
+
+impl QueueShared {
+    /// The queue of vhost-user index `index`. VIRTIO 1.3, 5.1.2 Virtqueues.
+    #[must_use]
+    pub fn new(index: u16) -> Self {
+        QueueShared {
+            name: queue_name(index),
+            counters: QueueCounters::default(),
+            events: EventRing::default(),
+            state: AtomicU8::new(QueueState::Off as u8),
+            error: Mutex::new(None),
+        }
+    }
+
+    /// Its state now.
+    #[must_use]
+    pub fn state(&self) -> QueueState {
+        QueueState::from_u8(self.state.load(Ordering::Relaxed))
+    }
+
+    /// Says its state. A new start forgets why it stopped before.
+    pub fn set_state(&self, state: QueueState) {
+        self.state.store(state as u8, Ordering::Relaxed);
+    }
+
+    /// Says why it stopped, or forgets it.
+    pub fn set_error(&self, error: Option<String>) {
+        *lock(&self.error) = error;
+    }
+
+    /// Why it stopped.
+    #[must_use]
+    pub fn error(&self) -> Option<String> {
+        lock(&self.error).clone()
+    }
+}
+
+/// `receiveqN` or `transmitqN`. VIRTIO 1.3, 5.1.2 Virtqueues.
+#[must_use]
+pub fn queue_name(index: u16) -> String {
+    let role = if index.is_multiple_of(2) { "receiveq" } else { "transmitq" };
+    format!("{role}{}", index / 2)
+}
+
+/// What the session knows, for the control socket.
+#[derive(Debug, Default)]
+pub struct View {
+    /// Is a front-end connected?
+    pub connected: bool,
+    /// Front-ends served so far.
+    pub sessions: u64,
+    /// How the last session ended, where it ended badly.
+    pub last_error: Option<String>,
+    /// Features the driver accepted.
+    pub negotiated: Features,
+    /// Protocol features the front-end accepted, by name.
+    pub protocol_features: Vec<String>,
+    /// Guest memory.
+    pub memory: Option<Arc<Memory>>,
+    /// Ring layouts of the queues that are set up, by vhost-user index.
+    pub rings: BTreeMap<u16, RingLayout>,
+    /// The pages of the file that is being watched.
+    pub pages: Option<Arc<FilePages>>,
+}
+
+/// What does not change while `serve` runs.
+#[derive(Debug, Default)]
+pub struct About {
+    /// The vhost-user socket.
+    pub socket: String,
+    /// The link as given.
+    pub link: String,
+    /// Features the device offers.
+    pub offered: Features,
+    /// What `--withhold` took away, with what depends on it.
+    pub withheld: Features,
+}
+
+/// All that is shared.
+#[derive(Debug)]
+pub struct Shared {
+    /// What does not change.
+    pub about: About,
+    /// When `serve` started: the tracer's epoch.
+    pub started: Instant,
+    /// One per queue that can exist.
+    pub queues: Vec<Arc<QueueShared>>,
+    /// How many clients trace at the moment: workers record events while it is not 0.
+    pub tracers: AtomicU32,
+    links: Vec<Arc<LinkCounters>>,
+    view: Mutex<View>,
+}
+
+impl Shared {
+    /// For `queues` queues, none set up, and the link's ports with these counters.
+    #[must_use]
+    pub fn new(about: About, queues: u16, links: Vec<Arc<LinkCounters>>) -> Self {
+        Shared {
+            about,
+            started: Instant::now(),
+            queues: (0..queues).map(|index| Arc::new(QueueShared::new(index))).collect(),
+            tracers: AtomicU32::new(0),
+            links,
+            view: Mutex::new(View::default()),
+        }
+    }
+
+    /// The session's view. Never called by a worker.
+    pub fn view(&self) -> MutexGuard<'_, View> {
+        lock(&self.view)
+    }
+
+    /// Does anyone trace?
+    #[must_use]
+    pub fn traced(&self) -> bool {
+        self.tracers.load(Ordering::Relaxed) != 0
+    }
+
+    /// The link's counters, of all its ports together.
+    #[must_use]
+    pub fn link_counters(&self) -> BTreeMap<String, u64> {
+        let mut sum: BTreeMap<String, u64> = BTreeMap::new();
+        for (name, count) in self.links.iter().flat_map(|link| link.to_map()) {
+            *sum.entry(name).or_default() += count;
+        }
+        sum
+    }
+
+    /// Index of the queue of this name.
+    #[must_use]
+    pub fn index_of(&self, name: &str) -> Option<u16> {
+        self.queues.iter().position(|queue| queue.name == name).and_then(|at| u16::try_from(at).ok())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queues_are_named_as_the_driver_sees_them() {
+        let shared = Shared::new(About::default(), 4, Vec::new());
+        assert_eq!(shared.index_of("receiveq0"), Some(0));
+        assert_eq!(shared.index_of("transmitq1"), Some(3));
+        assert_eq!(shared.index_of("transmitq2"), None);
+    }
+}

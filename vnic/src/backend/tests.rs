@@ -1,0 +1,427 @@
+//! The data path as a driver meets it: the driver half of the rings, real workers, real eventfds.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::device::{Limits, NicDevice};
+use super::options::PollMode;
+use super::shared::{About, QueueState, Shared};
+use super::worker::{Notice, Notices};
+use super::workers::Workers;
+use crate::link::{self, LinkKind, Port};
+use crate::memory::testing::GuestRam;
+use crate::net::features::OFFERED;
+use crate::observe::flow::{FilePages, FlowWatch};
+use crate::observe::protocol::FlowBooks;
+use crate::observe::tracer::Read;
+use crate::record::wire::{Flow, PageRun};
+use crate::ring::{Buffer, DriverRing, Placement, RingLayout, SplitDriver, Used};
+use crate::spec::net::NET_HEADER_LEN;
+use crate::vhost_user::{Device, QueueSetup, RingAddresses, VringBase};
+use crate::{memory, spec};
+
+const RX: u16 = 0;
+const TX: u16 = 1;
+const SIZE: u16 = 64;
+const RAM: u64 = 4 << 20;
+const HEADER: u64 = 0x10_0000;
+const PAYLOAD: u64 = 0x20_0000;
+const RECEIVE: u64 = 0x30_0000;
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// One queue, seen by its driver.
+struct Queue {
+    layout: RingLayout,
+    driver: SplitDriver,
+    kick: Arc<OwnedFd>,
+    call: Arc<OwnedFd>,
+    err: Arc<OwnedFd>,
+}
+
+impl Queue {
+    fn new(ram: &GuestRam, base: u64) -> Self {
+        let (layout, _) = RingLayout::split_at(base, SIZE).unwrap();
+        let driver = SplitDriver::new(layout, Arc::clone(ram.memory()), FEATURES).unwrap();
+        Queue { layout, driver, kick: event(), call: event(), err: event() }
+    }
+
+    fn setup(&self, base: u16) -> QueueSetup {
+        QueueSetup {
+            size: SIZE,
+            addresses: RingAddresses {
+                descriptors: memory::Gpa(self.layout.desc),
+                driver: memory::Gpa(self.layout.avail),
+                device: memory::Gpa(self.layout.used),
+            },
+            base: VringBase::split(base),
+            enabled: true,
+            kick: Some(Arc::clone(&self.kick)),
+            call: Some(Arc::clone(&self.call)),
+            err: Some(Arc::clone(&self.err)),
+        }
+    }
+
+    fn add(&mut self, buffers: &[Buffer]) {
+        self.driver.add(buffers, Placement::Direct).unwrap();
+        if self.driver.publish() {
+            nix::unistd::write(&self.kick, &1u64.to_ne_bytes()).unwrap();
+        }
+    }
+
+    /// Waits for the call, never by the clock alone, and takes what came back.
+    fn used(&mut self) -> Used {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(used) = self.driver.pop_used().unwrap() {
+                return used;
+            }
+            if !self.driver.enable_notifications() {
+                assert!(readable(&self.call), "no call within {PATIENCE:?}");
+                nix::unistd::read(&self.call, &mut [0; 8]).unwrap();
+            }
+            assert!(Instant::now() < deadline, "nothing came back within {PATIENCE:?}");
+        }
+    }
+}
+
+fn event() -> Arc<OwnedFd> {
+    Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap().into())
+}
+
+fn readable(fd: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::try_from(PATIENCE).unwrap()).unwrap() == 1
+}
+
+const FEATURES: spec::Features = OFFERED;
+
+struct Rig {
+    ram: GuestRam,
+    device: NicDevice,
+    shared: Arc<Shared>,
+    workers: Arc<Workers>,
+    notices: Receiver<Notice>,
+    tx: Queue,
+    rx: Queue,
+}
+
+impl Rig {
+    fn new(link: &LinkKind) -> Self {
+        let port = link::open(link, 1).unwrap();
+        let shared = Arc::new(Shared::new(About { offered: OFFERED, ..About::default() }, 2, vec![port.counters()]));
+        let (sender, notices) = channel();
+        let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap());
+        let workers = Workers::start(vec![port], &shared, &Notices { channel: sender, wake }, PollMode::Adaptive, &[]);
+        let workers = Arc::new(workers.unwrap());
+        let limits = Limits { queue_pairs: 1, queue_size: 1024 };
+        let device = NicDevice::new(Arc::clone(&shared), Arc::clone(&workers), limits);
+        let ram = GuestRam::new(RAM).unwrap();
+        let (rx, tx) = (Queue::new(&ram, 0x1000), Queue::new(&ram, 0x8000));
+        let mut rig = Rig { ram, device, shared, workers, notices, tx, rx };
+        rig.device.set_features(FEATURES).unwrap();
+        rig.device.set_memory(Arc::clone(rig.ram.memory())).unwrap();
+        rig.device.start_queue(RX, rig.rx.setup(0)).unwrap();
+        rig.device.start_queue(TX, rig.tx.setup(0)).unwrap();
+        rig
+    }
+
+    fn send(&mut self, len: u32) {
+        self.tx.add(&[Buffer::readable(HEADER, NET_HEADER_LEN as u32), Buffer::readable(PAYLOAD, len)]);
+    }
+
+    fn counter(&self, queue: u16, name: &str) -> u64 {
+        self.shared.queues[usize::from(queue)].counters.snapshot().get(name).copied().unwrap_or(0)
+    }
+
+    fn wait_for(&self, what: &str, condition: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !condition(self) {
+            assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+            std::thread::yield_now();
+        }
+    }
+}
+
+#[test]
+fn a_transmitted_frame_is_counted_and_its_buffer_comes_back() {
+    let mut rig = Rig::new(&LinkKind::Sink);
+    rig.send(1000);
+    assert_eq!(rig.tx.used().written, 0);
+    assert_eq!(rig.counter(TX, "chains"), 1);
+    assert_eq!(rig.counter(TX, "descriptors"), 2);
+    assert_eq!(rig.counter(TX, "bytes"), 1000);
+    assert_eq!(rig.counter(TX, "device_copied_bytes"), 0);
+}
+
+#[test]
+fn sink_copy_says_that_it_copies() {
+    let mut rig = Rig::new(&LinkKind::SinkCopy);
+    rig.send(1000);
+    rig.tx.used();
+    assert_eq!(rig.counter(TX, "dma_read_bytes"), 1000);
+    assert_eq!(rig.counter(TX, "device_copied_bytes"), 1000);
+}
+
+#[test]
+fn a_looped_frame_waits_for_receive_buffers_and_spans_as_many_as_it_takes() {
+    let mut rig = Rig::new(&LinkKind::Loopback);
+    let frame: Vec<u8> = (0..3000u32).map(|at| at as u8).collect();
+    rig.ram.write(PAYLOAD, &frame).unwrap();
+    rig.send(3000);
+    rig.tx.used();
+    rig.wait_for("starving", |rig| rig.counter(RX, "no_buffers") > 0);
+    rig.rx.add(&[Buffer::writable(RECEIVE, 2000)]);
+    rig.rx.add(&[Buffer::writable(RECEIVE + 0x1000, 2000)]);
+    assert_eq!(rig.rx.used().written, 2000);
+    assert_eq!(rig.rx.used().written, 1012);
+    let header = rig.ram.read(RECEIVE, NET_HEADER_LEN).unwrap();
+    assert_eq!(header[10..12], [2, 0], "num_buffers");
+    let mut received = rig.ram.read(RECEIVE + 12, 1988).unwrap();
+    received.extend(rig.ram.read(RECEIVE + 0x1000, 1012).unwrap());
+    assert_eq!(received, frame);
+}
+
+#[test]
+fn more_frames_than_the_link_holds_are_pushed_back_and_none_is_lost() {
+    let mut rig = Rig::new(&LinkKind::Loopback);
+    for _ in 0..SIZE / 2 {
+        rig.send(60_000);
+    }
+    rig.wait_for("push back", |rig| rig.counter(TX, "link_full") > 0);
+    for _ in 0..SIZE / 2 {
+        rig.rx.add(&[Buffer::writable(RECEIVE, 60_012)]);
+        assert_eq!(rig.rx.used().written, 60_012);
+        rig.tx.used();
+    }
+    assert_eq!(rig.counter(TX, "drops") + rig.counter(RX, "drops"), 0);
+}
+
+#[test]
+fn a_broken_chain_stops_its_ring_alone_and_a_restart_recovers_it() {
+    let mut rig = Rig::new(&LinkKind::Loopback);
+    rig.tx.add(&[Buffer::readable(RAM - 4, 60)]);
+    assert!(readable(&rig.tx.err), "the err file tells");
+    rig.wait_for("stopped", |rig| rig.shared.queues[1].state() == QueueState::Stopped);
+    assert_eq!(rig.counter(TX, "error_unmapped"), 1);
+    assert!(rig.shared.queues[1].error().unwrap().contains("0x3ffffc"), "{:?}", rig.shared.queues[1].error());
+    assert_eq!(rig.shared.queues[0].state(), QueueState::Running);
+
+    rig.device.stop_queue(TX);
+    rig.tx = Queue::new(&rig.ram, 0x8000);
+    rig.device.start_queue(TX, rig.tx.setup(0)).unwrap();
+    rig.rx.add(&[Buffer::writable(RECEIVE, 2000)]);
+    rig.send(100);
+    rig.tx.used();
+    assert_eq!(rig.rx.used().written, 112);
+    assert_eq!(rig.shared.queues[1].error(), None);
+}
+
+#[test]
+fn a_chain_that_holds_no_frame_is_dropped_by_name_and_comes_back() {
+    let mut rig = Rig::new(&LinkKind::Sink);
+    rig.tx.add(&[Buffer::readable(HEADER, 12)]);
+    rig.tx.used();
+    assert_eq!((rig.counter(TX, "drops"), rig.counter(TX, "drop_no_frame")), (1, 1));
+    rig.send(64);
+    rig.tx.used();
+    assert_eq!(rig.counter(TX, "bytes"), 64);
+}
+
+#[test]
+fn a_held_queue_keeps_its_buffers_until_released_and_loses_none() {
+    let mut rig = Rig::new(&LinkKind::Sink);
+    assert!(rig.workers.hold(TX, true));
+    for _ in 0..10 {
+        rig.send(500);
+    }
+    // A command later the worker has seen the kicks and left the ring alone.
+    assert!(rig.workers.hold(TX, true));
+    assert_eq!(rig.shared.queues[1].state(), QueueState::Held);
+    assert_eq!(rig.counter(TX, "chains"), 0);
+    assert!(rig.workers.hold(TX, false));
+    for _ in 0..10 {
+        rig.tx.used();
+    }
+    assert_eq!(rig.counter(TX, "bytes"), 5000);
+}
+
+#[test]
+fn a_disabled_queue_is_left_alone() {
+    let mut rig = Rig::new(&LinkKind::Sink);
+    rig.device.set_enabled(TX, false);
+    rig.send(500);
+    rig.device.set_enabled(TX, false);
+    assert_eq!(rig.counter(TX, "chains"), 0);
+    rig.device.set_enabled(TX, true);
+    rig.tx.used();
+}
+
+#[test]
+fn memory_can_be_replaced_under_running_queues() {
+    let mut rig = Rig::new(&LinkKind::Sink);
+    rig.send(100);
+    rig.tx.used();
+    let file = rig.ram.fd().try_clone_to_owned().unwrap();
+    let again = memory::Memory::map(vec![(rig.ram.specs()[0], file)]).unwrap();
+    rig.device.set_memory(Arc::new(again)).unwrap();
+    rig.send(100);
+    rig.tx.used();
+    assert_eq!(rig.counter(TX, "chains"), 2);
+}
+
+#[test]
+fn memory_without_the_rings_is_refused_and_the_old_goes_on() {
+    let mut rig = Rig::new(&LinkKind::Sink);
+    let error = rig.device.set_memory(Arc::new(memory::Memory::empty())).unwrap_err();
+    assert!(error.to_string().contains("receiveq0"), "{error}");
+    rig.send(100);
+    rig.tx.used();
+}
+
+#[test]
+fn a_truncated_memory_file_is_told_and_survived() {
+    let mut rig = Rig::new(&LinkKind::SinkCopy);
+    nix::unistd::ftruncate(rig.ram.fd(), 0x10_0000).unwrap();
+    rig.send(1000);
+    let notice = rig.notices.recv_timeout(PATIENCE).unwrap();
+    assert!(matches!(notice, Notice::MemoryLost), "{notice:?}");
+}
+
+#[test]
+fn a_kick_file_at_its_end_stops_the_queue_instead_of_spinning() {
+    let mut rig = Rig::new(&LinkKind::Sink);
+    let (reader, writer) = nix::unistd::pipe().unwrap();
+    drop(writer);
+    rig.device.set_kick(TX, Some(Arc::new(reader))).unwrap();
+    rig.wait_for("stopped", |rig| rig.counter(TX, "error_kick_file") == 1);
+}
+
+#[test]
+fn a_full_pipe_for_a_call_file_does_not_hang_the_worker() {
+    let mut rig = Rig::new(&LinkKind::Sink);
+    let (_reader, writer) = nix::unistd::pipe().unwrap();
+    let size = nix::fcntl::fcntl(&writer, nix::fcntl::FcntlArg::F_GETPIPE_SZ).unwrap();
+    nix::unistd::write(&writer, &vec![0; size as usize]).unwrap();
+    rig.device.set_call(TX, Some(Arc::new(writer)));
+    rig.send(100);
+    rig.wait_for("served", |rig| rig.counter(TX, "chains") == 1);
+    assert!(rig.workers.hold(TX, false), "the worker still answers");
+}
+
+#[test]
+fn a_traced_chain_shows_its_descriptors() {
+    let mut rig = Rig::new(&LinkKind::Sink);
+    let queue = Arc::clone(&rig.shared.queues[1]);
+    let mut reader = queue.events.reader();
+    rig.shared.tracers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    rig.send(1000);
+    rig.tx.used();
+    let Some(Read::Event(event)) = reader.read() else { panic!("no event") };
+    let buffers: Vec<_> = event.buffers().iter().map(|buffer| (buffer.addr, buffer.len, buffer.writable)).collect();
+    assert_eq!(buffers, [(HEADER, 12, false), (PAYLOAD, 1000, false)]);
+    assert_eq!(event.frame_len, 1000);
+}
+
+/// An Ethernet + IPv4 + TCP header from 10.0.2.15:1000 to 10.0.2.2:9000 with this sequence number.
+fn tcp_header(seq: u32, payload: u16) -> Vec<u8> {
+    let mut bytes = vec![0x52, 0x55, 10, 0, 2, 2, 0x52, 0x54, 0, 0x12, 0x34, 0x56, 0x08, 0x00];
+    bytes.extend([0x45, 0]);
+    bytes.extend((40 + payload).to_be_bytes());
+    bytes.extend([0, 0, 0x40, 0, 64, 6, 0, 0, 10, 0, 2, 15, 10, 0, 2, 2]);
+    bytes.extend(1000u16.to_be_bytes());
+    bytes.extend(9000u16.to_be_bytes());
+    bytes.extend(seq.to_be_bytes());
+    bytes.extend([0, 0, 0, 0, 0x50, 0x10, 0xff, 0xff, 0, 0, 0, 0]);
+    bytes
+}
+
+/// Watches a flow whose file is the two pages at [`PAYLOAD`] (its pages 5 and 6), sends segments of it, each as
+/// (sequence number, address, length), and returns the books.
+fn watched(segments: &[(u32, u64, u16)]) -> FlowBooks {
+    let mut rig = Rig::new(&LinkKind::SinkCopy);
+    let flow = Flow { protocol: 6, local: "10.0.2.15:1000".parse().unwrap(), remote: "10.0.2.2:9000".parse().unwrap() };
+    let pages = Arc::new(FilePages::new(&[PageRun { page: 5, gpa: PAYLOAD, count: 2 }]).unwrap());
+    rig.workers.watch(|| Some(FlowWatch::new(flow, Arc::clone(&pages))));
+    for (seq, addr, len) in segments {
+        let header = tcp_header(*seq, *len);
+        rig.ram.write(HEADER + 12, &header).unwrap();
+        rig.tx.add(&[Buffer::readable(HEADER, 12 + header.len() as u32), Buffer::readable(*addr, u32::from(*len))]);
+        rig.tx.used();
+    }
+    let watches = rig.workers.watch(|| None);
+    watches.iter().fold(FlowBooks::default(), |sum, watch| sum.plus(&watch.books()))
+}
+
+#[test]
+fn payload_in_the_files_pages_is_told_from_payload_elsewhere() {
+    let books = watched(&[(u32::MAX - 999, PAYLOAD, 4096), (3096, PAYLOAD + 4096, 1000), (4096, RECEIVE, 500)]);
+    assert_eq!(books.device.payload_bytes, Some(5596));
+    assert_eq!(books.device.from_page_cache_bytes, Some(5096));
+    assert_eq!(books.device.from_elsewhere_bytes, Some(500));
+    assert_eq!(books.device.retransmitted_bytes, Some(0));
+    assert_eq!(books.device.dma_read_bytes, Some(5596));
+    assert_eq!(books.device.chains, Some(3));
+    assert_eq!(books.misplaced_bytes, 0);
+}
+
+#[test]
+fn bytes_sent_again_are_counted_apart() {
+    let books = watched(&[(1, PAYLOAD, 1000), (501, PAYLOAD + 500, 1000), (1, PAYLOAD, 200)]);
+    assert_eq!(books.device.payload_bytes, Some(1500));
+    assert_eq!(books.device.retransmitted_bytes, Some(700));
+    assert_eq!(books.device.from_page_cache_bytes, Some(1500));
+}
+
+#[test]
+fn a_page_of_the_file_at_the_wrong_place_of_the_stream_is_told() {
+    let books = watched(&[(1, PAYLOAD, 4096), (4097, PAYLOAD, 4096)]);
+    assert_eq!(books.misplaced_bytes, 4096);
+}
+
+#[test]
+fn another_flow_is_not_counted() {
+    let mut rig = Rig::new(&LinkKind::Sink);
+    let flow = Flow { protocol: 6, local: "10.0.2.15:1001".parse().unwrap(), remote: "10.0.2.2:9000".parse().unwrap() };
+    rig.workers.watch(|| Some(FlowWatch::new(flow, Arc::default())));
+    let header = tcp_header(1, 100);
+    rig.ram.write(HEADER + 12, &header).unwrap();
+    rig.tx.add(&[Buffer::readable(HEADER, 12 + header.len() as u32), Buffer::readable(PAYLOAD, 100)]);
+    rig.tx.used();
+    assert_eq!(rig.workers.watch(|| None)[0].books().device.chains, Some(0));
+}
+
+#[test]
+fn every_counter_of_a_queue_rises_somewhere() {
+    let counted = |queue: u16, rig: &Rig| rig.shared.queues[usize::from(queue)].counters.snapshot();
+    let mut seen = std::collections::BTreeSet::new();
+    let mut note = |counters: std::collections::BTreeMap<String, u64>| {
+        seen.extend(counters.into_iter().filter(|(_, count)| *count > 0).map(|(name, _)| name));
+    };
+    let mut rig = Rig::new(&LinkKind::SinkCopy);
+    rig.send(100);
+    rig.tx.used();
+    rig.tx.driver.disable_notifications();
+    rig.send(100);
+    rig.wait_for("suppressed call", |rig| rig.counter(TX, "chains") == 2);
+    rig.wait_for("suppressed call", |rig| rig.counter(TX, "calls_suppressed") > 0);
+    rig.tx.add(&[Buffer::readable(HEADER, 12)]);
+    rig.wait_for("drop", |rig| rig.counter(TX, "drops") == 1);
+    rig.tx.add(&[Buffer::readable(RAM, 12)]);
+    rig.wait_for("error", |rig| rig.counter(TX, "errors") == 1);
+    note(counted(TX, &rig));
+    let mut rig = Rig::new(&LinkKind::Loopback);
+    for _ in 0..8 {
+        rig.send(60_000);
+    }
+    rig.wait_for("full", |rig| rig.counter(TX, "link_full") > 0 && rig.counter(RX, "no_buffers") > 0);
+    note(counted(TX, &rig));
+    note(counted(RX, &rig));
+    for name in crate::observe::counters::QueueCounters::NAMES {
+        assert!(seen.contains(*name), "{name} never rises");
+    }
+}

@@ -1,0 +1,390 @@
+//! The data path's thread: owns a port of the link and the queues it serves.
+//!
+//! Place: started by [`super::device::NicDevice`], which alone sends it [`Command`]s. Everything a front-end may do to a
+//! running queue arrives as a command, between two passes: so a stop or a change of memory is quiesced by being answered.
+//!
+//! Operation, one pass:
+//! 1. The port does what is due ([`Port::poll`]).
+//! 2. Every live transmitq hands a burst to the port; the port works on it.
+//! 3. Every live receiveq takes a burst from the port.
+//! 4. Commands.
+//!
+//! After a pass without progress, notifications are armed, and if that finds nothing new either, the worker sleeps
+//! until a kick, a readable link, a command or the port's next deadline.
+//!
+//! Invariants: a queue gets at most [`BURST`] chains a pass, so that an endless producer starves neither other queues
+//! nor commands. No lock, allocation or log line per packet; a syscall only to wait, to notify, and inside a port.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, SyncSender};
+use std::time::Instant;
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::EventFd;
+
+pub use super::eyes::Eyes;
+use super::eyes::EyesState;
+use super::options::PollMode;
+use super::queue::{Kick, Queue};
+use super::shared::{QueueState, Shared};
+use super::{receive, transmit};
+use crate::link::{LinkError, Port};
+use crate::observe::flow::FlowWatch;
+use crate::ring::DeviceRing;
+use crate::spec::Features;
+
+/// Most frames of one queue in one pass.
+pub const BURST: usize = 64;
+
+/// What a burst came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Progress {
+    /// There was nothing.
+    Idle,
+    /// There is something, and no room for it.
+    Blocked,
+    /// Something was done, and nothing is left.
+    Some,
+    /// Something was done, and more is waiting.
+    More,
+}
+
+/// What the session and the control socket ask of a worker. Where there is a `reply`, the worker answers once it is
+/// done and no longer touches what it gave up.
+#[derive(Debug)]
+pub enum Command {
+    /// Serve this queue.
+    Start(Box<Queue>),
+    /// Give the queue back.
+    Stop {
+        /// Its index.
+        index: u16,
+        /// Gets it; `None` when there is none.
+        reply: SyncSender<Option<Box<Queue>>>,
+    },
+    /// `SET_VRING_ENABLE`.
+    Enable {
+        /// The queue's index.
+        index: u16,
+        /// On or off.
+        on: bool,
+        /// Told when it is so.
+        reply: SyncSender<()>,
+    },
+    /// Other files for a queue.
+    Notify {
+        /// The queue's index.
+        index: u16,
+        /// Which one, and the new one.
+        file: NotifierChange,
+    },
+    /// The driver accepted these features.
+    Negotiated {
+        /// The features.
+        features: Features,
+        /// Gets the link's answer.
+        reply: SyncSender<Result<(), LinkError>>,
+    },
+    /// `vnic hold` and `vnic release`.
+    Hold {
+        /// The queue's index.
+        index: u16,
+        /// Hold or let go.
+        on: bool,
+        /// Told when it is so; false when there is no such queue.
+        reply: SyncSender<bool>,
+    },
+    /// Watch a flow, or stop watching; the one watched so far comes back.
+    Watch {
+        /// The new one.
+        watch: Option<Box<FlowWatch>>,
+        /// Gets the old one.
+        reply: SyncSender<Option<Box<FlowWatch>>>,
+    },
+    /// End the thread.
+    Quit,
+}
+
+/// A new notification file for a running queue.
+#[derive(Debug)]
+pub enum NotifierChange {
+    /// `SET_VRING_KICK`.
+    Kick(Option<Arc<OwnedFd>>),
+    /// `SET_VRING_CALL`.
+    Call(Option<Arc<OwnedFd>>),
+    /// `SET_VRING_ERR`.
+    Err(Option<Arc<OwnedFd>>),
+}
+
+/// What a worker tells the session thread unasked.
+#[derive(Debug)]
+pub enum Notice {
+    /// A file under the guest's memory was truncated: the session must end.
+    MemoryLost,
+    /// The worker cannot go on.
+    Failed(String),
+}
+
+/// The other end of a worker's notices: a channel, and an eventfd that wakes the session thread.
+#[derive(Debug, Clone)]
+pub struct Notices {
+    /// The channel.
+    pub channel: Sender<Notice>,
+    /// The eventfd.
+    pub wake: Arc<EventFd>,
+}
+
+impl Notices {
+    fn send(&self, notice: Notice) {
+        // Without a session thread there is nobody left to tell.
+        let _ = self.channel.send(notice);
+        let _ = self.wake.write(1);
+    }
+}
+
+const WAKE: u64 = u64::MAX;
+const PORT: u64 = u64::MAX - 1;
+
+/// The thread's own state.
+#[derive(Debug)]
+pub struct Worker<P> {
+    port: P,
+    queues: BTreeMap<u16, Box<Queue>>,
+    features: Features,
+    epoll: Epoll,
+    commands: Receiver<Command>,
+    wake: Arc<EventFd>,
+    shared: Arc<Shared>,
+    eyes: EyesState,
+    notices: Notices,
+    poll: PollMode,
+    scratch: receive::Scratch,
+    lost_told: bool,
+    port_blocked: bool,
+}
+
+impl<P: Port> Worker<P> {
+    /// A worker without queues.
+    ///
+    /// # Errors
+    /// The kernel gives no epoll instance, or a file of the port cannot be waited on.
+    pub fn new(
+        port: P,
+        commands: Receiver<Command>,
+        wake: Arc<EventFd>,
+        shared: Arc<Shared>,
+        eyes: EyesState,
+        notices: Notices,
+        poll: PollMode,
+    ) -> std::io::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(wake.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
+        for fd in port.readable_fds() {
+            // Edge-triggered: a link that is readable while the driver has no buffers must not keep the worker awake.
+            let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
+            epoll.add(fd, EpollEvent::new(flags, PORT))?;
+        }
+        Ok(Worker {
+            port,
+            queues: BTreeMap::new(),
+            features: Features::NONE,
+            epoll,
+            commands,
+            wake,
+            shared,
+            eyes,
+            notices,
+            poll,
+            scratch: receive::Scratch::default(),
+            lost_told: false,
+            port_blocked: false,
+        })
+    }
+
+    /// Serves until told to quit.
+    pub fn run(mut self) {
+        while self.take_commands() {
+            let more = self.pass() || self.poll == PollMode::Always || self.arm();
+            if let Err(error) = self.wait(!more) {
+                self.notices.send(Notice::Failed(format!("waiting for events: {error}")));
+                return;
+            }
+        }
+    }
+
+    /// One pass over port and queues. Returns whether anything was done.
+    fn pass(&mut self) -> bool {
+        self.port.poll(Instant::now());
+        let mut eyes = self.eyes.look(&self.shared);
+        let mut best = Progress::Idle;
+        self.port_blocked = false;
+        for queue in self.queues.values_mut().filter(|queue| is_transmitq(queue.index) && queue.is_live()) {
+            queue.ring.disable_notifications();
+            let pair = usize::from(queue.index / 2);
+            let progress = transmit::burst(queue, &mut self.port, pair, self.features, &mut eyes);
+            self.port_blocked |= progress == Progress::Blocked;
+            best = best.max(progress);
+        }
+        if best > Progress::Idle {
+            self.port.poll(Instant::now());
+        }
+        for queue in self.queues.values_mut().filter(|queue| !is_transmitq(queue.index) && queue.is_live()) {
+            let pair = usize::from(queue.index / 2);
+            let progress = receive::burst(queue, &mut self.port, pair, self.features, &mut self.scratch, &mut eyes);
+            queue.starving = progress == Progress::Blocked;
+            best = best.max(progress);
+        }
+        if !self.lost_told && self.queues.values().any(|queue| queue.segments.memory().lost()) {
+            self.lost_told = true;
+            self.notices.send(Notice::MemoryLost);
+        }
+        best >= Progress::Some
+    }
+
+    /// Asks the driver for kicks where one would help. Returns whether something came in the meantime.
+    fn arm(&mut self) -> bool {
+        let mut more = false;
+        for queue in self.queues.values_mut().filter(|queue| queue.is_live()) {
+            let wanted = if is_transmitq(queue.index) { !self.port_blocked } else { queue.starving };
+            if wanted {
+                match queue.ring.enable_notifications() {
+                    Ok(found) => more |= found,
+                    Err(error) => queue.stop_ring(&error),
+                }
+            }
+        }
+        more
+    }
+
+    /// Waits for something to do (`sleep`), or only looks.
+    fn wait(&mut self, sleep: bool) -> nix::Result<()> {
+        let timeout = if !sleep {
+            EpollTimeout::ZERO
+        } else {
+            match self.port.deadline(Instant::now()) {
+                // Rounded up: waking before the deadline would only spin.
+                Some(left) => EpollTimeout::try_from(left.as_micros().div_ceil(1000).min(60_000) as u32)
+                    .unwrap_or(EpollTimeout::ZERO),
+                None => EpollTimeout::NONE,
+            }
+        };
+        let mut events = [EpollEvent::empty(); 32];
+        let count = match self.epoll.wait(&mut events, timeout) {
+            Ok(count) => count,
+            Err(nix::errno::Errno::EINTR) => 0,
+            Err(error) => return Err(error),
+        };
+        for event in events.iter().take(count) {
+            match event.data() {
+                WAKE => drop(self.wake.read()),
+                PORT => {}
+                index => self.kicked(index as u16),
+            }
+        }
+        Ok(())
+    }
+
+    fn kicked(&mut self, index: u16) {
+        let Some(queue) = self.queues.get_mut(&index) else { return };
+        if queue.take_kick() == Kick::Dead {
+            if let Some(kick) = queue.notifiers.kick.take() {
+                let _ = self.epoll.delete(kick);
+            }
+            queue.stop("kick_file", &"the kick file cannot be read");
+        }
+    }
+
+    /// Carries out what was asked. Returns whether to go on.
+    fn take_commands(&mut self) -> bool {
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                Command::Start(queue) => self.start(queue),
+                Command::Stop { index, reply } => {
+                    let queue = self.queues.remove(&index);
+                    if let Some(queue) = &queue {
+                        self.unwatch_kick(queue);
+                        queue.shared.set_state(QueueState::Off);
+                    }
+                    answer(&reply, queue);
+                }
+                Command::Enable { index, on, reply } => {
+                    if let Some(queue) = self.queues.get_mut(&index) {
+                        queue.enabled = on;
+                        queue.show_state();
+                    }
+                    answer(&reply, ());
+                }
+                Command::Notify { index, file } => self.change_notifier(index, file),
+                Command::Negotiated { features, reply } => {
+                    self.features = features;
+                    answer(&reply, self.port.negotiated(features));
+                }
+                Command::Hold { index, on, reply } => {
+                    let found = self.queues.get_mut(&index).map(|queue| {
+                        queue.held = on;
+                        queue.show_state();
+                    });
+                    answer(&reply, found.is_some());
+                }
+                Command::Watch { watch, reply } => answer(&reply, std::mem::replace(&mut self.eyes.watch, watch)),
+                Command::Quit => return false,
+            }
+        }
+        true
+    }
+
+    fn start(&mut self, mut queue: Box<Queue>) {
+        queue.show_state();
+        self.lost_told = false;
+        self.watch_kick(&mut queue);
+        // What a back-end before us returned may never have been announced.
+        queue.ring_call();
+        self.queues.insert(queue.index, queue);
+    }
+
+    fn watch_kick(&self, queue: &mut Queue) {
+        if let Some(kick) = &queue.notifiers.kick {
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, u64::from(queue.index));
+            if let Err(error) = self.epoll.add(kick, event) {
+                queue.stop("kick_file", &format!("the kick file cannot be waited on: {error}"));
+            }
+        }
+    }
+
+    fn unwatch_kick(&self, queue: &Queue) {
+        if let Some(kick) = &queue.notifiers.kick {
+            // It may be gone already, after `Kick::Dead`.
+            let _ = self.epoll.delete(kick);
+        }
+    }
+
+    fn change_notifier(&mut self, index: u16, file: NotifierChange) {
+        let Some(mut queue) = self.queues.remove(&index) else { return };
+        match file {
+            NotifierChange::Kick(kick) => {
+                self.unwatch_kick(&queue);
+                queue.notifiers.kick = kick;
+                self.watch_kick(&mut queue);
+            }
+            NotifierChange::Call(call) => {
+                queue.notifiers.call = call;
+                // The driver may be waiting for a notification that went to the old file.
+                queue.ring_call();
+            }
+            NotifierChange::Err(err) => queue.notifiers.err = err,
+        }
+        self.queues.insert(index, queue);
+    }
+}
+
+/// VIRTIO 1.3, 5.1.2 Virtqueues: odd indices transmit.
+const fn is_transmitq(index: u16) -> bool {
+    index % 2 == 1
+}
+
+/// An asker that has gone away needs no answer.
+fn answer<T>(reply: &SyncSender<T>, value: T) {
+    let _ = reply.send(value);
+}
