@@ -218,6 +218,18 @@ impl<'s> ChainBuilder<'s> {
         Ok(())
     }
 
+    /// The head, or what stands for it.
+    #[inline(always)]
+    pub(super) fn head(&self) -> u16 {
+        self.tally.head
+    }
+
+    /// Packed rings: the buffer id, which stands in a chain's last descriptor.
+    #[inline(always)]
+    pub(super) fn set_head(&mut self, id: u16) {
+        self.tally.head = id;
+    }
+
     /// The chain is complete.
     #[inline]
     pub(super) fn finish(self, idx: u16, slots: u16, indirect: bool) -> Chain {

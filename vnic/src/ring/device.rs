@@ -4,6 +4,7 @@ use crate::memory::Memory;
 use crate::spec::{Feature, Features};
 use std::sync::Arc;
 
+use super::packed::PackedDevice;
 use super::split::SplitDevice;
 use super::{Chain, RingError, RingLayout, Segments};
 
@@ -74,6 +75,8 @@ pub trait DeviceRing: Send {
 pub enum Device {
     /// VIRTIO 1.3, 2.7 Split Virtqueues.
     Split(SplitDevice),
+    /// VIRTIO 1.3, 2.8 Packed Virtqueues.
+    Packed(PackedDevice),
 }
 
 impl Device {
@@ -83,7 +86,7 @@ impl Device {
     /// Size or base cannot be, or a part of the ring is not guest memory.
     pub fn new(layout: RingLayout, memory: Arc<Memory>, features: Features, base: u32) -> Result<Self, RingError> {
         if features.has(Feature::RingPacked) {
-            return Err(RingError::BadSize { format: "packed", size: layout.size });
+            return Ok(Device::Packed(PackedDevice::new(layout, memory, features, base)?));
         }
         Ok(Device::Split(SplitDevice::new(layout, memory, features, base)?))
     }
@@ -93,7 +96,10 @@ macro_rules! forward {
     ($($(#[$attr:meta])* fn $name:ident(&$($mutability:ident)? $(, $arg:ident: $type:ty)*) -> $ret:ty;)*) => {
         impl DeviceRing for Device {
             $($(#[$attr])* #[inline] fn $name(&$($mutability)? self $(, $arg: $type)*) -> $ret {
-                match self { Device::Split(ring) => ring.$name($($arg),*) }
+                match self {
+                    Device::Split(ring) => ring.$name($($arg),*),
+                    Device::Packed(ring) => ring.$name($($arg),*),
+                }
             })*
         }
     };

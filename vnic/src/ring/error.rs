@@ -74,6 +74,26 @@ ring_errors! {
         /// The head (packed: buffer id).
         head: u16,
     } = "head_in_flight";
+    /// Packed: a descriptor inside a chain whose flags say that it is not available.
+    #[error("chain at slot {head}: descriptor {index} has flags {flags:#x}: not available")]
+    DescNotAvailable {
+        /// Slot of the chain's first descriptor.
+        head: u16,
+        /// Slot of this one.
+        index: u16,
+        /// Its flags.
+        flags: u16,
+    } = "desc_not_available";
+    /// Packed: more descriptors made available than the ring has.
+    #[error("chain at slot {head}: the device holds {held} of {size} slots and cannot have more")]
+    RingOverrun {
+        /// Slot of the chain's first descriptor.
+        head: u16,
+        /// Slots the device has, this chain's up to here included.
+        held: u16,
+        /// The ring's size.
+        size: u16,
+    } = "ring_overrun";
     /// A descriptor's `next` names no descriptor.
     #[error("head {head}: descriptor {index} has next {next} in a table of {size}")]
     DescIndexOutOfRange {

@@ -51,7 +51,27 @@ pub fn check_split_size(size: u16) -> Result<(), RingError> {
     }
 }
 
+/// A packed ring may have any size up to 32768. VIRTIO 1.3, 2.8.10.1 Structure Size and Alignment.
+///
+/// # Errors
+/// It is 0 or more.
+pub fn check_packed_size(size: u16) -> Result<(), RingError> {
+    if (1..=MAX_QUEUE_SIZE).contains(&size) { Ok(()) } else { Err(RingError::BadSize { format: "packed", size }) }
+}
+
 impl RingLayout {
+    /// A packed ring of `size` entries laid out from `base` on. Returns the layout and the first address behind it.
+    ///
+    /// # Errors
+    /// No packed ring has this size.
+    pub fn packed_at(base: u64, size: u16) -> Result<(Self, u64), RingError> {
+        check_packed_size(size)?;
+        let desc = base.saturating_add(DESC_ALIGN - 1) & !(DESC_ALIGN - 1);
+        let avail = desc.saturating_add(desc_len(size));
+        let used = avail.saturating_add(4);
+        Ok((RingLayout { size, desc, avail, used }, used.saturating_add(4)))
+    }
+
     /// A split ring of `size` entries laid out from `base` on, as a driver would: the parts one behind the other, each
     /// aligned. Returns the layout and the first address behind it.
     ///

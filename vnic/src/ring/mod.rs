@@ -7,6 +7,7 @@
 //! | [`driver`] | the driver half as a trait |
 //! | [`split`] | split rings: device half, driver half |
 //! | [`snapshot`] | what stands in a ring, passively; the ring notation |
+//! | [`packed`] | packed rings: device half, driver half |
 //! | `walk` | following a chain |
 //! | `chain` | what is found: chains and the arena of their segments |
 //! | `pointers` | the only file with raw pointers into a ring |
@@ -19,10 +20,13 @@ mod error;
 #[cfg(test)]
 mod fixture;
 pub mod layout;
+pub mod packed;
 mod pointers;
 mod slots;
 pub mod snapshot;
 pub mod split;
+#[cfg(test)]
+mod tests;
 mod walk;
 
 pub use chain::{Chain, Segment, Segments};
@@ -30,6 +34,7 @@ pub use device::{Device, DeviceRing};
 pub use driver::{Buffer, DriverRing, Placement, Used};
 pub use error::RingError;
 pub use layout::RingLayout;
+pub use packed::{PackedDevice, PackedDriver};
 pub use snapshot::{BufferSnapshot, ChainSnapshot, RingSnapshot};
 pub use split::{SplitDevice, SplitDriver};
 pub use walk::{MAX_INDIRECT_ENTRIES, MIN_CHAIN_LIMIT};

@@ -7,8 +7,8 @@ pub(super) struct Slots(Box<[bool]>);
 
 impl Slots {
     /// No slot of `size` set.
-    pub(super) fn new(size: u16) -> Self {
-        Slots(vec![false; usize::from(size)].into_boxed_slice())
+    pub(super) fn new(size: usize) -> Self {
+        Slots(vec![false; size].into_boxed_slice())
     }
 
     /// Sets `slot`. Returns whether it was clear; `None`: there is no such slot.

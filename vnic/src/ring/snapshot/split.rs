@@ -42,7 +42,7 @@ pub(super) fn read(queue: &str, layout: &RingLayout, memory: &Arc<Memory>, featu
 
 /// Follows the chains between the indices of `seen`.
 fn chains(ring: &SplitPointers, memory: &Memory, rules: Rules, seen: &mut RingSnapshot) {
-    let mut heads = Slots::new(rules.size);
+    let mut heads = Slots::new(usize::from(rules.size));
     let mut left = MAX_BUFFERS;
     for n in 0..seen.in_flight {
         let idx = seen.used_idx.wrapping_add(n);

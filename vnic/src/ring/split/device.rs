@@ -80,10 +80,10 @@ impl SplitDevice {
             next_used: used,
             published: used,
             fresh: true,
-            in_flight: Slots::new(layout.size),
+            in_flight: Slots::new(usize::from(layout.size)),
             returned: next_avail,
             in_order: in_order
-                .then(|| InOrder { filled: Slots::new(layout.size), skew: used.wrapping_sub(next_avail) }),
+                .then(|| InOrder { filled: Slots::new(usize::from(layout.size)), skew: used.wrapping_sub(next_avail) }),
             ring,
         })
     }

@@ -1,0 +1,167 @@
+//! Pointers into a split ring.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+
+use crate::memory::{Access, Memory};
+use crate::ring::RingError;
+use crate::ring::layout::{self, RingLayout};
+use crate::spec::ring::{AVAIL_ALIGN, DESC_ALIGN, Descriptor, USED_ALIGN, UsedElem};
+use crate::spec::{Feature, Features};
+
+use super::{load_descriptor, part, store_descriptor};
+
+/// Host pointers to the three parts of a split ring.
+#[derive(Debug)]
+pub(in crate::ring) struct SplitPointers {
+    desc: *mut u8,
+    avail: *mut u8,
+    used: *mut u8,
+    size: u16,
+    event_idx: bool,
+    memory: Arc<Memory>,
+}
+
+// SAFETY: the pointers point into shared memory that `memory` keeps mapped; all accesses are atomic.
+unsafe impl Send for SplitPointers {}
+// SAFETY: as above.
+unsafe impl Sync for SplitPointers {}
+
+impl SplitPointers {
+    pub(in crate::ring) fn new(
+        layout: &RingLayout,
+        memory: Arc<Memory>,
+        features: Features,
+    ) -> Result<Self, RingError> {
+        layout::check_split_size(layout.size)?;
+        let size = layout.size;
+        let (desc, avail, used) = (
+            (layout.desc, layout::desc_len(size), DESC_ALIGN),
+            (layout.avail, layout::avail_len(size, features), AVAIL_ALIGN),
+            (layout.used, layout::used_len(size, features), USED_ALIGN),
+        );
+        Ok(SplitPointers {
+            desc: part(&memory, "descriptor table", desc, Access::Read)?,
+            avail: part(&memory, "available ring", avail, Access::Read)?,
+            used: part(&memory, "used ring", used, Access::Write)?,
+            size,
+            event_idx: features.has(Feature::EventIdx),
+            memory,
+        })
+    }
+
+    pub(in crate::ring) fn memory(&self) -> &Arc<Memory> {
+        &self.memory
+    }
+
+    pub(in crate::ring) fn size(&self) -> u16 {
+        self.size
+    }
+
+    pub(in crate::ring) fn event_idx(&self) -> bool {
+        self.event_idx
+    }
+
+    /// # Safety
+    /// `base + offset` is two aligned bytes of the ring.
+    #[inline]
+    unsafe fn u16_at<'a>(base: *mut u8, offset: usize) -> &'a AtomicU16 {
+        // SAFETY: the caller's contract; the mapping outlives the borrow, which no method lets out.
+        unsafe { AtomicU16::from_ptr(base.add(offset).cast()) }
+    }
+
+    #[inline]
+    fn slot(&self, idx: u16) -> usize {
+        usize::from(idx & (self.size - 1))
+    }
+
+    /// `avail.flags`.
+    #[inline]
+    pub(in crate::ring) fn avail_flags(&self) -> &AtomicU16 {
+        // SAFETY: the first field of the available ring (`new`).
+        unsafe { Self::u16_at(self.avail, 0) }
+    }
+
+    /// `avail.idx`.
+    #[inline]
+    pub(in crate::ring) fn avail_idx(&self) -> &AtomicU16 {
+        // SAFETY: the second field of the available ring (`new`).
+        unsafe { Self::u16_at(self.avail, 2) }
+    }
+
+    /// `avail.ring[idx % size]`.
+    #[inline]
+    pub(in crate::ring) fn avail_entry(&self, idx: u16) -> &AtomicU16 {
+        // SAFETY: `slot` is below `size`, and `new` checked 4 + 2 * size bytes.
+        unsafe { Self::u16_at(self.avail, 4 + 2 * self.slot(idx)) }
+    }
+
+    /// `used_event`: where the driver wants a call. `None` without EVENT_IDX.
+    #[inline]
+    pub(in crate::ring) fn used_event(&self) -> Option<&AtomicU16> {
+        // SAFETY: with EVENT_IDX, `new` checked two bytes more behind the available ring.
+        self.event_idx.then(|| unsafe { Self::u16_at(self.avail, 4 + 2 * usize::from(self.size)) })
+    }
+
+    /// `used.flags`.
+    #[inline]
+    pub(in crate::ring) fn used_flags(&self) -> &AtomicU16 {
+        // SAFETY: the first field of the used ring (`new`).
+        unsafe { Self::u16_at(self.used, 0) }
+    }
+
+    /// `used.idx`.
+    #[inline]
+    pub(in crate::ring) fn used_idx(&self) -> &AtomicU16 {
+        // SAFETY: the second field of the used ring (`new`).
+        unsafe { Self::u16_at(self.used, 2) }
+    }
+
+    /// `avail_event`: where the device wants a kick. `None` without EVENT_IDX.
+    #[inline]
+    pub(in crate::ring) fn avail_event(&self) -> Option<&AtomicU16> {
+        // SAFETY: with EVENT_IDX, `new` checked two bytes more behind the used ring.
+        self.event_idx.then(|| unsafe { Self::u16_at(self.used, 4 + 8 * usize::from(self.size)) })
+    }
+
+    #[inline]
+    fn used_entry(&self, idx: u16) -> (&AtomicU32, &AtomicU32) {
+        // SAFETY: `slot` is below `size`, `new` checked 4 + 8 * size bytes and alignment to 4.
+        unsafe {
+            let at = self.used.add(4 + 8 * self.slot(idx)).cast::<u32>();
+            (AtomicU32::from_ptr(at), AtomicU32::from_ptr(at.add(1)))
+        }
+    }
+
+    /// Writes `used.ring[idx % size]`; visible to the driver once `used.idx` passes it.
+    #[inline]
+    pub(in crate::ring) fn set_used(&self, idx: u16, elem: UsedElem) {
+        let (id, len) = self.used_entry(idx);
+        id.store(elem.id, Ordering::Relaxed);
+        len.store(elem.len, Ordering::Relaxed);
+    }
+
+    /// Reads `used.ring[idx % size]`.
+    #[inline]
+    pub(in crate::ring) fn used(&self, idx: u16) -> UsedElem {
+        let (id, len) = self.used_entry(idx);
+        UsedElem { id: id.load(Ordering::Relaxed), len: len.load(Ordering::Relaxed) }
+    }
+
+    /// Reads descriptor `index`, if there is one.
+    #[inline]
+    pub(in crate::ring) fn desc(&self, index: u16) -> Option<Descriptor> {
+        // SAFETY: `index` is below `size`; `new` checked 16 * size bytes and alignment to 16.
+        (index < self.size).then(|| unsafe { load_descriptor(self.desc.add(16 * usize::from(index))) })
+    }
+
+    /// Writes descriptor `index`; `false` where there is none.
+    pub(in crate::ring) fn set_desc(&self, index: u16, desc: Descriptor) -> bool {
+        if index >= self.size {
+            return false;
+        }
+        // SAFETY: as in `desc`.
+        unsafe { store_descriptor(self.desc.add(16 * usize::from(index)), desc) };
+        true
+    }
+}
