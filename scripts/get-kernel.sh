@@ -4,6 +4,7 @@
 #
 #   scripts/get-kernel.sh            this Debian's kernel and busybox
 #   scripts/get-kernel.sh --newer    also the kernel of its backports (exit 3 when there is none to be had)
+#   scripts/get-kernel.sh --newer-qemu   also the QEMU of its backports, beside the installed one whose libraries it uses
 #   scripts/get-kernel.sh --refresh  asks again for the newest of what was fetched before
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
@@ -35,10 +36,26 @@ fetch_busybox() {
   apt_private - && unpack_debian "$folder" busybox-static
 }
 
-NEWER=''
+# QEMU's program and firmware; the libraries are those of the installed QEMU.
+fetch_qemu() {
+  local folder=$GUEST/qemu
+  if [ -e "$folder" ] && [ -z "$REFRESH" ]; then return; fi
+  say "Looking for a newer QEMU …"
+  apt_private "$1" || return 1
+  apt-cache show qemu-system-x86 >/dev/null 2>&1 || return 1
+  unpack_debian "$folder" qemu-system-x86 qemu-system-common qemu-system-data || return 1
+  if ! "$folder/usr/bin/qemu-system-x86_64" --version >&2; then
+    say "It does not run with this machine's libraries."
+    rm -rf "$folder"
+    return 1
+  fi
+}
+
+NEWER='' NEWER_QEMU=''
 while [ $# -gt 0 ]; do
   case $1 in
     --newer) NEWER=1 ;;
+    --newer-qemu) NEWER_QEMU=1 ;;
     --refresh) REFRESH=1 ;;
     -h | --help) help && exit ;;
     *) usage_error "unknown option $1" ;;
@@ -56,4 +73,7 @@ fetch_kernel - stable ||
 fetch_busybox || fail 2 "could not fetch busybox-static: is there a network?"
 if [ -n "$NEWER" ] && ! fetch_kernel "$(codename)-backports" newer; then
   fail 3 "there is no newer kernel to be had from $(codename)-backports"
+fi
+if [ -n "$NEWER_QEMU" ] && ! fetch_qemu "$(codename)-backports"; then
+  fail 3 "there is no newer QEMU to be had from $(codename)-backports"
 fi

@@ -14,6 +14,10 @@ build_vnic() {
 # Kernel, initramfs and QEMU's command line.
 prepare_guest() {
   need "$QEMU" qemu-system-x86 "qemu-system-x86 (Debian, Ubuntu, Arch), qemu-system-x86-core (Fedora), qemu-x86 (openSUSE)"
+  if [ -n "$NEWER_QEMU" ]; then
+    "$ROOT/scripts/get-kernel.sh" --newer-qemu || exit
+    QEMU=$GUEST/qemu/usr/bin/qemu-system-x86_64
+  fi
   QEMU_VERSION=$("$QEMU" --version | sed -n 's/^QEMU emulator version \([0-9.]*\).*/\1/p')
   [ -n "$QEMU_VERSION" ] || fail 2 "$QEMU --version does not say QEMU's version"
   mkdir -p "$GUEST" "$RUN" "${ACCEL_FILE%/*}"
@@ -29,7 +33,7 @@ prepare_guest() {
 
 choose_kernel() {
   if [ -z "$KERNEL" ]; then
-    if [ "$WHICH" = newer ]; then "$ROOT/scripts/get-kernel.sh" --newer; else "$ROOT/scripts/get-kernel.sh"; fi
+    if [ "$WHICH" = newer ]; then "$ROOT/scripts/get-kernel.sh" --newer || exit; else "$ROOT/scripts/get-kernel.sh" || exit; fi
     KERNEL=$(echo "$GUEST/kernel/$WHICH"/boot/vmlinuz-*)
     MODULES=$(echo "$GUEST/kernel/$WHICH"/lib/modules/*)
   fi

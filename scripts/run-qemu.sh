@@ -9,6 +9,7 @@
 #   --size BYTES             of the file that is sent (16M)
 #   --kernel FILE --modules DIR   a kernel of your own; DIR is its /lib/modules/VERSION
 #   --newer-kernel           the kernel of Debian's backports
+#   --newer-qemu             the QEMU of Debian's backports
 #   --link peer|tap:NAME|…   where the NIC's frames go (peer); tap needs rights for the device
 #   --client                 QEMU listens and vnic serve connects, again and again if it must
 #   --netdev user            QEMU's own NIC back-end in place of ours, to compare with; receiver: 127.0.0.1:9000
@@ -25,12 +26,12 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 TASK=shell TRANSFER='' COMMAND='' SIZE=16M KERNEL='' MODULES='' WHICH=stable LINK=peer ROLE=server NETDEV=vhost
-ACCEL=${ACCEL:-} MSIX='' MEMORY=512M CPUS=1 RUN=$ROOT/target/run APPEND='' SERVE_OPTIONS=() PRINT=''
+ACCEL=${ACCEL:-} MSIX='' MEMORY=512M CPUS=1 RUN=$ROOT/target/run APPEND='' SERVE_OPTIONS=() PRINT='' NEWER_QEMU=''
 QEMU=${QEMU:-qemu-system-x86_64} VNIC=${VNIC:-}
 
 while [ $# -gt 0 ]; do
   case $1 in
-    --client | --newer-kernel | --print-command | -h | --help) ;;
+    --client | --newer-kernel | --newer-qemu | --print-command | -h | --help) ;;
     --*) [ $# -ge 2 ] || usage_error "$1 needs a value" ;;
   esac
   case $1 in
@@ -41,6 +42,7 @@ while [ $# -gt 0 ]; do
     --kernel) KERNEL=$2 && shift ;;
     --modules) MODULES=$2 && shift ;;
     --newer-kernel) WHICH=newer ;;
+    --newer-qemu) NEWER_QEMU=1 ;;
     --link) LINK=$2 && shift ;;
     --client) ROLE=client ;;
     --netdev) NETDEV=$2 && shift ;;

@@ -1,10 +1,13 @@
 //! The agent: does what the host asks over the virtio-serial port, one request at a time (`vnic::record::wire`).
 //!
 //! Operation: each connection of the host starts with `Ready`. The port reads as ended while no host is connected; the
-//! agent then says `Ready` again, which waits until the next host is there.
+//! agent then says so on the console, and says `Ready` again, which waits until the next host is there.
+//!
+//! Limits: a host that comes back before the guest noticed that the last one left gets no `Ready`; the port does not
+//! tell the two apart.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
@@ -14,6 +17,9 @@ use vnic::record::wire::{Event, PORT_NAME, Request, TransferSpec};
 use super::nic::{self, Nic};
 use super::port;
 use super::transfer::{Prepared, Unsupported};
+
+/// What the console shows when a host has left.
+pub const HOST_LEFT: &str = "vnic guest: the host has left the record port";
 
 /// Why the agent stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,8 +38,12 @@ pub fn run() -> Result<()> {
     let port = port::open(PORT_NAME)?;
     loop {
         let mut host = Host { reader: BufReader::new(port.try_clone()?), writer: port.try_clone()? };
-        if host.serve()? == Outcome::PowerOff {
-            return Ok(());
+        match host.serve()? {
+            Outcome::PowerOff => return Ok(()),
+            Outcome::HostLeft => {
+                // Only for who reads the console.
+                let _ = writeln!(io::stdout(), "{HOST_LEFT}");
+            }
         }
     }
 }

@@ -5,7 +5,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use nix::sys::statvfs::statvfs;
 use sha2::{Digest, Sha256};
 use vnic::record::stamp;
 
@@ -31,6 +32,7 @@ impl TestFile {
     /// No room, no rights.
     pub fn create(folder: &Path, offset: u64, bytes: u64) -> Result<TestFile> {
         let file_id = fresh_id();
+        ensure_room(folder, offset.saturating_add(bytes))?;
         let path = folder.join(format!("vnic-{file_id:016x}"));
         let mut file = OpenOptions::new()
             .read(true)
@@ -55,6 +57,14 @@ impl Drop for TestFile {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
     }
+}
+
+/// Fails early where a file cannot fit: filling a file system takes long.
+fn ensure_room(folder: &Path, bytes: u64) -> Result<()> {
+    let about = statvfs(folder).with_context(|| format!("statvfs of {}", folder.display()))?;
+    let room = about.blocks_available().saturating_mul(about.fragment_size());
+    ensure!(bytes <= room, "a file of {bytes} bytes does not fit into {}, which has {room} left", folder.display());
+    Ok(())
 }
 
 fn write_stamps(file: &mut File, file_id: u64, offset: u64, bytes: u64) -> io::Result<Sha256> {
@@ -116,6 +126,12 @@ mod tests {
             made.file.read_exact_at(&mut content, offset).expect("read back");
             assert_eq!(made.sha256, hex(&Sha256::digest(&content)), "offset {offset} bytes {bytes}");
         }
+    }
+
+    #[test]
+    fn a_file_that_cannot_fit_is_refused_at_once() {
+        let error = TestFile::create(&std::env::temp_dir(), 0, 1 << 60).expect_err("no disk is that large");
+        assert!(error.to_string().contains("fit"), "{error:#}");
     }
 
     #[test]
