@@ -17,6 +17,7 @@ use super::trace;
 use super::workers::Workers;
 use crate::observe::flow::{FilePages, FlowWatch};
 use crate::observe::protocol::{FlowBooks, Reply, Request};
+use crate::observe::scan;
 use crate::record::wire::{Flow, PageRun};
 
 /// Most clients at a time.
@@ -114,6 +115,7 @@ impl Control {
         match request {
             Request::Status => Reply::Status(Box::new(status::status(&self.shared))),
             Request::Rings { queue } => self.rings(queue.as_deref()),
+            Request::Scan { queue } => self.scan(&queue),
             Request::Hold { queue } => self.hold(&queue, true),
             Request::Release { queue } => self.hold(&queue, false),
             Request::WatchFlow { flow, pages } => self.watch(flow, &pages),
@@ -141,8 +143,20 @@ impl Control {
     fn hold(&self, name: &str, on: bool) -> Reply {
         match self.shared.index_of(name) {
             Some(index) if self.workers.hold(index, on) => Reply::Done,
-            Some(_) => Reply::Error { message: format!("{name} is not set up: no driver uses it at the moment") },
+            Some(_) => not_set_up(name),
             None => self.no_queue(name),
+        }
+    }
+
+    fn scan(&self, name: &str) -> Reply {
+        let Some(index) = self.shared.index_of(name) else { return self.no_queue(name) };
+        let memory = self.shared.view().memory.clone();
+        match (status::rings(&self.shared, Some(index)).first(), memory) {
+            (Some(ring), Some(memory)) => match scan::scan(ring, &memory) {
+                Ok(report) => Reply::Scan(report),
+                Err(error) => Reply::Error { message: format!("cannot look through the guest's memory: {error}") },
+            },
+            _ => not_set_up(name),
         }
     }
 
@@ -160,6 +174,10 @@ impl Control {
         let names: Vec<&str> = self.shared.queues.iter().map(|queue| queue.name.as_str()).collect();
         Reply::Error { message: format!("there is no queue `{name}`; this device has {}", names.join(", ")) }
     }
+}
+
+fn not_set_up(name: &str) -> Reply {
+    Reply::Error { message: format!("{name} is not set up: no driver uses it at the moment") }
 }
 
 /// Writes one line of JSON.

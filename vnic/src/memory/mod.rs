@@ -18,6 +18,7 @@ mod error;
 pub mod fault;
 mod mapping;
 mod slice;
+mod survey;
 mod table;
 pub mod testing;
 #[cfg(test)]

@@ -115,6 +115,11 @@ impl Memory {
         &self.specs
     }
 
+    /// The regions' mappings, in the same order.
+    pub(super) fn mappings(&self) -> impl Iterator<Item = &Mapping> {
+        self.mappings.iter().map(AsRef::as_ref)
+    }
+
     /// Has a region's file shrunk under it, so that zeroes now stand where the guest's bytes were? The session must end.
     #[must_use]
     pub fn lost(&self) -> bool {

@@ -5,4 +5,5 @@ pub mod discovery;
 pub mod flow;
 mod notation;
 pub mod protocol;
+pub mod scan;
 pub mod tracer;

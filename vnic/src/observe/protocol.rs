@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::scan::ScanReport;
 use crate::record::run::DeviceBooks;
 use crate::record::wire::{Flow, PageRun};
 pub use crate::ring::snapshot::{BufferSnapshot, ChainSnapshot, RingSnapshot};
@@ -34,6 +35,11 @@ pub enum Request {
     },
     /// Go on: [`Reply::Done`].
     Release {
+        /// The queue's name.
+        queue: String,
+    },
+    /// Count how often what a held transmitq was given stands in the guest's memory: [`Reply::Scan`].
+    Scan {
         /// The queue's name.
         queue: String,
     },
@@ -62,6 +68,8 @@ pub enum Reply {
         /// One per queue that is set up.
         rings: Vec<RingSnapshot>,
     },
+    /// Answer to `Scan`.
+    Scan(ScanReport),
     /// Answer to `EndWatch`.
     FlowBooks(FlowBooks),
     /// It could not be done; one sentence.
