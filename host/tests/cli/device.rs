@@ -71,6 +71,7 @@ fn serve(stream: UnixStream, script: &Script, asked: &Mutex<Vec<Request>>, books
             },
             Request::Hold { queue } | Request::Release { queue } if !known(queue) => refuse(queue),
             Request::Trace | Request::Hold { .. } | Request::Release { .. } | Request::WatchFlow { .. } => Reply::Done,
+            Request::Scan { .. } => Reply::Error { message: "this script holds nothing to scan for".to_owned() },
             Request::EndWatch => match books.lock().unwrap().next() {
                 Some(books) => Reply::FlowBooks(books),
                 None => Reply::Error { message: "no flow is watched".to_owned() },
