@@ -163,13 +163,13 @@ pub enum SessionError {
         /// What is wrong with its address.
         source: MemoryError,
     },
-    /// A memory table that takes a running ring away or moves it.
-    #[error("{request}: vring {index} runs and would move")]
-    RingMoves {
-        /// The request.
-        request: RequestCode,
+    /// A ring that could not go on after the memory under it had changed.
+    #[error("vring {index} cannot go on in the new memory: {source}")]
+    Restart {
         /// The vring's index.
         index: u16,
+        /// Why not.
+        source: Box<SessionError>,
     },
     /// Memory that cannot be used.
     #[error("{request}: {source}")]
@@ -190,9 +190,9 @@ pub enum SessionError {
 }
 
 impl SessionError {
-    /// Is the stream of messages lost, so that nothing after this can be understood?
+    /// Can the session not go on after this? Either the stream of messages is lost, or a request was half done.
     #[must_use]
-    pub const fn loses_the_stream(&self) -> bool {
+    pub const fn ends_the_session(&self) -> bool {
         matches!(
             self,
             SessionError::Version { .. }
@@ -203,6 +203,7 @@ impl SessionError {
                 | SessionError::ReplyBlocked
                 | SessionError::Socket { .. }
                 | SessionError::MemoryLost
+                | SessionError::Restart { .. }
         )
     }
 }

@@ -229,7 +229,8 @@ pub fn parse(rule: &Rule, payload: &[u8], fds: usize) -> Result<Request, Session
     let regions = match rule.payload {
         Payload::Bytes(expected) if size != expected => return Err(SessionError::Size { request, size, expected }),
         Payload::Regions => region_count(request, payload)?,
-        Payload::Bytes(_) | Payload::Any => 0,
+        Payload::Any => return Err(SessionError::Unsupported { request }),
+        Payload::Bytes(_) => 0,
     };
     let expected = match rule.fds {
         Fds::None => 0,

@@ -19,3 +19,6 @@ pub mod socket;
 pub use device::{Device, DeviceError, PackedIndex, QueueSetup, RingAddresses, VringBase};
 pub use error::SessionError;
 pub use session::{Handled, Session};
+
+#[cfg(test)]
+mod tests;

@@ -14,7 +14,11 @@
 //!    was changed. If it did not ask, it would take the refused for done; the session ends.
 //!
 //! Invariants: those of [`Device`]. The addresses of a running ring never change: `SET_VRING_ADDR` with others is
-//! refused, and so is a memory table that would move or lose the ring (CVE-2026-5747).
+//! refused (CVE-2026-5747). A memory change that moves or loses a running ring stops it first; it goes on from where it stood
+//! when all of it is in memory again.
+//!
+//! Traps: QEMU 7.2 sends `SET_STATUS` 0 *before* `GET_VRING_BASE`, so a reset keeps where the rings stood; it sends
+//! `SET_VRING_ERR` and its memory regions once for many starts, so a reset keeps those too.
 //!
 //! Limits: no dirty log, in-flight tracking, IOTLB or configuration space yet; their requests are refused by name.
 
@@ -152,7 +156,7 @@ impl Session {
                 }
                 Ok(Handled::Done(code))
             }
-            Err(error) if acknowledge && !has_own_reply => {
+            Err(error) if acknowledge && !has_own_reply && !error.ends_the_session() => {
                 self.connection.send(&Reply::Number(1).to_bytes(number), &[])?;
                 Ok(Handled::Refused(error))
             }
@@ -284,7 +288,8 @@ impl Session {
         self.set_memory(RequestCode::RemMemReg, memory, device)
     }
 
-    /// Takes new memory into use, provided that every running ring stays where it is.
+    /// Takes new memory into use. A running ring that is elsewhere in it, or not at all, is stopped first; it goes on from
+    /// where it stood as soon as all of it is in memory again.
     fn set_memory(
         &mut self,
         request: RequestCode,
@@ -292,15 +297,28 @@ impl Session {
         device: &mut dyn Device,
     ) -> Outcome {
         let memory = Arc::new(memory.map_err(|source| SessionError::Memory { request, source })?);
-        for index in self.running() {
+        for index in self.indices() {
             let vring = self.vring(request, u32::from(index))?;
-            if self.locate(request, index, vring, &memory)? != vring.running {
-                return Err(SessionError::RingMoves { request, index });
+            if vring.running.is_some() && self.locate(request, index, vring, &memory).ok().flatten() != vring.running {
+                self.halt(index, device);
             }
         }
-        done(request, device.set_memory(memory.clone()))?;
-        self.memory = memory;
-        Ok(None)
+        let outcome = done(request, device.set_memory(memory.clone()));
+        if outcome.is_ok() {
+            self.memory = memory;
+        }
+        for index in self.indices() {
+            match self.vring(request, u32::from(index))?.running {
+                Some(_) => {}
+                None => match self.start_if_complete(request, index, device) {
+                    Ok(_) => {}
+                    Err(error @ SessionError::Ring { .. }) => tracing::warn!(%error, "the ring waits for its memory"),
+                    // The memory has changed already: there is no way back to what the front-end knows.
+                    Err(error) => return Err(SessionError::Restart { index, source: Box::new(error) }),
+                },
+            }
+        }
+        outcome
     }
 
     fn set_vring_num(&mut self, state: VringState, device: &mut dyn Device) -> Outcome {
@@ -439,6 +457,12 @@ impl Session {
     fn stop(&mut self, index: u16, device: &mut dyn Device) {
         let Some(vring) = self.vrings.get_mut(usize::from(index)) else { return };
         vring.kick = Kick::Unset;
+        self.halt(index, device);
+    }
+
+    /// Stops a ring if it runs, and keeps all that it needs to go on.
+    fn halt(&mut self, index: u16, device: &mut dyn Device) {
+        let Some(vring) = self.vrings.get_mut(usize::from(index)) else { return };
         if vring.running.take().is_some() {
             vring.base = device.stop_queue(index);
         }
