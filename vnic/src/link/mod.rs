@@ -11,6 +11,7 @@
 //!
 //! | link | |
 //! |---|---|
+//! | [`peer`] | a TCP/IP endpoint in this process: needs no privilege |
 //! | [`sink`] | frames vanish |
 //! | [`loopback`] | frames come back |
 
@@ -18,6 +19,7 @@ pub mod capture;
 pub mod counters;
 pub mod kind;
 pub mod loopback;
+pub mod peer;
 mod port;
 pub mod sink;
 

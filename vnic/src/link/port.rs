@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::loopback::Loopback;
+use super::peer::Peer;
 use super::sink::Sink;
 use super::{LinkCounters, LinkError, LinkKind, Port, Received, Transmitted};
 use crate::net::{Frame, ReceiveSpace};
@@ -26,6 +27,8 @@ pub enum OpenError {
 /// A port of any kind: one type, so that a worker needs no indirect call per frame.
 #[derive(Debug)]
 pub enum AnyPort {
+    /// See [`Peer`].
+    Peer(Box<Peer>),
     /// See [`Sink`].
     Sink(Sink),
     /// See [`Loopback`].
@@ -38,7 +41,11 @@ pub enum AnyPort {
 /// The host lacks what the link needs.
 pub fn open(kind: &LinkKind, pairs: usize) -> Result<AnyPort, OpenError> {
     Ok(match kind {
-        LinkKind::Peer | LinkKind::Tap(_) => {
+        LinkKind::Peer => {
+            let failed = |source| OpenError::Io { link: kind.to_string(), source };
+            AnyPort::Peer(Box::new(Peer::new().map_err(failed)?))
+        }
+        LinkKind::Tap(_) => {
             let source = std::io::ErrorKind::Unsupported.into();
             return Err(OpenError::Io { link: kind.to_string(), source });
         }
@@ -52,6 +59,7 @@ pub fn open(kind: &LinkKind, pairs: usize) -> Result<AnyPort, OpenError> {
 macro_rules! each {
     ($any:expr, $port:ident => $call:expr) => {
         match $any {
+            AnyPort::Peer($port) => $call,
             AnyPort::Sink($port) => $call,
             AnyPort::Loopback($port) => $call,
         }

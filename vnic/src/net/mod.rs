@@ -20,3 +20,8 @@ pub mod vectored;
 pub use frame::{Frame, FrameError, MAX_FRAME_LEN};
 pub use header::HeaderError;
 pub use receive::{NoRoom, ReceiveSpace};
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;

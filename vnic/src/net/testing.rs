@@ -1,0 +1,162 @@
+//! A driver's two queues and the memory behind them, for tests of ports.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::{Frame, FrameError, ReceiveSpace, header};
+use crate::link::{LinkError, Port, Received, Transmitted};
+use crate::memory::testing::GuestRam;
+use crate::ring::{Buffer, Chain, DeviceRing, DriverRing, Placement, RingLayout, Segments, SplitDevice, SplitDriver};
+use crate::spec::net::{NET_HEADER_LEN, NetHeader};
+use crate::spec::{Feature, Features};
+
+const RAM: u64 = 32 << 20;
+const TRANSMIT_RING: u64 = 0x1000;
+const RECEIVE_RING: u64 = 0x1_0000;
+const TRANSMIT_BUFFERS: u64 = 1 << 20;
+const RECEIVE_BUFFERS: u64 = 8 << 20;
+
+/// What a driver would have: a transmitq, a receiveq filled with buffers.
+pub(crate) struct Nic {
+    pub(crate) ram: GuestRam,
+    features: Features,
+    transmit: (SplitDriver, SplitDevice),
+    receive: (SplitDriver, SplitDevice),
+    segments: Segments,
+    receive_segments: Segments,
+    /// Where the receive buffer of each head is.
+    buffers: HashMap<u16, u64>,
+    buffer_len: u32,
+}
+
+impl Nic {
+    /// A NIC whose driver posts `count` receive buffers of `buffer_len` bytes.
+    pub(crate) fn new(features: Features, count: u16, buffer_len: u32) -> Self {
+        let ram = GuestRam::new(RAM).unwrap();
+        let ring = |at| {
+            let (layout, _) = RingLayout::split_at(at, 256).unwrap();
+            let memory = || Arc::clone(ram.memory());
+            let driver = SplitDriver::new(layout, memory(), Features::NONE).unwrap();
+            (driver, SplitDevice::new(layout, memory(), Features::NONE, 0).unwrap())
+        };
+        let (transmit, receive) = (ring(TRANSMIT_RING), ring(RECEIVE_RING));
+        let segments = || Segments::new(Arc::clone(ram.memory()), 64);
+        let (segments, receive_segments) = (segments(), segments());
+        let buffers = HashMap::new();
+        let mut nic = Nic { ram, features, transmit, receive, segments, receive_segments, buffers, buffer_len };
+        for at in 0..u64::from(count) {
+            nic.post(RECEIVE_BUFFERS + at * u64::from(buffer_len));
+        }
+        nic
+    }
+
+    fn post(&mut self, addr: u64) {
+        let head = self.receive.0.add(&[Buffer::writable(addr, self.buffer_len)], Placement::Direct).unwrap();
+        self.receive.0.publish();
+        self.buffers.insert(head, addr);
+    }
+
+    /// Makes a chain of `bytes` cut into buffers of these lengths (the last takes the rest), and gives its frame to `f`.
+    pub(crate) fn with_frame<R>(
+        &mut self,
+        bytes: &[u8],
+        cuts: &[usize],
+        f: impl FnOnce(Result<Frame<'_>, FrameError>) -> R,
+    ) -> R {
+        let mut rest = bytes;
+        let mut buffers = Vec::new();
+        let mut addr = TRANSMIT_BUFFERS + 3;
+        for cut in cuts.iter().copied().chain([usize::MAX]) {
+            let (piece, behind) = rest.split_at(cut.min(rest.len()));
+            self.ram.write(addr, piece).unwrap();
+            buffers.push(Buffer::readable(addr, piece.len() as u32));
+            // Never adjacent, never aligned.
+            addr += piece.len() as u64 + 13;
+            rest = behind;
+        }
+        let (driver, device) = &mut self.transmit;
+        driver.add(&buffers, Placement::Direct).unwrap();
+        driver.publish();
+        self.segments.clear();
+        let chain = device.pop(&mut self.segments).unwrap().unwrap();
+        let result = f(Frame::new(&self.segments, &chain, self.features));
+        device.push_used(&chain, 0).unwrap();
+        device.publish();
+        assert_eq!(driver.pop_used().unwrap().unwrap().written, 0);
+        result
+    }
+
+    /// Sends a frame as Linux does: header and protocol headers in the first buffer, payload in pages.
+    pub(crate) fn transmit<P: Port>(
+        &mut self,
+        port: &mut P,
+        header: NetHeader,
+        frame: &[u8],
+    ) -> Result<Transmitted, LinkError> {
+        let len = header::header_len(self.features);
+        let bytes = [&header.to_bytes()[..len], frame].concat();
+        let pages = frame.len().saturating_sub(66).div_ceil(4096);
+        let cuts: Vec<usize> = [len + 66].into_iter().chain((0..pages).map(|_| 4096)).collect();
+        self.with_frame(&bytes, &cuts, |frame| port.transmit(0, &frame.unwrap()))
+    }
+
+    /// Receives the next frame; `None`: there is none.
+    pub(crate) fn receive<P: Port>(&mut self, port: &mut P) -> Option<Result<(NetHeader, Vec<u8>), LinkError>> {
+        let needed = port.pending(0)? + header::header_len(self.features);
+        let mergeable = self.features.has(Feature::MrgRxbuf);
+        let (driver, device) = &mut self.receive;
+        self.receive_segments.clear();
+        let mut chains: Vec<Chain> = Vec::new();
+        while chains.iter().map(|chain| chain.writable_len as usize).sum::<usize>() < needed {
+            match device.pop(&mut self.receive_segments).unwrap() {
+                Some(chain) if mergeable || chains.is_empty() => chains.push(chain),
+                Some(chain) => {
+                    device.unpop(&[chain]).unwrap();
+                    break;
+                }
+                None => break,
+            }
+        }
+        let mut space = ReceiveSpace::new(&self.receive_segments, &chains, self.features);
+        let received = port.receive(0, &mut space);
+        let filled: Vec<(Chain, u32)> = space.filled().map(|(chain, written)| (*chain, written)).collect();
+        device.unpop(&chains[filled.len()..]).unwrap();
+        for (chain, written) in &filled {
+            device.push_used(chain, *written).unwrap();
+        }
+        device.publish();
+        let mut bytes = Vec::new();
+        let mut used_count = 0;
+        let mut again = Vec::new();
+        while let Some(used) = driver.pop_used().unwrap() {
+            let addr = self.buffers.remove(&used.head).unwrap();
+            bytes.extend(self.ram.read(addr, used.written as usize).unwrap());
+            used_count += 1;
+            again.push(addr);
+        }
+        for addr in again {
+            self.post(addr);
+        }
+        match received {
+            Ok(Received::Nothing) => {
+                assert_eq!(used_count, 0, "buffers used for no frame");
+                None
+            }
+            Ok(Received::Frame { bytes: len }) => {
+                let header_len = header::header_len(self.features);
+                let mut header = [0; NET_HEADER_LEN];
+                header[..header_len].copy_from_slice(&bytes[..header_len]);
+                let header = NetHeader::from_bytes(header);
+                if header_len == NET_HEADER_LEN {
+                    assert_eq!(header.num_buffers, used_count, "num_buffers");
+                }
+                assert_eq!(bytes.len() - header_len, len as usize);
+                Some(Ok((header, bytes.split_off(header_len))))
+            }
+            Err(error) => {
+                assert_eq!(used_count, 0, "buffers used for a lost frame");
+                Some(Err(error))
+            }
+        }
+    }
+}
