@@ -218,12 +218,6 @@ impl<'s> ChainBuilder<'s> {
         Ok(())
     }
 
-    /// The head, or what stands for it.
-    #[inline(always)]
-    pub(super) fn head(&self) -> u16 {
-        self.tally.head
-    }
-
     /// Packed rings: the buffer id, which stands in a chain's last descriptor.
     #[inline(always)]
     pub(super) fn set_head(&mut self, id: u16) {

@@ -7,6 +7,11 @@
 //!   avail 2: 7                                      one entry of the available ring
 //!   desc 4: W 0x9000+10 next 9                      one descriptor; `indirect` and `next N` set the flags
 //!   table 0x41000[1]: R 0x8000+1 indirect           one descriptor of an indirect table
+//!
+//! packed size=8
+//!   [0] head 5: R 0x8000+78 -> W 0x9000+10          slots 0, 1, … with buffer id 5, available in the first lap
+//!   desc 1: W 0x9000+10 id 5 next                   `indirect` and `unavailable` set the flags
+//!   table 0x40000[1]: R 0x8000+1 id 0 indirect
 //! ```
 //! Later lines overwrite what earlier ones wrote. Memory is [0, 1 MiB), [1 MiB, 1 MiB + 64 KiB) and nothing else.
 
@@ -14,10 +19,10 @@ use std::sync::Arc;
 
 use crate::memory::Gpa;
 use crate::memory::testing::GuestRam;
-use crate::spec::ring::{DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, Descriptor};
+use crate::spec::ring::{DESC_F_AVAIL, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_USED, DESC_F_WRITE, Descriptor};
 use crate::spec::{Feature, Features};
 
-use super::{BufferSnapshot, Chain, ChainSnapshot, DeviceRing, RingError, RingLayout, Segments, SplitDevice};
+use super::{BufferSnapshot, Chain, ChainSnapshot, Device, DeviceRing, RingError, RingLayout, Segments};
 
 pub(super) const MIB: u64 = 1 << 20;
 
@@ -27,6 +32,7 @@ pub(super) struct Fixture {
     pub(super) layout: RingLayout,
     pub(super) features: Features,
     base: u32,
+    packed: bool,
 }
 
 pub(super) fn descriptor_bytes(desc: Descriptor) -> [u8; 16] {
@@ -42,7 +48,13 @@ impl Fixture {
     pub(super) fn split(size: u16, features: Features) -> Self {
         let ram = GuestRam::with_regions(&[(Gpa(0), MIB), (Gpa(MIB), 1 << 16)]).unwrap();
         let (layout, _) = RingLayout::split_at(0x1000, size).unwrap();
-        Fixture { ram, layout, features, base: 0 }
+        Fixture { ram, layout, features, base: 0, packed: false }
+    }
+
+    pub(super) fn packed(size: u16, features: Features) -> Self {
+        let ring = Fixture::split(1, features.with(Feature::RingPacked));
+        let (layout, _) = RingLayout::packed_at(0x1000, size).unwrap();
+        Fixture { layout, base: 0x8000, packed: true, ..ring }
     }
 
     pub(super) fn read(text: &str) -> Self {
@@ -52,11 +64,18 @@ impl Fixture {
             let word = header.iter().find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
             word.map_or(0, |value| value.parse().unwrap())
         };
-        assert_eq!(header[0], "split");
-        let mut ring = Fixture::split(field("size"), Features::of(&[Feature::IndirectDesc]));
-        ring.base = u32::from(field("used.idx"));
-        ring.set_avail_idx(field("avail.idx"));
-        ring.ram.write(ring.layout.used + 2, &field("used.idx").to_le_bytes()).unwrap();
+        let features = Features::of(&[Feature::IndirectDesc]);
+        let ring = match header[0] {
+            "split" => {
+                let mut ring = Fixture::split(field("size"), features);
+                ring.base = u32::from(field("used.idx"));
+                ring.set_avail_idx(field("avail.idx"));
+                ring.ram.write(ring.layout.used + 2, &field("used.idx").to_le_bytes()).unwrap();
+                ring
+            }
+            "packed" => Fixture::packed(field("size"), features),
+            format => panic!("{format}"),
+        };
         for line in lines {
             ring.line(line);
         }
@@ -71,17 +90,46 @@ impl Fixture {
         let (kind, at) = place.split_once(' ').unwrap();
         match kind {
             "avail" => self.set_avail(at.parse().unwrap(), what.parse().unwrap()),
+            "desc" if self.packed => self.set_desc(at.parse().unwrap(), parse_packed(what)),
             "desc" => self.set_desc(at.parse().unwrap(), parse_descriptor(what)),
             "table" => {
                 let (addr, index) = at.strip_suffix(']').unwrap().split_once('[').unwrap();
                 let addr = u64::from_str_radix(addr.strip_prefix("0x").unwrap(), 16).unwrap();
-                self.write_desc(addr + 16 * index.parse::<u64>().unwrap(), parse_descriptor(what));
+                let desc = if self.packed { parse_packed(what) } else { parse_descriptor(what) };
+                self.write_desc(addr + 16 * index.parse::<u64>().unwrap(), desc);
             }
             _ => panic!("{line}"),
         }
     }
 
     fn chain(&self, chain: &ChainSnapshot) {
+        if self.packed { self.packed_chain(chain) } else { self.split_chain(chain) }
+    }
+
+    fn packed_chain(&self, chain: &ChainSnapshot) {
+        let table = 0x40000 + 0x1000 * u64::from(chain.slot);
+        let count = chain.buffers.len() as u16;
+        for (at, buffer) in (0..).zip(&chain.buffers) {
+            let write = if buffer.writable { DESC_F_WRITE } else { 0 };
+            let desc = Descriptor { addr: buffer.addr, len: buffer.len, flags: write, next: chain.head };
+            if chain.indirect {
+                self.write_desc(table + 16 * u64::from(at), packed_form(desc));
+            } else {
+                let slot = chain.slot + at;
+                let next = if at + 1 < count { DESC_F_NEXT } else { 0 };
+                let lap = if slot < self.layout.size { DESC_F_AVAIL } else { DESC_F_USED };
+                let desc = Descriptor { flags: write | next | lap, ..desc };
+                self.set_desc(slot % self.layout.size, packed_form(desc));
+            }
+        }
+        if chain.indirect {
+            let flags = DESC_F_INDIRECT | DESC_F_AVAIL;
+            let desc = Descriptor { addr: table, len: 16 * u32::from(count), flags, next: chain.head };
+            self.set_desc(chain.slot, packed_form(desc));
+        }
+    }
+
+    fn split_chain(&self, chain: &ChainSnapshot) {
         self.set_avail(chain.slot, chain.head);
         let count = chain.buffers.len() as u16;
         let (table, first) = if chain.indirect {
@@ -120,8 +168,8 @@ impl Fixture {
         self.ram.write(self.layout.avail + 2, &idx.to_le_bytes()).unwrap();
     }
 
-    pub(super) fn device(&self) -> SplitDevice {
-        SplitDevice::new(self.layout, Arc::clone(self.ram.memory()), self.features, self.base).unwrap()
+    pub(super) fn device(&self) -> Device {
+        Device::new(self.layout, Arc::clone(self.ram.memory()), self.features, self.base).unwrap()
     }
 
     pub(super) fn segments(&self) -> Segments {
@@ -147,6 +195,29 @@ fn parse_descriptor(text: &str) -> Descriptor {
         }
     }
     Descriptor { addr: buffer.addr, len: buffer.len, flags, next }
+}
+
+/// A descriptor whose `next` stands for the buffer id, in the order of a packed one.
+fn packed_form(desc: Descriptor) -> Descriptor {
+    Descriptor { flags: desc.next, next: desc.flags, ..desc }
+}
+
+/// `R 0x1000+64 id 5 next`.
+fn parse_packed(text: &str) -> Descriptor {
+    let (buffer, rest) = text.split_once(" id ").unwrap();
+    let buffer: BufferSnapshot = buffer.parse().unwrap();
+    let mut words = rest.split(' ');
+    let id = words.next().unwrap().parse().unwrap();
+    let mut flags = DESC_F_AVAIL | if buffer.writable { DESC_F_WRITE } else { 0 };
+    for word in words {
+        flags = match word {
+            "indirect" => flags | DESC_F_INDIRECT,
+            "next" => flags | DESC_F_NEXT,
+            "unavailable" => flags & !DESC_F_AVAIL,
+            _ => panic!("{text}"),
+        };
+    }
+    packed_form(Descriptor { addr: buffer.addr, len: buffer.len, flags, next: id })
 }
 
 /// A popped chain in the notation.

@@ -445,7 +445,6 @@ fn traffic(pair: &mut Pair, seed: u64) {
                 let written = random(u64::from(chain.writable_len) + 1) as u32;
                 pair.device.push_used(&chain, written).unwrap();
                 expected.push(Used { head: chain.head, written });
-                // The next pop may be given back only if it is the youngest still in flight.
                 if pair.device.publish() {
                     driver_sleeps = false;
                 }

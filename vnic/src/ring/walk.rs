@@ -28,7 +28,7 @@ pub(super) struct Rules {
 
 impl Rules {
     #[inline]
-    fn max_chain(self) -> u16 {
+    pub(super) fn max_chain(self) -> u16 {
         self.size.max(MIN_CHAIN_LIMIT)
     }
 }
@@ -101,35 +101,9 @@ pub(super) fn indirect_table<'m>(
     Err(RingError::Loop { head, index: at, size: table.len() })
 }
 
-/// Takes all of the packed indirect table that the descriptor at slot `index` refers to: its descriptors follow one
-/// another, and of their flags only WRITE counts (VIRTIO 1.3, 2.8.7 Indirect Flag: Scatter-Gather Support).
-pub(super) fn packed_indirect_table<'m>(
-    chain: &mut impl Follower<'m>,
-    head: u16,
-    index: u16,
-    refers: &Descriptor,
-    rules: Rules,
-) -> Result<(), RingError> {
-    let table = open_table(chain, head, index, refers, rules)?;
-    let max = rules.max_chain();
-    if table.len() + u32::from(chain.descriptors()) > u32::from(max) {
-        return Err(RingError::ChainTooLong { head, max: u32::from(max) });
-    }
-    for at in 0..table.len() {
-        // Below the limit, so it fits; and inside the table.
-        let at = at as u16;
-        let Some(d) = table.packed_desc(at) else { break };
-        if d.flags & DESC_F_INDIRECT != 0 {
-            return Err(RingError::IndirectNested { head, index: at });
-        }
-        chain.buffer(at, &d)?;
-    }
-    Ok(())
-}
-
 /// Checks the descriptor that refers to an indirect table. VIRTIO 1.3, 2.7.5.3.1 Driver Requirements: Indirect
 /// Descriptors.
-fn open_table<'m>(
+pub(super) fn open_table<'m>(
     chain: &impl Follower<'m>,
     head: u16,
     index: u16,

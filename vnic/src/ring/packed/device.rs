@@ -23,16 +23,15 @@
 use std::sync::Arc;
 
 use crate::memory::Memory;
-use crate::ring::chain::{ChainBuilder, Follower};
+use crate::ring::chain::ChainBuilder;
 use crate::ring::pointers::{PackedPointers, Word, full_fence};
 use crate::ring::slots::Slots;
-use crate::ring::walk::{Rules, packed_indirect_table};
+use crate::ring::walk::Rules;
 use crate::ring::{Chain, DeviceRing, RingError, RingLayout, Segments};
-use crate::spec::ring::{
-    DESC_F_INDIRECT, DESC_F_NEXT, Descriptor, PACKED_EVENT_DESC, PACKED_EVENT_DISABLE, PACKED_EVENT_ENABLE, PackedEvent,
-};
+use crate::spec::ring::{PACKED_EVENT_DESC, PACKED_EVENT_DISABLE, PACKED_EVENT_ENABLE, PackedEvent};
 use crate::spec::{Feature, Features};
 
+use super::walk::{Walked, follow};
 use super::{Position, wants};
 
 /// Buffer ids there can be: the driver chooses them freely.
@@ -96,38 +95,6 @@ impl PackedDevice {
         at.is_available(self.ring.word(at.slot).flags)
     }
 
-    /// Follows the chain at `next_avail`, whose first word is `word`. Returns its slots and whether it has an indirect
-    /// part; `chain` knows its id.
-    #[inline(always)]
-    fn walk(&self, chain: &mut ChainBuilder<'_>, mut word: Word) -> Result<(u16, bool), RingError> {
-        let size = self.rules.size;
-        let head = self.next_avail.slot;
-        let mut at = self.next_avail;
-        let mut slots = 0;
-        loop {
-            slots += 1;
-            if self.held + slots > size {
-                return Err(RingError::RingOverrun { head, held: self.held + slots, size });
-            }
-            let desc = Descriptor { addr: self.ring.addr(at.slot), len: word.len, flags: word.flags, next: 0 };
-            if word.flags & DESC_F_INDIRECT != 0 {
-                packed_indirect_table(chain, head, at.slot, &desc, self.rules)?;
-                chain.set_head(word.id);
-                return Ok((slots, true));
-            }
-            chain.buffer(at.slot, &desc)?;
-            if word.flags & DESC_F_NEXT == 0 {
-                chain.set_head(word.id);
-                return Ok((slots, false));
-            }
-            at = at.after(1, size);
-            word = self.ring.word(at.slot);
-            if !at.is_available(word.flags) {
-                return Err(RingError::DescNotAvailable { head, index: at.slot, flags: word.flags });
-            }
-        }
-    }
-
     /// Writes the used descriptor for the place `at`.
     #[inline]
     fn place(&mut self, at: Position, word: Word) {
@@ -148,14 +115,14 @@ impl DeviceRing for PackedDevice {
             return Ok(None);
         }
         let mut chain = ChainBuilder::new(into, at.slot);
-        let (slots, indirect) = match self.walk(&mut chain, word) {
+        let Walked { slots, indirect, id } = match follow(&mut chain, &self.ring, (at, word), self.held, self.rules) {
             Ok(walked) => walked,
             Err(error) => {
                 chain.abandon();
                 return Err(error);
             }
         };
-        let id = chain.head();
+        chain.set_head(id);
         if self.ids.set(id) != Some(true) {
             chain.abandon();
             return Err(RingError::HeadInFlight { idx: at.slot, head: id });

@@ -6,6 +6,7 @@ pub mod driver;
 mod hostile;
 #[cfg(test)]
 mod tests;
+pub(super) mod walk;
 
 pub use device::PackedDevice;
 pub use driver::PackedDriver;

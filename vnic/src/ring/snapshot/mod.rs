@@ -3,7 +3,7 @@
 //! Place: called from any thread while the device runs. Reads guest memory and nothing else: no device state, no lock,
 //! and it writes nothing. Any content is an answer: what breaks the rules is said in words beside what could be read.
 //!
-//! Operation: the indices are read, then the entries between them, then the indices again; if they moved, all is read
+//! Operation: the indices (of a packed ring: the device's position) are read, then the entries between them, then the indices again; if they moved, all is read
 //! anew, a few times, and then [`RingSnapshot::consistent`] says that it did not work out. Chains are followed by the
 //! same walk as the device's, so a fault reads as the device's error would.
 //!
@@ -12,6 +12,7 @@
 //! alone does not show.
 
 mod notation;
+mod packed;
 mod split;
 #[cfg(test)]
 mod tests;
@@ -21,8 +22,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::memory::{Hint, Memory};
-use crate::spec::Features;
 use crate::spec::ring::Descriptor;
+use crate::spec::{Feature, Features};
 
 use super::chain::{Follower, Tally};
 use super::{RingError, RingLayout};
@@ -87,15 +88,43 @@ pub struct BufferSnapshot {
     pub file_page: Option<u64>,
 }
 
-/// A snapshot of the ring of `queue` at `layout`.
+/// A snapshot of the split ring of `queue` at `layout`. Of a packed ring it can only say that it needs the device's
+/// position: see [`take_packed`].
 #[must_use]
 pub fn take(queue: &str, layout: &RingLayout, memory: &Arc<Memory>, features: Features) -> RingSnapshot {
-    let mut last = split::read(queue, layout, memory, features);
+    if features.has(Feature::RingPacked) {
+        let mut seen = RingSnapshot::empty(queue, "packed", layout.size);
+        seen.faults.push("the device's position is not known: a packed ring cannot be read without it".to_owned());
+        return seen;
+    }
+    settle(|| split::read(queue, layout, memory, features))
+}
+
+/// A snapshot of the packed ring of `queue` at `layout`. `base` says where the device stands, as
+/// [`DeviceRing::base`](super::DeviceRing::base) does: a packed ring holds no indices, and what stands in slots that
+/// were used is left over from chains that are gone. The device publishes it where the observer can load it.
+///
+/// In the snapshot, `avail_idx` is the slot behind the last available chain, `used_idx` the slot of the next used
+/// descriptor.
+#[must_use]
+pub fn take_packed(
+    queue: &str,
+    layout: &RingLayout,
+    memory: &Arc<Memory>,
+    features: Features,
+    base: impl Fn() -> u32,
+) -> RingSnapshot {
+    settle(|| packed::read(queue, layout, memory, features, &base))
+}
+
+/// Looks until the ring holds still, a few times.
+fn settle(look: impl Fn() -> RingSnapshot) -> RingSnapshot {
+    let mut last = look();
     for _ in 1..ATTEMPTS {
         if last.consistent {
             break;
         }
-        last = split::read(queue, layout, memory, features);
+        last = look();
     }
     last
 }

@@ -164,6 +164,85 @@ fn a_hostile_ring_costs_no_more_than_the_bound() {
     assert_eq!(seen.faults, ["more than 262144 buffers in flight: 256 of 32768 chains shown"]);
 }
 
+mod packed {
+    //! The same of packed rings.
+
+    use super::*;
+    use crate::ring::fixture::Fixture;
+    use crate::ring::{Device, DeviceRing, PackedDriver, Segments};
+
+    const FEATURES: Features = Features::of(&[Feature::IndirectDesc, Feature::RingPacked]);
+
+    #[test]
+    fn chains_in_flight_are_shown_and_leftovers_are_not() {
+        let ram = GuestRam::new(1 << 20).unwrap();
+        let (layout, _) = RingLayout::packed_at(0x1000, 5).unwrap();
+        let mut driver = PackedDriver::new(layout, Arc::clone(ram.memory()), FEATURES).unwrap();
+        let mut device = Device::new(layout, Arc::clone(ram.memory()), FEATURES, 0x8000).unwrap();
+        let mut segments = Segments::new(Arc::clone(ram.memory()), 8);
+        let mut add = |buffers: &[Buffer], placement| {
+            driver.add(buffers, placement).unwrap();
+            driver.publish();
+        };
+        add(
+            &[Buffer::readable(0x8000, 78), Buffer::readable(0x9000, 1), Buffer::readable(0x9001, 1)],
+            Placement::Direct,
+        );
+        let chain = device.pop(&mut segments).unwrap().unwrap();
+        device.push_used(&chain, 0).unwrap();
+        device.publish();
+        // Slots 1 and 2 still hold the used chain's descriptors.
+        add(&[Buffer::readable(0x8040, 78), Buffer::writable(0xa000, 1448)], Placement::Indirect(0x7000));
+        add(&[Buffer::readable(0x8000, 2)], Placement::Direct);
+        let before = ram.read(0, 1 << 20).unwrap();
+        let seen = take_packed("receiveq0", &layout, ram.memory(), FEATURES, || device.base());
+        assert_eq!(
+            seen.to_string(),
+            "receiveq0 packed size=5 avail.idx=0 used.idx=3 in-flight=2\n  \
+             [3] head 1: indirect(2): R 0x8040+78 -> W 0xa000+1448\n  \
+             [4] head 2: R 0x8000+2"
+        );
+        assert!(seen.consistent);
+        assert!(ram.read(0, 1 << 20).unwrap() == before, "a snapshot writes nothing");
+        assert_eq!(seen.to_string().parse::<RingSnapshot>().unwrap(), seen);
+    }
+
+    #[test]
+    fn a_fault_reads_as_the_device_would_say_it_and_ends_the_list() {
+        let ring = Fixture::read(
+            "packed size=8
+               [0] head 5: R 0x8000+78 -> R 0x9000+1
+               desc 1: R 0x9000+1 id 5 unavailable
+               [2] head 6: R 0x8000+1",
+        );
+        let seen = take_packed("t", &ring.layout, ring.ram.memory(), ring.features, || 0x8000_8000);
+        let lines: Vec<String> = seen.chains.iter().map(ToString::to_string).collect();
+        assert_eq!(lines, ["[0] head 5: R 0x8000+78 -> ! chain at slot 0: descriptor 1 has flags 0x0: not available"]);
+    }
+
+    #[test]
+    fn a_position_that_cannot_be_and_none_at_all_are_faults() {
+        let ring = Fixture::packed(8, FEATURES);
+        let seen = take_packed("t", &ring.layout, ring.ram.memory(), FEATURES, || 0x8008_8000);
+        assert_eq!(seen.faults, ["the device cannot stand at 0x80088000 in a ring of 8"]);
+        assert_eq!(take("t", &ring.layout, ring.ram.memory(), FEATURES).faults.len(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn any_content_is_an_answer(
+            bytes in prop::collection::vec(prop_oneof![Just(0_u8), Just(1), Just(0x80), any::<u8>()], 8 * 16),
+            base in 0_u32..8,
+        ) {
+            let ring = Fixture::packed(8, FEATURES);
+            ring.ram.write(ring.layout.desc, &bytes).unwrap();
+            let seen = take_packed("t", &ring.layout, ring.ram.memory(), FEATURES, || (base | 0x8000) << 16);
+            prop_assert!(seen.consistent);
+            prop_assert_eq!(seen.to_string().parse::<RingSnapshot>().unwrap(), seen);
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn any_content_is_an_answer(
