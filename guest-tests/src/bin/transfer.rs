@@ -57,6 +57,8 @@ fn main() -> Result<()> {
         filesystem: arguments.filesystem,
         to: arguments.to,
         nic: NicWish { sg: off(Switch::Sg), csum: off(Switch::Csum), tso: off(Switch::Tso) },
+        pause: false,
+        books: true,
     };
     let prepared = Prepared::new(spec)?;
     println!("method   {}", arguments.method);

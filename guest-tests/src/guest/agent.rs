@@ -63,6 +63,7 @@ impl Host {
                 Ok(Request::Transfer(spec)) => self.transfer(spec),
                 Ok(Request::Run { argv }) => self.run(&argv),
                 Ok(Request::Go) => Err(anyhow!("go without a transfer that waits for it")),
+                Ok(Request::Hazard { name, .. }) => Err(anyhow!("this agent knows no hazard `{name}`")),
                 Ok(Request::PowerOff) => return Ok(Outcome::PowerOff),
             };
             if let Err(error) = done {

@@ -141,6 +141,8 @@ impl Conductor<'_> {
             filesystem: self.plan.filesystem.clone(),
             to: self.plan.to,
             nic: row.nic,
+            pause: false,
+            books: false,
         }))?;
         let begin = match self.wait("the guest to prepare the transfer")? {
             Event::TransferBegin { flow, nic, pages, sha256, filesystem } => {

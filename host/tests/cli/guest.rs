@@ -62,7 +62,7 @@ impl Agent {
                 Request::Go if self.manner == Manner::Dies => return,
                 Request::Go => self.send(prepared.take().unwrap()),
                 Request::PowerOff => return,
-                Request::Run { .. } => panic!("nobody asks for this"),
+                Request::Run { .. } | Request::Hazard { .. } => panic!("nobody asks for this"),
             }
         }
     }

@@ -28,8 +28,17 @@ pub const PAGE_SIZE: u64 = 4096;
 pub enum Request {
     /// Do one transfer; answered by `TransferBegin`, then, after `Go`, `TransferEnd`.
     Transfer(TransferSpec),
-    /// The device watches: send now.
+    /// The device watches: send now. After [`Event::Paused`]: go on.
     Go,
+    /// Show a hazard; answered by `TransferBegin` and `Paused` where the hazard needs the device's help, then by `Shown`.
+    Hazard {
+        /// Its name: `truncate`, `lease`, `mutate`, `observer`.
+        name: String,
+        /// The method it happens to: `sendfile`, `read-write`, …
+        method: String,
+        /// The receiver.
+        to: SocketAddr,
+    },
     /// Run a program in the guest; answered by `Ran`.
     Run {
         /// Program and arguments.
@@ -58,6 +67,13 @@ pub struct TransferSpec {
     /// What to switch on the NIC first (`ethtool -K`).
     #[serde(default)]
     pub nic: NicWish,
+    /// Stop after the first chunk, with everything as the sending call left it (buffers, mappings, pipes), say `Paused`,
+    /// and go on after `Go`: meanwhile the host looks at the guest's memory.
+    #[serde(default)]
+    pub pause: bool,
+    /// Keep the guest kernel's books of copies and switches.
+    #[serde(default)]
+    pub books: bool,
 }
 
 /// NIC switches to set before a transfer; `None` leaves one at its default (on, where the device offers it).
@@ -125,6 +141,18 @@ pub enum Event {
         sha256: String,
         /// File system the file is on.
         filesystem: String,
+    },
+    /// The first chunk is handed to the kernel, nothing else was done since; the agent waits for `Go`.
+    Paused {
+        /// Bytes the kernel has taken.
+        taken: u64,
+    },
+    /// A hazard was shown.
+    Shown {
+        /// Did it go as described?
+        as_described: bool,
+        /// What happened, a line per step.
+        story: Vec<String>,
     },
     /// The transfer is over.
     TransferEnd {
