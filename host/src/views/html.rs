@@ -23,7 +23,7 @@ figcaption{font-weight:600;display:flex;justify-content:space-between;gap:1rem}
 .why{font-size:.8rem;margin:.2rem 0 0}
 svg{width:100%;height:auto;display:block}svg text{font:11px system-ui,sans-serif;fill:var(--ink)}
 .box{fill:none;stroke:var(--line);stroke-width:1.5}.soft{fill:var(--soft)!important}
-.zero{stroke:var(--zero)}.copy{stroke:var(--copy)}
+.zero{stroke:var(--zero);fill:var(--zero);opacity:.8}.copy{stroke:var(--copy);fill:var(--copy);opacity:.8}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 th,td{padding:.3rem .6rem;border-bottom:1px solid var(--line);text-align:right}
 th:first-child,td:first-child,th:nth-child(2),td:nth-child(2),.word{text-align:left}
@@ -81,28 +81,38 @@ fn figure(out: &mut String, method: &Method) -> fmt::Result {
     )?;
     let device = &method.device;
     match (device.payload_bytes, device.from_page_cache_bytes, device.from_elsewhere_bytes) {
-        (Some(whole), Some(cached), Some(elsewhere)) if whole > 0 => drawing(out, method, whole, cached, elsewhere)?,
+        (Some(whole), Some(cached), Some(elsewhere)) if whole > 0 => drawing(out, whole, cached, elsewhere)?,
         _ => writeln!(out, "<p class=\"why\">No drawing: the device has no figures.</p>")?,
+    }
+    if let (Some(descriptors), Some(chains)) = (device.descriptors, device.chains) {
+        let (descriptors, chains) = (figures::count(descriptors), figures::count(chains));
+        writeln!(out, "<p class=\"why\">{descriptors} descriptors in {chains} chains</p>")?;
     }
     writeln!(out, "<p class=\"why\">{}</p></figure>", escape(&method.why))
 }
 
-fn drawing(out: &mut String, method: &Method, whole: u64, cached: u64, elsewhere: u64) -> fmt::Result {
+fn drawing(out: &mut String, whole: u64, cached: u64, elsewhere: u64) -> fmt::Result {
     let share = |part| figures::percent(part, whole).unwrap_or_default();
     writeln!(out, "<svg viewBox=\"0 0 340 130\" role=\"img\" aria-label=\"Ways of the payload\">")?;
-    // The ways first, so that the boxes lie on top.
+    // The ways first, so that the boxes lie on top; each ends in a head that points at the NIC.
     if elsewhere > 0 {
-        let width = width(elsewhere, whole);
+        let (width, half) = (width(elsewhere, whole), width(elsewhere, whole) / 2.0 + 5.0);
         writeln!(
             out,
-            "<path class=\"copy\" d=\"M60 66 C60 104 90 104 128 104 L212 104 C250 104 280 104 280 66\" fill=\"none\" stroke-width=\"{width:.1}\" stroke-opacity=\".75\"/>"
+            "<g class=\"copy\"><path d=\"M60 66 C60 104 90 104 128 104 L212 104 C250 104 290 104 290 78\" fill=\"none\" stroke-width=\"{width:.1}\"/>\
+             <path d=\"M{:.1} 79 L{:.1} 79 L290 67 Z\" stroke=\"none\"/></g>",
+            290.0 - half,
+            290.0 + half
         )?;
     }
     if cached > 0 {
-        let width = width(cached, whole);
+        let (width, half) = (width(cached, whole), width(cached, whole) / 2.0 + 5.0);
         writeln!(
             out,
-            "<path class=\"zero\" d=\"M90 40 L250 40\" stroke-width=\"{width:.1}\" stroke-opacity=\".75\"/>"
+            "<g class=\"zero\"><path d=\"M90 40 L238 40\" stroke-width=\"{width:.1}\"/>\
+             <path d=\"M237 {:.1} L237 {:.1} L249 40 Z\" stroke=\"none\"/></g>",
+            40.0 - half,
+            40.0 + half
         )?;
     }
     for (x, name) in [(10, "page cache"), (250, "NIC")] {
@@ -122,16 +132,8 @@ fn drawing(out: &mut String, method: &Method, whole: u64, cached: u64, elsewhere
             share(elsewhere)
         )?;
     }
-    writeln!(out, "<text x=\"170\" y=\"24\" text-anchor=\"middle\" class=\"soft\">{} straight</text>", share(cached))?;
-    let counts = match (device_count(method.device.descriptors), device_count(method.device.chains)) {
-        (Some(descriptors), Some(chains)) => format!("{descriptors} descriptors in {chains} chains"),
-        _ => String::new(),
-    };
-    writeln!(out, "<text x=\"170\" y=\"64\" text-anchor=\"middle\" class=\"soft\">{counts}</text></svg>")
-}
-
-fn device_count(count: Option<u64>) -> Option<String> {
-    count.map(figures::count)
+    writeln!(out, "<text x=\"170\" y=\"22\" text-anchor=\"middle\" class=\"soft\">{} straight</text>", share(cached))?;
+    writeln!(out, "</svg>")
 }
 
 fn table(out: &mut String, run: &Run) -> fmt::Result {
