@@ -5,6 +5,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -56,9 +57,13 @@ impl Control {
         if UnixStream::connect(path).is_ok() {
             return Err(std::io::Error::new(std::io::ErrorKind::AddrInUse, "another process serves it"));
         }
-        match std::fs::remove_file(path) {
+        match std::fs::symlink_metadata(path) {
+            Ok(meta) if meta.file_type().is_socket() => std::fs::remove_file(path)?,
+            Ok(_) => {
+                return Err(std::io::Error::new(std::io::ErrorKind::AlreadyExists, "a file that is no socket is there"));
+            }
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+            Err(_) => {}
         }
         let listener = UnixListener::bind(path)?;
         let control = Arc::new(Control { shared, workers, clients: AtomicUsize::new(0) });
