@@ -14,6 +14,7 @@ mod judge;
 mod release;
 mod report;
 mod rings;
+mod serve;
 mod status;
 mod trace;
 mod watch;
@@ -33,6 +34,8 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Serve the device to a front-end (QEMU)
+    Serve(Box<serve::Args>),
     /// Session, features, memory regions, queues, counters
     Status(status::Args),
     /// One consistent snapshot of the rings, chains followed
@@ -57,6 +60,7 @@ impl Cli {
     /// Does what was asked.
     pub(crate) fn run(self) -> Result<Finding> {
         match self.command {
+            Command::Serve(args) => serve::run(*args),
             Command::Status(args) => status::run(&args),
             Command::Rings(args) => rings::run(args),
             Command::Watch(args) => watch::run(&args),

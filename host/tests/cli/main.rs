@@ -6,6 +6,7 @@ mod guest;
 mod judge;
 mod looking;
 mod report;
+mod serve;
 mod usage;
 mod util;
 mod watch;

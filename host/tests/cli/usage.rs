@@ -2,7 +2,8 @@
 
 use crate::util::{Scratch, root};
 
-const COMMANDS: &[&str] = &["status", "rings", "watch", "trace", "hold", "release", "judge", "report", "doctor"];
+const COMMANDS: &[&str] =
+    &["serve", "status", "rings", "watch", "trace", "hold", "release", "judge", "report", "doctor"];
 
 #[test]
 fn every_command_has_help() {
@@ -20,7 +21,7 @@ fn every_command_has_help() {
 #[test]
 fn bad_usage_exits_2() {
     let scratch = Scratch::new();
-    for args in [&["fly"][..], &["status", "--fast"], &["hold"], &["report"], &["rings", "--queue"], &[]] {
+    for args in [&["fly"][..], &["serve", "status", "--fast"], &["hold"], &["report"], &["rings", "--queue"], &[]] {
         let outcome = scratch.run(args);
         assert_eq!(outcome.code, Some(2), "{args:?}: {outcome:?}");
         assert_eq!(outcome.stdout, "", "{args:?}: {outcome:?}");
@@ -34,4 +35,15 @@ fn the_readmes_usage_is_the_commands_own() {
     let (_, usage) = readme.split_once("<!-- vnic --help -->\n```\n").expect("README.md has no `vnic --help` block");
     let (usage, _) = usage.split_once("```").unwrap();
     assert_eq!(usage, scratch.run(&["--help"]).stdout, "README.md's usage is not what `vnic --help` prints");
+}
+
+#[test]
+fn the_readmes_links_lead_somewhere() {
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let targets: Vec<&str> =
+        readme.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(to, _)| to).collect();
+    assert!(targets.len() > 10, "{targets:?}");
+    for target in targets.into_iter().filter(|target| !target.starts_with("http")) {
+        assert!(root().join(target).exists(), "README.md links to {target}, which is not there");
+    }
 }

@@ -1,9 +1,11 @@
 //! Runs the real binary, each test in a folder of its own.
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// No test waits longer for anything.
@@ -82,13 +84,37 @@ impl Outcome {
     }
 }
 
+/// Runs a command to its end; kills it, and fails, if it has none.
+#[track_caller]
 pub(crate) fn outcome(command: &mut Command) -> Outcome {
-    let output = command.output().unwrap();
-    Outcome {
-        code: output.status.code(),
-        stdout: String::from_utf8(output.stdout).unwrap(),
-        stderr: String::from_utf8(output.stderr).unwrap(),
+    fn collect(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
+        thread::spawn(move || {
+            let mut text = String::new();
+            pipe.read_to_string(&mut text).unwrap();
+            text
+        })
     }
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let stdout = collect(child.stdout.take().unwrap());
+    let stderr = collect(child.stderr.take().unwrap());
+    let start = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break Ok(status);
+        }
+        if start.elapsed() > LIMIT {
+            child.kill().unwrap();
+            break Err(child.wait().unwrap());
+        }
+        thread::sleep(Duration::from_millis(2));
+    };
+    let outcome = Outcome {
+        code: status.as_ref().ok().and_then(|status| status.code()),
+        stdout: stdout.join().unwrap(),
+        stderr: stderr.join().unwrap(),
+    };
+    assert!(status.is_ok(), "killed after {LIMIT:?}: {command:?}: {outcome:?}");
+    outcome
 }
 
 /// Polls until `condition` gives something.
@@ -100,7 +126,7 @@ pub(crate) fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) 
             return found;
         }
         assert!(start.elapsed() < LIMIT, "waited {LIMIT:?} in vain for {what}");
-        std::thread::sleep(Duration::from_millis(5));
+        thread::sleep(Duration::from_millis(5));
     }
 }
 

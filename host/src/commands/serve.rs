@@ -1,0 +1,139 @@
+//! `vnic serve`: serves the device to a front-end.
+
+use std::fs;
+use std::os::fd::RawFd;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, anyhow, bail};
+use serde::Serialize;
+use vnic::backend::{self, Endpoint, Options, PollMode};
+use vnic::link::LinkKind;
+use vnic::net::features;
+use vnic::spec::{Feature, Features};
+
+use crate::{Finding, views};
+
+/// As many as anybody has CPUs for; the specification would allow 32767.
+const MAX_QUEUE_PAIRS: u16 = 128;
+
+/// Options of `vnic serve`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Listen for front-ends on this path (with --client: connect to it)
+    #[arg(long, value_name = "PATH", required_unless_present_any = ["fd", "print_capabilities"], conflicts_with = "fd")]
+    socket_path: Option<PathBuf>,
+    /// Serve the front-end at this inherited socket
+    #[arg(long, value_name = "N")]
+    fd: Option<RawFd>,
+    /// Say what this back-end is, as JSON, and do nothing else
+    #[arg(long)]
+    print_capabilities: bool,
+    /// The front-end listens: connect to it, again whenever it goes away
+    #[arg(long, conflicts_with = "fd")]
+    client: bool,
+    /// Where frames go: peer (a TCP/IP endpoint at 10.0.2.2 in this process), tap:NAME, sink, sink:copy, loopback
+    #[arg(long, value_name = "LINK", default_value = "peer")]
+    link: LinkKind,
+    /// The control socket [default: SOCKET-PATH.control]
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
+    /// Write every frame to this file, each with its descriptors
+    #[arg(long, value_name = "FILE.pcapng")]
+    capture: Option<PathBuf>,
+    /// Features not to offer: csum, host_tso4, event_idx, …
+    #[arg(long, value_name = "FEATURE,…", default_value = "", hide_default_value = true, value_parser = features::parse_withheld)]
+    withhold: Features,
+    /// Queue pairs to offer
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = queue_pairs)]
+    queue_pairs: u16,
+    /// The largest queue a front-end may set up
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = queue_size)]
+    queue_size: u16,
+    /// When workers sleep: adaptive (poll while busy, then sleep), always (poll, never sleep), never (poll)
+    #[arg(long, value_name = "WHEN", default_value = "adaptive")]
+    poll: PollMode,
+    /// A worker on each of these CPUs
+    #[arg(long, value_name = "N,…", value_delimiter = ',')]
+    cpu: Vec<usize>,
+}
+
+fn queue_size(text: &str) -> Result<u16, String> {
+    match text.parse() {
+        Ok(size @ 2..=32768) if u16::is_power_of_two(size) => Ok(size),
+        _ => Err(format!("{text} is no queue size; a split ring has a power of two from 2 to 32768, such as 256")),
+    }
+}
+
+fn queue_pairs(text: &str) -> Result<u16, String> {
+    let most = if features::OFFERED.has(Feature::Mq) { MAX_QUEUE_PAIRS } else { 1 };
+    match text.parse() {
+        Ok(pairs) if (1..=most).contains(&pairs) => Ok(pairs),
+        _ if most == 1 => Err(format!("{text} is no number of queue pairs; this device has 1")),
+        _ => Err(format!("{text} is no number of queue pairs; this device has 1 to {most}")),
+    }
+}
+
+/// "Backend program conventions" of the vhost-user specification.
+#[derive(Debug, Serialize)]
+struct Capabilities {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    features: Vec<String>,
+}
+
+/// Serves until a signal.
+pub(super) fn run(args: Args) -> Result<Finding> {
+    if args.print_capabilities {
+        views::json(&Capabilities { kind: "net", features: features::OFFERED.names() })?;
+        return Ok(Finding::Fine);
+    }
+    let endpoint = match (args.socket_path, args.fd) {
+        (Some(path), _) if args.client => Endpoint::Connect(path),
+        (Some(path), _) => {
+            folder_exists("--socket-path", &path)?;
+            Endpoint::Listen(path)
+        }
+        (None, Some(fd)) => Endpoint::Fd(inherited(fd)?),
+        (None, None) => bail!("where is the front-end? Name its socket with --socket-path PATH or --fd N"),
+    };
+    let options = Options {
+        endpoint,
+        link: args.link,
+        control: args.control,
+        capture: args.capture,
+        withhold: args.withhold,
+        queue_pairs: args.queue_pairs,
+        queue_size: args.queue_size,
+        poll: args.poll,
+        cpus: args.cpu,
+    };
+    if let Some(control) = options.control_path() {
+        folder_exists("--control", &control)?;
+    }
+    if let Some(capture) = &options.capture {
+        folder_exists("--capture", capture)?;
+    }
+    // Its words name their cause already.
+    backend::serve(&options).map_err(|error| anyhow!("{error}"))?;
+    Ok(Finding::Fine)
+}
+
+/// Makes sure that the parent process did open this file: before this process opens one that gets the same number.
+fn inherited(fd: RawFd) -> Result<RawFd> {
+    match fs::read_link(format!("/proc/self/fd/{fd}")) {
+        Ok(file) if file.to_string_lossy().starts_with("socket:") => Ok(fd),
+        Ok(file) => bail!("--fd: file descriptor {fd} is no socket but {}", file.display()),
+        Err(_) => bail!("--fd: there is no file descriptor {fd}; have the process that starts this one leave it open"),
+    }
+}
+
+fn folder_exists(option: &str, path: &Path) -> Result<()> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    if folder.is_dir() {
+        return Ok(());
+    }
+    bail!("{option}: the folder {} does not exist; make it, or choose another path", folder.display())
+}

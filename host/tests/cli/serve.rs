@@ -1,0 +1,190 @@
+//! `vnic serve`: bad input, and a device nobody drives yet.
+
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, geteuid};
+use serde_json::json;
+
+use crate::util::{Outcome, Scratch, outcome, wait_for};
+
+/// A running `vnic serve`; killed with the test.
+struct Serve(Child);
+
+impl Serve {
+    /// Starts one and waits until it can be looked at.
+    fn start(scratch: &Scratch, socket: &str, options: &[&str]) -> Self {
+        let child = scratch
+            .vnic()
+            .args(["serve", "--link", "sink", "--socket-path", socket])
+            .args(options)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut serve = Serve(child);
+        let control = format!("{socket}.control");
+        wait_for("vnic serve to come up", || {
+            if serve.0.try_wait().unwrap().is_some() {
+                panic!("vnic serve ended: {:?}", serve.end());
+            }
+            (scratch.run(&["status", "--control", &control]).code == Some(0)).then_some(())
+        });
+        serve
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.0.id() as i32), signal).unwrap();
+    }
+
+    /// What it did, once it has ended.
+    fn end(&mut self) -> Outcome {
+        let status = wait_for("vnic serve to end", || self.0.try_wait().unwrap());
+        let (mut stdout, mut stderr) = (String::new(), String::new());
+        self.0.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
+        self.0.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        Outcome { code: status.code(), stdout, stderr }
+    }
+}
+
+impl Drop for Serve {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn what_is_wrong_with_the_options_is_said_in_a_sentence() {
+    let scratch = Scratch::new();
+    let serve = |options: &[&str]| scratch.run(&[&["serve", "--socket-path", "vnic.sock"], options].concat());
+    serve(&["--withhold", "csum,warp_drive"]).is_refusal(&["--withhold", "warp_drive", "host_tso4"]);
+    serve(&["--queue-size", "300"]).is_refusal(&["--queue-size", "300", "power of two"]);
+    serve(&["--queue-size", "65536"]).is_refusal(&["--queue-size", "65536", "power of two"]);
+    serve(&["--queue-pairs", "0"]).is_refusal(&["--queue-pairs", "0 is no number of queue pairs"]);
+    serve(&["--link", "carrier-pigeon"]).is_refusal(&["--link", "carrier-pigeon", "peer", "tap:NAME"]);
+    serve(&["--poll", "sometimes"]).is_refusal(&["--poll", "sometimes", "adaptive"]);
+    serve(&["--control", "missing/control"]).is_refusal(&["--control", "folder missing does not exist"]);
+    serve(&["--capture", "missing/run.pcapng"]).is_refusal(&["--capture", "folder missing does not exist"]);
+    scratch.run(&["serve", "--socket-path", "missing/vnic.sock"]).is_refusal(&["folder missing does not exist"]);
+    assert_eq!(std::fs::read_dir(scratch.path("")).unwrap().count(), 0, "something was left behind");
+}
+
+#[test]
+fn an_endpoint_must_be_named_and_only_one() {
+    let scratch = Scratch::new();
+    for args in [&["serve"][..], &["serve", "--socket-path", "a", "--fd", "3"], &["serve", "--fd", "3", "--client"]] {
+        let outcome = scratch.run(args);
+        assert_eq!(outcome.code, Some(2), "{outcome:?}");
+        assert!(outcome.stderr.starts_with("error: the "), "{outcome:?}");
+    }
+}
+
+#[test]
+fn an_fd_that_is_no_socket_is_refused() {
+    let scratch = Scratch::new();
+    scratch.run(&["serve", "--link", "sink", "--fd", "0"]).is_refusal(&["0 is no socket but /dev/null"]);
+    scratch.run(&["serve", "--link", "sink", "--fd", "3"]).is_refusal(&["no file descriptor 3"]);
+}
+
+#[test]
+fn a_tap_without_rights_is_refused() {
+    let scratch = Scratch::new();
+    std::fs::set_permissions(scratch.path(""), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let mut command = scratch.vnic();
+    command.args(["serve", "--socket-path", "vnic.sock", "--link", "tap:vnic-test"]);
+    if geteuid().is_root() {
+        if !reachable_by_all(Path::new(env!("CARGO_BIN_EXE_vnic"))) {
+            // Not by a macro: the harness would keep it for itself.
+            writeln!(
+                std::io::stderr(),
+                "SKIP: no tap without rights: another user than root cannot run the binary here"
+            )
+            .unwrap();
+            return;
+        }
+        command.uid(65534).gid(65534);
+    }
+    outcome(&mut command).is_refusal(&["tap", "vnic-test"]);
+}
+
+fn reachable_by_all(path: &Path) -> bool {
+    path.ancestors().all(|part| std::fs::metadata(part).is_ok_and(|meta| meta.permissions().mode() & 0o001 != 0))
+}
+
+#[test]
+fn capabilities_are_the_vhost_user_specifications_json() {
+    let scratch = Scratch::new();
+    let outcome = scratch.run(&["serve", "--print-capabilities", "--queue-size", "256"]);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    let document = outcome.json();
+    assert_eq!(document["type"], "net");
+    assert!(document["features"].as_array().unwrap().contains(&json!("csum")), "{document}");
+}
+
+#[test]
+fn a_device_nobody_drives_can_be_looked_at() {
+    let scratch = Scratch::new();
+    let _serve = Serve::start(&scratch, "vnic.sock", &["--withhold", "csum"]);
+    // Found without being named: it has published itself.
+    let status = scratch.run(&["status", "--json"]).json();
+    assert_eq!((&status["connected"], &status["link"]), (&json!(false), &json!("sink")));
+    let withheld = status["features"]["withheld"].as_array().unwrap();
+    assert!(withheld.contains(&json!("csum")), "{status}");
+    // What needs csum goes with it.
+    assert!(!status["features"]["offered"].as_array().unwrap().contains(&json!("host_tso4")), "{status}");
+    let rings = scratch.run(&["rings"]);
+    assert_eq!(
+        (rings.code, rings.stdout.as_str()),
+        (Some(0), "no queue is set up yet: no driver has started the device\n")
+    );
+    scratch.run(&["rings", "--queue", "transmitq7"]).is_refusal(&["transmitq7"]);
+}
+
+#[test]
+fn a_signal_ends_serve_cleanly() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let scratch = Scratch::new();
+        let mut serve = Serve::start(&scratch, "vnic.sock", &[]);
+        serve.signal(signal);
+        let end = serve.end();
+        assert_eq!((end.code, end.stdout.as_str()), (Some(0), ""), "{signal}: {end:?}");
+        for name in ["vnic.sock", "vnic.sock.control"] {
+            assert!(!scratch.path(name).exists(), "{signal} left {name}");
+        }
+        let links = std::fs::read_dir(scratch.path("vnic")).unwrap().count();
+        assert_eq!(links, 0, "{signal} left its publication");
+    }
+}
+
+#[test]
+fn a_socket_that_is_served_already_is_not_taken_away() {
+    let scratch = Scratch::new();
+    let _first = Serve::start(&scratch, "vnic.sock", &[]);
+    scratch.run(&["serve", "--link", "sink", "--socket-path", "vnic.sock"]).is_refusal(&["vnic.sock"]);
+    assert_eq!(scratch.run(&["status", "--control", "vnic.sock.control"]).code, Some(0));
+}
+
+#[test]
+fn what_a_killed_serve_left_is_taken_over() {
+    let scratch = Scratch::new();
+    let mut first = Serve::start(&scratch, "vnic.sock", &[]);
+    first.signal(Signal::SIGKILL);
+    first.end();
+    assert!(scratch.path("vnic.sock").exists());
+    let _second = Serve::start(&scratch, "vnic.sock", &[]);
+}
+
+#[test]
+fn a_file_in_the_sockets_place_is_left_alone() {
+    let scratch = Scratch::new();
+    scratch.file("precious", "data");
+    scratch.run(&["serve", "--link", "sink", "--socket-path", "precious"]).is_refusal(&["precious"]);
+    let args = ["serve", "--link", "sink", "--socket-path", "vnic.sock", "--control", "precious"];
+    scratch.run(&args).is_refusal(&["precious"]);
+    assert_eq!(std::fs::read_to_string(scratch.path("precious")).unwrap(), "data");
+}
