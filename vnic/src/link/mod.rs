@@ -6,12 +6,14 @@
 //! 1. [`Port::poll`], once, with the time.
 //! 2. Transmit: each chain as a [`Frame`] to [`Port::transmit`]. On [`Transmitted::Full`] it keeps the chain and goes on.
 //! 3. Receive: while [`Port::pending`] says `Some(n)` and the receiveq has room for `n`, [`Port::receive`].
-//! 4. Sleep until a ring is kicked, one of [`Port::readable_fds`] is readable, one of [`Port::writable_fds`] is writable
+//! 4. Sleep until a ring is kicked, one of [`Port::readable_fds`] is readable (asked only while the receiveq has room: a
+//!    file stays readable until it is read), one of [`Port::writable_fds`] is writable
 //!    (asked only after `Full`), or [`Port::deadline`] has passed.
 //!
 //! | link | |
 //! |---|---|
 //! | [`peer`] | a TCP/IP endpoint in this process: needs no privilege |
+//! | [`tap`] | a network device of the host |
 //! | [`sink`] | frames vanish |
 //! | [`loopback`] | frames come back |
 
@@ -22,6 +24,9 @@ pub mod loopback;
 pub mod peer;
 mod port;
 pub mod sink;
+pub mod tap;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::loopback::Loopback;
 use super::peer::Peer;
 use super::sink::Sink;
+use super::tap::{Tap, TapError};
 use super::{LinkCounters, LinkError, LinkKind, Port, Received, Transmitted};
 use crate::net::{Frame, ReceiveSpace};
 use crate::spec::Features;
@@ -14,6 +15,9 @@ use crate::spec::Features;
 /// Why a link could not be opened, in one sentence that says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
+    /// The tap.
+    #[error(transparent)]
+    Tap(#[from] TapError),
     /// A host resource is missing.
     #[error("cannot open the link {link}: {source}")]
     Io {
@@ -29,6 +33,8 @@ pub enum OpenError {
 pub enum AnyPort {
     /// See [`Peer`].
     Peer(Box<Peer>),
+    /// See [`Tap`].
+    Tap(Tap),
     /// See [`Sink`].
     Sink(Sink),
     /// See [`Loopback`].
@@ -45,10 +51,7 @@ pub fn open(kind: &LinkKind, pairs: usize) -> Result<AnyPort, OpenError> {
             let failed = |source| OpenError::Io { link: kind.to_string(), source };
             AnyPort::Peer(Box::new(Peer::new().map_err(failed)?))
         }
-        LinkKind::Tap(_) => {
-            let source = std::io::ErrorKind::Unsupported.into();
-            return Err(OpenError::Io { link: kind.to_string(), source });
-        }
+        LinkKind::Tap(name) => AnyPort::Tap(Tap::open(name)?),
         LinkKind::Sink => AnyPort::Sink(Sink::ignoring()),
         LinkKind::SinkCopy => AnyPort::Sink(Sink::copying()),
         LinkKind::Loopback => AnyPort::Loopback(Loopback::new(pairs)),
@@ -60,6 +63,7 @@ macro_rules! each {
     ($any:expr, $port:ident => $call:expr) => {
         match $any {
             AnyPort::Peer($port) => $call,
+            AnyPort::Tap($port) => $call,
             AnyPort::Sink($port) => $call,
             AnyPort::Loopback($port) => $call,
         }

@@ -102,6 +102,11 @@ impl<'a> ReceiveSpace<'a> {
         Ok(len)
     }
 
+    /// Forgets the frame that was written: it will not reach the driver, its chains are as good as new.
+    pub const fn discard(&mut self) {
+        self.written = 0;
+    }
+
     /// The chains that hold the frame, and how many bytes were written into each: one used entry each, in this order.
     /// Empty when nothing was written.
     pub fn filled(&self) -> impl Iterator<Item = (&'a Chain, u32)> + use<'a> {

@@ -1,244 +1,19 @@
 //! A second smoltcp is the guest; both queues between them are real, the clock is not.
 
-use std::collections::VecDeque;
 use std::net::IpAddr;
 
 use proptest::prelude::*;
 use sha2::{Digest as _, Sha256};
-use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp;
-use smoltcp::wire::{EthernetFrame, Ipv4Packet, Ipv6Packet, TcpPacket};
 
 use super::*;
+use crate::link::testing::{Clock, Lab, Offload};
 use crate::net::features::OFFERED;
-use crate::net::parse::{Packet, TCP_ACK, Transport, parse};
 use crate::net::testing::Nic;
-use crate::spec::net::{GSO_TCPV4, GSO_TCPV6, HDR_F_NEEDS_CSUM};
+use crate::spec::net::HDR_F_NEEDS_CSUM;
 
-/// How the guest's frames are handed over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Offload {
-    /// As they are.
-    None,
-    /// Segments in sequence as one frame with a partial checksum.
-    Tso,
-    /// The same, with the IP header's length left 0.
-    TsoWithoutLength,
-}
-
-#[derive(Default)]
-struct Queues {
-    to_guest: VecDeque<Vec<u8>>,
-    from_guest: VecDeque<Vec<u8>>,
-}
-
-struct Given(Vec<u8>);
-struct Taken<'q>(&'q mut VecDeque<Vec<u8>>);
-
-impl RxToken for Given {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
-        f(&self.0)
-    }
-}
-
-impl TxToken for Taken<'_> {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
-        let mut frame = vec![0; len];
-        let result = f(&mut frame);
-        self.0.push_back(frame);
-        result
-    }
-}
-
-impl Device for Queues {
-    type RxToken<'a> = Given;
-    type TxToken<'a> = Taken<'a>;
-
-    fn receive(&mut self, _: smoltcp::time::Instant) -> Option<(Given, Taken<'_>)> {
-        Some((Given(self.to_guest.pop_front()?), Taken(&mut self.from_guest)))
-    }
-
-    fn transmit(&mut self, _: smoltcp::time::Instant) -> Option<Taken<'_>> {
-        Some(Taken(&mut self.from_guest))
-    }
-
-    fn capabilities(&self) -> DeviceCapabilities {
-        let mut capabilities = DeviceCapabilities::default();
-        capabilities.medium = Medium::Ethernet;
-        capabilities.max_transmission_unit = 1514;
-        capabilities
-    }
-}
-
-struct Lab {
-    nic: Nic,
-    peer: Peer,
-    queues: Queues,
-    guest: Interface,
-    sockets: SocketSet<'static>,
-    offload: Offload,
-    start: Instant,
-    elapsed: Duration,
-    /// Frames of more than one segment that were handed over.
-    merged: usize,
-    /// The longest frame handed over.
-    longest: usize,
-}
-
-fn find_transport(frame: &[u8]) -> Option<Transport> {
-    match parse(frame, frame.len() as u32) {
-        Packet::Transport(transport) => Some(transport),
-        _ => None,
-    }
-}
-
-impl Lab {
-    fn new(offload: Offload) -> Self {
-        let mut peer = Peer::new().unwrap();
-        peer.negotiated(OFFERED).unwrap();
-        let mut queues = Queues::default();
-        let mut config = Config::new(EthernetAddress([0x52, 0x54, 0, 0x12, 0x34, 0x56]).into());
-        config.random_seed = 7;
-        let mut guest = Interface::new(config, &mut queues, smoltcp::time::Instant::ZERO);
-        guest.update_ip_addrs(|addresses| {
-            addresses.push("10.0.2.15/24".parse().unwrap()).unwrap();
-            addresses.push("fec0::15/64".parse().unwrap()).unwrap();
-            addresses.push("fe80::15/64".parse().unwrap()).unwrap();
-        });
-        Lab {
-            nic: Nic::new(OFFERED, 200, 1526),
-            peer,
-            queues,
-            guest,
-            sockets: SocketSet::new(Vec::new()),
-            offload,
-            start: Instant::now(),
-            elapsed: Duration::ZERO,
-            merged: 0,
-            longest: 0,
-        }
-    }
-
-    fn connect(&mut self, to: IpAddr, port: u16, local: u16) -> SocketHandle {
-        let buffer = || tcp::SocketBuffer::new(vec![0; 256 << 10]);
-        let mut socket = tcp::Socket::new(buffer(), buffer());
-        socket.connect(self.guest.context(), (to, port), local).unwrap();
-        self.sockets.add(socket)
-    }
-
-    fn socket(&mut self, handle: SocketHandle) -> &mut tcp::Socket<'static> {
-        self.sockets.get_mut(handle)
-    }
-
-    /// One turn of both sides. Returns whether a frame moved.
-    fn turn(&mut self) -> bool {
-        let now = smoltcp::time::Instant::from_micros(self.elapsed.as_micros() as i64);
-        self.guest.poll(now, &mut self.queues, &mut self.sockets);
-        let frames = self.take_frames();
-        let mut moved = !frames.is_empty();
-        self.peer.poll(self.start + self.elapsed);
-        for (header, frame) in frames {
-            self.longest = self.longest.max(frame.len());
-            while self.nic.transmit(&mut self.peer, header, &frame).unwrap() == Transmitted::Full {
-                assert!(self.receive_one(), "full, and nothing to receive");
-            }
-        }
-        self.peer.poll(self.start + self.elapsed);
-        while self.receive_one() {
-            moved = true;
-        }
-        if !moved {
-            self.elapsed += Duration::from_millis(20);
-        }
-        moved
-    }
-
-    fn receive_one(&mut self) -> bool {
-        match self.nic.receive(&mut self.peer) {
-            Some(frame) => {
-                self.queues.to_guest.push_back(frame.unwrap().1);
-                true
-            }
-            None => false,
-        }
-    }
-
-    /// Turns until `done`, or until a minute of the guest's time is over.
-    fn until(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> bool) {
-        let deadline = self.elapsed + Duration::from_secs(60);
-        while !done(self) {
-            assert!(self.elapsed < deadline, "{what}: {:?}", self.peer.counters.to_map());
-            self.turn();
-        }
-    }
-
-    /// The guest's frames, as its NIC driver would hand them over.
-    fn take_frames(&mut self) -> Vec<(NetHeader, Vec<u8>)> {
-        let mut out: Vec<(NetHeader, Vec<u8>)> = Vec::new();
-        for frame in self.queues.from_guest.drain(..) {
-            if self.offload != Offload::None
-                && let Some((header, last)) = out.last_mut()
-                && merge(header, last, &frame)
-            {
-                continue;
-            }
-            out.push((NetHeader::default(), frame));
-        }
-        for (header, frame) in &mut out {
-            if header.gso_type != 0 {
-                self.merged += 1;
-                finish_lengths(frame, self.offload);
-            }
-        }
-        out
-    }
-}
-
-/// Appends `frame`'s payload to `last` if it is the next of the same flow.
-fn merge(header: &mut NetHeader, last: &mut Vec<u8>, frame: &[u8]) -> bool {
-    let (Some(a), Some(b)) = (find_transport(last), find_transport(frame)) else { return false };
-    let (Some(tcp_a), Some(tcp_b)) = (a.tcp, b.tcp) else { return false };
-    let plain = |flags: u8| flags & !8 == TCP_ACK;
-    let next = tcp_a.seq.wrapping_add(a.payload_len);
-    if a.flow() != b.flow() || a.header_len != b.header_len || next != tcp_b.seq {
-        return false;
-    }
-    if !plain(tcp_a.flags) || !plain(tcp_b.flags) || b.payload_len == 0 || last.len() + frame.len() > 65_500 {
-        return false;
-    }
-    if header.gso_type == 0 {
-        let v6 = a.source.is_ipv6();
-        *header = NetHeader {
-            flags: HDR_F_NEEDS_CSUM,
-            gso_type: if v6 { GSO_TCPV6 } else { GSO_TCPV4 },
-            hdr_len: a.header_len as u16,
-            gso_size: a.payload_len as u16,
-            csum_start: if v6 { 54 } else { 34 },
-            csum_offset: 16,
-            num_buffers: 0,
-        };
-    }
-    last.extend(&frame[b.header_len as usize..]);
-    // Keep lengths right for the next merge.
-    finish_lengths(last, Offload::Tso);
-    true
-}
-
-/// Puts the frame's length into its IP header and spoils the checksum, which TSO leaves unfinished.
-fn finish_lengths(frame: &mut [u8], offload: Offload) {
-    let len = frame.len();
-    let v6 = frame[12..14] == [0x86, 0xdd];
-    let body = EthernetFrame::new_unchecked(frame).into_inner().split_at_mut(14).1;
-    if v6 {
-        let mut ip = Ipv6Packet::new_unchecked(&mut *body);
-        ip.set_payload_len(if offload == Offload::TsoWithoutLength { 0 } else { (len - 54) as u16 });
-        TcpPacket::new_unchecked(&mut body[40..]).set_checksum(0xbad);
-    } else {
-        let mut ip = Ipv4Packet::new_unchecked(&mut *body);
-        ip.set_total_len((len - 14) as u16);
-        ip.fill_checksum();
-        TcpPacket::new_unchecked(&mut body[20..]).set_checksum(0xbad);
-    }
+fn lab(offload: Offload) -> Lab<Peer> {
+    Lab::new(Peer::new().unwrap(), offload, Clock::Virtual)
 }
 
 fn pattern(len: usize) -> Vec<u8> {
@@ -249,7 +24,7 @@ const V4: IpAddr = IpAddr::V4(IPV4);
 const V6: IpAddr = IpAddr::V6(IPV6);
 
 /// Sends `data` to the digest port and returns the answer, up to the peer's FIN.
-fn digest_transfer(lab: &mut Lab, to: IpAddr, data: &[u8]) -> String {
+fn digest_transfer(lab: &mut Lab<Peer>, to: IpAddr, data: &[u8]) -> String {
     let handle = lab.connect(to, DIGEST_PORT, 40_000);
     let mut sent = 0;
     let mut answer = Vec::new();
@@ -271,7 +46,7 @@ fn digest_transfer(lab: &mut Lab, to: IpAddr, data: &[u8]) -> String {
         }
         sent == data.len() && !socket.may_recv() && socket.state() != tcp::State::SynSent
     });
-    lab.until("the peer forgets the connection", |lab| lab.peer.services.connections() == 0);
+    lab.until("the peer forgets the connection", |lab| lab.port.services.connections() == 0);
     lab.sockets.remove(handle);
     String::from_utf8(answer).unwrap()
 }
@@ -283,25 +58,25 @@ fn expected(data: &[u8]) -> String {
 
 #[test]
 fn a_stream_is_answered_with_its_length_and_digest() {
-    let mut lab = Lab::new(Offload::None);
+    let mut lab = lab(Offload::None);
     for (len, to) in [(0, V4), (1, V4), (1, V6), (1447, V4), (65_537, V6), (300_001, V4)] {
         let data = pattern(len);
         assert_eq!(digest_transfer(&mut lab, to, &data), expected(&data), "{len} bytes to {to}");
     }
-    assert_eq!(lab.peer.counters.get("payload_bytes"), 1 + 1 + 1447 + 65_537 + 300_001);
-    assert_eq!(lab.peer.counters.get("connections_opened"), 6);
-    assert_eq!(lab.peer.counters.get("connections_closed"), 6);
+    assert_eq!(lab.port.counters.get("payload_bytes"), 1 + 1 + 1447 + 65_537 + 300_001);
+    assert_eq!(lab.port.counters.get("connections_opened"), 6);
+    assert_eq!(lab.port.counters.get("connections_closed"), 6);
 }
 
 #[test]
 fn frames_to_be_segmented_arrive_whole_over_both_versions() {
     for (offload, to) in [(Offload::Tso, V4), (Offload::Tso, V6), (Offload::TsoWithoutLength, V6)] {
-        let mut lab = Lab::new(offload);
+        let mut lab = lab(offload);
         let data = pattern(8 << 20);
         assert_eq!(digest_transfer(&mut lab, to, &data), expected(&data), "{offload:?} to {to}");
         assert!(lab.merged > 50, "{} frames of several segments", lab.merged);
         assert!(lab.longest > 60_000, "{}", lab.longest);
-        assert_eq!(lab.peer.counters.get("dropped_bad_checksum"), 0);
+        assert_eq!(lab.port.counters.get("dropped_bad_checksum"), 0);
         // Virtual time moves only when nothing else does: a retransmission would have cost a second.
         assert!(lab.elapsed < Duration::from_secs(1), "{:?}", lab.elapsed);
     }
@@ -309,17 +84,17 @@ fn frames_to_be_segmented_arrive_whole_over_both_versions() {
 
 #[test]
 fn a_frame_is_read_once_and_copied_no_more() {
-    let mut lab = Lab::new(Offload::None);
+    let mut lab = lab(Offload::None);
     lab.connect(V4, DISCARD_PORT, 40_000);
     lab.guest.poll(smoltcp::time::Instant::ZERO, &mut lab.queues, &mut lab.sockets);
     let frame = lab.queues.from_guest.pop_front().unwrap();
-    let taken = lab.nic.transmit(&mut lab.peer, NetHeader::default(), &frame).unwrap();
+    let taken = lab.nic.transmit(&mut lab.port, NetHeader::default(), &frame).unwrap();
     assert_eq!(taken, Transmitted::Taken { read: frame.len() as u32, copied: 0 });
 }
 
 #[test]
 fn the_echo_port_sends_back_what_it_got() {
-    let mut lab = Lab::new(Offload::Tso);
+    let mut lab = lab(Offload::Tso);
     for to in [V4, V6] {
         let data = pattern(400_000);
         let handle = lab.connect(to, ECHO_PORT, 41_000);
@@ -349,7 +124,7 @@ fn the_echo_port_sends_back_what_it_got() {
 
 #[test]
 fn the_discard_port_takes_everything_and_closes_in_turn() {
-    let mut lab = Lab::new(Offload::Tso);
+    let mut lab = lab(Offload::Tso);
     let handle = lab.connect(V4, DISCARD_PORT, 42_000);
     let mut left = 2_000_000;
     lab.until("discard", |lab| {
@@ -362,40 +137,41 @@ fn the_discard_port_takes_everything_and_closes_in_turn() {
         }
         left == 0 && matches!(socket.state(), tcp::State::TimeWait | tcp::State::Closed)
     });
-    assert_eq!(lab.peer.counters.get("payload_bytes"), 2_000_000);
+    assert_eq!(lab.port.counters.get("payload_bytes"), 2_000_000);
 }
 
 #[test]
 fn connections_are_bounded_and_room_comes_back() {
-    let mut lab = Lab::new(Offload::None);
+    let mut lab = lab(Offload::None);
     let flood: Vec<SocketHandle> = (0..40).map(|at| lab.connect(V4, DISCARD_PORT, 43_000 + at)).collect();
     lab.until("the flood settles", |lab| flood.iter().all(|handle| lab.socket(*handle).state() != tcp::State::SynSent));
-    let open =
-        |lab: &mut Lab| flood.iter().filter(|handle| lab.socket(**handle).state() == tcp::State::Established).count();
+    let open = |lab: &mut Lab<Peer>| {
+        flood.iter().filter(|handle| lab.socket(**handle).state() == tcp::State::Established).count()
+    };
     // The last place is kept for the digest port, which still serves.
     assert_eq!(open(&mut lab), MAX_CONNECTIONS - 1);
     let handle = lab.connect(V4, DIGEST_PORT, 42_999);
     lab.until("the last place is taken", |lab| lab.socket(handle).state() == tcp::State::Established);
-    assert_eq!(lab.peer.services.connections(), MAX_CONNECTIONS);
+    assert_eq!(lab.port.services.connections(), MAX_CONNECTIONS);
     lab.socket(handle).abort();
     for handle in &flood {
         lab.socket(*handle).abort();
     }
-    lab.until("connections end", |lab| lab.peer.services.connections() == 0);
+    lab.until("connections end", |lab| lab.port.services.connections() == 0);
     let data = pattern(10_000);
     assert_eq!(digest_transfer(&mut lab, V4, &data), expected(&data));
 }
 
 #[test]
 fn a_port_without_service_refuses() {
-    let mut lab = Lab::new(Offload::None);
+    let mut lab = lab(Offload::None);
     let handle = lab.connect(V4, 80, 44_000);
     lab.until("refusal", |lab| lab.socket(handle).state() == tcp::State::Closed);
 }
 
 #[test]
 fn ping_works_both_ways_and_over_both_versions() {
-    let mut lab = Lab::new(Offload::None);
+    let mut lab = lab(Offload::None);
     let ours = lab.sockets.add(ping::socket());
     for (at, to) in [V4, V6, IpAddr::V6(LINK_LOCAL)].into_iter().enumerate() {
         assert!(ping::send(lab.sockets.get_mut(ours), to, at as u16));
@@ -405,12 +181,12 @@ fn ping_works_both_ways_and_over_both_versions() {
             answered == 1
         });
     }
-    let pinger = lab.peer.pinger();
+    let pinger = lab.port.pinger();
     for (at, to) in ["10.0.2.15", "fec0::15", "fe80::15"].into_iter().enumerate() {
         pinger.ping(to.parse().unwrap()).unwrap();
-        lab.until("the guest answers", |lab| lab.peer.counters.get("pings_answered") == at as u64 + 1);
+        lab.until("the guest answers", |lab| lab.port.counters.get("pings_answered") == at as u64 + 1);
     }
-    assert_eq!(lab.peer.counters.get("pings_sent"), 3);
+    assert_eq!(lab.port.counters.get("pings_sent"), 3);
 }
 
 #[test]
@@ -435,7 +211,7 @@ fn a_ping_wakes_the_peers_thread_and_too_many_are_refused() {
 
 #[test]
 fn a_wrong_checksum_is_dropped_unless_it_is_partial() {
-    let mut lab = Lab::new(Offload::None);
+    let mut lab = lab(Offload::None);
     let handle = lab.connect(V4, DISCARD_PORT, 45_000);
     lab.until("connected", |lab| lab.socket(handle).may_send());
     lab.socket(handle).send_slice(b"hello").unwrap();
@@ -447,19 +223,19 @@ fn a_wrong_checksum_is_dropped_unless_it_is_partial() {
     let mut frame = lab.queues.from_guest.pop_back().unwrap();
     let last = frame.len() - 1;
     frame[last] ^= 1;
-    lab.nic.transmit(&mut lab.peer, NetHeader::default(), &frame).unwrap();
-    lab.peer.poll(lab.start + lab.elapsed);
-    assert_eq!(lab.peer.counters.get("dropped_bad_checksum"), 1);
-    assert_eq!(lab.peer.counters.get("payload_bytes"), 0);
+    lab.nic.transmit(&mut lab.port, NetHeader::default(), &frame).unwrap();
+    lab.port.poll(lab.start + lab.elapsed);
+    assert_eq!(lab.port.counters.get("dropped_bad_checksum"), 1);
+    assert_eq!(lab.port.counters.get("payload_bytes"), 0);
     let partial = NetHeader { flags: HDR_F_NEEDS_CSUM, csum_start: 34, csum_offset: 16, ..NetHeader::default() };
-    lab.nic.transmit(&mut lab.peer, partial, &frame).unwrap();
-    lab.peer.poll(lab.start + lab.elapsed);
-    assert_eq!(lab.peer.counters.get("payload_bytes"), 5);
+    lab.nic.transmit(&mut lab.port, partial, &frame).unwrap();
+    lab.port.poll(lab.start + lab.elapsed);
+    assert_eq!(lab.port.counters.get("payload_bytes"), 5);
 }
 
 #[test]
 fn a_driver_that_receives_nothing_is_pushed_back_and_loses_nothing() {
-    let mut lab = Lab::new(Offload::None);
+    let mut lab = lab(Offload::None);
     let handle = lab.connect(V4, DISCARD_PORT, 46_000);
     lab.until("connected", |lab| lab.socket(handle).may_send());
     let arp = [
@@ -473,43 +249,43 @@ fn a_driver_that_receives_nothing_is_pushed_back_and_loses_nothing() {
     ]
     .concat();
     let mut asked = 0;
-    while lab.nic.transmit(&mut lab.peer, NetHeader::default(), &arp).unwrap() != Transmitted::Full {
+    while lab.nic.transmit(&mut lab.port, NetHeader::default(), &arp).unwrap() != Transmitted::Full {
         asked += 1;
         assert!(asked < 10_000);
     }
-    lab.peer.poll(lab.start + lab.elapsed);
+    lab.port.poll(lab.start + lab.elapsed);
     // The cable is full: time makes no room, so there is nothing to wake up for.
-    assert_eq!(lab.peer.deadline(lab.start + lab.elapsed), None);
+    assert_eq!(lab.port.deadline(lab.start + lab.elapsed), None);
     let mut answers = 0;
-    while let Some(frame) = lab.nic.receive(&mut lab.peer) {
+    while let Some(frame) = lab.nic.receive(&mut lab.port) {
         answers += usize::from(frame.unwrap().1[20..22] == [0, 2]);
     }
     assert_eq!(answers, asked);
-    assert_eq!(lab.peer.counters.get("transmit_full"), 1);
+    assert_eq!(lab.port.counters.get("transmit_full"), 1);
 }
 
 #[test]
 fn a_frame_longer_than_the_drivers_buffers_is_counted() {
-    let mut lab = Lab::new(Offload::None);
+    let mut lab = lab(Offload::None);
     let small = OFFERED.without(Feature::MrgRxbuf);
     lab.nic = Nic::new(small, 16, 40);
-    lab.peer.negotiated(small).unwrap();
-    lab.peer.pinger().ping("10.0.2.15".parse().unwrap()).unwrap();
-    lab.peer.poll(lab.start);
-    assert!(lab.nic.receive(&mut lab.peer).unwrap().is_err());
-    assert_eq!(lab.peer.counters.get("dropped_no_room"), 1);
+    lab.port.negotiated(small).unwrap();
+    lab.port.pinger().ping("10.0.2.15".parse().unwrap()).unwrap();
+    lab.port.poll(lab.start);
+    assert!(lab.nic.receive(&mut lab.port).unwrap().is_err());
+    assert_eq!(lab.port.counters.get("dropped_no_room"), 1);
 }
 
 #[test]
 fn an_idle_peer_has_no_deadline() {
-    let mut lab = Lab::new(Offload::None);
-    lab.peer.poll(lab.start);
-    assert_eq!(lab.peer.deadline(lab.start), None);
-    assert_eq!(lab.peer.pending(0), None);
+    let mut lab = lab(Offload::None);
+    lab.port.poll(lab.start);
+    assert_eq!(lab.port.deadline(lab.start), None);
+    assert_eq!(lab.port.pending(0), None);
     let data = pattern(1000);
     digest_transfer(&mut lab, V4, &data);
     lab.until("quiet", |lab| !lab.turn());
-    assert_eq!(lab.peer.deadline(lab.start + lab.elapsed), None);
+    assert_eq!(lab.port.deadline(lab.start + lab.elapsed), None);
 }
 
 proptest! {
@@ -520,7 +296,7 @@ proptest! {
         kind in prop_oneof![Just([8_u8, 0]), Just([0x86, 0xdd]), Just([8, 6])],
         partial in any::<bool>(),
     ) {
-        let mut lab = Lab::new(Offload::None);
+        let mut lab = lab(Offload::None);
         let flags = if partial { HDR_F_NEEDS_CSUM } else { 0 };
         for mut frame in frames {
             frame[..6].copy_from_slice(&MAC);
@@ -528,8 +304,8 @@ proptest! {
             if let Some(first) = frame.get_mut(14) {
                 *first = if kind == [8, 0] { 0x45 } else { 0x60 };
             }
-            lab.nic.transmit(&mut lab.peer, NetHeader { flags, ..NetHeader::default() }, &frame).unwrap();
-            lab.peer.poll(lab.start);
+            lab.nic.transmit(&mut lab.port, NetHeader { flags, ..NetHeader::default() }, &frame).unwrap();
+            lab.port.poll(lab.start);
             while lab.receive_one() {}
         }
     }

@@ -1,0 +1,264 @@
+//! A tap in a network namespace of the test's own; the kernel is the other end.
+
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, TcpListener, UdpSocket};
+use std::process::Command;
+
+use nix::sched::{CloneFlags, unshare};
+use smoltcp::socket::tcp;
+
+use super::*;
+use crate::link::testing::{Clock, Lab, Offload};
+use crate::net::features::OFFERED;
+use crate::net::testing::Nic;
+use crate::spec::net::{HDR_F_NEEDS_CSUM, NetHeader};
+
+/// Runs `test` in a thread with a network namespace of its own, or says why not.
+fn in_namespace(test: impl FnOnce() + Send + 'static) {
+    let done = std::thread::spawn(|| {
+        if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
+            return Some(format!("no network namespace of its own ({error}): needs root"));
+        }
+        if !std::path::Path::new(CLONE_DEVICE).exists() {
+            return Some(format!("no {CLONE_DEVICE}"));
+        }
+        if Command::new("ip").arg("-V").output().is_err() {
+            return Some("no `ip` program".to_owned());
+        }
+        test();
+        None
+    });
+    match done.join() {
+        Ok(None) => {}
+        #[expect(clippy::print_stderr, reason = "how a test says that it was skipped")]
+        Ok(Some(reason)) => eprintln!("SKIP: {reason}"),
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
+fn ip(arguments: &str) {
+    let output = Command::new("ip").args(arguments.split(' ')).output().unwrap();
+    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn tap() -> Tap {
+    let tap = Tap::open("vnic0").unwrap();
+    ip("addr add 10.0.2.2/24 dev vnic0");
+    ip("-6 addr add fec0::2/64 dev vnic0 nodad");
+    ip("link set vnic0 up");
+    tap
+}
+
+fn lab(offload: Offload) -> Lab<Tap> {
+    Lab::new(tap(), offload, Clock::Real)
+}
+
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len).map(|at| (at * 31 + at / 253) as u8).collect()
+}
+
+#[test]
+fn a_stream_to_the_kernel_and_back_in_large_segments() {
+    in_namespace(|| {
+        for address in ["10.0.2.2", "fec0::2"] {
+            let mut lab = lab(Offload::Tso);
+            let address: IpAddr = address.parse().unwrap();
+            let listener = TcpListener::bind((address, 9000)).unwrap();
+            let data = pattern(3 << 20);
+            let expected = data.clone();
+            let kernel = std::thread::spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut got = Vec::new();
+                stream.read_to_end(&mut got).unwrap();
+                stream.write_all(&got).unwrap();
+                got == expected
+            });
+            let handle = lab.connect(address, 9000, 40_000);
+            let (mut sent, mut back) = (0, Vec::new());
+            lab.until("there and back", |lab| {
+                let socket = lab.socket(handle);
+                if socket.may_send() {
+                    sent += socket.send_slice(&data[sent..]).unwrap();
+                    if sent == data.len() {
+                        socket.close();
+                    }
+                }
+                while socket.can_recv() {
+                    let take = |bytes: &mut [u8]| {
+                        back.extend_from_slice(bytes);
+                        (bytes.len(), ())
+                    };
+                    socket.recv(take).unwrap();
+                }
+                sent == data.len() && !socket.may_recv() && socket.state() != tcp::State::SynSent
+            });
+            assert!(kernel.join().unwrap(), "the kernel got something else");
+            assert!(back == data, "the guest got something else");
+            assert!(lab.merged > 0 && lab.longest > 30_000, "{} {}", lab.merged, lab.longest);
+            assert!(lab.longest_received > 3000, "the kernel segmented for a driver that takes TSO");
+            let counters = lab.port.counters().to_map();
+            assert!(counters.iter().all(|(name, count)| !name.starts_with("dropped") || *count == 0), "{counters:?}");
+            assert!(counters["transmitted_bytes"] > 3 << 20 && counters["received_bytes"] > 3 << 20);
+        }
+    });
+}
+
+#[test]
+fn without_guest_offloads_the_kernel_segments_and_finishes_checksums() {
+    in_namespace(|| {
+        let mut tap = tap();
+        let features = OFFERED.without(Feature::GuestCsum);
+        tap.negotiated(features).unwrap();
+        assert_eq!(tap.pending(0), Some(1518));
+        assert_eq!(tap.pending(1), None);
+        let mut nic = Nic::new(features, 100, 1526);
+        ip("neigh add 10.0.2.15 lladdr 52:54:00:12:34:56 dev vnic0");
+        let socket = UdpSocket::bind(("10.0.2.2", 0)).unwrap();
+        socket.send_to(b"hello", ("10.0.2.15", 7)).unwrap();
+        let (header, frame) = udp_frame(&mut nic, &mut tap);
+        assert_eq!(header, NetHeader { num_buffers: 1, ..NetHeader::default() });
+        assert!(frame.ends_with(b"hello"));
+        let body = smoltcp::wire::Ipv4Packet::new_checked(&frame[14..]).unwrap();
+        let udp = smoltcp::wire::UdpPacket::new_checked(body.payload()).unwrap();
+        assert!(udp.verify_checksum(&body.src_addr().into(), &body.dst_addr().into()));
+    });
+}
+
+/// The next UDP frame over IPv4 that the kernel sends; what else it says is passed over.
+fn udp_frame(nic: &mut Nic, tap: &mut Tap) -> (NetHeader, Vec<u8>) {
+    for _ in 0..50 {
+        tap.poll(Instant::now());
+        while let Some(received) = nic.receive(tap) {
+            let (header, frame) = received.unwrap();
+            if frame[12..14] == [8, 0] && frame[23] == 17 {
+                return (header, frame);
+            }
+        }
+        let mut fds = [nix::poll::PollFd::new(tap.readable_fds()[0], nix::poll::PollFlags::POLLIN)];
+        nix::poll::poll(&mut fds, 100_u16).unwrap();
+    }
+    panic!("the kernel sent no UDP frame");
+}
+
+#[test]
+fn a_partial_checksum_from_the_driver_is_finished_by_the_kernel() {
+    in_namespace(|| {
+        let mut tap = tap();
+        tap.negotiated(OFFERED).unwrap();
+        let socket = UdpSocket::bind(("10.0.2.2", 7777)).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        ip("link set vnic0 address 52:55:0a:00:02:02");
+        let mut frame =
+            [&[0x52, 0x55, 0x0a, 0, 2, 2, 0x52, 0x54, 0, 0x12, 0x34, 0x56, 8, 0][..], &[0x45; 20], &[0; 8]].concat();
+        frame.extend(b"partial");
+        let mut ip = smoltcp::wire::Ipv4Packet::new_unchecked(&mut frame[14..]);
+        ip.set_total_len(35);
+        ip.set_frag_offset(0);
+        ip.set_more_frags(false);
+        ip.set_hop_limit(64);
+        ip.set_next_header(smoltcp::wire::IpProtocol::Udp);
+        ip.set_src_addr([10, 0, 2, 15].into());
+        ip.set_dst_addr([10, 0, 2, 2].into());
+        ip.fill_checksum();
+        let mut udp = smoltcp::wire::UdpPacket::new_unchecked(ip.payload_mut());
+        udp.set_src_port(1000);
+        udp.set_dst_port(7777);
+        udp.set_len(15);
+        let header = NetHeader { flags: HDR_F_NEEDS_CSUM, csum_start: 34, csum_offset: 6, ..NetHeader::default() };
+        let mut nic = Nic::new(OFFERED, 100, 1526);
+        let taken = nic.transmit(&mut tap, header, &frame).unwrap();
+        assert_eq!(taken, Transmitted::Taken { read: frame.len() as u32, copied: 0 });
+        let mut got = [0; 100];
+        let (len, from) = socket.recv_from(&mut got).unwrap();
+        assert_eq!((&got[..len], from.to_string().as_str()), (&b"partial"[..], "10.0.2.15:1000"));
+    });
+}
+
+#[test]
+fn frames_that_cannot_go_out_are_counted_by_reason() {
+    in_namespace(|| {
+        let mut tap = tap();
+        tap.negotiated(OFFERED).unwrap();
+        let mut nic = Nic::new(OFFERED, 4, 1526);
+        // A header the device accepts and the kernel does not: a segment type that is not the packet's.
+        let tso = NetHeader {
+            flags: HDR_F_NEEDS_CSUM,
+            gso_type: crate::spec::net::GSO_TCPV6,
+            gso_size: 100,
+            hdr_len: 54,
+            csum_start: 4000,
+            csum_offset: 6,
+            num_buffers: 0,
+        };
+        let mut frame = vec![0; 5000];
+        frame[12..15].copy_from_slice(&[8, 0, 0x45]);
+        assert!(nic.transmit(&mut tap, tso, &frame).is_err());
+        assert_eq!(tap.counters.get("dropped_refused_by_kernel"), 1);
+        // In too many pieces.
+        let bytes = [vec![0; 12], frame].concat();
+        let error = nic.with_frame(&bytes, &[1; 200], |frame| tap.transmit(0, &frame.unwrap()).map(|_| ()));
+        assert!(error.is_ok(), "200 pieces are few enough");
+        ip("link set vnic0 down");
+        assert!(nic.transmit(&mut tap, NetHeader::default(), &[0; 60]).is_err());
+        assert_eq!(tap.counters.get("dropped_tap_down"), 1);
+    });
+}
+
+#[test]
+fn a_frame_that_may_have_been_cut_off_is_not_given_to_the_driver() {
+    in_namespace(|| {
+        let mut tap = tap();
+        let features = OFFERED.without(Feature::MrgRxbuf);
+        tap.negotiated(features).unwrap();
+        let mut nic = Nic::new(features, 8, 62);
+        ip("neigh add 10.0.2.15 lladdr 52:54:00:12:34:56 dev vnic0");
+        let socket = UdpSocket::bind(("10.0.2.2", 0)).unwrap();
+        socket.send_to(&[1; 900], ("10.0.2.15", 7)).unwrap();
+        let mut lost = 0;
+        for _ in 0..50 {
+            tap.poll(Instant::now());
+            while let Some(received) = nic.receive(&mut tap) {
+                lost += u64::from(received.is_err());
+            }
+            if lost > 0 {
+                break;
+            }
+            let mut fds = [nix::poll::PollFd::new(tap.readable_fds()[0], nix::poll::PollFlags::POLLIN)];
+            nix::poll::poll(&mut fds, 100_u16).unwrap();
+        }
+        assert!(lost > 0);
+        assert_eq!(tap.counters.get("dropped_no_room"), lost);
+    });
+}
+
+#[test]
+fn what_is_wrong_with_a_tap_is_said_in_one_sentence() {
+    in_namespace(|| {
+        let tap = tap();
+        let busy = Tap::open("vnic0").unwrap_err();
+        assert!(matches!(busy, TapError::Busy { .. }), "{busy}");
+        drop(tap);
+        let wrong = Tap::open("lo").unwrap_err();
+        assert!(matches!(wrong, TapError::WrongKind { .. }), "{wrong}");
+        ip("tuntap add vnic1 mode tap user 12345");
+        // From here on without the right to make devices, or to use others'.
+        let nobody = nix::unistd::Uid::from_raw(65_534);
+        // For this thread alone, as `nix` would do it for all.
+        // SAFETY: a system call without pointers.
+        assert_eq!(unsafe { libc::syscall(libc::SYS_setresuid, nobody.as_raw(), nobody.as_raw(), nobody.as_raw()) }, 0);
+        let missing = Tap::open("vnic7").unwrap_err();
+        let foreign = Tap::open("vnic1").unwrap_err();
+        // The clone device itself may be root's alone.
+        if std::fs::OpenOptions::new().read(true).write(true).open(CLONE_DEVICE).is_ok() {
+            assert!(matches!(missing, TapError::Missing { .. }), "{missing}");
+            assert!(missing.to_string().contains("ip tuntap add vnic7 mode tap user"), "{missing}");
+            assert!(matches!(foreign, TapError::NotPermitted { .. }), "{foreign}");
+        } else {
+            assert!(matches!(missing, TapError::DriverNotPermitted { .. }), "{missing}");
+            assert!(matches!(foreign, TapError::DriverNotPermitted { .. }), "{foreign}");
+        }
+        for error in [busy, wrong, missing, foreign] {
+            assert!(!error.to_string().contains('\n'));
+        }
+    });
+}
