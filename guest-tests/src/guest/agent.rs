@@ -84,6 +84,7 @@ impl Host {
             nic: prepared.nic,
             pages: prepared.pages.clone(),
             sha256: prepared.sha256().to_owned(),
+            stream_bytes: None,
             filesystem,
         })?;
         match self.hear()? {

@@ -61,6 +61,7 @@ impl Books {
             syscalls: None,
             mode_switches: None,
             page_faults,
+            kernel_page_faults: None,
             voluntary_switches: since(Usage::voluntary_context_switches),
             involuntary_switches: since(Usage::involuntary_context_switches),
             user_us: since(|usage| usage.user_time().num_microseconds()),

@@ -145,7 +145,7 @@ impl Conductor<'_> {
             books: false,
         }))?;
         let begin = match self.wait("the guest to prepare the transfer")? {
-            Event::TransferBegin { flow, nic, pages, sha256, filesystem } => {
+            Event::TransferBegin { flow, nic, pages, sha256, filesystem, .. } => {
                 self.control
                     .order(&protocol::Request::WatchFlow { flow, pages: pages.clone() })
                     .context("the device cannot watch the transfer")?;

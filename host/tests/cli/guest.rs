@@ -85,6 +85,7 @@ impl Agent {
             nic: NicState { csum: spec.nic.csum.unwrap_or(true), sg, tso: true },
             pages: vec![PageRun { page: 0, gpa: 0x20000, count: 4 }],
             sha256: "ab".repeat(32),
+            stream_bytes: None,
             filesystem: spec.filesystem.clone(),
         });
         Some(spec)

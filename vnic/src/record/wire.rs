@@ -7,7 +7,14 @@
 //!    [`Event::Failed`] / [`Event::Unsupported`].
 //! 3. For [`Request::Transfer`] the agent prepares everything (file, socket connected), says
 //!    [`Event::TransferBegin`] and *waits* for [`Request::Go`]: by then the device watches the flow. Then it sends the
-//!    file and says [`Event::TransferEnd`].
+//!    file and says [`Event::TransferEnd`]. With [`TransferSpec::pause`] it says [`Event::Paused`] after the first chunk
+//!    and waits for another `Go`.
+//! 4. For [`Request::Hazard`] the agent says [`Event::Shown`] last. Before it:
+//!    - `truncate`, `lease`: nothing, no help is needed.
+//!    - `observer`: two transfers, each `TransferBegin`, (`Go`), `TransferEnd` as in step 3, the first without and the
+//!      second with a packet capture open in the guest. The host may judge each as a row.
+//!    - `mutate`: `TransferBegin`; the host holds the guest's transmitq and says `Go`; the program sends one chunk, changes
+//!      the file and says `Paused`; the host releases the queue and says `Go`. No `TransferEnd`.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -137,8 +144,12 @@ pub enum Event {
         nic: NicState,
         /// Where the file's page-cache pages are, before.
         pages: Vec<PageRun>,
-        /// SHA-256 of the bytes about to be sent, computed from the file's content apart from the transfer.
+        /// SHA-256 of the bytes the receiver will get, computed from the file's content apart from the transfer. Empty
+        /// where the guest cannot foretell it: the receipt then proves nothing (`sha256_ok` is null).
         sha256: String,
+        /// How many bytes the receiver will get where they are not the file's own (TLS records, say).
+        #[serde(default)]
+        stream_bytes: Option<u64>,
         /// File system the file is on.
         filesystem: String,
     },
@@ -196,6 +207,9 @@ pub struct Books {
     pub mode_switches: Option<u64>,
     /// Page faults taken in user mode.
     pub page_faults: Option<u64>,
+    /// Page faults taken in the kernel, on the program's memory: no mode switch (`write` from a mapping has these).
+    #[serde(default)]
+    pub kernel_page_faults: Option<u64>,
     /// The scheduler switched away because the program waited.
     pub voluntary_switches: Option<u64>,
     /// The scheduler switched away because it was another's turn.
@@ -204,7 +218,8 @@ pub struct Books {
     pub user_us: Option<u64>,
     /// CPU time in the kernel, microseconds.
     pub system_us: Option<u64>,
-    /// Payload bytes through each copying function of the kernel; `None` where it could not be watched.
+    /// Payload bytes through each copying function of the kernel, none counted twice: their sum is what the CPU copied.
+    /// `None` where one could not be watched. `copy-on-write` is the pages that the program's own writes had copied.
     pub copied_bytes: BTreeMap<String, Option<u64>>,
     /// The method's own words: completions of MSG_ZEROCOPY, say.
     pub claims: BTreeMap<String, u64>,
