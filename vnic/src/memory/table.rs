@@ -14,6 +14,17 @@ pub const MAX_REGIONS: usize = 509;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Hint(Entry);
 
+impl Hint {
+    /// The host address of `len` bytes at `addr`, if they lie wholly in the region.
+    #[inline(always)]
+    pub(crate) fn hit(&self, addr: u64, len: u64) -> Option<*mut u8> {
+        let Hint(entry) = self;
+        let offset = addr.wrapping_sub(entry.start);
+        // In this order nothing overflows: the rest of the region is computed only inside it.
+        (offset < entry.size && len <= entry.size - offset).then(|| entry.host.wrapping_add(offset as usize))
+    }
+}
+
 impl Default for Hint {
     /// A region without bytes: nothing is found there.
     fn default() -> Self {
@@ -155,11 +166,8 @@ impl Memory {
     /// must come from this memory.
     #[inline(always)]
     pub(crate) fn find(&self, addr: u64, len: u64, access: Access, hint: &mut Hint) -> Result<Found, MemoryError> {
-        let Hint(entry) = hint;
-        let offset = addr.wrapping_sub(entry.start);
-        // In this order nothing overflows: the rest of the region is computed only inside it.
-        if offset < entry.size && len <= entry.size - offset {
-            return Ok(Found::Whole(entry.host.wrapping_add(offset as usize)));
+        if let Some(host) = hint.hit(addr, len) {
+            return Ok(Found::Whole(host));
         }
         self.search(addr, len, access, hint)
     }

@@ -114,6 +114,22 @@ impl Segments {
         &self.memory
     }
 
+    /// Where the last look-up found its region.
+    #[inline]
+    pub(super) fn hint(&self) -> Hint {
+        self.hint
+    }
+
+    /// Appends a segment found through this arena's own hint, if that takes no allocation.
+    #[inline(always)]
+    pub(super) fn push_if_room(&mut self, segment: Segment) -> bool {
+        let room = self.list.len() < self.list.capacity();
+        if room {
+            self.list.push(segment);
+        }
+        room
+    }
+
     fn range(&self, first: u32, count: u32) -> impl ExactSizeIterator<Item = GuestSlice<'_>> + Clone {
         let first = first as usize;
         let segments = self.list.get(first..first.saturating_add(count as usize)).unwrap_or_default();

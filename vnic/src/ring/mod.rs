@@ -8,7 +8,7 @@
 //! | [`split`] | split rings: device half, driver half |
 //! | [`snapshot`] | what stands in a ring, passively; the ring notation |
 //! | [`packed`] | packed rings: device half, driver half |
-//! | `walk` | following a chain |
+//! | `lane`, `walk` | following a chain: the usual ones, and any |
 //! | `chain` | what is found: chains and the arena of their segments |
 //! | `pointers` | the only file with raw pointers into a ring |
 //! | [`RingError`] | what a driver can get wrong, with stable names |
@@ -19,6 +19,7 @@ pub mod driver;
 mod error;
 #[cfg(test)]
 mod fixture;
+mod lane;
 pub mod layout;
 pub mod packed;
 mod pointers;

@@ -24,11 +24,14 @@ use std::sync::Arc;
 
 use crate::memory::Memory;
 use crate::ring::chain::ChainBuilder;
+use crate::ring::lane::{Doubt, Lane};
 use crate::ring::pointers::{PackedPointers, Word, full_fence};
 use crate::ring::slots::Slots;
 use crate::ring::walk::Rules;
 use crate::ring::{Chain, DeviceRing, RingError, RingLayout, Segments};
-use crate::spec::ring::{PACKED_EVENT_DESC, PACKED_EVENT_DISABLE, PACKED_EVENT_ENABLE, PackedEvent};
+use crate::spec::ring::{
+    DESC_F_INDIRECT, DESC_F_NEXT, Descriptor, PACKED_EVENT_DESC, PACKED_EVENT_DISABLE, PACKED_EVENT_ENABLE, PackedEvent,
+};
 use crate::spec::{Feature, Features};
 
 use super::walk::{Walked, follow};
@@ -95,6 +98,55 @@ impl PackedDevice {
         at.is_available(self.ring.word(at.slot).flags)
     }
 
+    /// Follows the chain at `next_avail`, which starts with `word`, if it is a usual one.
+    #[inline(always)]
+    fn lane(&self, into: &mut Segments, mut word: Word) -> Result<Chain, Doubt> {
+        let limit = self.rules.size - self.held;
+        let start = self.next_avail;
+        let mut lane = Lane::new(into);
+        let mut at = start;
+        let desc = |at: Position, word: Word| Descriptor {
+            addr: self.ring.addr(at.slot),
+            len: word.len,
+            flags: word.flags,
+            next: 0,
+        };
+        let indirect = word.flags & DESC_F_INDIRECT != 0;
+        let mut slots = 1;
+        if indirect && limit > 0 {
+            lane.packed_table(&desc(at, word), self.rules)?;
+        } else {
+            lane.take(&desc(at, word), limit)?;
+            while word.flags & DESC_F_NEXT != 0 {
+                slots += 1;
+                at = at.after(1, self.rules.size);
+                word = self.ring.word(at.slot);
+                if !at.is_available(word.flags) || word.flags & DESC_F_INDIRECT != 0 {
+                    return Err(Doubt);
+                }
+                lane.take(&desc(at, word), limit)?;
+            }
+        }
+        lane.finish(word.id, start.slot, slots, indirect)
+    }
+
+    /// Follows the chain at `next_avail`, which starts with `word`, whatever it is.
+    #[inline(never)]
+    fn walk(&self, into: &mut Segments, word: Word) -> Result<Chain, RingError> {
+        let start = self.next_avail;
+        let mut chain = ChainBuilder::new(into, start.slot);
+        match follow(&mut chain, &self.ring, (start, word), self.held, self.rules) {
+            Ok(Walked { slots, indirect, id }) => {
+                chain.set_head(id);
+                Ok(chain.finish(start.slot, slots, indirect))
+            }
+            Err(error) => {
+                chain.abandon();
+                Err(error)
+            }
+        }
+    }
+
     /// Writes the used descriptor for the place `at`.
     #[inline]
     fn place(&mut self, at: Position, word: Word) {
@@ -114,24 +166,23 @@ impl DeviceRing for PackedDevice {
         if !at.is_available(word.flags) {
             return Ok(None);
         }
-        let mut chain = ChainBuilder::new(into, at.slot);
-        let Walked { slots, indirect, id } = match follow(&mut chain, &self.ring, (at, word), self.held, self.rules) {
-            Ok(walked) => walked,
-            Err(error) => {
-                chain.abandon();
-                return Err(error);
+        let kept = into.len();
+        let chain = match self.lane(into, word) {
+            Ok(chain) => chain,
+            Err(Doubt) => {
+                into.truncate(kept);
+                self.walk(into, word)?
             }
         };
-        chain.set_head(id);
-        if self.ids.set(id) != Some(true) {
-            chain.abandon();
-            return Err(RingError::HeadInFlight { idx: at.slot, head: id });
+        if self.ids.set(chain.head) != Some(true) {
+            into.truncate(kept);
+            return Err(RingError::HeadInFlight { idx: at.slot, head: chain.head });
         }
-        self.next_avail = at.after(slots, self.rules.size);
-        self.held += slots;
+        self.next_avail = at.after(chain.slots, self.rules.size);
+        self.held += chain.slots;
         self.in_flight += 1;
         self.refused = None;
-        Ok(Some(chain.finish(at.slot, slots, indirect)))
+        Ok(Some(chain))
     }
 
     fn unpop(&mut self, chains: &[Chain]) -> Result<(), RingError> {

@@ -12,6 +12,7 @@
 mod packed;
 mod split;
 
+use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use crate::memory::{Access, Found, Hint, Memory, MemoryError};
@@ -108,6 +109,41 @@ impl<'m> IndirectTable<'m> {
         let word = |half: [u8; 8]| u64::from_le_bytes(half);
         let (low, high) = bytes.split_at(8);
         Some(descriptor(word(low.try_into().ok()?), word(high.try_into().ok()?)))
+    }
+}
+
+/// An indirect table in one aligned piece of the region where the last look-up ended: the usual case.
+pub(super) struct HostTable<'m> {
+    host: *mut u8,
+    len: u32,
+    memory: PhantomData<&'m Memory>,
+}
+
+impl HostTable<'_> {
+    /// The table of `len` descriptors at `addr`, if it is that usual case.
+    ///
+    /// # Safety
+    /// The hint's memory must live as long as the table.
+    #[inline(always)]
+    pub(super) unsafe fn new(hint: Hint, addr: u64, len: u32) -> Option<Self> {
+        let host = hint.hit(addr, 16 * u64::from(len))?;
+        (host as usize).is_multiple_of(8).then_some(HostTable { host, len, memory: PhantomData })
+    }
+
+    /// Descriptors in it.
+    #[inline(always)]
+    pub(super) fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// Reads descriptor `index`; `None` where there is none.
+    #[inline(always)]
+    pub(super) fn desc(&self, index: u16) -> Option<Descriptor> {
+        if u32::from(index) >= self.len {
+            return None;
+        }
+        // SAFETY: `index` is below `len`, and `new` checked 16 * len bytes, their alignment and their life.
+        Some(unsafe { load_descriptor(self.host.add(16 * usize::from(index))) })
     }
 }
 

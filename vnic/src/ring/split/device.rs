@@ -5,7 +5,7 @@
 //! Operation (VIRTIO 1.3, 2.7.6 The Virtqueue Available Ring, 2.7.8 The Virtqueue Used Ring):
 //! 1. `avail.idx` is loaded with acquire, and only when all entries known of are taken. What it promises is checked
 //!    against the ring's size.
-//! 2. A head is taken from the entry, checked, and its chain followed (`walk`).
+//! 2. A head is taken from the entry, checked, and its chain followed (`lane`, else `walk`).
 //! 3. Used elements are written into the used ring as chains come back; they lie behind `used.idx`, where the driver
 //!    does not look.
 //! 4. `used.idx` is stored with release once per burst; then, behind a full fence, the driver's wish for a call is read.
@@ -21,11 +21,12 @@ use std::sync::atomic::Ordering;
 
 use crate::memory::Memory;
 use crate::ring::chain::ChainBuilder;
+use crate::ring::lane::{Doubt, Lane};
 use crate::ring::pointers::{SplitPointers, full_fence};
 use crate::ring::slots::Slots;
 use crate::ring::walk::{Rules, split_chain};
 use crate::ring::{Chain, DeviceRing, RingError, RingLayout, Segments};
-use crate::spec::ring::{AVAIL_F_NO_INTERRUPT, USED_F_NO_NOTIFY, UsedElem};
+use crate::spec::ring::{AVAIL_F_NO_INTERRUPT, DESC_F_INDIRECT, DESC_F_NEXT, USED_F_NO_NOTIFY, UsedElem};
 use crate::spec::{Feature, Features};
 
 use super::need_event;
@@ -105,6 +106,45 @@ impl SplitDevice {
     }
 }
 
+impl SplitDevice {
+    /// Follows the chain at `head` if it is a usual one.
+    #[inline(always)]
+    fn lane(&self, into: &mut Segments, head: u16) -> Result<Chain, Doubt> {
+        let mut lane = Lane::new(into);
+        let mut desc = self.ring.desc(head).ok_or(Doubt)?;
+        let indirect = desc.flags & DESC_F_INDIRECT != 0;
+        if indirect {
+            lane.split_table(&desc, self.rules)?;
+        } else {
+            loop {
+                lane.take(&desc, self.rules.size)?;
+                if desc.flags & DESC_F_NEXT == 0 {
+                    break;
+                }
+                desc = self.ring.desc(desc.next).ok_or(Doubt)?;
+                if desc.flags & DESC_F_INDIRECT != 0 {
+                    return Err(Doubt);
+                }
+            }
+        }
+        lane.finish(head, self.next_avail, 1, indirect)
+    }
+
+    /// Follows the chain at `head` whatever it is. A bad one is not in flight.
+    #[inline(never)]
+    fn walk(&mut self, into: &mut Segments, head: u16) -> Result<Chain, RingError> {
+        let mut chain = ChainBuilder::new(into, head);
+        match split_chain(&mut chain, head, self.rules, |index| self.ring.desc(index)) {
+            Ok(indirect) => Ok(chain.finish(self.next_avail, 1, indirect)),
+            Err(error) => {
+                chain.abandon();
+                self.in_flight.clear(head);
+                Err(error)
+            }
+        }
+    }
+}
+
 impl DeviceRing for SplitDevice {
     #[inline]
     fn pop(&mut self, into: &mut Segments) -> Result<Option<Chain>, RingError> {
@@ -118,19 +158,17 @@ impl DeviceRing for SplitDevice {
             Some(false) => return Err(RingError::HeadInFlight { idx, head }),
             None => return Err(RingError::HeadOutOfRange { idx, head, size: self.rules.size }),
         }
-        let mut chain = ChainBuilder::new(into, head);
-        match split_chain(&mut chain, head, self.rules, |index| self.ring.desc(index)) {
-            Ok(indirect) => {
-                self.next_avail = idx.wrapping_add(1);
-                self.refused = false;
-                Ok(Some(chain.finish(idx, 1, indirect)))
+        let kept = into.len();
+        let chain = match self.lane(into, head) {
+            Ok(chain) => chain,
+            Err(Doubt) => {
+                into.truncate(kept);
+                self.walk(into, head)?
             }
-            Err(error) => {
-                chain.abandon();
-                self.in_flight.clear(head);
-                Err(error)
-            }
-        }
+        };
+        self.next_avail = idx.wrapping_add(1);
+        self.refused = false;
+        Ok(Some(chain))
     }
 
     fn unpop(&mut self, chains: &[Chain]) -> Result<(), RingError> {

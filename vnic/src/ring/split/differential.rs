@@ -11,8 +11,8 @@ use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap};
 
 use crate::memory::Access;
-use crate::ring::fixture::{Fixture, MIB};
-use crate::ring::{Buffer, DeviceRing, DriverRing, Placement, RingError, RingLayout, SplitDriver, Used};
+use crate::ring::fixture::{Fixture, MIB, show};
+use crate::ring::{Buffer, Chain, DeviceRing, DriverRing, Placement, RingError, RingLayout, SplitDriver, Used};
 use crate::spec::ring::{DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, Descriptor};
 use crate::spec::{Feature, Features};
 
@@ -135,7 +135,9 @@ proptest! {
         let fixture = ring.write();
         let memory = oracle_memory(&fixture);
         let mut oracle = oracle_queue(&fixture.layout, false);
-        let (mut device, mut segments) = (fixture.device(), fixture.segments());
+        let (mut device, mut segments) = (fixture.device(), fixture.warm_segments());
+        // A second device that has no fast lane, as its arena never knows a region.
+        let mut walker = fixture.device();
 
         let Ok(mut oracle_chains) = oracle.iter(&memory) else {
             let jumped = matches!(device.pop(&mut segments), Err(RingError::AvailJump { .. }));
@@ -144,6 +146,15 @@ proptest! {
         };
         loop {
             let ours = device.pop(&mut segments);
+            let mut cold = fixture.segments();
+            let walked = walker.pop(&mut cold);
+            match (&ours, &walked) {
+                (Ok(Some(lane)), Ok(Some(walk))) => {
+                    prop_assert_eq!(show(lane, &segments, ring.size), show(walk, &cold, ring.size));
+                    prop_assert_eq!(Chain { first: 0, ..*lane }, *walk);
+                }
+                _ => prop_assert_eq!(&ours, &walked),
+            }
             let Some(theirs) = oracle_chains.next() else {
                 prop_assert_eq!(ours, Ok(None));
                 break;
