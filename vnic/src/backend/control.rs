@@ -60,7 +60,10 @@ impl Control {
         match std::fs::symlink_metadata(path) {
             Ok(meta) if meta.file_type().is_socket() => std::fs::remove_file(path)?,
             Ok(_) => {
-                return Err(std::io::Error::new(std::io::ErrorKind::AlreadyExists, "a file that is no socket is there"));
+                return Err(std::io::Error::new(
+                    std::io::ErrorKind::AlreadyExists,
+                    "a file that is no socket is there",
+                ));
             }
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
             Err(_) => {}

@@ -24,7 +24,7 @@ use super::options::{Endpoint, Options};
 use super::shared::{About, Shared};
 use super::worker::{Notice, Notices};
 use super::workers::Workers;
-use crate::link::{self, OpenError, Port};
+use crate::link::{self, LinkKind, OpenError, Port};
 use crate::net::features;
 use crate::observe::discovery;
 use crate::vhost_user::listen::{self, Inherited, ListenError, Listener};
@@ -36,6 +36,14 @@ pub enum ServeError {
     /// The link.
     #[error(transparent)]
     Link(#[from] OpenError),
+    /// More workers than the link has ports for.
+    #[error("the link {link} has one worker: name one CPU with --cpu, not {cpus}")]
+    OneWorker {
+        /// The link.
+        link: LinkKind,
+        /// How many CPUs were named.
+        cpus: usize,
+    },
     /// The vhost-user socket.
     #[error(transparent)]
     Socket(#[from] ListenError),
@@ -75,6 +83,9 @@ impl ServeError {
 /// It cannot begin, or the host fails it. A front-end's or driver's fault is no error: it is counted, shown, and the
 /// next one is served.
 pub fn serve(options: &Options) -> Result<(), ServeError> {
+    if options.cpus.len() > 1 && !options.link.takes_many_workers() {
+        return Err(ServeError::OneWorker { link: options.link.clone(), cpus: options.cpus.len() });
+    }
     let signals = block_signals()?;
     let workers = options.cpus.len().max(1);
     let pairs = usize::from(options.queue_pairs);

@@ -18,6 +18,17 @@ pub enum LinkKind {
     Loopback,
 }
 
+impl LinkKind {
+    /// Can several workers have a port of it each? The peer is one endpoint with one state, a tap one queue.
+    #[must_use]
+    pub const fn takes_many_workers(&self) -> bool {
+        match self {
+            LinkKind::Peer | LinkKind::Tap(_) => false,
+            LinkKind::Sink | LinkKind::SinkCopy | LinkKind::Loopback => true,
+        }
+    }
+}
+
 /// Longest name of a network device, bytes (`IFNAMSIZ` with its final 0).
 const MAX_NAME: usize = 15;
 
