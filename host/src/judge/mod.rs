@@ -87,7 +87,7 @@ pub(crate) fn conduct(record: &Path, mut control: Client, plan: &Plan) -> Result
         kernel,
         qemu: plan.qemu.clone(),
         accel: plan.accel.clone(),
-        file: FileInfo { bytes: plan.bytes, filesystem: plan.filesystem.clone() },
+        file: FileInfo { bytes: plan.bytes, filesystem: plan.filesystem.clone(), chunk: Some(plan.chunk) },
         methods: Vec::new(),
         reasons: BTreeMap::new(),
     };

@@ -84,6 +84,7 @@ fn moved(before: &[PageRun], after: &[PageRun]) -> u64 {
 pub(super) fn judged(row: &Row, expected: Option<Verdict>, transfer: &Transfer) -> Method {
     let mut method = Method {
         method: row.name.clone(),
+        filesystem: None,
         nic: transfer.nic,
         bytes_sent: Some(transfer.bytes_sent),
         sha256_ok: Some(transfer.sha256_ok),
@@ -130,6 +131,7 @@ fn on(is: bool) -> &'static str {
 pub(super) fn failed(row: &Row, expected: Option<Verdict>, nic: NicState, why: &str) -> Method {
     let mut method = Method {
         method: row.name.clone(),
+        filesystem: None,
         nic,
         bytes_sent: None,
         sha256_ok: None,

@@ -5,8 +5,40 @@ use std::fmt;
 use super::run::Verdict;
 use super::wire::NicWish;
 
-/// The rows of the textbook's table, in its order: what `all` means.
+/// The rows of the textbook's table, in its order: what `textbook` means.
 pub const TEXTBOOK: &[&str] = &["read-write", "mmap-write", "sendfile", "sendfile-no-sg", "splice"];
+
+/// Every method there is a row for, in the order of the table. `all` means each of them, without scatter-gather too and
+/// without transmit checksum too.
+pub const METHODS: &[&str] = &[
+    "read-write",
+    "mmap-write",
+    "sendfile",
+    "splice",
+    "vmsplice",
+    "direct-io",
+    "direct-io-zerocopy",
+    "msg-zerocopy",
+    "io-uring-send-zc",
+    "cow",
+    "ktls-sendfile",
+];
+
+/// What a NIC can lack while a row runs, as the end of its name.
+const SUFFIXES: [&str; 3] = ["", "-no-sg", "-no-csum"];
+
+/// How a method's payload gets from the file to the socket, as far as a witness must know it to read its own figures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Through the page cache, copied by the kernel's copying functions or not at all.
+    PageCache,
+    /// The disk's DMA puts it into the program's memory, past the page cache.
+    Direct,
+    /// Page faults copy what the program writes to.
+    CopyOnWrite,
+    /// A cipher reads it and writes other bytes.
+    Cipher,
+}
 
 /// A name that is no row's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -47,19 +79,25 @@ impl Row {
         Ok(Row { name: name.to_owned(), method: method.to_owned(), nic })
     }
 
-    /// Takes a list apart: names with commas between, or `all`.
+    /// Takes a list apart: names with commas between; `all` and `textbook` stand for several.
     ///
     /// # Errors
     /// A name in it is no row's.
     pub fn parse_list(list: &str) -> Result<Vec<Self>, BadRow> {
         let mut rows = Vec::new();
         for name in list.split(',').map(str::trim) {
-            if name == "all" {
-                for name in TEXTBOOK {
-                    rows.push(Row::parse(name)?);
+            match name {
+                "all" => {
+                    for (method, suffix) in METHODS.iter().flat_map(|method| SUFFIXES.map(|suffix| (method, suffix))) {
+                        rows.push(Row::parse(&format!("{method}{suffix}"))?);
+                    }
                 }
-            } else {
-                rows.push(Row::parse(name)?);
+                "textbook" => {
+                    for name in TEXTBOOK {
+                        rows.push(Row::parse(name)?);
+                    }
+                }
+                name => rows.push(Row::parse(name)?),
             }
         }
         Ok(rows)
@@ -73,10 +111,24 @@ impl Row {
     pub fn expected(&self, csum_offered: bool) -> Option<Verdict> {
         let gathers = csum_offered && self.nic.sg != Some(false) && self.nic.csum != Some(false);
         match self.method.as_str() {
-            "read-write" | "mmap-write" => Some(Verdict::Copied),
-            "sendfile" | "splice" | "msg-zerocopy" if gathers => Some(Verdict::ZeroCopy),
-            "sendfile" | "splice" | "msg-zerocopy" => Some(Verdict::Copied),
+            "read-write" | "mmap-write" | "direct-io" | "ktls-sendfile" => Some(Verdict::Copied),
+            "sendfile" | "splice" | "vmsplice" | "direct-io-zerocopy" | "msg-zerocopy" | "io-uring-send-zc" => {
+                Some(if gathers { Verdict::ZeroCopy } else { Verdict::Copied })
+            }
+            // Half of it before the program writes to its pages, half of it after.
+            "cow" => Some(if gathers { Verdict::Mixed } else { Verdict::Copied }),
             _ => None,
+        }
+    }
+
+    /// How its payload gets to the socket.
+    #[must_use]
+    pub fn way(&self) -> Way {
+        match self.method.as_str() {
+            "direct-io" | "direct-io-zerocopy" => Way::Direct,
+            "cow" => Way::CopyOnWrite,
+            "ktls-sendfile" => Way::Cipher,
+            _ => Way::PageCache,
         }
     }
 }
@@ -101,9 +153,22 @@ mod tests {
     }
 
     #[test]
-    fn all_is_the_textbooks_rows_in_order() {
-        let names: Vec<String> = Row::parse_list("all").unwrap().into_iter().map(|row| row.name).collect();
-        assert_eq!(names, TEXTBOOK);
+    fn textbook_is_its_rows_in_order_and_all_is_every_method_on_every_nic() {
+        let names = |list| -> Vec<String> { Row::parse_list(list).unwrap().into_iter().map(|row| row.name).collect() };
+        assert_eq!(names("textbook"), TEXTBOOK);
+        let all = names("all");
+        assert_eq!(all.len(), 3 * METHODS.len());
+        assert_eq!(all[..4], ["read-write", "read-write-no-sg", "read-write-no-csum", "mmap-write"]);
+        for name in TEXTBOOK {
+            assert!(all.iter().any(|row| row == name), "{name}");
+        }
+    }
+
+    #[test]
+    fn something_is_expected_of_every_row() {
+        for row in Row::parse_list("all").unwrap() {
+            assert!(row.expected(true).is_some() && row.expected(false).is_some(), "{row}");
+        }
     }
 
     #[test]
@@ -116,7 +181,7 @@ mod tests {
 
     #[test]
     fn without_scatter_gather_or_checksum_every_method_copies() {
-        for name in ["sendfile", "splice", "msg-zerocopy"] {
+        for name in ["sendfile", "splice", "vmsplice", "direct-io-zerocopy", "msg-zerocopy", "io-uring-send-zc"] {
             assert_eq!(Row::parse(name).unwrap().expected(true), Some(Verdict::ZeroCopy), "{name}");
             assert_eq!(Row::parse(name).unwrap().expected(false), Some(Verdict::Copied), "{name}, csum withheld");
             for suffix in ["-no-sg", "-no-csum"] {
@@ -126,6 +191,8 @@ mod tests {
         }
         assert_eq!(Row::parse("read-write").unwrap().expected(true), Some(Verdict::Copied));
         assert_eq!(Row::parse("mmap-write").unwrap().expected(true), Some(Verdict::Copied));
-        assert_eq!(Row::parse("cow").unwrap().expected(true), None);
+        assert_eq!(Row::parse("cow").unwrap().expected(true), Some(Verdict::Mixed));
+        assert_eq!(Row::parse("cow-no-sg").unwrap().expected(true), Some(Verdict::Copied));
+        assert_eq!(Row::parse("carrier-pigeon").unwrap().expected(true), None);
     }
 }

@@ -30,8 +30,11 @@ pub struct Run {
 pub struct FileInfo {
     /// Its size, bytes.
     pub bytes: u64,
-    /// The file system it is on.
+    /// The file system it is on; several with commas between.
     pub filesystem: String,
+    /// Bytes per system call of the methods that work in pieces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chunk: Option<u64>,
 }
 
 /// What the guest's NIC does, read back from the guest's kernel.
@@ -60,6 +63,9 @@ impl fmt::Display for NicState {
 pub struct Method {
     /// The row's name: method and suffix.
     pub method: String,
+    /// The file system, where the run is about several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filesystem: Option<String>,
     /// The NIC while it ran.
     pub nic: NicState,
     /// Payload bytes the program sent.

@@ -1,20 +1,38 @@
 //! The judgement on a transfer: what each witness says, and what they say together.
 //!
 //! Operation:
-//! 1. Each witness turns its own books into a [`Testimony`], knowing nothing of the others. So far there is one: the
-//!    device's descriptors against the file's physical pages ([`device`]).
-//! 2. [`join`] compares the testimonies: those that speak must agree, or the verdict is "witnesses disagree".
+//! 1. Each witness turns its own books into a [`Testimony`], knowing nothing of the others: [`device`], [`guest`],
+//!    [`memory`]. Each says in the same unit what it can vouch for: how often the CPU copied each payload byte, at least
+//!    and at most ([`Copies`]).
+//! 2. [`join`] looks for what all who speak can accept. Where there is nothing, the verdict is "witnesses disagree".
 //! 3. [`judge`] writes verdict, reasons and the figures per payload byte into the row.
 //!
-//! Limits: a witness that cannot speak says why, and is never counted as agreeing.
+//! What each can prove:
+//! - the device: where the bytes lay that the NIC read. On the file's own pages: not copied. Elsewhere: moved at least
+//!   once, and it cannot tell how often;
+//! - the guest kernel's books: how many bytes went through its copying functions, each time counted;
+//! - the guest's memory: in how many places the first chunk stood: one more than the copies that still exist.
+//!
+//! Limits: a witness that cannot speak says why, and is never counted as agreeing or disagreeing. What a method does by
+//! other means than the page cache and the copying functions is a [`Way`] of its own.
 
-use super::run::{DeviceBooks, Method, Verdict};
+use super::row::{Row, Way};
+use super::run::{Method, Verdict};
 
-/// From this share of payload bytes on the file's pages, a transfer is zero-copy (TCP may re-send a byte or two from a
-/// linearised skb).
-const ZERO_COPY_FROM: f64 = 0.999;
-/// Up to this share it is copied.
-const COPIED_UP_TO: f64 = 0.001;
+mod device;
+mod guest;
+mod memory;
+
+pub use device::device;
+pub use guest::{copies_per_byte, guest};
+pub use memory::memory;
+
+/// From this share of payload bytes, all of them are meant (TCP may re-send a byte or two from a linearised skb).
+const NEARLY_ALL: f64 = 0.999;
+/// By so many copies per payload byte two witnesses may differ: the books hold a socket's few bytes beside the payload.
+const TOLERANCE: f64 = 0.05;
+/// Fewer copies per payload byte than this are none.
+const NEARLY_NONE: f64 = 0.01;
 
 /// What is known about a transfer beside its record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -27,13 +45,62 @@ pub struct Circumstances {
     pub pages_moved: u64,
 }
 
+/// How often the CPU copied each payload byte on its way, as far as a witness can tell.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Copies {
+    /// At least.
+    pub least: f64,
+    /// At most; infinite where a witness knows no bound.
+    pub most: f64,
+}
+
+impl Copies {
+    /// Exactly this often.
+    #[must_use]
+    pub fn exactly(count: f64) -> Self {
+        Copies { least: count, most: count }
+    }
+
+    /// This often or more.
+    #[must_use]
+    pub fn at_least(count: f64) -> Self {
+        Copies { least: count, most: f64::INFINITY }
+    }
+
+    /// The verdict that follows from this alone.
+    fn verdict(self) -> Option<Verdict> {
+        if self.most <= NEARLY_NONE {
+            Some(Verdict::ZeroCopy)
+        } else if self.least >= 1.0 - NEARLY_NONE {
+            Some(Verdict::Copied)
+        } else if self.least > NEARLY_NONE {
+            Some(Verdict::Mixed)
+        } else {
+            None
+        }
+    }
+}
+
+/// Of what a witness speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// Of every payload byte.
+    Whole,
+    /// Of the first chunk, which stands for the rest where all of it went the same way.
+    FirstChunk,
+}
+
 /// What one witness says.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Testimony {
     /// It saw enough to speak.
     Says {
-        /// Its own verdict: zero-copy, copied or mixed.
-        verdict: Verdict,
+        /// Its own verdict; `None` where its figures fit several.
+        verdict: Option<Verdict>,
+        /// What it can vouch for.
+        copies: Copies,
+        /// Of what.
+        scope: Scope,
         /// The figures it rests on, one clause.
         figures: String,
     },
@@ -53,81 +120,45 @@ pub struct Judgement {
     pub why: String,
 }
 
-/// The device's testimony: where the payload bytes lay that it was handed.
-#[must_use]
-pub fn device(books: &DeviceBooks, bytes_sent: Option<u64>, circumstances: Circumstances) -> Testimony {
-    let silent = |reason: String| Testimony::Silent { reason };
-    let (Some(payload), Some(cached), Some(elsewhere)) =
-        (books.payload_bytes, books.from_page_cache_bytes, books.from_elsewhere_bytes)
-    else {
-        return silent("the device has no books of this transfer".to_owned());
-    };
-    if payload == 0 {
-        return silent("the device saw no payload of this transfer".to_owned());
-    }
-    if cached.checked_add(elsewhere) != Some(payload) {
-        return silent(format!(
-            "the device's books do not add up: {cached} bytes from the page cache and {elsewhere} from elsewhere, of {payload}"
-        ));
-    }
-    if let Some(sent) = bytes_sent.filter(|sent| *sent != payload) {
-        return silent(format!("the device saw {payload} payload bytes of {sent} sent"));
-    }
-    if circumstances.unparsed_frames > 0 {
-        return silent(format!(
-            "{} frames of the flow had headers the device could not tell from payload",
-            circumstances.unparsed_frames
-        ));
-    }
-    if circumstances.misplaced_bytes > 0 {
-        return silent(format!(
-            "{} bytes came from pages of the file, but not from their place in it",
-            circumstances.misplaced_bytes
-        ));
-    }
-    let share = cached as f64 / payload as f64;
-    let verdict = if share >= ZERO_COPY_FROM {
-        Verdict::ZeroCopy
-    } else if circumstances.pages_moved > 0 {
-        // A page that moved looks like a copy: only a full share can be believed.
-        return silent(format!("{} pages of the file moved in memory during the transfer", circumstances.pages_moved));
-    } else if share <= COPIED_UP_TO {
-        Verdict::Copied
-    } else {
-        Verdict::Mixed
-    };
-    let figures = format!(
-        "{cached} of {payload} payload bytes ({:.1} %) were gathered from the file's own pages, {elsewhere} from elsewhere",
-        share * 100.0
-    );
-    Testimony::Says { verdict, figures }
-}
-
-/// What named witnesses say together.
+/// What named witnesses say together. The first that has a verdict gives it; the others may contradict.
 #[must_use]
 pub fn join(witnesses: &[(&str, Testimony)]) -> Judgement {
-    let mut speaking = Vec::new();
-    let mut clauses = Vec::new();
-    for (name, testimony) in witnesses {
-        match testimony {
-            Testimony::Says { verdict, figures } => {
-                speaking.push(*verdict);
-                clauses.push(format!("{name}: {figures}"));
-            }
-            Testimony::Silent { reason } => clauses.push(format!("{name}: not known, {reason}")),
-        }
+    let clauses: Vec<String> = witnesses
+        .iter()
+        .map(|(name, testimony)| match testimony {
+            Testimony::Says { figures, .. } => format!("{name}: {figures}"),
+            Testimony::Silent { reason } => format!("{name}: not known, {reason}"),
+        })
+        .collect();
+    let speaking = || {
+        witnesses.iter().filter_map(|(_, testimony)| match testimony {
+            Testimony::Says { verdict, copies, scope, .. } => Some((*verdict, *copies, *scope)),
+            Testimony::Silent { .. } => None,
+        })
+    };
+    // Where only a part was copied, the first chunk stands for nothing but itself.
+    let mixed = speaking().any(|(verdict, _, scope)| scope == Scope::Whole && verdict == Some(Verdict::Mixed));
+    let (mut least, mut most) = (0.0_f64, f64::INFINITY);
+    for (_, copies, _) in speaking().filter(|(_, _, scope)| *scope == Scope::Whole || !mixed) {
+        least = least.max(copies.least);
+        most = most.min(copies.most);
     }
-    let verdict = match speaking.split_first() {
-        None => None,
-        Some((first, others)) if others.iter().all(|other| other == first) => Some(*first),
-        Some(_) => Some(Verdict::WitnessesDisagree),
+    let verdict = if least > most + TOLERANCE {
+        Some(Verdict::WitnessesDisagree)
+    } else {
+        speaking().find_map(|(verdict, _, _)| verdict)
     };
     Judgement { verdict, why: clauses.join("; ") }
 }
 
 /// Fills in what follows from a row's figures: verdict, why, copies per payload byte.
 pub fn judge(method: &mut Method, circumstances: Circumstances) {
-    let judgement = join(&[("device", device(&method.device, method.bytes_sent, circumstances))]);
+    let way = Row::parse(&method.method).map_or(Way::PageCache, |row| row.way());
+    let judgement = join(&[
+        ("device", device(&method.device, method.bytes_sent, way, circumstances)),
+        ("guest", guest(method, way)),
+        ("memory", memory(method, way)),
+    ]);
     method.verdict = judgement.verdict;
     method.why = judgement.why;
     if method.verdict.is_none() {
@@ -136,11 +167,13 @@ pub fn judge(method: &mut Method, circumstances: Circumstances) {
     if method.sha256_ok == Some(false) {
         method.why.push_str("; the receiver's SHA-256 is not the file's");
     }
-    method.cpu_copies = None;
-    method
-        .reasons
-        .entry("cpu_copies".to_owned())
-        .or_insert_with(|| "the guest kernel's copying functions were not watched".to_owned());
+    match copies_per_byte(method) {
+        Ok(copies) => method.cpu_copies = Some(copies),
+        Err(reason) => {
+            method.cpu_copies = None;
+            method.reasons.entry("cpu_copies".to_owned()).or_insert(reason);
+        }
+    }
     method.dma_copies = match (method.device.dma_read_bytes, method.device.payload_bytes) {
         (Some(read), Some(payload)) if payload > 0 => Some(read as f64 / payload as f64),
         _ => None,
@@ -153,14 +186,21 @@ pub fn judge(method: &mut Method, circumstances: Circumstances) {
 /// What is not as it should be in a judged row, one sentence each; empty when all is.
 #[must_use]
 pub fn surprises(method: &Method) -> Vec<String> {
-    let name = &method.method;
+    let name = match &method.filesystem {
+        Some(filesystem) => format!("{} on {filesystem}", method.method),
+        None => method.method.clone(),
+    };
     let mut found = Vec::new();
-    if let Some(expected) = method.expected {
-        match method.verdict {
-            Some(verdict) if verdict == expected => {}
-            Some(verdict) => found.push(format!("{name}: {verdict}, but {expected} was expected ({})", method.why)),
-            None => found.push(format!("{name}: no verdict, but {expected} was expected ({})", method.why)),
+    match (method.expected, method.verdict) {
+        (Some(expected), Some(verdict)) if verdict == expected => {}
+        (Some(expected), Some(verdict)) => {
+            found.push(format!("{name}: {verdict}, but {expected} was expected ({})", method.why));
         }
+        (Some(expected), None) => {
+            found.push(format!("{name}: no verdict, but {expected} was expected ({})", method.why));
+        }
+        (None, Some(Verdict::WitnessesDisagree)) => found.push(format!("{name}: witnesses disagree ({})", method.why)),
+        (None, _) => {}
     }
     match method.sha256_ok {
         Some(true) => {}

@@ -26,6 +26,9 @@ use super::run::NicState;
 /// The virtio-serial port's name (`-device virtserialport,name=…`).
 pub const PORT_NAME: &str = "vnic.record";
 
+/// How the reason of a copying function begins that was not counted because this kernel has none of that name.
+pub const LACKS: &str = "this kernel has no ";
+
 /// Bytes of a page in every record.
 pub const PAGE_SIZE: u64 = 4096;
 

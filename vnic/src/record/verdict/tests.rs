@@ -1,5 +1,6 @@
 use super::*;
-use crate::record::run::{GuestBooks, MemoryBooks, NicState};
+use crate::record::run::{DeviceBooks, GuestBooks, MemoryBooks, NicState};
+use crate::record::wire::LACKS;
 
 fn books(payload: u64, cached: u64) -> DeviceBooks {
     DeviceBooks {
@@ -17,6 +18,7 @@ fn books(payload: u64, cached: u64) -> DeviceBooks {
 fn method(device: DeviceBooks) -> Method {
     Method {
         method: "sendfile".to_owned(),
+        filesystem: None,
         nic: NicState { csum: true, sg: true, tso: true },
         bytes_sent: device.payload_bytes,
         sha256_ok: Some(true),
@@ -34,8 +36,8 @@ fn method(device: DeviceBooks) -> Method {
 }
 
 fn verdict_of(payload: u64, cached: u64) -> Option<Verdict> {
-    match device(&books(payload, cached), Some(payload), Circumstances::default()) {
-        Testimony::Says { verdict, .. } => Some(verdict),
+    match device(&books(payload, cached), Some(payload), Way::PageCache, Circumstances::default()) {
+        Testimony::Says { verdict, .. } => verdict,
         Testimony::Silent { .. } => None,
     }
 }
@@ -53,21 +55,21 @@ fn the_share_from_the_page_cache_decides() {
 fn reason_of(testimony: Testimony) -> String {
     match testimony {
         Testimony::Silent { reason } => reason,
-        Testimony::Says { verdict, figures } => panic!("{verdict}: {figures}"),
+        Testimony::Says { verdict, figures, .. } => panic!("{verdict:?}: {figures}"),
     }
 }
 
 #[test]
 fn a_device_that_missed_bytes_is_silent() {
-    let reason = reason_of(device(&books(100, 100), Some(101), Circumstances::default()));
+    let reason = reason_of(device(&books(100, 100), Some(101), Way::PageCache, Circumstances::default()));
     assert_eq!(reason, "the device saw 100 payload bytes of 101 sent");
 }
 
 #[test]
 fn missing_books_are_no_copy() {
-    let reason = reason_of(device(&DeviceBooks::default(), Some(1), Circumstances::default()));
+    let reason = reason_of(device(&DeviceBooks::default(), Some(1), Way::PageCache, Circumstances::default()));
     assert!(reason.contains("no books"), "{reason}");
-    let reason = reason_of(device(&books(0, 0), Some(0), Circumstances::default()));
+    let reason = reason_of(device(&books(0, 0), Some(0), Way::PageCache, Circumstances::default()));
     assert!(reason.contains("no payload"), "{reason}");
 }
 
@@ -75,44 +77,173 @@ fn missing_books_are_no_copy() {
 fn books_that_do_not_add_up_are_not_believed() {
     let mut wrong = books(100, 100);
     wrong.from_elsewhere_bytes = Some(1);
-    assert!(reason_of(device(&wrong, Some(100), Circumstances::default())).contains("do not add up"));
+    assert!(reason_of(device(&wrong, Some(100), Way::PageCache, Circumstances::default())).contains("do not add up"));
     wrong.from_elsewhere_bytes = Some(u64::MAX);
-    assert!(reason_of(device(&wrong, Some(100), Circumstances::default())).contains("do not add up"));
+    assert!(reason_of(device(&wrong, Some(100), Way::PageCache, Circumstances::default())).contains("do not add up"));
 }
 
 #[test]
 fn pages_that_moved_make_a_copy_doubtful_but_not_zero_copy() {
     let moved = Circumstances { pages_moved: 3, ..Circumstances::default() };
-    assert!(reason_of(device(&books(100, 0), Some(100), moved)).contains("3 pages"));
-    assert!(matches!(device(&books(100, 100), Some(100), moved), Testimony::Says { verdict: Verdict::ZeroCopy, .. }));
+    assert!(reason_of(device(&books(100, 0), Some(100), Way::PageCache, moved)).contains("3 pages"));
+    assert!(matches!(
+        device(&books(100, 100), Some(100), Way::PageCache, moved),
+        Testimony::Says { verdict: Some(Verdict::ZeroCopy), .. }
+    ));
 }
 
 #[test]
 fn misplaced_or_unparsed_bytes_silence_the_device() {
     let misplaced = Circumstances { misplaced_bytes: 1, ..Circumstances::default() };
-    assert!(reason_of(device(&books(100, 100), Some(100), misplaced)).contains("not from their place"));
+    assert!(reason_of(device(&books(100, 100), Some(100), Way::PageCache, misplaced)).contains("not from their place"));
     let unparsed = Circumstances { unparsed_frames: 2, ..Circumstances::default() };
-    assert!(reason_of(device(&books(100, 100), Some(100), unparsed)).contains("2 frames"));
+    assert!(reason_of(device(&books(100, 100), Some(100), Way::PageCache, unparsed)).contains("2 frames"));
 }
 
-fn says(verdict: Verdict) -> Testimony {
-    Testimony::Says { verdict, figures: format!("it was {verdict}") }
+fn says(copies: f64, scope: Scope) -> Testimony {
+    let copies = Copies::exactly(copies);
+    Testimony::Says { verdict: copies.verdict(), copies, scope, figures: format!("{} copies", copies.least) }
 }
 
 #[test]
 fn witnesses_that_contradict_one_another_disagree() {
-    let judgement = join(&[("device", says(Verdict::ZeroCopy)), ("guest", says(Verdict::Copied))]);
+    let judgement = join(&[("device", says(0.0, Scope::Whole)), ("guest", says(2.0, Scope::Whole))]);
     assert_eq!(judgement.verdict, Some(Verdict::WitnessesDisagree));
-    assert_eq!(judgement.why, "device: it was zero-copy; guest: it was copied");
+    assert_eq!(judgement.why, "device: 0 copies; guest: 2 copies");
 }
 
 #[test]
 fn a_silent_witness_neither_agrees_nor_disagrees() {
     let silent = Testimony::Silent { reason: "no tracefs".to_owned() };
-    let judgement = join(&[("device", says(Verdict::Copied)), ("guest", silent.clone())]);
+    let judgement = join(&[("device", says(1.0, Scope::Whole)), ("guest", silent.clone())]);
     assert_eq!(judgement.verdict, Some(Verdict::Copied));
-    assert_eq!(judgement.why, "device: it was copied; guest: not known, no tracefs");
+    assert_eq!(judgement.why, "device: 1 copies; guest: not known, no tracefs");
     assert_eq!(join(&[("guest", silent)]).verdict, None);
+}
+
+#[test]
+fn one_chunk_stands_for_all_only_where_all_went_the_same_way() {
+    let chunk = ("memory", says(1.0, Scope::FirstChunk));
+    assert_eq!(join(&[("guest", says(0.5, Scope::Whole)), chunk.clone()]).verdict, Some(Verdict::Mixed));
+    assert_eq!(join(&[("guest", says(0.0, Scope::Whole)), chunk]).verdict, Some(Verdict::WitnessesDisagree));
+}
+
+/// A row with all three witnesses: from the page cache of 64 KiB, bytes copied by two functions, instances.
+fn row(name: &str, cached: u64, copied: [u64; 2], instances: u64) -> Method {
+    let mut row = Method { method: name.to_owned(), ..method(books(65536, cached)) };
+    let copied = ["_copy_from_iter", "_copy_to_iter"].into_iter().zip(copied);
+    row.guest.copied_bytes = copied.map(|(function, bytes)| (function.to_owned(), Some(bytes))).collect();
+    row.memory.physical_instances = Some(instances);
+    judge(&mut row, Circumstances::default());
+    row
+}
+
+#[test]
+fn three_witnesses_tell_the_textbooks_rows_apart() {
+    let zero = row("sendfile", 65536, [0, 90], 1);
+    assert_eq!((zero.verdict, zero.cpu_copies.map(|copies| copies < 0.01)), (Some(Verdict::ZeroCopy), Some(true)));
+    let copied = row("read-write", 0, [65536, 65536], 3);
+    assert_eq!((copied.verdict, copied.cpu_copies), (Some(Verdict::Copied), Some(2.0)));
+    assert_eq!(
+        copied.why,
+        "device: 0 of 65536 payload bytes (0.0 %) were gathered from the file's own pages, 65536 from elsewhere; \
+         guest: the CPU copied each payload byte 2.00 times (_copy_from_iter 1.00, _copy_to_iter 1.00); \
+         memory: the held chunk stood 3 times in the guest's memory"
+    );
+}
+
+#[test]
+fn a_fault_in_any_one_witness_makes_them_disagree_and_every_figure_is_told() {
+    for (what, row) in [
+        ("the device calls copies the page cache", row("read-write", 65536, [65536, 65536], 3)),
+        ("the device calls the page cache copies", row("sendfile", 0, [0, 0], 1)),
+        ("the books miss a copy", row("read-write", 0, [65536, 0], 3)),
+        ("the books miss all copies", row("mmap-write", 0, [0, 0], 2)),
+        ("the books count one that was not", row("sendfile", 65536, [65536, 0], 1)),
+        ("the scan misses an instance", row("read-write", 0, [65536, 65536], 2)),
+        ("the scan sees one too many", row("sendfile", 65536, [0, 0], 2)),
+        ("the scan sees one too many", row("mmap-write", 0, [65536, 0], 3)),
+    ] {
+        assert_eq!(row.verdict, Some(Verdict::WitnessesDisagree), "{what}: {}", row.why);
+        for name in ["device: ", "guest: the CPU copied", "memory: the held chunk stood"] {
+            assert!(row.why.contains(name), "{what}: {}", row.why);
+        }
+        assert!(surprises(&row)[0].contains("witnesses disagree"), "{what}");
+    }
+}
+
+#[test]
+fn each_pair_of_witnesses_is_enough_to_disagree() {
+    let mut blind = row("sendfile", 65536, [65536, 0], 1);
+    blind.memory.physical_instances = None;
+    judge(&mut blind, Circumstances::default());
+    assert_eq!(blind.verdict, Some(Verdict::WitnessesDisagree), "device and guest");
+    let mut blind = row("sendfile", 65536, [0, 0], 2);
+    blind.guest.copied_bytes.clear();
+    judge(&mut blind, Circumstances::default());
+    assert_eq!(blind.verdict, Some(Verdict::WitnessesDisagree), "device and memory");
+    let mut blind = row("read-write", 0, [65536, 0], 3);
+    blind.device = DeviceBooks::default();
+    judge(&mut blind, Circumstances::default());
+    assert_eq!(blind.verdict, Some(Verdict::WitnessesDisagree), "guest and memory");
+}
+
+#[test]
+fn any_one_witness_alone_gives_the_verdict_and_the_missing_ones_are_said() {
+    for (name, cached, copied, instances, verdict) in
+        [("sendfile", 65536, [0, 0], 1, Verdict::ZeroCopy), ("read-write", 0, [65536, 65536], 3, Verdict::Copied)]
+    {
+        for speaking in ["device", "guest", "memory"] {
+            let mut row = row(name, cached, copied, instances);
+            row.reasons.insert("memory.physical_instances".to_owned(), "no chunk was held".to_owned());
+            if speaking != "device" {
+                row.device = DeviceBooks::default();
+            }
+            if speaking != "guest" {
+                row.guest.copied_bytes.clear();
+            }
+            if speaking != "memory" {
+                row.memory.physical_instances = None;
+            }
+            judge(&mut row, Circumstances::default());
+            assert_eq!(row.verdict, Some(verdict), "{name}, {speaking}: {}", row.why);
+            assert_eq!(row.why.matches("not known").count(), 2, "{}", row.why);
+            assert_eq!(row.why.contains("no chunk was held"), speaking != "memory", "{}", row.why);
+        }
+    }
+}
+
+#[test]
+fn a_function_the_kernel_lacks_copies_nothing_and_one_that_was_not_counted_might() {
+    let mut row = row("sendfile", 65536, [0, 0], 1);
+    row.guest.copied_bytes.insert("skb_copy_bits".to_owned(), None);
+    let path = "guest.copied_bytes.skb_copy_bits";
+    row.reasons.insert(path.to_owned(), format!("{LACKS}skb_copy_bits"));
+    judge(&mut row, Circumstances::default());
+    assert_eq!(row.cpu_copies, Some(0.0));
+    row.reasons.insert(path.to_owned(), "out of breakpoints".to_owned());
+    judge(&mut row, Circumstances::default());
+    assert_eq!((row.cpu_copies, row.verdict), (None, Some(Verdict::ZeroCopy)));
+    assert_eq!(row.reasons["cpu_copies"], "skb_copy_bits was not counted: out of breakpoints");
+    assert!(row.why.contains("guest: not known, skb_copy_bits was not counted"), "{}", row.why);
+}
+
+#[test]
+fn what_goes_other_ways_than_through_the_page_cache_is_judged_by_who_can_tell() {
+    // The disk's DMA put it into the program's memory; nothing was copied by the CPU.
+    assert_eq!(row("direct-io-zerocopy", 0, [0, 0], 1).verdict, Some(Verdict::ZeroCopy));
+    assert_eq!(row("direct-io-zerocopy-no-sg", 0, [65536, 0], 2).verdict, Some(Verdict::Copied));
+    assert_eq!(row("direct-io", 0, [65536, 0], 2).verdict, Some(Verdict::Copied));
+    assert_eq!(row("direct-io", 0, [65536, 0], 3).verdict, Some(Verdict::Copied), "it is in the page cache too");
+    assert_eq!(row("direct-io", 0, [65536, 0], 1).verdict, Some(Verdict::WitnessesDisagree));
+    // Page faults copy half of it, which no function of the books does.
+    assert_eq!(row("cow", 32768, [0, 0], 1).verdict, Some(Verdict::Mixed));
+    assert_eq!(row("cow", 65536, [65536, 0], 1).verdict, Some(Verdict::WitnessesDisagree));
+    // The cipher writes other bytes, and more of them.
+    let mut row = row("ktls-sendfile", 0, [0, 0], 1);
+    row.bytes_sent = Some(65000);
+    judge(&mut row, Circumstances::default());
+    assert_eq!(row.verdict, Some(Verdict::Copied), "{}", row.why);
 }
 
 #[test]

@@ -1,0 +1,60 @@
+//! The device's testimony: where the payload bytes lay that it was handed.
+
+use super::{Circumstances, Copies, NEARLY_ALL, Scope, Testimony};
+use crate::record::row::Way;
+use crate::record::run::{DeviceBooks, Verdict};
+
+/// What the device's books of a transfer of `bytes_sent` say.
+#[must_use]
+pub fn device(books: &DeviceBooks, bytes_sent: Option<u64>, way: Way, circumstances: Circumstances) -> Testimony {
+    let silent = |reason: String| Testimony::Silent { reason };
+    let (Some(payload), Some(cached), Some(elsewhere)) =
+        (books.payload_bytes, books.from_page_cache_bytes, books.from_elsewhere_bytes)
+    else {
+        return silent("the device has no books of this transfer".to_owned());
+    };
+    if payload == 0 {
+        return silent("the device saw no payload of this transfer".to_owned());
+    }
+    if cached.checked_add(elsewhere) != Some(payload) {
+        return silent(format!(
+            "the device's books do not add up: {cached} bytes from the page cache and {elsewhere} from elsewhere, of {payload}"
+        ));
+    }
+    // A cipher's records have heads and tails of their own.
+    let is_all = |sent: u64| if way == Way::Cipher { payload >= sent } else { payload == sent };
+    if let Some(sent) = bytes_sent.filter(|sent| !is_all(*sent)) {
+        return silent(format!("the device saw {payload} payload bytes of {sent} sent"));
+    }
+    if circumstances.unparsed_frames > 0 {
+        return silent(format!(
+            "{} frames of the flow had headers the device could not tell from payload",
+            circumstances.unparsed_frames
+        ));
+    }
+    if circumstances.misplaced_bytes > 0 {
+        return silent(format!(
+            "{} bytes came from pages of the file, but not from their place in it",
+            circumstances.misplaced_bytes
+        ));
+    }
+    let share = cached as f64 / payload as f64;
+    let figures = format!(
+        "{cached} of {payload} payload bytes ({:.1} %) were gathered from the file's own pages, {elsewhere} from elsewhere",
+        share * 100.0
+    );
+    let (verdict, copies) = if share >= NEARLY_ALL {
+        (Some(Verdict::ZeroCopy), Copies::exactly(0.0))
+    } else if circumstances.pages_moved > 0 {
+        // A page that moved looks like a copy: only a full share can be believed.
+        return silent(format!("{} pages of the file moved in memory during the transfer", circumstances.pages_moved));
+    } else if way == Way::Direct {
+        // What lies in the program's memory got there by the disk's DMA: no copy by the CPU can be told from it.
+        (None, Copies::at_least(0.0))
+    } else if share <= 1.0 - NEARLY_ALL {
+        (Some(Verdict::Copied), Copies::at_least(1.0 - share))
+    } else {
+        (Some(Verdict::Mixed), Copies::at_least(1.0 - share))
+    };
+    Testimony::Says { verdict, copies, scope: Scope::Whole, figures }
+}

@@ -1,0 +1,71 @@
+//! The guest kernel's testimony: the bytes that went through its copying functions.
+
+use super::{Copies, Scope, Testimony};
+use crate::record::row::Way;
+use crate::record::run::Method;
+
+/// Bytes copied by the guest's CPU per payload byte, by its kernel's books.
+///
+/// # Errors
+/// Why it is not known: a function could not be watched, or nothing was sent. One that the kernel lacks copies nothing,
+/// and is no reason.
+pub fn copies_per_byte(method: &Method) -> Result<f64, String> {
+    let books = &method.guest.copied_bytes;
+    if books.is_empty() {
+        return Err(reason(method, "guest.copied_bytes")
+            .unwrap_or("the guest kernel's copying functions were not watched")
+            .to_owned());
+    }
+    let mut copied = 0_u64;
+    for (function, bytes) in books {
+        match bytes {
+            Some(bytes) => copied = copied.saturating_add(*bytes),
+            None => match reason(method, &format!("guest.copied_bytes.{function}")) {
+                Some(reason) if reason.starts_with(crate::record::wire::LACKS) => {}
+                Some(reason) => return Err(format!("{function} was not counted: {reason}")),
+                None => return Err(format!("{function} was not counted")),
+            },
+        }
+    }
+    match method.bytes_sent {
+        Some(sent) if sent > 0 => Ok(copied as f64 / sent as f64),
+        _ => Err("no bytes were sent".to_owned()),
+    }
+}
+
+fn reason<'a>(method: &'a Method, path: &str) -> Option<&'a str> {
+    method.reasons.get(path).map(String::as_str)
+}
+
+/// What the guest kernel's books of a transfer say.
+#[must_use]
+pub fn guest(method: &Method, way: Way) -> Testimony {
+    let count = match copies_per_byte(method) {
+        Ok(count) => count,
+        Err(reason) => return Testimony::Silent { reason },
+    };
+    let copies = match way {
+        Way::PageCache | Way::Direct => Copies::exactly(count),
+        // A page fault's copy and a cipher's output go through none of the functions.
+        Way::CopyOnWrite | Way::Cipher => Copies::at_least(count),
+    };
+    let sent = method.bytes_sent.unwrap_or_default() as f64;
+    let by: Vec<String> = method
+        .guest
+        .copied_bytes
+        .iter()
+        .filter_map(|(function, bytes)| Some((function, (*bytes)? as f64 / sent)))
+        .filter(|(_, share)| *share >= 0.005)
+        .map(|(function, share)| format!("{function} {share:.2}"))
+        .collect();
+    let mut figures = format!("the CPU copied each payload byte {count:.2} times");
+    if !by.is_empty() {
+        figures.push_str(&format!(" ({})", by.join(", ")));
+    }
+    match way {
+        Way::CopyOnWrite => figures.push_str(", not counting what page faults copied"),
+        Way::Cipher => figures.push_str(", not counting what the cipher wrote"),
+        Way::PageCache | Way::Direct => {}
+    }
+    Testimony::Says { verdict: copies.verdict(), copies, scope: Scope::Whole, figures }
+}
