@@ -16,6 +16,7 @@
 //! | [`tap`] | a network device of the host |
 //! | [`sink`] | frames vanish |
 //! | [`loopback`] | frames come back |
+//! | [`capture`] | any of them, on record |
 
 pub mod capture;
 pub mod counters;

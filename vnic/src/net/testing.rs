@@ -34,7 +34,7 @@ impl Nic {
     pub(crate) fn new(features: Features, count: u16, buffer_len: u32) -> Self {
         let ram = GuestRam::new(RAM).unwrap();
         let ring = |at| {
-            let (layout, _) = RingLayout::split_at(at, 256).unwrap();
+            let (layout, _) = RingLayout::split_at(at, 2048).unwrap();
             let memory = || Arc::clone(ram.memory());
             let driver = SplitDriver::new(layout, memory(), Features::NONE).unwrap();
             (driver, SplitDevice::new(layout, memory(), Features::NONE, 0).unwrap())

@@ -1,0 +1,341 @@
+//! Captures as tshark and as pcap-file read them, and disks that fill up.
+
+use std::process::Command;
+use std::sync::mpsc;
+use std::time::Instant;
+
+use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketOption;
+use pcap_file::pcapng::blocks::opt_common::CommonOption;
+use pcap_file::pcapng::{Block, PcapNgReader};
+
+use super::*;
+use crate::link::loopback::Loopback;
+use crate::link::{Port, Received};
+use crate::memory::testing::GuestRam;
+use crate::net::features::OFFERED;
+use crate::ring::{Buffer, DeviceRing, DriverRing, Placement, RingLayout, SplitDevice, SplitDriver};
+use crate::spec::net::{GSO_TCPV4, HDR_F_NEEDS_CSUM, NetHeader};
+use crate::spec::{Feature, Features};
+
+const FEATURES: Features = OFFERED;
+
+/// A file of the test's own, gone afterwards.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        Scratch(std::env::temp_dir().join(format!("vnic-capture-{}-{name}.pcapng", std::process::id())))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// A driver's ring with chains at known addresses. The second MiB begins a second region.
+struct Ring {
+    ram: GuestRam,
+    driver: SplitDriver,
+    device: SplitDevice,
+    segments: Segments,
+}
+
+impl Ring {
+    fn new() -> Self {
+        let mib = 1 << 20;
+        let ram = GuestRam::with_regions(&[(crate::memory::Gpa(0), mib), (crate::memory::Gpa(mib), mib)]).unwrap();
+        let (layout, _) = RingLayout::split_at(0x1000, 4096).unwrap();
+        let features = Features::of(&[Feature::IndirectDesc]);
+        let driver = SplitDriver::new(layout, ram.memory().clone(), features).unwrap();
+        let device = SplitDevice::new(layout, ram.memory().clone(), features, 0).unwrap();
+        let segments = Segments::new(ram.memory().clone(), 8);
+        Ring { ram, driver, device, segments }
+    }
+
+    fn chain(&mut self, buffers: &[Buffer], placement: Placement) -> crate::ring::Chain {
+        self.driver.add(buffers, placement).unwrap();
+        self.driver.publish();
+        self.device.pop(&mut self.segments).unwrap().unwrap()
+    }
+}
+
+/// An Ethernet frame with UDP inside, `payload` bytes long.
+fn udp(payload: usize) -> Vec<u8> {
+    let mut frame = [&[0x52, 0x55, 0x0a, 0, 2, 2, 0x52, 0x54, 0, 0x12, 0x34, 0x56, 8, 0][..], &[0; 28]].concat();
+    frame.extend((0..payload).map(|at| at as u8));
+    let mut ip = smoltcp::wire::Ipv4Packet::new_unchecked(&mut frame[14..]);
+    ip.set_version(4);
+    ip.set_header_len(20);
+    ip.set_total_len((28 + payload) as u16);
+    ip.set_hop_limit(64);
+    ip.set_next_header(smoltcp::wire::IpProtocol::Udp);
+    ip.set_src_addr([10, 0, 2, 15].into());
+    ip.set_dst_addr([10, 0, 2, 2].into());
+    ip.fill_checksum();
+    let mut udp = smoltcp::wire::UdpPacket::new_unchecked(ip.payload_mut());
+    udp.set_src_port(1000);
+    udp.set_dst_port(9000);
+    udp.set_len((8 + payload) as u16);
+    frame
+}
+
+/// Transmits two frames and receives one, all on record.
+fn record_three(capture: &Capture) {
+    let mut ring = Ring::new();
+    let mut port = Loopback::new(1);
+    port.negotiated(FEATURES).unwrap();
+
+    let plain = [&NetHeader::default().to_bytes()[..], &udp(100)].concat();
+    ring.ram.write(0x1f000, &plain[..54]).unwrap();
+    ring.ram.write(0x20000, &plain[54..]).unwrap();
+    let chain = ring.chain(&[Buffer::readable(0x1f000, 54), Buffer::readable(0x20000, 100)], Placement::Direct);
+    let frame = Frame::new(&ring.segments, &chain, FEATURES).unwrap();
+    port.transmit(0, &frame).unwrap();
+    capture.transmitted("transmitq0", &ring.segments, &frame);
+
+    // To be segmented, in an indirect table, the second buffer across two regions.
+    let header = NetHeader {
+        flags: HDR_F_NEEDS_CSUM,
+        gso_type: GSO_TCPV4,
+        hdr_len: 54,
+        gso_size: 1448,
+        csum_start: 34,
+        csum_offset: 16,
+        num_buffers: 0,
+    };
+    let large = [&header.to_bytes()[..], &udp(9000)].concat();
+    ring.ram.write(0x1f000, &large[..54]).unwrap();
+    ring.ram.write(0xff000, &large[54..]).unwrap();
+    let buffers = [Buffer::readable(0x1f000, 54), Buffer::readable(0xff000, 9000)];
+    let chain = ring.chain(&buffers, Placement::Indirect(0x8000));
+    let frame = Frame::new(&ring.segments, &chain, FEATURES).unwrap();
+    capture.transmitted("transmitq0", &ring.segments, &frame);
+
+    let first = ring.chain(&[Buffer::writable(0x30000, 60)], Placement::Direct);
+    let second = ring.chain(&[Buffer::writable(0x31000, 500)], Placement::Direct);
+    let chains = [first, second];
+    let mut space = ReceiveSpace::new(&ring.segments, &chains, FEATURES);
+    assert_eq!(port.receive(0, &mut space).unwrap(), Received::Frame { bytes: 142 });
+    capture.received("receiveq0", &ring.segments, &space);
+}
+
+const COMMENTS: [&str; 3] = [
+    "transmitq0 head 0: R 0x1f000+54 -> R 0x20000+100",
+    "transmitq0 head 2: indirect(2): R 0x1f000+54 -> R 0xff000+9000, csum 34+16, gso 1448",
+    "receiveq0 head 3: W 0x30000+60, written 60; head 4: W 0x31000+500, written 94",
+];
+
+#[test]
+fn every_frame_is_on_record_with_its_descriptors() {
+    let path = Scratch::new("record");
+    let capture = Capture::create(&path.0).unwrap();
+    record_three(&capture);
+    let counters = capture.counters();
+    drop(capture);
+    let expected = [("capture_frames", 3), ("capture_bytes", 142 + 9042 + 142), ("capture_lost_frames", 0)];
+    for (name, count) in expected {
+        assert_eq!(counters.get(name), count, "{name}");
+    }
+    let mut reader = PcapNgReader::new(File::open(&path.0).unwrap()).unwrap();
+    let mut names = Vec::new();
+    let mut packets = Vec::new();
+    while let Some(block) = reader.next_block() {
+        match block.unwrap().0 {
+            Block::InterfaceDescription(interface) => names.push(format!("{:?}", interface.options[0])),
+            Block::EnhancedPacket(packet) => {
+                let comment = packet.options.iter().find_map(|option| match option {
+                    EnhancedPacketOption::Common(CommonOption::Comment(text)) => Some(text.to_string()),
+                    _ => None,
+                });
+                let flags = packet.options.iter().find_map(|option| match option {
+                    EnhancedPacketOption::Flags(flags) => Some(*flags),
+                    _ => None,
+                });
+                packets.push((packet.interface_id, flags.unwrap(), comment.unwrap(), packet.data.to_vec()));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(names[0].contains("transmitq0") && names[1].contains("receiveq0"), "{names:?}");
+    let comments: Vec<&str> = packets.iter().map(|packet| packet.2.as_str()).collect();
+    assert_eq!(comments, COMMENTS);
+    assert_eq!(packets.iter().map(|packet| (packet.0, packet.1)).collect::<Vec<_>>(), [(0, 2), (0, 2), (1, 1)]);
+    assert_eq!(packets[0].3, udp(100));
+    assert_eq!(packets[1].3, udp(9000));
+    assert_eq!(packets[2].3, udp(100), "what came back is what was sent");
+}
+
+#[test]
+fn tshark_reads_it_without_complaint() {
+    if Command::new("tshark").arg("-v").output().is_err() {
+        #[expect(clippy::print_stderr, reason = "how a test says that it was skipped")]
+        {
+            eprintln!("SKIP: no tshark");
+        }
+        return;
+    }
+    let path = Scratch::new("tshark");
+    let capture = Capture::create(&path.0).unwrap();
+    record_three(&capture);
+    drop(capture);
+    let fields = ["frame.interface_name", "frame.len", "udp.dstport", "frame.comment", "frame.time_epoch"];
+    let fields = fields.iter().flat_map(|field| ["-e", field]);
+    let output = Command::new("tshark").arg("-n").arg("-r").arg(&path.0).args(["-T", "fields"]).args(fields).output();
+    let output = output.unwrap();
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    let complaints: Vec<&str> = complaints.lines().filter(|line| !line.contains("as user \"root\"")).collect();
+    assert!(output.status.success() && complaints.is_empty(), "{complaints:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split('\t').collect()).collect();
+    assert_eq!(lines.len(), 3, "{text}");
+    for ((line, comment), (queue, len)) in
+        lines.iter().zip(COMMENTS).zip([("transmitq0", "142"), ("transmitq0", "9042"), ("receiveq0", "142")])
+    {
+        assert_eq!(line[..3], [queue, len, "9000"]);
+        assert_eq!(line[3], comment);
+        let seconds: f64 = line[4].parse().unwrap();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+        assert!((now - seconds).abs() < 60.0, "{seconds} is not about {now}");
+    }
+}
+
+#[test]
+fn a_capture_can_be_read_while_it_grows() {
+    let path = Scratch::new("grows");
+    let capture = Capture::create(&path.0).unwrap();
+    record_three(&capture);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let mut reader = PcapNgReader::new(File::open(&path.0).unwrap()).unwrap();
+        let mut packets = 0;
+        while let Some(Ok((block, _))) = reader.next_block() {
+            packets += usize::from(matches!(block, Block::EnhancedPacket(_)));
+        }
+        if packets == 3 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{packets} of 3 packets on disk");
+        std::thread::yield_now();
+    }
+    drop(capture);
+}
+
+/// A disk that takes so many bytes and is full then.
+struct Disk {
+    room: usize,
+}
+
+impl io::Write for Disk {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.room == 0 {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let count = bytes.len().min(self.room);
+        self.room -= count;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_full_disk_ends_the_capture_and_nothing_else() {
+    let capture = Capture::to(Disk { room: 4000 }, Path::new("disk")).unwrap();
+    let counters = capture.counters();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while counters.get("capture_failed") == 0 {
+        record_three(&capture);
+        assert!(Instant::now() < deadline, "the disk never filled up");
+    }
+    let (frames, lost) = (counters.get("capture_frames"), counters.get("capture_lost_frames"));
+    let begun = Instant::now();
+    record_three(&capture);
+    assert!(begun.elapsed() < PATIENCE, "an ended capture makes nobody wait");
+    assert_eq!(counters.get("capture_frames"), frames);
+    drop(capture);
+    assert!(counters.get("capture_lost_frames") >= lost + 3);
+}
+
+#[test]
+fn a_disk_that_hangs_costs_patience_and_the_lost_frames_are_told() {
+    /// Writes nothing until told to.
+    struct Hanging(mpsc::Receiver<()>, mpsc::Sender<Vec<u8>>);
+    impl io::Write for Hanging {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            // An error means that the other end is gone: go on.
+            let _ = self.0.recv();
+            self.1.send(bytes.to_vec()).unwrap();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let (go, hang) = mpsc::channel();
+    let (written, all) = mpsc::channel();
+    // The section's header passes.
+    go.send(()).unwrap();
+    let capture = Capture::to(Hanging(hang, written), Path::new("disk")).unwrap();
+    let counters = capture.counters();
+    let mut recorded = 0;
+    while counters.get("capture_lost_frames") == 0 {
+        record_three(&capture);
+        recorded += 3;
+        assert!(recorded < 10 * MAX_RECORDS as u64, "nothing bounds the queue");
+    }
+    assert!(capture.inner.shared.lock().bytes <= MAX_BYTES + 70_000);
+    drop(go);
+    // Room comes back, and the next record says what is missing.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while capture.inner.shared.lock().lost > 0 {
+        record_three(&capture);
+        recorded += 3;
+        assert!(Instant::now() < deadline, "no room came back");
+    }
+    drop(capture);
+    assert_eq!(counters.get("capture_frames") + counters.get("capture_lost_frames"), recorded);
+    let file = all.iter().collect::<Vec<_>>().concat();
+    let mut reader = PcapNgReader::new(&file[..]).unwrap();
+    let mut told = 0;
+    while let Some(block) = reader.next_block() {
+        if let Block::EnhancedPacket(packet) = block.unwrap().0 {
+            told += packet
+                .options
+                .iter()
+                .map(|option| match option {
+                    EnhancedPacketOption::DropCount(count) => *count,
+                    _ => 0,
+                })
+                .sum::<u64>();
+        }
+    }
+    assert_eq!(told, counters.get("capture_lost_frames"));
+}
+
+#[test]
+fn a_file_that_cannot_be_made_is_named_in_one_sentence() {
+    let error = Capture::create(Path::new("/nonexistent/frames.pcapng")).unwrap_err().to_string();
+    assert_eq!(error, "cannot write the capture /nonexistent/frames.pcapng: No such file or directory (os error 2)");
+}
+
+#[test]
+fn a_comment_is_no_longer_than_an_option_can_be() {
+    let mut ring = Ring::new();
+    let buffers: Vec<Buffer> = (0..4000).map(|at| Buffer::readable(0x10_0000 + at * 64, 16)).collect();
+    let chain = ring.chain(&buffers, Placement::Direct);
+    let frame = Frame::new(&ring.segments, &chain, FEATURES).unwrap();
+    let path = Scratch::new("long");
+    let capture = Capture::create(&path.0).unwrap();
+    capture.transmitted("transmitq0", &ring.segments, &frame);
+    let counters = capture.counters();
+    drop(capture);
+    assert_eq!((counters.get("capture_frames"), counters.get("capture_failed")), (1, 0));
+    let mut comment = String::new();
+    comment::of_transmitted(&mut comment, "transmitq0", &ring.segments, &frame);
+    assert!(comment.len() < 65_536, "{}", comment.len());
+    assert!(comment.ends_with(" more"), "{}", &comment[59_900..]);
+}

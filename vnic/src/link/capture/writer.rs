@@ -1,0 +1,146 @@
+//! The thread that writes the file.
+//!
+//! Format: pcapng (IETF draft-ietf-opsawg-pcapng), one section; one interface per queue, described when its first frame
+//! comes; one enhanced packet block per frame, nanoseconds, with direction flags and comment.
+
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use pcap_file::DataLink;
+use pcap_file::pcapng::PcapNgWriter;
+use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption};
+use pcap_file::pcapng::blocks::interface_description::{
+    InterfaceDescriptionBlock, InterfaceDescriptionOption, InterfaceTsResolution,
+};
+use pcap_file::pcapng::blocks::opt_common::CommonOption;
+use pcap_file::pcapng::blocks::section_header::{SectionHeaderBlock, SectionHeaderOption};
+
+use super::{Count, MAX_SPARE, Record, Shared, State};
+use crate::net::MAX_FRAME_LEN;
+
+/// When no frame has come for so long, what was written is flushed.
+const QUIET: Duration = Duration::from_millis(100);
+/// Room between the blocks and the file.
+const BUFFER: usize = 128 << 10;
+/// The most that a kept record's frame buffer may hold on to.
+const SPARE_CAPACITY: usize = MAX_FRAME_LEN as usize;
+
+/// epb_flags, bits 0–1: 1 inbound, 2 outbound, as the guest's interface sees it.
+const INBOUND: u32 = 1;
+const OUTBOUND: u32 = 2;
+
+pub(super) struct Writer<W: Write> {
+    file: PcapNgWriter<BufWriter<W>>,
+    interfaces: Vec<String>,
+}
+
+impl<W: Write> Writer<W> {
+    /// Begins the file: the section's header is on disk when this returns.
+    pub(super) fn new(file: W) -> io::Result<Self> {
+        let application = concat!("vnic ", env!("CARGO_PKG_VERSION"));
+        let options = vec![SectionHeaderOption::UserApplication(Cow::Borrowed(application))];
+        let section = SectionHeaderBlock { options, ..SectionHeaderBlock::default() };
+        let buffered = BufWriter::with_capacity(BUFFER, file);
+        let mut file = PcapNgWriter::with_section_header(buffered, section).map_err(io::Error::other)?;
+        file.get_mut().flush()?;
+        Ok(Writer { file, interfaces: Vec::new() })
+    }
+
+    /// Writes what comes, until the last handle is gone or the file cannot be written.
+    pub(super) fn run(mut self, shared: &Shared, path: &Path) {
+        let mut batch = VecDeque::new();
+        let mut dirty = false;
+        loop {
+            let closing = take(shared, &mut batch, dirty);
+            let quiet = batch.is_empty();
+            let result = if quiet {
+                dirty = false;
+                self.file.get_mut().flush()
+            } else {
+                dirty = true;
+                batch.iter().try_for_each(|record| self.write(record, shared))
+            };
+            if let Err(error) = result {
+                tracing::error!(path = %path.display(), %error, "the capture ends here; the device goes on");
+                Count::Failed.add(&shared.counters, 1);
+                shared.lock().end(batch.len(), shared);
+                return;
+            }
+            give_back(shared, &mut batch);
+            if closing && quiet {
+                return;
+            }
+        }
+    }
+
+    fn write(&mut self, record: &Record, shared: &Shared) -> io::Result<()> {
+        let interface = match self.interfaces.iter().position(|name| *name == record.queue) {
+            Some(known) => known,
+            None => self.describe(&record.queue)?,
+        };
+        let direction = if record.to_driver { INBOUND } else { OUTBOUND };
+        let mut options = vec![
+            EnhancedPacketOption::Common(CommonOption::Comment(Cow::Borrowed(&record.comment))),
+            EnhancedPacketOption::Flags(direction),
+        ];
+        if record.lost_before > 0 {
+            options.push(EnhancedPacketOption::DropCount(record.lost_before));
+        }
+        let block = EnhancedPacketBlock {
+            // One per queue.
+            interface_id: interface as u32,
+            timestamp: record.at,
+            // No longer than a frame.
+            original_len: record.frame.len() as u32,
+            data: Cow::Borrowed(&record.frame),
+            options,
+        };
+        self.file.write_pcapng_block(block).map_err(io::Error::other)?;
+        Count::Frames.add(&shared.counters, 1);
+        Count::Bytes.add(&shared.counters, record.frame.len() as u64);
+        Ok(())
+    }
+
+    fn describe(&mut self, queue: &str) -> io::Result<usize> {
+        let options = vec![
+            InterfaceDescriptionOption::IfName(Cow::Borrowed(queue)),
+            InterfaceDescriptionOption::IfTsResol(InterfaceTsResolution::NANO),
+        ];
+        let block = InterfaceDescriptionBlock { linktype: DataLink::ETHERNET, snaplen: 0, options };
+        self.file.write_pcapng_block(block).map_err(io::Error::other)?;
+        self.interfaces.push(queue.to_owned());
+        Ok(self.interfaces.len() - 1)
+    }
+}
+
+/// Waits for records and takes all there are; with something to flush, only for a while. Returns whether there will be
+/// no more.
+fn take(shared: &Shared, batch: &mut VecDeque<Record>, dirty: bool) -> bool {
+    let nothing = |state: &mut State| state.records.is_empty() && !state.closing;
+    let state = shared.lock();
+    let mut state = if dirty {
+        shared.work.wait_timeout_while(state, QUIET, nothing).unwrap_or_else(PoisonError::into_inner).0
+    } else {
+        shared.work.wait_while(state, nothing).unwrap_or_else(PoisonError::into_inner)
+    };
+    std::mem::swap(&mut state.records, batch);
+    state.closing
+}
+
+/// The batch is written: room for as much again.
+fn give_back(shared: &Shared, batch: &mut VecDeque<Record>) {
+    let mut state = shared.lock();
+    // What is queued now came while the batch was written.
+    state.bytes = state.records.iter().map(Record::size).sum();
+    while let Some(record) = batch.pop_front() {
+        if state.spare.len() < MAX_SPARE && record.frame.capacity() <= SPARE_CAPACITY {
+            state.spare.push(record);
+        }
+    }
+    drop(state);
+    shared.room.notify_all();
+}
