@@ -171,6 +171,7 @@ impl Session {
             return Err(SessionError::NotNegotiated { request: rule.code, feature });
         }
         let request = message::parse(rule, &message.payload, message.fds.len())?;
+        tracing::debug!(?request, fds = message.fds.len(), "asked");
         self.dispatch(request, message.fds, device)
     }
 
