@@ -125,9 +125,9 @@ impl Device for NicDevice {
         let shared = self.shared.queues.get(usize::from(index)).ok_or("no such queue")?.clone();
         let layout = RingLayout {
             size: setup.size,
-            desc: setup.addresses.descriptors.0,
-            avail: setup.addresses.driver.0,
-            used: setup.addresses.device.0,
+            desc: setup.addresses.descriptors,
+            avail: setup.addresses.driver,
+            used: setup.addresses.device,
         };
         for fd in [&setup.kick, &setup.call, &setup.err].into_iter().flatten() {
             set_nonblocking(fd.as_ref())?;

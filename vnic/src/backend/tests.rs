@@ -54,9 +54,9 @@ impl Queue {
         QueueSetup {
             size: SIZE,
             addresses: RingAddresses {
-                descriptors: memory::Gpa(self.layout.desc),
-                driver: memory::Gpa(self.layout.avail),
-                device: memory::Gpa(self.layout.used),
+                descriptors: self.layout.desc,
+                driver: self.layout.avail,
+                device: self.layout.used,
             },
             base: VringBase::split(base),
             enabled: true,

@@ -6,7 +6,8 @@
 //! Invariants the session keeps:
 //! - `index` is below [`Device::vrings`] in every call.
 //! - `start_queue` is called only for a stopped queue, with memory and features set before; the ring lies in the memory
-//!   last given, wholly and with each part in one region; its size is no power of two only where `RING_PACKED` is negotiated.
+//!   last given, wholly and with each part in one region (with `ACCESS_PLATFORM`: unchecked, the device has the IOTLB); its size
+//!   is no power of two only where `RING_PACKED` is negotiated.
 //! - `set_memory` is called only with memory in which every running ring is still at its addresses.
 //! - `set_features` with another set than before is called only while no queue runs (`LOG_ALL` excepted).
 //! - At the session's end (disconnect or error) every running queue is stopped, then come `reset` and `set_memory` with no
@@ -16,7 +17,8 @@ use std::error::Error;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use crate::memory::{Gpa, Memory};
+use super::channel::BackendChannel;
+use crate::memory::{Gpa, Iova, Memory};
 use crate::spec::Features;
 use crate::spec::vhost_user::ProtocolFeatures;
 
@@ -79,15 +81,30 @@ impl PackedIndex {
     }
 }
 
-/// Where the three parts of a ring are.
+/// Where the three parts of a ring are: guest-physical addresses, or IOVAs where `ACCESS_PLATFORM` is negotiated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RingAddresses {
     /// Descriptor table; packed: the descriptor ring.
-    pub descriptors: Gpa,
+    pub descriptors: u64,
     /// Available ring; packed: driver event suppression structure.
-    pub driver: Gpa,
+    pub driver: u64,
     /// Used ring; packed: device event suppression structure.
-    pub device: Gpa,
+    pub device: u64,
+}
+
+/// A translation that the front-end's IOMMU gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IotlbEntry {
+    /// First address, as descriptors have it.
+    pub iova: Iova,
+    /// Bytes, not 0; the last one is an address.
+    pub size: u64,
+    /// Where they are; all in one memory region.
+    pub gpa: Gpa,
+    /// May the device read them?
+    pub read: bool,
+    /// May the device write them?
+    pub write: bool,
 }
 
 /// All that a queue needs to start. The files are shared with the session, which keeps `call` and `err` for the next start.
@@ -136,8 +153,8 @@ pub trait Device {
     /// These features are negotiated; a subset of `offered`.
     fn set_features(&mut self, features: Features) -> Result<(), DeviceError>;
 
-    /// The guest's memory from now on. Returns only when nothing uses the old memory any more: the front-end takes it away
-    /// once the request is acknowledged.
+    /// The guest's memory from now on; translations into the old one are void. Returns only when nothing uses the old memory any
+    /// more: the front-end takes it away once the request is acknowledged.
     fn set_memory(&mut self, memory: Arc<Memory>) -> Result<(), DeviceError>;
 
     /// Starts a queue.
@@ -159,7 +176,8 @@ pub trait Device {
     /// Another err file for a running queue.
     fn set_err(&mut self, index: u16, err: Option<Arc<OwnedFd>>);
 
-    /// Stops every queue and forgets the negotiated features, as after a device reset. Memory stays until `set_memory`.
+    /// Forgets the negotiated features and all translations, as after a device reset. No queue runs. Memory stays until
+    /// `set_memory`.
     fn reset(&mut self);
 
     /// The driver's device status changed (`STATUS`); 0 comes as `reset` before this.
@@ -173,5 +191,20 @@ pub trait Device {
     /// The guest moved here: announce this MAC (`RARP`).
     fn send_rarp(&mut self, _mac: [u8; 6]) -> Result<(), DeviceError> {
         Err("this device announces nobody".into())
+    }
+
+    /// Where to ask for translations (`BACKEND_REQ`); nowhere any more once the session ends.
+    fn set_backend_channel(&mut self, _channel: Option<BackendChannel>) -> Result<(), DeviceError> {
+        Err("this device asks nothing".into())
+    }
+
+    /// A translation from now on (`ACCESS_PLATFORM`); it replaces what overlaps it.
+    fn iotlb_update(&mut self, _entry: IotlbEntry) -> Result<(), DeviceError> {
+        Err("this device has no IOTLB".into())
+    }
+
+    /// Translations from `first` to `last`, both included, are void. Returns only when nothing uses them any more.
+    fn iotlb_invalidate(&mut self, _first: Iova, _last: Iova) -> Result<(), DeviceError> {
+        Err("this device has no IOTLB".into())
     }
 }

@@ -46,8 +46,8 @@ pub enum SessionError {
         /// Bytes that were still to come.
         missing: usize,
     },
-    /// The front-end does not read its replies.
-    #[error("the front-end does not read its replies")]
+    /// The front-end does not read what it is sent.
+    #[error("the front-end does not read what it is sent")]
     ReplyBlocked,
     /// A system call on the socket failed.
     #[error("cannot {action}: {source}")]

@@ -10,9 +10,9 @@
 use crate::memory::{Gpa, RegionSpec, UserAddr};
 use crate::spec::Features;
 use crate::spec::vhost_user::{
-    FLAG_NEED_REPLY, FLAG_REPLY, FLAG_VERSION_MASK, HEADER_LEN, Header, MAX_PAYLOAD, MAX_TABLE_REGIONS,
-    MEMORY_REGION_LEN, MemoryRegion, ProtocolFeature, ProtocolFeatures, RequestCode, VERSION, VRING_FD_INDEX_MASK,
-    VRING_FD_NOFD, VringAddr, VringState,
+    BackendCode, FLAG_NEED_REPLY, FLAG_REPLY, FLAG_VERSION_MASK, HEADER_LEN, Header, Iotlb, MAX_PAYLOAD,
+    MAX_TABLE_REGIONS, MEMORY_REGION_LEN, MemoryRegion, ProtocolFeature, ProtocolFeatures, RequestCode, VERSION,
+    VRING_FD_INDEX_MASK, VRING_FD_NOFD, VringAddr, VringState,
 };
 
 use super::error::SessionError;
@@ -68,6 +68,10 @@ pub enum Request {
     SetStatus(u64),
     /// What is the device status?
     GetStatus,
+    /// The socket for requests of the back-end; one fd.
+    SetBackendReqFd,
+    /// A translation, or the end of some.
+    IotlbMsg(Iotlb),
 }
 
 /// The payload of `SET_VRING_KICK`, `_CALL`, `_ERR`.
@@ -163,8 +167,8 @@ pub const RULES: &[Rule] = rules! {
     SetVringEnable,       Bytes(8),                  None,       Option::None,                 OnDemand;
     SendRarp,             Bytes(8),                  None,       Some(P::Rarp),                OnDemand;
     NetSetMtu,            Bytes(8),                  None,       Some(P::NetMtu),              OnDemand;
-    SetBackendReqFd,      Any,                       None,       Some(P::BackendReq),          OnDemand;
-    IotlbMsg,             Any,                       None,       Some(P::BackendReq),          OnDemand;
+    SetBackendReqFd,      Bytes(0),                  One,        Some(P::BackendReq),          OnDemand;
+    IotlbMsg,             Bytes(32),                 None,       Some(P::BackendReq),          OnDemand;
     SetVringEndian,       Any,                       None,       Some(P::CrossEndian),         OnDemand;
     GetConfig,            Any,                       None,       Some(P::Config),              Always;
     SetConfig,            Any,                       None,       Some(P::Config),              OnDemand;
@@ -283,6 +287,8 @@ pub fn parse(rule: &Rule, payload: &[u8], fds: usize) -> Result<Request, Session
         }
         RequestCode::SetStatus => Request::SetStatus(fields.u64()),
         RequestCode::GetStatus => Request::GetStatus,
+        RequestCode::SetBackendReqFd => Request::SetBackendReqFd,
+        RequestCode::IotlbMsg => Request::IotlbMsg(fields.iotlb()),
         _ => return Err(SessionError::Unsupported { request }),
     })
 }
@@ -330,6 +336,12 @@ impl Fields<'_> {
         VringState { index: self.u32(), num: self.u32() }
     }
 
+    fn iotlb(&mut self) -> Iotlb {
+        let (iova, size, user_address) = (self.u64(), self.u64(), self.u64());
+        let [permissions, kind] = self.array();
+        Iotlb { iova, size, user_address, permissions, kind }
+    }
+
     fn region(&mut self) -> RegionSpec {
         RegionSpec { gpa: Gpa(self.u64()), size: self.u64(), user_addr: UserAddr(self.u64()), mmap_offset: self.u64() }
     }
@@ -373,6 +385,8 @@ impl Request {
             Request::RemMemReg(_) => RequestCode::RemMemReg,
             Request::SetStatus(_) => RequestCode::SetStatus,
             Request::GetStatus => RequestCode::GetStatus,
+            Request::SetBackendReqFd => RequestCode::SetBackendReqFd,
+            Request::IotlbMsg(_) => RequestCode::IotlbMsg,
         }
     }
 
@@ -387,7 +401,9 @@ impl Request {
             | Request::GetQueueNum
             | Request::ResetDevice
             | Request::GetMaxMemSlots
-            | Request::GetStatus => Vec::new(),
+            | Request::GetStatus
+            | Request::SetBackendReqFd => Vec::new(),
+            Request::IotlbMsg(message) => iotlb_bytes(message),
             Request::SetFeatures(features) => words(&[features.0]),
             Request::SetProtocolFeatures(features) => words(&[features.0]),
             Request::NetSetMtu(value) | Request::SetStatus(value) => words(&[*value]),
@@ -436,6 +452,11 @@ fn region_bytes(spec: &RegionSpec) -> Vec<u8> {
     words(&[region.guest_address, region.size, region.user_address, region.mmap_offset])
 }
 
+fn iotlb_bytes(message: &Iotlb) -> Vec<u8> {
+    let last = u64::from(message.permissions) | u64::from(message.kind) << 8;
+    words(&[message.iova, message.size, message.user_address, last])
+}
+
 fn framed(request: u32, flags: u32, payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER_LEN + payload.len());
     for field in [request, VERSION | flags, payload.len() as u32] {
@@ -464,6 +485,12 @@ impl Reply {
         };
         framed(request, FLAG_REPLY, &words(&[word]))
     }
+}
+
+/// A whole IOTLB message of the back-end, which asks for no acknowledgement. "Back-end message types".
+#[must_use]
+pub fn backend_iotlb(message: &Iotlb) -> Vec<u8> {
+    framed(BackendCode::IotlbMsg as u32, 0, &iotlb_bytes(message))
 }
 
 /// Does the sender of `header` want an acknowledgement?

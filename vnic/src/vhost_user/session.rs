@@ -20,21 +20,26 @@
 //! Traps: QEMU 7.2 sends `SET_STATUS` 0 *before* `GET_VRING_BASE`, so a reset keeps where the rings stood; it sends
 //! `SET_VRING_ERR` and its memory regions once for many starts, so a reset keeps those too.
 //!
-//! Limits: no dirty log, in-flight tracking, IOTLB or configuration space yet; their requests are refused by name.
+//! Limits: no dirty log, in-flight tracking or configuration space yet; their requests are refused by name.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use super::device::{Device, DeviceError, QueueSetup, RingAddresses, VringBase};
+use super::channel::BackendChannel;
+use super::device::{Device, DeviceError, IotlbEntry};
 use super::error::SessionError;
-use super::message::{self, Answer, Reply, Request, Rule, VringFile};
+use super::message::{self, Answer, Reply, Request, Rule};
 use super::socket::{Connection, Message, Received};
-use crate::memory::{Gpa, Memory, MemoryError, RegionSpec, UserAddr};
-use crate::ring::layout::{avail_len, desc_len, used_len};
+use crate::memory::{Iova, Memory, MemoryError, RegionSpec, UserAddr};
 use crate::spec::vhost_user::{
-    ProtocolFeature, ProtocolFeatures, RequestCode, STATUS_FEATURES_OK, VringAddr, VringState,
+    IOTLB_INVALIDATE, IOTLB_READ, IOTLB_UPDATE, IOTLB_WRITE, Iotlb, ProtocolFeature, ProtocolFeatures, RequestCode,
+    STATUS_FEATURES_OK,
 };
 use crate::spec::{Feature, Features};
+
+mod vring;
+
+use vring::Vring;
 
 /// What a call of [`Session::handle`] came to.
 #[derive(Debug)]
@@ -47,38 +52,6 @@ pub enum Handled {
     Refused(SessionError),
     /// The front-end is gone; the device was reset.
     Closed,
-}
-
-/// What the session knows of a vring.
-#[derive(Debug, Default)]
-struct Vring {
-    size: Option<u16>,
-    addr: Option<VringAddr>,
-    base: VringBase,
-    kick: Kick,
-    call: Option<Arc<OwnedFd>>,
-    err: Option<Arc<OwnedFd>>,
-    enabled: bool,
-    /// Where the ring is, while it runs.
-    running: Option<RingAddresses>,
-}
-
-#[derive(Debug, Clone, Default)]
-enum Kick {
-    #[default]
-    Unset,
-    /// `SET_VRING_KICK` without a file: the device polls.
-    Polled,
-    File(Arc<OwnedFd>),
-}
-
-impl Kick {
-    fn file(&self) -> Option<Arc<OwnedFd>> {
-        match self {
-            Kick::File(file) => Some(file.clone()),
-            Kick::Unset | Kick::Polled => None,
-        }
-    }
 }
 
 /// One front-end's session. See the [module](self).
@@ -132,6 +105,10 @@ impl Session {
         self.reset(device);
         self.vrings.clear();
         self.memory = Arc::new(Memory::empty());
+        if self.protocol.has(ProtocolFeature::BackendReq) {
+            // Nobody is left to hear that the device cannot close a socket.
+            let _ = device.set_backend_channel(None);
+        }
         // A device that cannot let go of memory without a queue on it has none of its own to lose.
         let _ = device.set_memory(self.memory.clone());
     }
@@ -203,6 +180,8 @@ impl Session {
             Request::RemMemReg(region) => self.rem_mem_reg(region, device),
             Request::SetStatus(status) => self.set_status(status, device),
             Request::GetStatus => number(u64::from(self.status)),
+            Request::SetBackendReqFd => set_backend_req_fd(fds, device),
+            Request::IotlbMsg(entry) => self.iotlb(entry, device),
         }
     }
 
@@ -322,123 +301,34 @@ impl Session {
         outcome
     }
 
-    fn set_vring_num(&mut self, state: VringState, device: &mut dyn Device) -> Outcome {
-        let request = RequestCode::SetVringNum;
-        let index = self.stopped(request, state.index)?;
-        let size = u16::try_from(state.num).ok().filter(|size| (1..=device.max_queue_size()).contains(size));
-        let size = size.ok_or(SessionError::Value { request, what: "size", value: u64::from(state.num) })?;
-        let before = self.vring_mut(request, index)?.size.replace(size);
-        let started = self.start_if_complete(request, index, device);
-        if started.is_err() {
-            self.vring_mut(request, index)?.size = before;
+    /// "IOMMU support". An update leads into one memory region; an invalidation of no bytes is one of all that follow, which is
+    /// how the size of a whole address space comes out in 64 bits.
+    fn iotlb(&mut self, message: Iotlb, device: &mut dyn Device) -> Outcome {
+        let request = RequestCode::IotlbMsg;
+        let refused = |what, value| Err(SessionError::Value { request, what, value });
+        if !self.features.unwrap_or_default().has(Feature::AccessPlatform) {
+            return Err(SessionError::Unsupported { request });
         }
-        started
-    }
-
-    fn set_vring_addr(&mut self, addr: VringAddr, device: &mut dyn Device) -> Outcome {
-        let request = RequestCode::SetVringAddr;
-        let vring = self.vring(request, addr.index)?;
-        if let (Some(_), Some(old)) = (vring.running, vring.addr)
-            && (addr.descriptor, addr.used, addr.available) == (old.descriptor, old.used, old.available)
-        {
-            // Only the flag for the log may change while the ring runs.
-            let index = self.index(request, addr.index)?;
-            self.vring_mut(request, index)?.addr = Some(addr);
-            return Ok(None);
+        let Iotlb { iova, size, user_address, permissions, kind } = message;
+        if iova.checked_add(size.saturating_sub(1)).is_none() {
+            return refused("size", size);
         }
-        let index = self.stopped(request, addr.index)?;
-        let before = self.vring_mut(request, index)?.addr.replace(addr);
-        let started = self.start_if_complete(request, index, device);
-        if started.is_err() {
-            self.vring_mut(request, index)?.addr = before;
-        }
-        started
-    }
-
-    fn set_vring_base(&mut self, state: VringState) -> Outcome {
-        let request = RequestCode::SetVringBase;
-        let index = self.stopped(request, state.index)?;
-        // Split rings have 16 bits of base; whether the upper half must be empty is known only with the features.
-        self.vring_mut(request, index)?.base = VringBase(state.num);
-        Ok(None)
-    }
-
-    fn get_vring_base(&mut self, state: VringState, device: &mut dyn Device) -> Outcome {
-        let request = RequestCode::GetVringBase;
-        let index = self.index(request, state.index)?;
-        self.stop(index, device);
-        let base = self.vring_mut(request, index)?.base;
-        Ok(Some(Reply::State(VringState { index: state.index, num: base.0 })))
-    }
-
-    fn set_vring_kick(&mut self, file: VringFile, fds: Vec<OwnedFd>, device: &mut dyn Device) -> Outcome {
-        let request = RequestCode::SetVringKick;
-        let index = self.index(request, file.index)?;
-        if self.features.is_none() {
-            return Err(SessionError::NoFeatures { request, index });
-        }
-        let kick = only(fds).map_or(Kick::Polled, Kick::File);
-        let vring = self.vring_mut(request, index)?;
-        if vring.running.is_some() {
-            done(request, device.set_kick(index, kick.file()))?;
-            vring.kick = kick;
-            return Ok(None);
-        }
-        vring.kick = kick;
-        let started = self.start_if_complete(request, index, device);
-        if started.is_err() {
-            self.vring_mut(request, index)?.kick = Kick::Unset;
-        }
-        started
-    }
-
-    fn set_vring_call(&mut self, file: VringFile, fds: Vec<OwnedFd>, device: &mut dyn Device) -> Outcome {
-        let request = RequestCode::SetVringCall;
-        let index = self.index(request, file.index)?;
-        let vring = self.vring_mut(request, index)?;
-        vring.call = only(fds);
-        if vring.running.is_some() {
-            device.set_call(index, vring.call.clone());
-        }
-        Ok(None)
-    }
-
-    fn set_vring_err(&mut self, file: VringFile, fds: Vec<OwnedFd>, device: &mut dyn Device) -> Outcome {
-        let request = RequestCode::SetVringErr;
-        let index = self.index(request, file.index)?;
-        let vring = self.vring_mut(request, index)?;
-        vring.err = only(fds);
-        if vring.running.is_some() {
-            device.set_err(index, vring.err.clone());
-        }
-        Ok(None)
-    }
-
-    fn set_vring_enable(&mut self, state: VringState, device: &mut dyn Device) -> Outcome {
-        let request = RequestCode::SetVringEnable;
-        let index = self.index(request, state.index)?;
-        let enabled = match state.num {
-            0 => false,
-            1 => true,
-            value => return Err(SessionError::Value { request, what: "state", value: u64::from(value) }),
-        };
-        self.enable(index, enabled, device);
-        Ok(None)
-    }
-
-    fn enable(&mut self, index: u16, enabled: bool, device: &mut dyn Device) {
-        let Some(vring) = self.vrings.get_mut(usize::from(index)) else { return };
-        if vring.enabled != enabled {
-            vring.enabled = enabled;
-            if vring.running.is_some() {
-                device.set_enabled(index, enabled);
+        match kind {
+            IOTLB_UPDATE if size == 0 => refused("size", size),
+            IOTLB_UPDATE if !(1..=IOTLB_READ | IOTLB_WRITE).contains(&permissions) => {
+                refused("permissions", u64::from(permissions))
             }
-        }
-    }
-
-    fn enable_all(&mut self, enabled: bool, device: &mut dyn Device) {
-        for index in self.indices() {
-            self.enable(index, enabled, device);
+            IOTLB_UPDATE => {
+                let gpa = self.memory.gpa_of(UserAddr(user_address), size);
+                let gpa = gpa.map_err(|source| SessionError::Memory { request, source })?;
+                let (read, write) = (permissions & IOTLB_READ != 0, permissions & IOTLB_WRITE != 0);
+                done(request, device.iotlb_update(IotlbEntry { iova: Iova(iova), size, gpa, read, write }))
+            }
+            IOTLB_INVALIDATE => {
+                let last = if size == 0 { u64::MAX } else { iova.saturating_add(size - 1) };
+                done(request, device.iotlb_invalidate(Iova(iova), Iova(last)))
+            }
+            kind => refused("type", u64::from(kind)),
         }
     }
 
@@ -452,107 +342,6 @@ impl Session {
         }
         self.features = None;
         device.reset();
-    }
-
-    /// Stops a ring if it runs. The next `SET_VRING_KICK` starts it again.
-    fn stop(&mut self, index: u16, device: &mut dyn Device) {
-        let Some(vring) = self.vrings.get_mut(usize::from(index)) else { return };
-        vring.kick = Kick::Unset;
-        self.halt(index, device);
-    }
-
-    /// Stops a ring if it runs, and keeps all that it needs to go on.
-    fn halt(&mut self, index: u16, device: &mut dyn Device) {
-        let Some(vring) = self.vrings.get_mut(usize::from(index)) else { return };
-        if vring.running.take().is_some() {
-            vring.base = device.stop_queue(index);
-        }
-    }
-
-    /// Starts a stopped ring if nothing is missing any more. Changes nothing if it cannot be started.
-    fn start_if_complete(&mut self, request: RequestCode, index: u16, device: &mut dyn Device) -> Outcome {
-        let vring = self.vring(request, u32::from(index))?;
-        let (Some(size), false) = (vring.size, matches!(vring.kick, Kick::Unset)) else { return Ok(None) };
-        let Some(addresses) = self.locate(request, index, vring, &self.memory)? else { return Ok(None) };
-        let setup = QueueSetup {
-            size,
-            addresses,
-            base: vring.base,
-            enabled: vring.enabled,
-            kick: vring.kick.file(),
-            call: vring.call.clone(),
-            err: vring.err.clone(),
-        };
-        let packed = self.features.unwrap_or_default().has(Feature::RingPacked);
-        if !packed && vring.base.0 > u32::from(u16::MAX) {
-            return Err(SessionError::Value { request, what: "base", value: u64::from(vring.base.0) });
-        }
-        if !packed && !size.is_power_of_two() {
-            return Err(SessionError::Value { request, what: "size", value: u64::from(size) });
-        }
-        done(request, device.start_queue(index, setup))?;
-        self.vring_mut(request, index)?.running = Some(addresses);
-        Ok(None)
-    }
-
-    /// Where a ring lies in `memory`; `None` while its size or addresses are unknown. VIRTIO 1.3, 2.7 and 2.8.
-    fn locate(
-        &self,
-        request: RequestCode,
-        index: u16,
-        vring: &Vring,
-        memory: &Memory,
-    ) -> Result<Option<RingAddresses>, SessionError> {
-        let (Some(size), Some(addr)) = (vring.size, vring.addr) else { return Ok(None) };
-        let features = self.features.unwrap_or_default();
-        let (driver_len, device_len) = match features.has(Feature::RingPacked) {
-            true => (4, 4),
-            false => (avail_len(size, features), used_len(size, features)),
-        };
-        let find = |part, user, len| -> Result<Gpa, SessionError> {
-            memory.gpa_of(UserAddr(user), len).map_err(|source| SessionError::Ring { request, index, part, source })
-        };
-        Ok(Some(RingAddresses {
-            descriptors: find("descriptor area", addr.descriptor, desc_len(size))?,
-            driver: find("driver area", addr.available, driver_len)?,
-            device: find("device area", addr.used, device_len)?,
-        }))
-    }
-
-    fn indices(&self) -> std::ops::Range<u16> {
-        // There were as many as a u16 can say.
-        0..self.vrings.len() as u16
-    }
-
-    fn running(&self) -> impl Iterator<Item = u16> {
-        self.indices().zip(&self.vrings).filter(|(_, vring)| vring.running.is_some()).map(|(index, _)| index)
-    }
-
-    /// The index as the device knows it; nothing is cut off before it is checked (CVE-2020-10723).
-    fn index(&self, request: RequestCode, index: u32) -> Result<u16, SessionError> {
-        let vrings = self.vrings.len();
-        let known = u16::try_from(index).ok().filter(|known| usize::from(*known) < vrings);
-        known.ok_or(SessionError::NoSuchVring { request, index, vrings })
-    }
-
-    fn vring(&self, request: RequestCode, index: u32) -> Result<&Vring, SessionError> {
-        let known = self.index(request, index)?;
-        let vrings = self.vrings.len();
-        self.vrings.get(usize::from(known)).ok_or(SessionError::NoSuchVring { request, index, vrings })
-    }
-
-    fn vring_mut(&mut self, request: RequestCode, index: u16) -> Result<&mut Vring, SessionError> {
-        let vrings = self.vrings.len();
-        let unknown = SessionError::NoSuchVring { request, index: u32::from(index), vrings };
-        self.vrings.get_mut(usize::from(index)).ok_or(unknown)
-    }
-
-    fn stopped(&self, request: RequestCode, index: u32) -> Result<u16, SessionError> {
-        let known = self.index(request, index)?;
-        match self.vring(request, index)?.running {
-            Some(_) => Err(SessionError::VringRuns { request, index: known }),
-            None => Ok(known),
-        }
     }
 }
 
@@ -570,11 +359,13 @@ fn set_mtu(mtu: u64, device: &mut dyn Device) -> Outcome {
     done(request, device.set_mtu(mtu))
 }
 
-fn done(request: RequestCode, result: Result<(), DeviceError>) -> Outcome {
-    result.map(|()| None).map_err(|source| SessionError::Device { request, source })
+/// The channel is the device's: it may ask from any thread.
+fn set_backend_req_fd(fds: Vec<OwnedFd>, device: &mut dyn Device) -> Outcome {
+    let request = RequestCode::SetBackendReqFd;
+    let socket = fds.into_iter().next().ok_or(SessionError::Fds { request, fds: 0, expected: 1 })?;
+    done(request, device.set_backend_channel(Some(BackendChannel::new(socket))))
 }
 
-/// The file of a message that has at most one: [`message::parse`] counted.
-fn only(fds: Vec<OwnedFd>) -> Option<Arc<OwnedFd>> {
-    fds.into_iter().next().map(Arc::new)
+fn done(request: RequestCode, result: Result<(), DeviceError>) -> Outcome {
+    result.map(|()| None).map_err(|source| SessionError::Device { request, source })
 }

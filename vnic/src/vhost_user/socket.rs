@@ -130,7 +130,7 @@ pub(super) fn send_on(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_
             // A part of a message would be followed by the start of the next: nobody could read on.
             Ok(_) | Err(nix::errno::Errno::EAGAIN) => return Err(SessionError::ReplyBlocked),
             Err(nix::errno::Errno::EINTR) => {}
-            Err(errno) => return Err(SessionError::Socket { action: "send a reply", source: errno.into() }),
+            Err(errno) => return Err(SessionError::Socket { action: "send a message", source: errno.into() }),
         }
     }
 }

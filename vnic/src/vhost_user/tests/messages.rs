@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::super::message::{RULES, Rule, parse, parse_header};
 use super::*;
 use crate::memory::{RegionSpec, UserAddr};
-use crate::spec::vhost_user::{MAX_PAYLOAD, RequestCode};
+use crate::spec::vhost_user::{Iotlb, MAX_PAYLOAD, RequestCode};
 
 fn vring_state() -> impl Strategy<Value = VringState> {
     (any::<u32>(), any::<u32>()).prop_map(|(index, num)| VringState { index, num })
@@ -52,13 +52,17 @@ pub(super) fn request() -> impl Strategy<Value = Request> {
         region().prop_map(Request::RemMemReg),
         any::<u64>().prop_map(Request::SetStatus),
         Just(Request::GetStatus),
+        Just(Request::SetBackendReqFd),
+        any::<([u64; 3], u8, u8)>().prop_map(|([iova, size, user_address], permissions, kind)| {
+            Request::IotlbMsg(Iotlb { iova, size, user_address, permissions, kind })
+        }),
     ]
 }
 
 fn files_of(request: &Request) -> usize {
     match request {
         Request::SetMemTable(regions) => regions.len(),
-        Request::AddMemReg(_) => 1,
+        Request::AddMemReg(_) | Request::SetBackendReqFd => 1,
         Request::SetVringKick(file) | Request::SetVringCall(file) | Request::SetVringErr(file) => {
             usize::from(file.present)
         }

@@ -1,6 +1,7 @@
 //! A front-end and a device of our own around a real session on a real socket pair.
 
 mod hostile;
+mod iommu;
 mod listen;
 mod messages;
 mod property;
@@ -15,9 +16,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::message::{Request, VringFile};
 use super::socket::send_on;
-use super::{Device, DeviceError, Handled, QueueSetup, Session, SessionError, VringBase};
+use super::{BackendChannel, Device, DeviceError, Handled, IotlbEntry, QueueSetup, Session, SessionError, VringBase};
 use crate::memory::testing::{GuestRam, USER_BASE};
-use crate::memory::{Gpa, Memory};
+use crate::memory::{Gpa, Iova, Memory};
 use crate::spec::vhost_user::{
     FLAG_NEED_REPLY, FLAG_REPLY, HEADER_LEN, ProtocolFeature, ProtocolFeatures, VERSION, VringAddr, VringState,
 };
@@ -30,6 +31,7 @@ const OFFERED: Features = Features::of(&[
     Feature::EventIdx,
     Feature::ProtocolFeatures,
     Feature::Version1,
+    Feature::AccessPlatform,
     Feature::RingPacked,
 ]);
 const PROTOCOL: ProtocolFeatures = ProtocolFeatures::of(&[
@@ -37,6 +39,7 @@ const PROTOCOL: ProtocolFeatures = ProtocolFeatures::of(&[
     ProtocolFeature::Rarp,
     ProtocolFeature::ReplyAck,
     ProtocolFeature::NetMtu,
+    ProtocolFeature::BackendReq,
     ProtocolFeature::ResetDevice,
     ProtocolFeature::ConfigureMemSlots,
     ProtocolFeature::Status,
@@ -51,6 +54,7 @@ struct Recorder {
     /// The method that is to fail.
     refuse: &'static str,
     memory: Option<Arc<Memory>>,
+    channel: Option<BackendChannel>,
 }
 
 impl Recorder {
@@ -106,9 +110,9 @@ impl Device for Recorder {
         self.note(format!(
             "start {index} size {} at {} {} {} base {} {} {} {} {}",
             setup.size,
-            at.descriptors,
-            at.driver,
-            at.device,
+            Gpa(at.descriptors),
+            Gpa(at.driver),
+            Gpa(at.device),
             setup.base.0,
             if setup.enabled { "enabled" } else { "disabled" },
             yes(&setup.kick, "kick"),
@@ -161,6 +165,24 @@ impl Device for Recorder {
 
     fn send_rarp(&mut self, mac: [u8; 6]) -> Result<(), DeviceError> {
         self.note(format!("rarp {mac:02x?}"))
+    }
+
+    fn set_backend_channel(&mut self, channel: Option<BackendChannel>) -> Result<(), DeviceError> {
+        self.channel = channel;
+        if self.channel.is_some() { self.note("channel".to_owned()) } else { Ok(()) }
+    }
+
+    fn iotlb_update(&mut self, entry: IotlbEntry) -> Result<(), DeviceError> {
+        let IotlbEntry { iova, size, gpa, read, write } = entry;
+        self.note(format!(
+            "translate {iova}+{size:#x} to {gpa}{}{}",
+            if read { " R" } else { "" },
+            if write { " W" } else { "" }
+        ))
+    }
+
+    fn iotlb_invalidate(&mut self, first: Iova, last: Iova) -> Result<(), DeviceError> {
+        self.note(format!("void {first} to {last}"))
     }
 }
 

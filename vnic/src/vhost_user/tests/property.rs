@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::messages::request;
 use super::*;
-use crate::spec::vhost_user::RequestCode;
+use crate::spec::vhost_user::{Iotlb, RequestCode};
 
 /// A piece of what a hostile front-end writes.
 #[derive(Debug, Clone)]
@@ -28,7 +28,7 @@ fn piece() -> impl Strategy<Value = Piece> {
         4 => (request(), flags.clone(), 0..10_usize).prop_map(|(request, flags, files)| Piece::Request(request, flags, files)),
         4 => (small(), flags.clone()).prop_map(|(request, flags)| {
             let files = match request.code() {
-                RequestCode::SetVringKick | RequestCode::SetVringCall | RequestCode::SetVringErr => 1,
+                RequestCode::SetVringKick | RequestCode::SetVringCall | RequestCode::SetVringErr | RequestCode::SetBackendReqFd => 1,
                 _ => 0,
             };
             Piece::Request(request, flags, files)
@@ -57,6 +57,10 @@ fn small() -> impl Strategy<Value = Request> {
         any::<u64>().prop_map(|bits| Request::SetProtocolFeatures(ProtocolFeatures(bits & PROTOCOL.0))),
         (0..16_u64).prop_map(Request::SetStatus),
         Just(Request::ResetDevice),
+        Just(Request::SetBackendReqFd),
+        (0..RAM, 0..0x3000_u64, 0..4_u8, 0..4_u8).prop_map(|(at, size, permissions, kind)| {
+            Request::IotlbMsg(Iotlb { iova: at << 12, size, user_address: USER_BASE + at, permissions, kind })
+        }),
     ]
 }
 

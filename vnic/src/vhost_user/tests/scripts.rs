@@ -15,22 +15,22 @@ fn qemu_7_2_with_memory_slots_and_status() {
     let features = Request::SetFeatures(Features(0x1_4000_0000));
     let protocol = Request::SetProtocolFeatures(PROTOCOL);
     bench.run(&[
-        (Plain(Request::GetFeatures), "= 0x564400001"),
-        (Plain(Request::GetProtocolFeatures), "= 0x1a01d"),
+        (Plain(Request::GetFeatures), "= 0x764400001"),
+        (Plain(Request::GetProtocolFeatures), "= 0x1a03d"),
         (Plain(protocol.clone()), OWN),
         (Plain(Request::GetQueueNum), "= 0x2"),
         (Plain(Request::GetMaxMemSlots), "= 0x4"),
         (Plain(Request::SetOwner), OWN),
-        (Plain(Request::GetFeatures), "= 0x564400001"),
+        (Plain(Request::GetFeatures), "= 0x764400001"),
         (Plain(call(0)), OWN),
         (Plain(err(0)), OWN),
         (Plain(call(1)), OWN),
         (Plain(err(1)), OWN),
-        (Plain(Request::GetFeatures), "= 0x564400001"),
-        (Plain(Request::GetProtocolFeatures), "= 0x1a01d"),
+        (Plain(Request::GetFeatures), "= 0x764400001"),
+        (Plain(Request::GetProtocolFeatures), "= 0x1a03d"),
         (Plain(protocol), OWN),
         (Plain(Request::GetMaxMemSlots), "= 0x4"),
-        (Plain(Request::GetFeatures), "= 0x564400001"),
+        (Plain(Request::GetFeatures), "= 0x764400001"),
         (Plain(call(2)), OWN),
         (Plain(err(2)), OWN),
         (Plain(call(3)), OWN),
@@ -83,8 +83,8 @@ fn qemu_10_with_two_queue_pairs() {
     let region = bench.ram.specs()[0];
     let features = Request::SetFeatures(Features(0x1_4040_0000));
     bench.run(&[
-        (Plain(Request::GetFeatures), "= 0x564400001"),
-        (Plain(Request::GetProtocolFeatures), "= 0x1a01d"),
+        (Plain(Request::GetFeatures), "= 0x764400001"),
+        (Plain(Request::GetProtocolFeatures), "= 0x1a03d"),
         (Plain(Request::SetProtocolFeatures(PROTOCOL)), OWN),
         (Plain(Request::GetQueueNum), "= 0x2"),
         (Plain(Request::GetMaxMemSlots), "= 0x4"),
@@ -130,8 +130,8 @@ fn dpdk_virtio_user() {
     let table = bench.table();
     bench.run(&[
         (Plain(Request::SetOwner), OWN),
-        (Plain(Request::GetFeatures), "= 0x564400001"),
-        (Plain(Request::GetProtocolFeatures), "= 0x1a01d"),
+        (Plain(Request::GetFeatures), "= 0x764400001"),
+        (Plain(Request::GetProtocolFeatures), "= 0x1a03d"),
         (Plain(Request::SetProtocolFeatures(PROTOCOL)), OWN),
         (Plain(Request::GetQueueNum), "= 0x2"),
         (Plain(Request::SetStatus(0)), "reset; status 0"),
@@ -181,7 +181,7 @@ fn without_protocol_features_rings_start_enabled() {
     let table = bench.table();
     bench.run(&[
         (Plain(Request::SetOwner), OWN),
-        (Plain(Request::GetFeatures), "= 0x564400001"),
+        (Plain(Request::GetFeatures), "= 0x764400001"),
         (Acked(Request::SetFeatures(Features(0x1_0000_0000))), "features 0x100000000"),
         (Plain(table), "memory 1"),
         (Plain(num(0, 256)), OWN),
