@@ -273,7 +273,7 @@ impl Session {
     }
 }
 
-/// The file of a message that has at most one: [`message::parse`] counted.
+/// The file of a message that has at most one: the message was checked.
 fn only(fds: Vec<OwnedFd>) -> Option<Arc<OwnedFd>> {
     fds.into_iter().next().map(Arc::new)
 }
