@@ -32,7 +32,7 @@ step() {
   cat "$output" >>"$LOG"
   local passed failed skipped
   read -r passed failed < <(awk '/^test result:/ { p += $4; f += $6 } END { print p + 0, f + 0 }' "$output")
-  skipped=$(grep -c '^SKIP: ' "$output")
+  skipped=$(grep -c 'SKIP: ' "$output")
   rm -f "$output"
   PASSED=$((PASSED + passed - skipped)) FAILED=$((FAILED + failed)) SKIPPED=$((SKIPPED + skipped))
   if [ $code = 0 ]; then
@@ -44,7 +44,7 @@ step() {
   printf -- '-- %s: %d s\n' "$name" $((SECONDS - start))
 }
 skip() {
-  printf 'SKIP: %s\n' "$*"
+  printf 'SKIP: %s\n' "$*" | tee -a "$LOG"
   SKIPPED=$((SKIPPED + 1))
 }
 
@@ -56,11 +56,10 @@ else
 fi
 step lints cargo clippy --workspace --all-targets --locked -- -D warnings
 step documentation env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
-step "unit and property tests" cargo test --workspace --locked --lib --bins
+step "unit and property tests" cargo test --workspace --locked --lib --bins -- --show-output
 step "documentation's examples" cargo test --workspace --locked --doc
 step "the device without its device end" cargo test --locked --package vnic --no-default-features --lib record::
-step "session and device tests" cargo test --locked --package vnic --tests
-step "the real binary" cargo test --locked --package vnic-host --tests
+step "the real binary" cargo test --locked --package vnic-host --test '*' -- --show-output
 if [ -n "$QUICK" ]; then
   skip "guest tests, as --quick asks"
 elif ! command -v "${QEMU:-qemu-system-x86_64}" >/dev/null && { ! is_debian || ! can_be_root; }; then
@@ -75,6 +74,6 @@ else
 fi
 
 printf '\n'
-[ "$SKIPPED" = 0 ] || { printf 'Skipped:\n' && grep -h '^SKIP: ' "$LOG" | sort | uniq -c; }
+[ "$SKIPPED" = 0 ] || { printf 'Skipped:\n' && sed -n 's/.*SKIP: /  /p' "$LOG" | sort -u; }
 printf '%d passed, %d failed, %d skipped\n' "$PASSED" "$FAILED" "$SKIPPED"
 [ "$FAILED" = 0 ]
