@@ -4,6 +4,7 @@
 //! back, so that what is shown is what was sent. Costs one branch per chain while nobody looks.
 
 use super::shared::{QueueShared, Shared};
+use crate::link::Capture;
 use crate::net::{Frame, ReceiveSpace};
 use crate::observe::flow::FlowWatch;
 use crate::observe::tracer::{Event, EventBuffer};
@@ -14,6 +15,8 @@ use crate::ring::{Chain, Segments};
 pub struct EyesState {
     /// The flow of the transfer under way.
     pub watch: Option<Box<FlowWatch>>,
+    /// The file that every frame is written to.
+    pub capture: Option<Capture>,
 }
 
 impl EyesState {
@@ -35,6 +38,9 @@ impl Eyes<'_> {
     /// A frame the link has taken.
     pub fn transmitted(&mut self, queue: &QueueShared, segments: &Segments, frame: &Frame<'_>, read: u32, copied: u32) {
         let chain = frame.chain();
+        if let Some(capture) = &self.state.capture {
+            capture.transmitted(&queue.name, segments, frame);
+        }
         if let Some(watch) = &mut self.state.watch {
             watch.frame(frame, chain.descriptors, read, copied);
         }
@@ -50,6 +56,9 @@ impl Eyes<'_> {
     /// A frame of `bytes` that the link has put into the driver's buffers: an event per chain, the frame's first bytes
     /// with the first.
     pub fn received(&mut self, queue: &QueueShared, segments: &Segments, space: &ReceiveSpace<'_>, bytes: u32) {
+        if let Some(capture) = &self.state.capture {
+            capture.received(&queue.name, segments, space);
+        }
         if self.traced {
             for (at, (chain, written)) in space.filled().enumerate() {
                 let mut event = self.event(chain, segments, written);

@@ -24,7 +24,8 @@ use super::options::{Endpoint, Options};
 use super::shared::{About, Shared};
 use super::worker::{Notice, Notices};
 use super::workers::Workers;
-use crate::link::{self, LinkKind, OpenError, Port};
+use crate::link::capture::CaptureError;
+use crate::link::{self, Capture, LinkKind, OpenError, Port};
 use crate::net::features;
 use crate::observe::discovery;
 use crate::vhost_user::listen::{self, Inherited, ListenError, Listener};
@@ -36,6 +37,9 @@ pub enum ServeError {
     /// The link.
     #[error(transparent)]
     Link(#[from] OpenError),
+    /// The capture.
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
     /// More workers than the link has ports for.
     #[error("the link {link} has one worker: name one CPU with --cpu, not {cpus}")]
     OneWorker {
@@ -99,14 +103,18 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
         offered,
         withheld: features::OFFERED.minus(offered),
     };
-    let counters = ports.iter().map(Port::counters).collect();
+    // Its thread is one of ours: after the signals are blocked.
+    let capture = options.capture.as_deref().map(Capture::create).transpose()?;
+    let counters = ports.iter().map(Port::counters).chain(capture.as_ref().map(Capture::counters)).collect();
     let shared = Arc::new(Shared::new(about, options.queue_pairs.saturating_mul(2), counters));
     let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
     let wake = Arc::new(EventFd::from_flags(flags).map_err(ServeError::host("make an eventfd"))?);
     let (channel, inbox) = channel();
     let notices = Notices { channel, wake: wake.clone() };
-    let workers = Workers::start(ports, &shared, &notices, options.poll, &options.cpus).map_err(ServeError::Workers)?;
-    let workers = Arc::new(workers);
+    let workers = Workers::start(ports, &shared, &notices, options.poll, &options.cpus, capture.as_ref());
+    // The workers alone keep it open.
+    drop(capture);
+    let workers = Arc::new(workers.map_err(ServeError::Workers)?);
 
     let control = options.control_path();
     let listening = control.as_ref().map(|path| {

@@ -116,7 +116,8 @@ impl Rig {
         let shared = Arc::new(Shared::new(About { offered: OFFERED, ..About::default() }, 2, vec![port.counters()]));
         let (sender, notices) = channel();
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap());
-        let workers = Workers::start(vec![port], &shared, &Notices { channel: sender, wake }, PollMode::Adaptive, &[]);
+        let workers =
+            Workers::start(vec![port], &shared, &Notices { channel: sender, wake }, PollMode::Adaptive, &[], None);
         let workers = Arc::new(workers.unwrap());
         let limits = Limits { queue_pairs: 1, queue_size: 1024 };
         let device = NicDevice::new(Arc::clone(&shared), Arc::clone(&workers), limits);

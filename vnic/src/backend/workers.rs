@@ -13,7 +13,7 @@ use super::options::PollMode;
 use super::queue::Queue;
 use super::shared::Shared;
 use super::worker::{Command, Notices, NotifierChange, Worker};
-use crate::link::{AnyPort, LinkError};
+use crate::link::{AnyPort, Capture, LinkError};
 use crate::observe::flow::FlowWatch;
 use crate::spec::Features;
 
@@ -31,7 +31,7 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// Starts a worker per port, pinned to `cpus` in turn where there are any.
+    /// Starts a worker per port, pinned to `cpus` in turn where there are any; all write to one `capture`.
     ///
     /// # Errors
     /// A thread, an eventfd or an epoll instance is not to be had, or a CPU is not this process's.
@@ -41,12 +41,13 @@ impl Workers {
         notices: &Notices,
         poll: PollMode,
         cpus: &[usize],
+        capture: Option<&Capture>,
     ) -> std::io::Result<Self> {
         let mut workers = Workers { handles: Vec::with_capacity(ports.len()) };
         for (number, port) in ports.into_iter().enumerate() {
             let (commands, inbox): (Sender<Command>, Receiver<Command>) = channel();
             let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
-            let eyes = EyesState::default();
+            let eyes = EyesState { capture: capture.cloned(), ..EyesState::default() };
             let worker = Worker::new(port, inbox, wake.clone(), shared.clone(), eyes, notices.clone(), poll)?;
             let cpu = cpus.get(number).copied();
             let (pinned, answer) = sync_channel(1);
