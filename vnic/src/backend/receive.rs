@@ -42,6 +42,8 @@ pub(super) fn burst<P: Port>(
         let Some(needed) = port.pending(pair) else { break };
         match gather(queue, needed + NET_HEADER_LEN, mergeable, chains) {
             Gathered::Enough => {}
+            // Perhaps the frame is shorter than the link could promise.
+            Gathered::TooFew if port.settle(pair) => continue,
             Gathered::TooFew => {
                 counters.no_buffers.add(1);
                 outcome = Progress::Blocked;

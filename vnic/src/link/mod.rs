@@ -99,6 +99,13 @@ pub trait Port: Send {
     /// that cannot know the size says the largest.
     fn pending(&mut self, pair: usize) -> Option<usize>;
 
+    /// The driver's buffers hold less than [`pending`](Port::pending) asked for: finds out how long the next frame really
+    /// is, where `pending` only said the largest. True: ask `pending` again.
+    fn settle(&mut self, pair: usize) -> bool {
+        let _ = pair;
+        false
+    }
+
     /// Puts the next frame into the driver's buffers. Called only after `pending` said `Some(n)`, with room for `n`, or
     /// with as much room as the driver's buffers will ever have: then the frame is lost and counted.
     ///

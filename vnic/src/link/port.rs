@@ -81,6 +81,10 @@ impl Port for AnyPort {
         each!(self, port => port.pending(pair))
     }
 
+    fn settle(&mut self, pair: usize) -> bool {
+        each!(self, port => port.settle(pair))
+    }
+
     #[inline]
     fn receive(&mut self, pair: usize, space: &mut ReceiveSpace<'_>) -> Result<Received, LinkError> {
         each!(self, port => port.receive(pair, space))

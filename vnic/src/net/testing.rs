@@ -102,7 +102,11 @@ impl Nic {
 
     /// Receives the next frame; `None`: there is none.
     pub(crate) fn receive<P: Port>(&mut self, port: &mut P) -> Option<Result<(NetHeader, Vec<u8>), LinkError>> {
-        let needed = port.pending(0)? + header::header_len(self.features);
+        let room = usize::from(self.receive.0.out()) * self.buffer_len as usize;
+        let mut needed = port.pending(0)? + header::header_len(self.features);
+        if needed > room && port.settle(0) {
+            needed = port.pending(0)? + header::header_len(self.features);
+        }
         let mergeable = self.features.has(Feature::MrgRxbuf);
         let (driver, device) = &mut self.receive;
         self.receive_segments.clear();

@@ -5,13 +5,14 @@
 //!    segments go through as they are. `TUNSETVNETHDRSZ`: it is as long as the one negotiated with the driver.
 //! 2. `TUNSETOFFLOAD`: what the *driver* can receive (`guest_csum`, `guest_tso*`) is what the kernel may hand us.
 //! 3. Transmit is one `writev` of header and guest memory, receive one `readv` into the driver's buffers: nothing is
-//!    copied on this side.
+//!    copied on this side. Only where the driver's buffers cannot take the longest frame is the next one read into
+//!    memory of the port, to see how long it is.
 //!
 //! Limits: one queue; a frame in more than 1023 pieces is refused; a larger MTU set while the device runs is seen at its
 //! next start.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Read as _};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use super::{LinkCounters, LinkError, Port, Received, Transmitted};
 use crate::net::features::with_requirements_met;
 use crate::net::vectored::Scratch;
 use crate::net::{Frame, ReceiveSpace, header};
+use crate::spec::net::{NET_HEADER_LEN, NetHeader};
 use crate::spec::{Feature, Features};
 
 /// The file every tap is opened through.
@@ -125,6 +127,10 @@ pub struct Tap {
     largest: usize,
     /// The last read found nothing, and `poll` has not been called since.
     drained: bool,
+    /// A frame that was read before the driver had room, virtio-net header first, and its length with that.
+    held: Option<usize>,
+    /// Where it is; allocated when it is first needed.
+    held_bytes: Vec<u8>,
     scratch: Scratch,
     counters: Arc<LinkCounters>,
 }
@@ -165,6 +171,8 @@ impl Tap {
             header_len: 0,
             largest: MAX_RECEIVE,
             drained: false,
+            held: None,
+            held_bytes: Vec::new(),
             scratch: Scratch::default(),
             counters: Count::fresh(),
         };
@@ -195,7 +203,28 @@ impl Tap {
         let segmented = features.has(Feature::GuestTso4) || features.has(Feature::GuestTso6);
         self.largest = if segmented { MAX_RECEIVE } else { self.mtu().unwrap_or(1500) + ETHERNET_ROOM };
         self.header_len = header_len;
+        // It has the old header, and offloads the driver may not take.
+        self.held = None;
         Ok(())
+    }
+
+    /// The held frame, `len` bytes with its header, into the driver's buffers.
+    fn receive_held(&mut self, len: usize, space: &mut ReceiveSpace<'_>) -> Result<Received, LinkError> {
+        let mut header = [0; NET_HEADER_LEN];
+        let (theirs, frame) = self.held_bytes.split_at(self.header_len.min(self.held_bytes.len()));
+        for (to, from) in header.iter_mut().zip(theirs) {
+            *to = *from;
+        }
+        let frame = frame.get(..len.saturating_sub(self.header_len)).unwrap_or_default();
+        // A tap gives frames of 64 KiB at most.
+        let bytes = frame.len() as u32;
+        if space.write(NetHeader::from_bytes(header), &[frame]).is_err() {
+            Count::NoRoom.add(&self.counters, 1);
+            return Err(LinkError::Refused { bytes, reason: "longer than the driver's buffers" });
+        }
+        Count::Received.add(&self.counters, 1);
+        Count::ReceivedBytes.add(&self.counters, u64::from(bytes));
+        Ok(Received::Frame { bytes })
     }
 
     fn mtu(&self) -> Option<usize> {
@@ -268,10 +297,37 @@ impl Port for Tap {
     }
 
     fn pending(&mut self, pair: usize) -> Option<usize> {
-        (pair == 0 && !self.drained).then_some(self.largest)
+        if pair != 0 {
+            return None;
+        }
+        match self.held {
+            Some(len) => Some(len.saturating_sub(self.header_len)),
+            None => (!self.drained).then_some(self.largest),
+        }
+    }
+
+    fn settle(&mut self, pair: usize) -> bool {
+        if pair != 0 || self.drained || self.held.is_some() {
+            return false;
+        }
+        self.held_bytes.resize(NET_HEADER_LEN + MAX_RECEIVE, 0);
+        match self.file.read(&mut self.held_bytes) {
+            Ok(len) if len > self.header_len => self.held = Some(len),
+            Ok(_) => Count::Failed.add(&self.counters, 1),
+            Err(error) => {
+                self.drained = true;
+                if error.kind() != io::ErrorKind::WouldBlock {
+                    Count::Failed.add(&self.counters, 1);
+                }
+            }
+        }
+        true
     }
 
     fn receive(&mut self, _pair: usize, space: &mut ReceiveSpace<'_>) -> Result<Received, LinkError> {
+        if let Some(len) = self.held.take() {
+            return self.receive_held(len, space);
+        }
         let read = match space.read_from(self.file.as_fd(), &mut self.scratch) {
             Ok(read) => read,
             Err(error) => {

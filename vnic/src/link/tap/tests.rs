@@ -208,6 +208,25 @@ fn frames_that_cannot_go_out_are_counted_by_reason() {
 }
 
 #[test]
+fn a_driver_with_few_buffers_still_gets_what_fits() {
+    in_namespace(|| {
+        let mut tap = tap();
+        tap.negotiated(OFFERED).unwrap();
+        assert_eq!(tap.pending(0), Some(MAX_RECEIVE));
+        let mut nic = Nic::new(OFFERED, 3, 600);
+        ip("neigh add 10.0.2.15 lladdr 52:54:00:12:34:56 dev vnic0");
+        let socket = UdpSocket::bind(("10.0.2.2", 0)).unwrap();
+        for len in [10, 1400] {
+            socket.send_to(&vec![7; len], ("10.0.2.15", 7)).unwrap();
+            let (header, frame) = udp_frame(&mut nic, &mut tap);
+            assert_eq!(header.num_buffers, if len == 10 { 1 } else { 3 });
+            assert!(frame.ends_with(&vec![7; len]));
+        }
+        assert_eq!(tap.counters.get("dropped_no_room"), 0);
+    });
+}
+
+#[test]
 fn a_frame_that_may_have_been_cut_off_is_not_given_to_the_driver() {
     in_namespace(|| {
         let mut tap = tap();
