@@ -1,6 +1,7 @@
 //! Driver half against device half, in both formats.
 
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use super::*;
 use crate::memory::testing::GuestRam;
@@ -251,6 +252,29 @@ for_both_formats! {
         }
     }
 
+    fn what_stands_behind_a_chain_given_back_is_no_news_either(format: Format) {
+        // A full link: the first chain goes back, the two behind it were never looked at.
+        for features in [Features::NONE, EVENT_IDX] {
+            let mut pair = Pair::new(format, 8, features);
+            for n in 0..3 {
+                pair.driver.add(&[Buffer::readable(0x8000 + n, 1)], Placement::Direct).unwrap();
+            }
+            pair.driver.publish();
+            let chain = pair.pop().unwrap();
+            pair.device.unpop(&[chain]).unwrap();
+            assert_eq!(pair.device.enable_notifications(), Ok(false));
+            pair.segments.clear();
+            pair.pop().unwrap();
+            assert_eq!(pair.device.enable_notifications(), Ok(true), "two are left, and nobody gave them back");
+        }
+    }
+
+    fn nobody_sleeps_through_a_notification(format: Format) {
+        for features in [Features::NONE, EVENT_IDX] {
+            two_threads(Pair::new(format, 8, features));
+        }
+    }
+
     fn chains_can_only_be_given_back_newest_last(format: Format) {
         let mut pair = Pair::new(format, 8, Features::NONE);
         pair.add(&[Buffer::readable(0x8000, 1)]);
@@ -486,4 +510,56 @@ fn traffic(pair: &mut Pair, seed: u64) {
         expected.remove(at);
     }
     assert_eq!((expected.as_slice(), pair.device.in_flight()), (&[][..], 0));
+}
+
+/// Both halves on threads of their own, each asleep whenever it may be. A notification that is not sent when the other
+/// side needs it leaves both asleep for good.
+fn two_threads(pair: Pair) {
+    const CHAINS: u32 = 50_000;
+    const DEADLINE: Duration = Duration::from_secs(60);
+    let Pair { mut driver, mut device, mut segments, ram: _ram, .. } = pair;
+    // As an eventfd: however often it is signalled, one wake-up.
+    let (kick, kicked) = mpsc::sync_channel(1);
+    let (call, called) = mpsc::sync_channel(1);
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut served = 0;
+            while served < CHAINS {
+                while let Some(chain) = device.pop(&mut segments).unwrap() {
+                    device.push_used(&chain, 0).unwrap();
+                    segments.clear();
+                    served += 1;
+                    if served % 3 == 0 && device.publish() {
+                        let _full = call.try_send(());
+                    }
+                }
+                if device.publish() {
+                    let _full = call.try_send(());
+                }
+                if served < CHAINS && !device.enable_notifications().unwrap() {
+                    kicked.recv_timeout(DEADLINE).expect("a kick");
+                }
+                device.disable_notifications();
+            }
+        });
+        let (mut added, mut back) = (0, 0);
+        while back < CHAINS {
+            while added < CHAINS && driver.add(&[Buffer::readable(0x8000, 1)], Placement::Direct).is_ok() {
+                added += 1;
+                if added % 2 == 0 && driver.publish() {
+                    let _full = kick.try_send(());
+                }
+            }
+            if driver.publish() {
+                let _full = kick.try_send(());
+            }
+            while driver.pop_used().unwrap().is_some() {
+                back += 1;
+            }
+            if back < CHAINS && driver.out() > 0 && !driver.enable_notifications() {
+                called.recv_timeout(DEADLINE).expect("a call");
+            }
+            driver.disable_notifications();
+        }
+    });
 }
