@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::unistd::ftruncate;
+use proptest::prelude::*;
 
 use crate::memory::MemoryError;
-use crate::ring::fixture::{Fixture, MIB, check, show};
-use crate::ring::{Chain, DeviceRing, PackedDevice, RingError, RingLayout};
+use crate::ring::fixture::{Fixture, MIB, check, show, warm_segments};
+use crate::ring::{Chain, DeviceRing, PackedDevice, RingError, RingLayout, Segments};
 use crate::spec::ring::{DESC_F_AVAIL, DESC_F_NEXT, DESC_F_USED, Descriptor};
 use crate::spec::{Feature, Features};
 
@@ -258,9 +259,10 @@ fn a_total_over_32_bits_is_rejected() {
     let write = |slot: u64, desc| ram.write(16 * slot, &crate::ring::fixture::descriptor_bytes(desc)).unwrap();
     write(0, packed(end, u32::MAX, 0, DESC_F_AVAIL | DESC_F_NEXT));
     write(1, packed(end, 1, 0, DESC_F_AVAIL));
-    let mut segments = crate::ring::Segments::new(Arc::clone(ram.memory()), 8);
-    let mut device = PackedDevice::new(layout, Arc::clone(ram.memory()), Features::NONE, 0x8000).unwrap();
-    assert_eq!(device.pop(&mut segments), Err(RingError::TotalTooLarge { head: 0, index: 1, max: u32::MAX }));
+    for mut segments in [Segments::new(Arc::clone(ram.memory()), 8), warm_segments(&ram)] {
+        let mut device = PackedDevice::new(layout, Arc::clone(ram.memory()), Features::NONE, 0x8000).unwrap();
+        assert_eq!(device.pop(&mut segments), Err(RingError::TotalTooLarge { head: 0, index: 1, max: u32::MAX }));
+    }
 }
 
 #[test]
@@ -304,4 +306,50 @@ fn good_chains_before_a_bad_one_are_served() {
     assert!(device.pop(&mut segments).is_err());
     assert_eq!(device.push_used(&chain, 0), Ok(()));
     assert!(device.publish());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn fast_lane_and_walk_agree_on_random_rings(
+        ring in prop::collection::vec(
+            (
+                prop_oneof![12 => 0x8000_u64..0x9000, 1 => Just(MIB - 10), 1 => any::<u64>()],
+                prop_oneof![12 => 0_u32..300, 4 => (0_u32..6).prop_map(|n| 16 * n), 1 => any::<u32>()],
+                0_u16..6,
+                // Mostly available; NEXT, WRITE and INDIRECT now and then.
+                prop_oneof![8 => Just(DESC_F_AVAIL), 1 => Just(DESC_F_USED), 1 => any::<u16>()],
+                prop_oneof![4 => Just(0_u16), 4 => Just(DESC_F_NEXT), 1 => Just(2), 1 => Just(4), 1 => 0_u16..8],
+            ),
+            1..9,
+        ),
+    ) {
+        let fixture = Fixture::packed(ring.len() as u16, Features::of(&[Feature::IndirectDesc]));
+        for (slot, (addr, len, id, flags, more)) in (0..).zip(ring) {
+            fixture.set_desc(slot, packed(addr, len, id, flags | more));
+        }
+        // What stands at 0x8000, should a table be there: good descriptors, and one that is nested.
+        for at in 0..250 {
+            let flags = if at == 200 { 4 } else { 0 };
+            let desc = packed(0x8000, 16, 0, flags);
+            fixture.ram.write(0x8000 + 16 * at, &crate::ring::fixture::descriptor_bytes(desc)).unwrap();
+        }
+        let (mut laned, mut segments) = (fixture.device(), warm_segments(&fixture.ram));
+        let mut walked = fixture.device();
+        loop {
+            let mut cold = fixture.segments();
+            let (lane, walk) = (laned.pop(&mut segments), walked.pop(&mut cold));
+            match (lane, walk) {
+                (Ok(Some(lane)), Ok(Some(walk))) => {
+                    prop_assert_eq!(show(&lane, &segments, 8), show(&walk, &cold, 8));
+                    prop_assert_eq!(Chain { first: 0, ..lane }, walk);
+                }
+                (lane, walk) => {
+                    prop_assert_eq!(lane, walk);
+                    break;
+                }
+            }
+        }
+    }
 }

@@ -11,7 +11,7 @@ use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap};
 
 use crate::memory::Access;
-use crate::ring::fixture::{Fixture, MIB, show};
+use crate::ring::fixture::{Fixture, MIB, show, warm_segments};
 use crate::ring::{Buffer, Chain, DeviceRing, DriverRing, Placement, RingError, RingLayout, SplitDriver, Used};
 use crate::spec::ring::{DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, Descriptor};
 use crate::spec::{Feature, Features};
@@ -135,7 +135,7 @@ proptest! {
         let fixture = ring.write();
         let memory = oracle_memory(&fixture);
         let mut oracle = oracle_queue(&fixture.layout, false);
-        let (mut device, mut segments) = (fixture.device(), fixture.warm_segments());
+        let (mut device, mut segments) = (fixture.device(), warm_segments(&fixture.ram));
         // A second device that has no fast lane, as its arena never knows a region.
         let mut walker = fixture.device();
 
