@@ -28,7 +28,7 @@ use crate::link::capture::CaptureError;
 use crate::link::{self, Capture, LinkKind, OpenError, Port};
 use crate::net::features;
 use crate::observe::discovery;
-use crate::vhost_user::listen::{self, Inherited, ListenError, Listener};
+use crate::vhost_user::listen::{Connector, Inherited, ListenError, Listener};
 use crate::vhost_user::{Handled, Session, SessionError};
 
 /// Why `serve` cannot begin, or cannot go on: one sentence.
@@ -192,7 +192,8 @@ impl Server {
         match socket {
             Socket::Connected(fd) => self.session(fd).map(drop),
             Socket::Connecting(path) => {
-                while let Some(fd) = listen::connect(&path, self.signals.as_fd())? {
+                let mut connector = Connector::new(&path);
+                while let Some(fd) = connector.connect(self.signals.as_fd())? {
                     if self.session(fd)? == End::Signal {
                         break;
                     }

@@ -1,6 +1,6 @@
 //! How a session's socket comes about: as a server, as a client, or inherited.
 //!
-//! Place: `serve` waits in its own poll loop. Nothing here waits but [`connect`], which can be cancelled.
+//! Place: `serve` waits in its own poll loop. Nothing here waits but [`Connector::connect`], which can be cancelled.
 //!
 //! Operation: "vhost-user protocol, Backend program conventions": `--socket-path` and `--fd`. A socket file that is left over
 //! from a process that died is replaced; one that somebody listens on, or a file that is no socket, is not touched.
@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -175,33 +176,81 @@ impl Inherited {
 }
 
 /// The first pause between two attempts to connect, and the longest; each is twice the one before.
-const PAUSES_MS: (u16, u16) = (20, 1000);
+const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
-/// Connects to a front-end that listens at `path`, again and again until it is there. `None`: `cancel` became readable.
-///
-/// # Errors
-/// What waiting does not mend: no directory, no permission, a file that is no socket.
-pub fn connect(path: &Path, cancel: BorrowedFd<'_>) -> Result<Option<OwnedFd>, ListenError> {
-    let address = address(path)?;
-    let mut pause = PAUSES_MS.0;
-    loop {
-        let socket = new_socket(path)?;
-        match connect_to(socket.as_raw_fd(), &address) {
-            Ok(()) => return Ok(Some(socket)),
-            // Not there yet, not listening any more, or too busy.
-            Err(Errno::ENOENT | Errno::ECONNREFUSED | Errno::EAGAIN | Errno::EINTR) => {}
-            Err(errno) => return Err(ListenError::io("connect to", path, errno)),
+/// A connection that was lost sooner than this is a failed attempt like any other: a front-end that hangs up on us at once
+/// must not make us spin.
+const SETTLED: Duration = Duration::from_secs(1);
+
+/// Connects to a front-end that listens, and again whenever it has gone.
+#[derive(Debug)]
+pub struct Connector {
+    path: PathBuf,
+    pause: Duration,
+    connected: Option<Instant>,
+}
+
+impl Connector {
+    /// A client of the front-end at `path`.
+    #[must_use]
+    pub fn new(path: &Path) -> Self {
+        Connector { path: path.to_owned(), pause: PAUSES.0, connected: None }
+    }
+
+    /// Tries again and again until the front-end is there. `None`: `cancel` became readable.
+    ///
+    /// # Errors
+    /// What waiting does not mend: no directory, no permission, a file that is no socket.
+    pub fn connect(&mut self, cancel: BorrowedFd<'_>) -> Result<Option<OwnedFd>, ListenError> {
+        let address = address(&self.path)?;
+        let mut pause = self.pause_before(Instant::now());
+        loop {
+            if readable_within(cancel, pause).map_err(|errno| ListenError::io("wait for", &self.path, errno))? {
+                return Ok(None);
+            }
+            let socket = new_socket(&self.path)?;
+            match connect_to(socket.as_raw_fd(), &address) {
+                Ok(()) => {
+                    self.connected = Some(Instant::now());
+                    return Ok(Some(socket));
+                }
+                // Not there yet, not listening any more, or too busy.
+                Err(Errno::ENOENT | Errno::ECONNREFUSED | Errno::EAGAIN | Errno::EINTR) => {}
+                Err(errno) => return Err(ListenError::io("connect to", &self.path, errno)),
+            }
+            if fs::symlink_metadata(&self.path).is_ok_and(|meta| !meta.file_type().is_socket()) {
+                return Err(ListenError::NotASocket(self.path.clone()));
+            }
+            pause = self.next_pause();
         }
-        if fs::symlink_metadata(path).is_ok_and(|meta| !meta.file_type().is_socket()) {
-            return Err(ListenError::NotASocket(path.to_owned()));
+    }
+
+    /// How long to wait before the first attempt at `now`.
+    pub(super) fn pause_before(&mut self, now: Instant) -> Duration {
+        match self.connected {
+            Some(at) if now.saturating_duration_since(at) < SETTLED => self.next_pause(),
+            _ => {
+                self.pause = PAUSES.0;
+                Duration::ZERO
+            }
         }
-        let mut waited = [PollFd::new(cancel, PollFlags::POLLIN)];
-        match poll(&mut waited, PollTimeout::from(pause)) {
-            Ok(0) => pause = pause.saturating_mul(2).min(PAUSES_MS.1),
-            Ok(_) => return Ok(None),
-            Err(Errno::EINTR) => {}
-            Err(errno) => return Err(ListenError::io("wait for", path, errno)),
-        }
+    }
+
+    fn next_pause(&mut self) -> Duration {
+        let now = self.pause;
+        self.pause = now.saturating_mul(2).min(PAUSES.1);
+        now
+    }
+}
+
+/// Waits for `pause`; `true`: `fd` became readable before it was over.
+fn readable_within(fd: BorrowedFd<'_>, pause: Duration) -> Result<bool, Errno> {
+    let timeout = PollTimeout::try_from(pause).unwrap_or(PollTimeout::MAX);
+    match poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], timeout) {
+        Ok(ready) => Ok(ready > 0),
+        // A pause cut short is no harm.
+        Err(Errno::EINTR) => Ok(false),
+        Err(errno) => Err(errno),
     }
 }
 

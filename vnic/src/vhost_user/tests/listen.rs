@@ -4,10 +4,11 @@ use std::fs;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::EventFd;
 
-use super::super::listen::{Inherited, ListenError, Listener, connect};
+use super::super::listen::{Connector, Inherited, ListenError, Listener};
 use super::*;
 
 /// A directory of the test's own, gone with it.
@@ -70,7 +71,7 @@ fn a_file_that_is_no_socket_is_left_alone() {
     fs::write(place.socket(), "precious").expect("write");
     assert!(matches!(Listener::bind(&place.socket()), Err(ListenError::NotASocket(_))));
     let never = EventFd::new().expect("eventfd");
-    assert!(matches!(connect(&place.socket(), never.as_fd()), Err(ListenError::NotASocket(_))));
+    assert!(matches!(Connector::new(&place.socket()).connect(never.as_fd()), Err(ListenError::NotASocket(_))));
     assert_eq!(fs::read_to_string(place.socket()).expect("read"), "precious");
 }
 
@@ -81,7 +82,7 @@ fn a_missing_directory_and_a_path_too_long_are_one_clear_error() {
     let error = Listener::bind(&path).expect_err("no directory").to_string();
     assert_eq!(error, format!("{}: the directory {} does not exist", path.display(), place.0.join("none").display()));
     let never = EventFd::new().expect("eventfd");
-    assert_eq!(connect(&path, never.as_fd()).expect_err("no directory").to_string(), error);
+    assert_eq!(Connector::new(&path).connect(never.as_fd()).expect_err("no directory").to_string(), error);
     let long = place.0.join("x".repeat(120));
     assert!(matches!(Listener::bind(&long), Err(ListenError::PathTooLong { .. })));
 }
@@ -103,7 +104,7 @@ fn a_client_waits_for_its_front_end() {
     let never = EventFd::new().expect("eventfd");
     let path = place.socket();
     let listener = thread::scope(|scope| {
-        let client = scope.spawn(|| connect(&path, never.as_fd()));
+        let client = scope.spawn(|| Connector::new(&path).connect(never.as_fd()));
         let listener = UnixListener::bind(&path).expect("bind");
         assert!(client.join().expect("client").expect("connect").is_some());
         listener
@@ -117,7 +118,7 @@ fn a_waiting_client_can_be_cancelled() {
     let cancel = EventFd::new().expect("eventfd");
     let path = place.socket();
     thread::scope(|scope| {
-        let client = scope.spawn(|| connect(&path, cancel.as_fd()));
+        let client = scope.spawn(|| Connector::new(&path).connect(cancel.as_fd()));
         cancel.write(1).expect("cancel");
         assert!(client.join().expect("client").expect("connect").is_none());
     });
@@ -137,4 +138,21 @@ fn an_inherited_socket_is_listening_or_connected_or_no_use() {
     assert!(matches!(Inherited::new(datagram.into()), Err(ListenError::NotAStream { .. })));
     let tcp = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
     assert!(matches!(Inherited::new(tcp.into()), Err(ListenError::NotAStream { .. })));
+}
+
+/// A front-end that accepts and hangs up, again and again.
+#[test]
+fn a_client_slows_down_while_its_connections_do_not_last() {
+    let place = Place::new("flapping");
+    let listener = UnixListener::bind(place.socket()).expect("bind");
+    let never = EventFd::new().expect("eventfd");
+    let mut connector = Connector::new(&place.socket());
+    let start = Instant::now();
+    assert_eq!(connector.pause_before(start), Duration::ZERO);
+    assert!(connector.connect(never.as_fd()).expect("connect").is_some());
+    drop(listener);
+    let pauses: Vec<u128> = (0..8).map(|_| connector.pause_before(start).as_millis()).collect();
+    assert_eq!(pauses, [20, 40, 80, 160, 320, 640, 1000, 1000]);
+    let later = Instant::now() + Duration::from_secs(1);
+    assert_eq!(connector.pause_before(later), Duration::ZERO, "that one lasted");
 }
