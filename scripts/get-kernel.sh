@@ -19,7 +19,7 @@ fetch_kernel() {
   mkdir -p "$KERNELS"
   say "Looking for a guest kernel …"
   apt_private "$suite" || return 1
-  package=$(apt-cache depends linux-image-cloud-amd64 2>/dev/null |
+  package=$(apt-cache "${APT[@]}" depends linux-image-cloud-amd64 2>/dev/null |
     sed -n 's/^ *Depends: \(linux-image-[0-9].*\)$/\1/p' | head -n 1)
   [ -n "$package" ] || return 1
   version=${package#linux-image-}
@@ -42,7 +42,7 @@ fetch_qemu() {
   if [ -e "$folder" ] && [ -z "$REFRESH" ]; then return; fi
   say "Looking for a newer QEMU …"
   apt_private "$1" || return 1
-  apt-cache show qemu-system-x86 >/dev/null 2>&1 || return 1
+  apt-cache "${APT[@]}" show qemu-system-x86 >/dev/null 2>&1 || return 1
   unpack_debian "$folder" qemu-system-x86 qemu-system-common qemu-system-data || return 1
   if ! "$folder/usr/bin/qemu-system-x86_64" --version >&2; then
     say "It does not run with this machine's libraries."

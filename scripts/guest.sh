@@ -13,6 +13,7 @@ build_vnic() {
 
 # Kernel, initramfs and QEMU's command line.
 prepare_guest() {
+  need_cargo
   need "$QEMU" qemu-system-x86 "qemu-system-x86 (Debian, Ubuntu, Arch), qemu-system-x86-core (Fedora), qemu-x86 (openSUSE)"
   if [ -n "$NEWER_QEMU" ]; then
     "$ROOT/scripts/get-kernel.sh" --newer-qemu || exit
@@ -45,7 +46,6 @@ choose_kernel() {
 }
 
 build_initramfs() {
-  need_cargo
   (cd "$ROOT" && RUSTFLAGS="-C target-feature=+crt-static" run cargo build --profile guest --package guest-tests \
     --bins --target $TARGET --target-dir "$GUEST/build" >&2) || fail 2 "the guest's programs do not build"
   INITRAMFS=$GUEST/initramfs-$(basename "$MODULES").cpio

@@ -85,13 +85,15 @@ wait_for() {
 
 # apt_private SUITE: has apt's ordinary clients use package lists of our own under target/, so that no privilege is needed
 # and the machine's lists stay as they are. SUITE `-` means the machine's own sources; another is looked for at the mirror
-# that these name.
+# that these name. Leaves the options for them in APT.
 apt_private() {
   local suite=$1 state=$GUEST/apt/$1 keyring=/usr/share/keyrings/debian-archive-keyring.gpg mirror
   mkdir -p "$state/lists/partial" "$state/cache/archives/partial"
   {
     printf 'Dir::State::lists "%s";\nDir::Cache "%s";\n' "$state/lists" "$state/cache"
     printf 'APT::Sandbox::User "%s";\nAcquire::Languages "none";\n' "$(id -un)"
+    # What the machine has done after its own updates is not for ours.
+    printf '#clear %s;\n' APT::Update::{Pre-Invoke,Post-Invoke,Post-Invoke-Success} DPkg::Post-Invoke
     if [ "$suite" != - ]; then
       printf 'Dir::Etc::sourcelist "%s";\nDir::Etc::sourceparts "/dev/null";\n' "$state/sources.list"
     fi
@@ -99,14 +101,14 @@ apt_private() {
   if [ "$suite" != - ]; then
     # Which mirror a source is at shows in its package lists; ours are there once anything was fetched.
     # shellcheck disable=SC2016 # apt expands these, not the shell
-    mirror=$(APT_CONFIG=$GUEST/apt/-/apt.conf apt-get indextargets --format '$(RELEASE) $(REPO_URI)' \
+    mirror=$(apt-get -c "$GUEST/apt/-/apt.conf" indextargets --format '$(RELEASE) $(REPO_URI)' \
       'Created-By: Packages' 2>/dev/null | awk -v release="$(codename)" '$1 == release { print $2; exit }')
     [ -n "$mirror" ] || return 1
     printf 'deb %s%s %s main\n' "$([ ! -e $keyring ] || printf '[signed-by=%s] ' $keyring)" "$mirror" "$suite" \
       >"$state/sources.list"
   fi
-  export APT_CONFIG=$state/apt.conf
-  run apt-get -qq update >&2
+  APT=(-c "$state/apt.conf")
+  run apt-get "${APT[@]}" -qq update >&2
 }
 
 # unpack_debian FOLDER PACKAGE…: downloads packages and unpacks them into the folder, installing nothing.
@@ -115,7 +117,7 @@ unpack_debian() {
   shift
   rm -rf "$folder.download" "$folder.unfinished"
   mkdir -p "$folder.download" "$folder.unfinished"
-  (cd "$folder.download" && run apt-get download "$@" >&2) || return 1
+  (cd "$folder.download" && run apt-get "${APT[@]}" download "$@" >&2) || return 1
   for file in "$folder.download"/*.deb; do
     run dpkg -x "$file" "$folder.unfinished" || return 1
   done
