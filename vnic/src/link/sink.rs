@@ -88,3 +88,34 @@ impl Port for Sink {
         Arc::clone(&self.counters)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::features::OFFERED;
+    use crate::net::testing::Nic;
+    use crate::spec::net::NetHeader;
+
+    #[test]
+    fn a_sink_reads_no_payload() {
+        let (mut nic, mut port) = (Nic::new(OFFERED, 0, 0), Sink::ignoring());
+        let taken = nic.transmit(&mut port, NetHeader::default(), &[7; 9000]).unwrap();
+        assert_eq!(taken, Transmitted::Taken { read: 0, copied: 0 });
+        assert_eq!(port.pending(0), None);
+        assert_eq!((port.counters.get("transmitted_frames"), port.counters.get("transmitted_bytes")), (1, 9000));
+    }
+
+    #[test]
+    fn a_copying_sink_reads_once_and_copies_once() {
+        let (mut nic, mut port) = (Nic::new(OFFERED, 0, 0), Sink::copying());
+        let frames = [vec![1; 14], vec![2; 9000], vec![3; MAX_FRAME_LEN as usize]];
+        for frame in &frames {
+            let len = frame.len() as u32;
+            let taken = nic.transmit(&mut port, NetHeader::default(), frame).unwrap();
+            assert_eq!(taken, Transmitted::Taken { read: len, copied: len });
+            let Treatment::Copy { outgoing, .. } = &port.treatment else { panic!() };
+            assert!(outgoing[..frame.len()] == frame[..], "the second copy is made");
+        }
+        assert_eq!(port.counters.get("copied_bytes"), frames.iter().map(|frame| frame.len() as u64).sum::<u64>());
+    }
+}

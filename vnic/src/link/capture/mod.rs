@@ -8,10 +8,10 @@
 //!    the frame's way, and no figure of the device counts it.
 //! 2. A thread of the capture's own writes the records, and flushes the file when no more come: a capture can be read
 //!    while it grows, and an idle one wakes nobody.
-//! 3. Where the disk is slower than the NIC for long, the worker waits, at most [`PATIENCE`] per frame; then the frame
+//! 3. Where the disk is slower than the NIC for long, the worker waits, at most `PATIENCE` per frame; then the frame
 //!    goes unrecorded, is counted, and the next record of that queue says so (`epb_dropcount`).
 //!
-//! Invariants: the queue holds at most [`MAX_BYTES`] and [`MAX_RECORDS`]. When the file cannot be written any more (disk
+//! Invariants: the queue holds at most `MAX_BYTES` and `MAX_RECORDS`. When the file cannot be written any more (disk
 //! full), the capture ends, says so once and counts what it missed; the NIC goes on.
 //!
 //! Limits: frames to be segmented are recorded whole, with the partial checksum the driver gave them.
