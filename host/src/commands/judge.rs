@@ -25,7 +25,7 @@ pub(super) struct Args {
     /// Where to leave the run's record
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
-    /// Rows to run, with commas between, or `all`: read-write, mmap-write, sendfile, sendfile-no-sg, splice
+    /// Rows to run, with commas between; `textbook`: read-write, mmap-write, sendfile, sendfile-no-sg, splice; `all`: every row
     #[arg(long, value_name = "LIST", value_parser = parse_rows)]
     transfer: Rows,
     /// Bytes of the file

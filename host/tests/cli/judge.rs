@@ -102,7 +102,7 @@ fn the_record_holds_every_figure_or_its_reason() {
     assert_eq!(record["accel"], "tcg");
     assert_eq!(record["qemu"], Value::Null);
     assert!(record["reasons"]["qemu"].is_string(), "{record}");
-    assert_eq!(record["file"], json!({"bytes": BYTES, "filesystem": "tmpfs"}));
+    assert_eq!(record["file"], json!({"bytes": BYTES, "filesystem": "tmpfs", "chunk": 4096}));
     let row = &record["methods"][0];
     assert_eq!(row["method"], "sendfile");
     assert_eq!(row["nic"], json!({"csum": true, "sg": true, "tso": true}));

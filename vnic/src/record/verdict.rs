@@ -39,7 +39,7 @@ const NEARLY_NONE: f64 = 0.01;
 pub struct Circumstances {
     /// Bytes of the file's pages that stood elsewhere in the stream than in the file.
     pub misplaced_bytes: u64,
-    /// Frames of the flow whose headers could not be told from payload.
+    /// Frames that went by while the flow was watched and whose headers could not be read.
     pub unparsed_frames: u64,
     /// Pages of the file that were at another physical address after the transfer than before.
     pub pages_moved: u64,

@@ -28,7 +28,7 @@ pub fn device(books: &DeviceBooks, bytes_sent: Option<u64>, way: Way, circumstan
     }
     if circumstances.unparsed_frames > 0 {
         return silent(format!(
-            "{} frames of the flow had headers the device could not tell from payload",
+            "{} frames went by whose headers could not be read, and some may have been its own",
             circumstances.unparsed_frames
         ));
     }
