@@ -59,7 +59,7 @@ step documentation env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-dep
 step "unit and property tests" cargo test --workspace --locked --lib --bins -- --show-output
 step "documentation's examples" cargo test --workspace --locked --doc
 step "the device without its device end" cargo test --locked --package vnic --no-default-features --lib record::
-step "the real binary" cargo test --locked --package vnic-host --test '*' -- --show-output
+step "the real binary" cargo test --workspace --locked --test cli -- --show-output
 if [ -n "$QUICK" ]; then
   skip "guest tests, as --quick asks"
 elif ! command -v "${QEMU:-qemu-system-x86_64}" >/dev/null && { ! is_debian || ! can_be_root; }; then
@@ -68,9 +68,11 @@ else
   # What the tests would otherwise build or fetch one by one, each in its own time.
   step "the guest's image" scripts/run-qemu.sh --print-command
   scripts/get-kernel.sh --newer || true
-  step "the vnic command" cargo build --release --locked --package vnic-host
-  # One guest at a time: two would share this machine's cores, and deadlines are for one.
-  step "guests" env VNIC="$ROOT/target/release/vnic" cargo test --locked --package guest-tests --test '*' -- --test-threads=1
+  GUEST_TESTS=()
+  for file in guest-tests/tests/*.rs; do GUEST_TESTS+=(--test "$(basename "$file" .rs)"); done
+  # One guest at a time: two would share this machine's cores, and deadlines are for one. The command is the one that the
+  # steps before have built; always --workspace, or cargo would build the dependencies anew with fewer features.
+  step "guests" env VNIC="$ROOT/target/debug/vnic" cargo test --workspace --locked "${GUEST_TESTS[@]}" -- --test-threads=1
 fi
 
 printf '\n'
