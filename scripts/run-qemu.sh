@@ -4,9 +4,12 @@
 #   scripts/run-qemu.sh                                  a shell on the guest's serial console (leave with exit, or ^A x)
 #   scripts/run-qemu.sh --transfer sendfile,read-write   runs these rows, leaves target/run/run.json, prints the table;
 #   scripts/run-qemu.sh --transfer all                   exits 0 when every verdict is the expected one
+#   scripts/run-qemu.sh --hazard truncate|lease|mutate|observer   shows one; exits 0 when it went as described
 #   scripts/run-qemu.sh --command 'ping -c 3 10.0.2.2'   runs one command in the guest
 #
 #   --size BYTES             of the file that is sent (16M)
+#   --filesystem tmpfs,ext4  where the file is made: every row on each (tmpfs)
+#   --witness device,guest,memory   who is asked about a transfer (all three)
 #   --kernel FILE --modules DIR   a kernel of your own; DIR is its /lib/modules/VERSION
 #   --newer-kernel           the kernel of Debian's backports
 #   --newer-qemu             the QEMU of Debian's backports
@@ -25,7 +28,7 @@
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
-TASK=shell TRANSFER='' COMMAND='' SIZE=16M KERNEL='' MODULES='' WHICH=stable LINK=peer ROLE=server NETDEV=vhost
+TASK=shell TRANSFER='' HAZARD='' WITNESS=device,guest,memory FILESYSTEM=tmpfs COMMAND='' SIZE=16M KERNEL='' MODULES='' WHICH=stable LINK=peer ROLE=server NETDEV=vhost
 ACCEL=${ACCEL:-} MSIX='' MEMORY=512M CPUS=1 RUN=$ROOT/target/run APPEND='' SERVE_OPTIONS=() PRINT='' NEWER_QEMU=''
 QEMU=${QEMU:-qemu-system-x86_64} VNIC=${VNIC:-}
 
@@ -36,6 +39,9 @@ while [ $# -gt 0 ]; do
   esac
   case $1 in
     --transfer) TASK=transfer TRANSFER=$2 && shift ;;
+    --hazard) TASK=transfer HAZARD=$2 && shift ;;
+    --witness) WITNESS=$2 && shift ;;
+    --filesystem) FILESYSTEM=$2 && shift ;;
     --command) TASK=command COMMAND=$2 && shift ;;
     --task) TASK=$2 && shift ;; # agent: for the tests, which speak to it themselves
     --size) SIZE=$2 && shift ;;
@@ -91,6 +97,8 @@ if [ "$NETDEV" = vhost ]; then
   [ -n "$VNIC" ] || build_vnic
   serve=("$VNIC" serve --socket-path "$RUN/vnic.sock" --link "$LINK" "${SERVE_OPTIONS[@]}")
   [ $ROLE = server ] || serve+=(--client)
+  # The device's own capture runs along, to show that it disturbs nothing.
+  [ "$HAZARD" != observer ] || serve+=(--capture "$RUN/hazard.pcapng")
   printf '+ %s\n' "${serve[*]}" >&2
   "${serve[@]}" >"$RUN/serve.log" 2>&1 &
   SERVE_PID=$!
@@ -105,15 +113,20 @@ case $TASK in
     if ! WAITED_ON=$QEMU_PID wait_for 10 "QEMU opens the record port" test -S "$RUN/record.sock"; then
       fail 2 "QEMU does not come up: $(tail -n 5 "$RUN/qemu.log")"
     fi
-    judge=("$VNIC" judge --record "$RUN/record.sock" --control "$RUN/vnic.sock.control" --output "$RUN/run.json"
-      --transfer "$TRANSFER" --bytes "$BYTES" --kernel-accel "$ACCEL" --qemu-version "$QEMU_VERSION")
+    judge=("$VNIC" judge --record "$RUN/record.sock" --control "$RUN/vnic.sock.control")
+    if [ -n "$HAZARD" ]; then
+      judge+=(--hazard "$HAZARD")
+    else
+      judge+=(--output "$RUN/run.json" --transfer "$TRANSFER" --bytes "$BYTES" --filesystem "$FILESYSTEM" --witness "$WITNESS"
+        --kernel-accel "$ACCEL" --qemu-version "$QEMU_VERSION")
+    fi
     code=0
     run "${judge[@]}" || code=$?
     if [ $code = 2 ]; then
       say "The guest's console ended with:"
       tail -n 15 "$RUN/console.log" >&2 || true
     fi
-    [ ! -e "$RUN/run.json" ] || run "$VNIC" report "$RUN/run.json" || code=$?
+    [ -n "$HAZARD" ] || [ ! -e "$RUN/run.json" ] || run "$VNIC" report "$RUN/run.json" || code=$?
     exit $code
     ;;
   *)

@@ -12,9 +12,13 @@ use std::{env, io};
 use anyhow::{Result, anyhow, bail};
 use vnic::observe::discovery;
 use vnic::observe::protocol::{FlowBooks, Reply, Request, RingSnapshot, Status, TraceEvent};
+use vnic::observe::scan::ScanReport;
 
 /// How long a device may take to answer.
 const ANSWER: Duration = Duration::from_secs(5);
+
+/// How long it may take to look through the guest's memory.
+const SCAN: Duration = Duration::from_secs(60);
 
 /// The longest line a device may send.
 const LINE: u64 = 64 << 20;
@@ -151,6 +155,17 @@ impl Client {
     pub(crate) fn order(&mut self, request: &Request) -> Result<()> {
         match self.ask(request)? {
             Reply::Done => Ok(()),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// How often what a held queue was given stands in the guest's memory.
+    pub(crate) fn scan(&mut self, queue: &str) -> Result<ScanReport> {
+        self.set_timeout(Some(SCAN))?;
+        let reply = self.ask(&Request::Scan { queue: queue.to_owned() })?;
+        self.set_timeout(Some(ANSWER))?;
+        match reply {
+            Reply::Scan(report) => Ok(report),
             other => Err(self.unexpected(&other)),
         }
     }

@@ -1,4 +1,4 @@
-//! `vnic judge`: conducts a transfer run in a guest and leaves its record.
+//! `vnic judge`: conducts a transfer run in a guest and leaves its record, or shows a hazard.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -12,7 +12,9 @@ use vnic::record::run::Run;
 use vnic::record::verdict;
 
 use super::ControlArgs;
-use crate::{Finding, judge};
+use crate::judge::Witnesses;
+use crate::judge::hazard::Hazard;
+use crate::{Finding, judge, views};
 
 /// Options of `vnic judge`.
 #[derive(Debug, clap::Args)]
@@ -23,20 +25,30 @@ pub(super) struct Args {
     #[command(flatten)]
     control: ControlArgs,
     /// Where to leave the run's record
-    #[arg(long, value_name = "FILE")]
-    output: PathBuf,
-    /// Rows to run, with commas between; `textbook`: read-write, mmap-write, sendfile, sendfile-no-sg, splice; `all`: every row
-    #[arg(long, value_name = "LIST", value_parser = parse_rows)]
-    transfer: Rows,
+    #[arg(long, value_name = "FILE", required_unless_present = "hazard")]
+    output: Option<PathBuf>,
+    /// Rows to run, with commas between. `all`: every method, without scatter-gather and without checksum too;
+    /// `textbook`: read-write, mmap-write, sendfile, sendfile-no-sg, splice
+    #[arg(long, value_name = "LIST", value_parser = parse_rows, required_unless_present = "hazard")]
+    transfer: Option<Rows>,
+    /// Show a hazard in place of a run
+    #[arg(long, value_enum, value_name = "NAME", conflicts_with_all = ["transfer", "output", "bytes", "witness"])]
+    hazard: Option<Hazard>,
+    /// With these methods, in place of the hazard's usual ones
+    #[arg(long, value_name = "LIST", value_delimiter = ',', requires = "hazard")]
+    method: Vec<String>,
     /// Bytes of the file
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    bytes: u64,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), required_unless_present = "hazard")]
+    bytes: Option<u64>,
     /// Bytes per system call
     #[arg(long, value_name = "N", default_value_t = 65536, value_parser = clap::value_parser!(u64).range(1..))]
     chunk: u64,
-    /// Where the guest makes the file
-    #[arg(long, value_enum, default_value_t = Filesystem::Tmpfs)]
-    filesystem: Filesystem,
+    /// Where the guest makes the file, with commas between: every row on each
+    #[arg(long, value_enum, value_name = "LIST", value_delimiter = ',', default_value = "tmpfs")]
+    filesystem: Vec<Filesystem>,
+    /// Who is asked, with commas between
+    #[arg(long, value_enum, value_name = "LIST", value_delimiter = ',', default_value = "device,guest,memory")]
+    witness: Vec<Witness>,
     /// The receiver, as the guest sees it
     #[arg(long, value_name = "ADDR:PORT", default_value = "10.0.2.2:9000")]
     to: SocketAddr,
@@ -61,6 +73,16 @@ enum Filesystem {
     Ext4,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Witness {
+    /// The descriptors the NIC was handed, against the file's pages
+    Device,
+    /// The guest kernel's books
+    Guest,
+    /// The guest's memory, read from outside while the first chunk is held
+    Memory,
+}
+
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Accel {
     Kvm,
@@ -72,21 +94,36 @@ fn name_of(value: impl ValueEnum) -> String {
 }
 
 /// Conducts the run; broken if a verdict is not the expected one or a digest is wrong. The record is left even if the run
-/// came to an early end: what was not measured then is `null` with that reason.
+/// came to an early end: what was not measured then is `null` with that reason. A hazard is broken if it did not go as
+/// described.
 pub(super) fn run(args: Args) -> Result<Finding> {
-    let folder = folder_of(&args.output)?;
+    let asked = |witness| args.witness.contains(&witness);
     let plan = judge::Plan {
-        rows: args.transfer.0,
-        bytes: args.bytes,
+        rows: args.transfer.map(|rows| rows.0).unwrap_or_default(),
+        bytes: args.bytes.unwrap_or_default(),
         chunk: args.chunk,
-        filesystem: name_of(args.filesystem),
+        filesystems: args.filesystem.into_iter().map(name_of).collect(),
+        witnesses: Witnesses {
+            device: asked(Witness::Device),
+            guest: asked(Witness::Guest),
+            memory: asked(Witness::Memory),
+        },
         to: args.to,
         accel: args.kernel_accel.map(name_of),
         qemu: args.qemu_version,
     };
+    if let Some(hazard) = args.hazard {
+        let usual = || hazard.methods().iter().map(|method| (*method).to_owned()).collect();
+        let methods: Vec<String> = if args.method.is_empty() { usual() } else { args.method };
+        let stories = judge::hazard::show(&args.record, args.control.open()?, &plan, hazard, &methods)?;
+        views::hazard::show(hazard, &stories)?;
+        return Ok(Finding::fine_if(stories.iter().all(|story| story.as_described)));
+    }
+    let Some(output) = args.output else { bail!("say where to leave the record with --output FILE") };
+    let folder = folder_of(&output)?;
     let control = args.control.open()?;
     let (run, ended) = judge::conduct(&args.record, control, &plan)?;
-    write_whole(&folder, &args.output, &run)?;
+    write_whole(&folder, &output, &run)?;
     ended?;
     Ok(Finding::fine_if(run.methods.iter().all(|method| verdict::surprises(method).is_empty())))
 }

@@ -14,6 +14,7 @@ mod judge;
 mod release;
 mod report;
 mod rings;
+mod scan;
 mod serve;
 mod status;
 mod trace;
@@ -48,6 +49,8 @@ enum Command {
     Hold(hold::Args),
     /// Let the buffers of a held queue go
     Release(release::Args),
+    /// How often what a held queue was given stands in the guest's memory
+    Scan(scan::Args),
     /// Conduct a transfer run in a guest, leave its record
     Judge(judge::Args),
     /// The verdicts of a transfer run
@@ -67,6 +70,7 @@ impl Cli {
             Command::Trace(args) => trace::run(&args),
             Command::Hold(args) => hold::run(args),
             Command::Release(args) => release::run(args),
+            Command::Scan(args) => scan::run(args),
             Command::Judge(args) => judge::run(args),
             Command::Report(args) => report::run(&args),
             Command::Doctor(args) => doctor::run(&args),

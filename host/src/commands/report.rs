@@ -29,6 +29,8 @@ pub(super) struct Args {
 struct Document<'a> {
     as_expected: bool,
     surprises: &'a [String],
+    /// The textbook's table, as measured.
+    classic: Vec<views::classic::Line<'a>>,
     run: &'a Run,
 }
 
@@ -41,7 +43,8 @@ pub(super) fn run(args: &Args) -> Result<Finding> {
         fs::write(path, page).with_context(|| format!("cannot write the page {}", path.display()))?;
     }
     if args.json {
-        views::json(&Document { as_expected: surprises.is_empty(), surprises: &surprises, run: &run })?;
+        let classic = views::classic::lines(&run);
+        views::json(&Document { as_expected: surprises.is_empty(), surprises: &surprises, classic, run: &run })?;
     } else {
         views::report::show(&run, &surprises)?;
     }

@@ -1,16 +1,18 @@
 //! Conducts a transfer run: the guest's agent on one side, the device on the other.
 //!
-//! Place: `vnic judge` calls [`conduct`] once. The conversation with the agent is [`vnic::record::wire`]'s, over QEMU's
-//! side of the record port; the one with the device goes over its control socket.
+//! Place: `vnic judge` calls [`conduct`] or [`hazard::show`] once. The conversation with the agent is
+//! [`vnic::record::wire`]'s, over QEMU's side of the record port; the one with the device goes over its control socket.
 //!
 //! Operation, for each row:
-//! 1. `Transfer` → the agent makes the file, connects, answers `TransferBegin` with the flow and the file's pages.
-//! 2. The device is told to watch the flow.
-//! 3. `Go` → the agent sends, and answers `TransferEnd`.
-//! 4. The device gives its books of the flow; [`row`] joins both into the record.
+//! 1. [`probe`]: one chunk is sent and held in the device, and the guest's memory is looked through for it.
+//! 2. `Transfer` → the agent makes the file, connects, answers `TransferBegin` with the flow and the file's pages.
+//! 3. The device is told to watch the flow.
+//! 4. `Go` → the agent sends, with its kernel's books open, and answers `TransferEnd`.
+//! 5. The device gives its books of the flow; [`row`] joins all into the record.
 //!
 //! A row that fails is a row that says why; a conversation that breaks ends the run, and the rows not reached say why.
-//! Every wait has a name and a deadline. In the end, whatever happened, the guest is told to power off.
+//! Every wait has a name and a deadline, and ends when the user interrupts. In the end, whatever happened, no queue is
+//! left held and the guest is told to power off.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -19,18 +21,35 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use vnic::observe::protocol;
+use vnic::observe::protocol::FlowBooks;
 use vnic::record::row::Row;
 use vnic::record::run::{FileInfo, NicState, Run};
 use vnic::record::wire::{Event, Request, TransferSpec};
 
 use crate::control::Client;
 use port::{Port, Wait};
+use probe::Probed;
 use progress::Progress;
-use row::Transfer;
+use row::{Memory, Transfer};
 
+pub(crate) mod hazard;
+mod held;
+mod interrupt;
 mod port;
+mod probe;
 mod progress;
 mod row;
+
+/// Who is asked about a transfer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Witnesses {
+    /// The descriptors the NIC was handed.
+    pub(crate) device: bool,
+    /// The guest kernel's books.
+    pub(crate) guest: bool,
+    /// The guest's memory, read from outside.
+    pub(crate) memory: bool,
+}
 
 /// What to run.
 #[derive(Debug)]
@@ -41,8 +60,10 @@ pub(crate) struct Plan {
     pub(crate) bytes: u64,
     /// Bytes per system call.
     pub(crate) chunk: u64,
-    /// Where the file is made.
-    pub(crate) filesystem: String,
+    /// Where the file is made: all rows on the first, then all on the next.
+    pub(crate) filesystems: Vec<String>,
+    /// Who is asked.
+    pub(crate) witnesses: Witnesses,
     /// The receiver.
     pub(crate) to: SocketAddr,
     /// The accelerator, for the record.
@@ -72,22 +93,13 @@ struct Conductor<'a> {
 }
 
 /// Runs the plan. The record is there even if the run came to an early end, which is the second value then.
-pub(crate) fn conduct(record: &Path, mut control: Client, plan: &Plan) -> Result<(Run, Result<()>)> {
-    let csum_offered = !control.status()?.features.withheld.iter().any(|name| name == "csum");
-    let mut progress = Progress::new(plan);
-    progress.say("waiting for the guest");
-    let mut port = Port::connect(record)?;
-    let ready = port.wait(&Wait { what: "the guest's agent to come up", limit: BOOT }, &mut || progress.tick(None))?;
-    let Event::Ready { kernel, nic } = ready else {
-        return Err(port::out_of_turn("coming up", &ready));
-    };
-    progress.say(&format!("guest is up: Linux {kernel}, NIC {nic}"));
-    let mut conductor = Conductor { port, control, plan, progress, csum_offered };
+pub(crate) fn conduct(record: &Path, control: Client, plan: &Plan) -> Result<(Run, Result<()>)> {
+    let (mut conductor, kernel, nic) = Conductor::meet(record, control, plan)?;
     let mut run = Run {
         kernel,
         qemu: plan.qemu.clone(),
         accel: plan.accel.clone(),
-        file: FileInfo { bytes: plan.bytes, filesystem: plan.filesystem.clone(), chunk: Some(plan.chunk) },
+        file: FileInfo { bytes: plan.bytes, filesystem: plan.filesystems.join(","), chunk: Some(plan.chunk) },
         methods: Vec::new(),
         reasons: BTreeMap::new(),
     };
@@ -102,17 +114,34 @@ pub(crate) fn conduct(record: &Path, mut control: Client, plan: &Plan) -> Result
     Ok((run, ended.and(off)))
 }
 
-impl Conductor<'_> {
+impl<'a> Conductor<'a> {
+    /// Waits for the guest; also gives its kernel's release and its NIC as it came up.
+    fn meet(record: &Path, mut control: Client, plan: &'a Plan) -> Result<(Self, String, NicState)> {
+        interrupt::watch()?;
+        let csum_offered = !control.status()?.features.withheld.iter().any(|name| name == "csum");
+        let mut progress = Progress::new(plan);
+        progress.say("waiting for the guest");
+        let mut port = Port::connect(record)?;
+        let wait = Wait { what: "the guest's agent to come up", limit: BOOT };
+        let ready = port.wait(&wait, &mut || progress.tick(None))?;
+        let Event::Ready { kernel, nic } = ready else {
+            return Err(port::out_of_turn("coming up", &ready));
+        };
+        progress.say(&format!("guest is up: Linux {kernel}, NIC {nic}"));
+        Ok((Conductor { port, control, plan, progress, csum_offered }, kernel, nic))
+    }
+
     fn rows(&mut self, run: &mut Run, nic: NicState) -> Result<()> {
         let mut ended = Ok(());
-        for row in &self.plan.rows {
+        let several = self.plan.filesystems.len() > 1;
+        let plan = self.plan;
+        for (filesystem, row) in
+            plan.filesystems.iter().flat_map(|filesystem| plan.rows.iter().map(move |row| (filesystem, row)))
+        {
             let expected = row.expected(self.csum_offered);
-            let method = match &ended {
-                Ok(()) => match self.transfer(row) {
-                    Ok(Outcome::Done(transfer)) => {
-                        run.file.filesystem.clone_from(&transfer.filesystem);
-                        row::judged(row, expected, &transfer)
-                    }
+            let mut method = match &ended {
+                Ok(()) => match self.row(row, filesystem) {
+                    Ok(Outcome::Done(transfer)) => row::judged(row, expected, &transfer, self.csum_offered),
                     Ok(Outcome::Failed(error)) => row::failed(row, expected, nic, &error),
                     // What this kernel lacks cannot be expected of it.
                     Ok(Outcome::Unsupported(why)) => row::failed(row, None, nic, &why),
@@ -124,32 +153,58 @@ impl Conductor<'_> {
                 },
                 Err(error) => row::failed(row, expected, nic, &format!("not run: {error:#}")),
             };
+            method.filesystem = several.then(|| filesystem.clone());
             self.progress.finished(&method);
             run.methods.push(method);
         }
         ended
     }
 
-    fn transfer(&mut self, row: &Row) -> Result<Outcome> {
-        let bytes = self.plan.bytes;
+    /// One row: the probe, where the memory is a witness, and the transfer.
+    fn row(&mut self, row: &Row, filesystem: &str) -> Result<Outcome> {
         self.progress.started(row);
-        self.port.send(&Request::Transfer(TransferSpec {
+        let memory = if self.plan.witnesses.memory {
+            match self.probe(row, filesystem)? {
+                Probed::Instances(count) => Memory::Instances(count),
+                Probed::Unknown(reason) => Memory::Unknown(reason),
+                Probed::Unsupported(why) => return Ok(Outcome::Unsupported(why)),
+            }
+        } else {
+            Memory::Unknown(LEFT_OUT.to_owned())
+        };
+        self.transfer(row, filesystem, memory)
+    }
+
+    fn spec(&self, row: &Row, filesystem: &str) -> TransferSpec {
+        TransferSpec {
             method: row.method.clone(),
-            bytes,
+            bytes: self.plan.bytes,
             offset: 0,
             chunk: self.plan.chunk,
-            filesystem: self.plan.filesystem.clone(),
+            filesystem: filesystem.to_owned(),
             to: self.plan.to,
             nic: row.nic,
             pause: false,
-            books: false,
-        }))?;
+            books: self.plan.witnesses.guest,
+        }
+    }
+
+    fn transfer(&mut self, row: &Row, filesystem: &str, memory: Memory) -> Result<Outcome> {
+        self.port.send(&Request::Transfer(self.spec(row, filesystem)))?;
+        self.watched_transfer(memory, Some(self.plan.bytes))
+    }
+
+    /// From `TransferBegin` to `TransferEnd`, the device watching in between. The receiver is to get `bytes`, where that
+    /// is known here and the guest does not say otherwise.
+    fn watched_transfer(&mut self, memory: Memory, bytes: Option<u64>) -> Result<Outcome> {
         let begin = match self.wait("the guest to prepare the transfer")? {
-            Event::TransferBegin { flow, nic, pages, sha256, filesystem, .. } => {
-                self.control
-                    .order(&protocol::Request::WatchFlow { flow, pages: pages.clone() })
-                    .context("the device cannot watch the transfer")?;
-                row::Begin { nic, pages, sha256, filesystem }
+            Event::TransferBegin { flow, nic, pages, sha256, stream_bytes, filesystem: _ } => {
+                if self.plan.witnesses.device {
+                    self.control
+                        .order(&protocol::Request::WatchFlow { flow, pages: pages.clone() })
+                        .context("the device cannot watch the transfer")?;
+                }
+                row::Begin { nic, pages, sha256, stream_bytes: stream_bytes.or(bytes) }
             }
             Event::Failed { error } => return Ok(Outcome::Failed(error)),
             Event::Unsupported { why } => return Ok(Outcome::Unsupported(why)),
@@ -157,11 +212,15 @@ impl Conductor<'_> {
         };
         self.port.send(&Request::Go)?;
         let end = self.wait("the transfer to end");
-        let books = self.control.end_watch().context("the device gives no books of the transfer")?;
+        let books = if self.plan.witnesses.device {
+            self.control.end_watch().context("the device gives no books of the transfer")?
+        } else {
+            FlowBooks::default()
+        };
         match end? {
             Event::TransferEnd { bytes_sent, seconds, receipt, pages, books: guest } => {
                 let end = row::End { bytes_sent, seconds, receipt, pages, books: guest };
-                Ok(Outcome::Done(Box::new(Transfer::new(bytes, begin, end, books))))
+                Ok(Outcome::Done(Box::new(Transfer::new(self.plan.witnesses, begin, end, books, memory))))
             }
             Event::Failed { error } => Ok(Outcome::Failed(error)),
             other => Err(port::out_of_turn("a transfer", &other)),
@@ -177,6 +236,10 @@ impl Conductor<'_> {
     }
 
     fn power_off(&mut self) -> Result<()> {
+        if interrupt::came() {
+            // Whoever interrupts us ends the guest too; it may be anywhere in a transfer.
+            return Ok(());
+        }
         self.progress.say("powering the guest off");
         self.port.send(&Request::PowerOff)?;
         // An agent that was left waiting for `Go` takes the first request as a wrong answer, and says so.
@@ -191,7 +254,11 @@ fn transmitted(control: &mut Client) -> Option<u64> {
     Some(transmitqs.filter_map(|queue| queue.counters.get("bytes")).sum())
 }
 
+/// Why a figure is missing whose witness was not asked.
+const LEFT_OUT: &str = "this witness was left out (--witness)";
+
 /// How a transfer went.
+#[derive(Debug)]
 enum Outcome {
     Done(Box<Transfer>),
     Failed(String),

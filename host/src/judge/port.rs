@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow, bail};
 use vnic::record::wire::{Event, Request};
 
+use super::interrupt;
+
 /// How long QEMU may take to make its socket.
 const CONNECT: Duration = Duration::from_secs(30);
 /// How long between two looks for it.
@@ -88,15 +90,22 @@ impl Port {
 
     /// Waits for the next event; calls `tick` a few times a second meanwhile.
     pub(super) fn wait(&mut self, wait: &Wait, tick: &mut dyn FnMut()) -> Result<Event> {
+        match self.wait_until(wait, tick)? {
+            Some(event) => Ok(event),
+            None => bail!("waited {} s in vain for {}", wait.limit.as_secs(), wait.what),
+        }
+    }
+
+    /// The same; `None` when the deadline passed.
+    pub(super) fn wait_until(&mut self, wait: &Wait, tick: &mut dyn FnMut()) -> Result<Option<Event>> {
         let deadline = Instant::now() + wait.limit;
         loop {
             match self.look()? {
                 Look::Line(line) if line.trim_ascii().is_empty() => {}
-                Look::Line(line) => return parse(&line),
+                Look::Line(line) => return parse(&line).map(Some),
                 Look::Closed => bail!("the guest's record port closed while waiting for {}; did QEMU end?", wait.what),
-                Look::Nothing if Instant::now() >= deadline => {
-                    bail!("waited {} s in vain for {}", wait.limit.as_secs(), wait.what)
-                }
+                Look::Nothing if interrupt::came() => bail!("interrupted while waiting for {}", wait.what),
+                Look::Nothing if Instant::now() >= deadline => return Ok(None),
                 Look::Nothing => {}
             }
             tick();
@@ -150,10 +159,13 @@ fn parse(line: &[u8]) -> Result<Event> {
         let start: String = text.trim().chars().take(80).collect();
         anyhow!("the guest's agent does not speak vnic's protocol ({error}): {}", plain(&start))
     })?;
-    if let Event::Ready { kernel: text, .. } | Event::Failed { error: text } | Event::Unsupported { why: text } =
-        &mut event
-    {
-        *text = plain(text);
+    match &mut event {
+        Event::Ready { kernel: text, .. } | Event::Failed { error: text } | Event::Unsupported { why: text } => {
+            *text = plain(text);
+        }
+        Event::Shown { story, .. } => story.iter_mut().for_each(|line| *line = plain(line)),
+        Event::TransferEnd { books, .. } => books.reasons.values_mut().for_each(|reason| *reason = plain(reason)),
+        _ => {}
     }
     Ok(event)
 }

@@ -8,6 +8,8 @@ use vnic::record::run::{ContextSwitches, DeviceBooks, GuestBooks, MemoryBooks, M
 use vnic::record::verdict::{self, Circumstances};
 use vnic::record::wire::{Books, PAGE_SIZE, PageRun, Receipt};
 
+use super::{LEFT_OUT, Witnesses};
+
 /// Pages of the largest file that is compared (16 GiB).
 const MAX_PAGES: usize = 4 << 20;
 
@@ -16,8 +18,19 @@ const MAX_PAGES: usize = 4 << 20;
 pub(super) struct Begin {
     pub(super) nic: NicState,
     pub(super) pages: Vec<PageRun>,
+    /// Empty where the guest cannot foretell it.
     pub(super) sha256: String,
-    pub(super) filesystem: String,
+    /// Bytes the receiver is to get, where that is known.
+    pub(super) stream_bytes: Option<u64>,
+}
+
+/// What the probe found in the guest's memory.
+#[derive(Debug)]
+pub(super) enum Memory {
+    /// Physical instances of the held chunk.
+    Instances(u64),
+    /// Not known, and why.
+    Unknown(String),
 }
 
 /// What it said afterwards.
@@ -33,31 +46,39 @@ pub(super) struct End {
 /// A transfer that came to its end.
 #[derive(Debug)]
 pub(super) struct Transfer {
-    pub(super) filesystem: String,
+    witnesses: Witnesses,
     nic: NicState,
     bytes_sent: u64,
-    sha256_ok: bool,
+    sha256_ok: Option<bool>,
     seconds: f64,
     guest: Books,
     device: FlowBooks,
+    memory: Memory,
     pages_moved: u64,
 }
 
 impl Transfer {
-    /// Joins what both sides said of a transfer of `bytes`.
-    pub(super) fn new(bytes: u64, begin: Begin, end: End, device: FlowBooks) -> Self {
+    /// Joins what all sides said of a transfer.
+    pub(super) fn new(witnesses: Witnesses, begin: Begin, end: End, device: FlowBooks, memory: Memory) -> Self {
         // The receiver must have got all that was asked for, not only all that was sent.
-        let sha256_ok = end.receipt.sha256.eq_ignore_ascii_case(&begin.sha256) && end.receipt.bytes == bytes;
+        let right = end.receipt.sha256.eq_ignore_ascii_case(&begin.sha256)
+            && begin.stream_bytes.is_none_or(|bytes| end.receipt.bytes == bytes);
         Transfer {
-            filesystem: begin.filesystem,
+            witnesses,
             nic: begin.nic,
             bytes_sent: end.bytes_sent,
-            sha256_ok,
+            sha256_ok: (!begin.sha256.is_empty()).then_some(right),
             seconds: end.seconds,
             guest: end.books,
             device,
+            memory,
             pages_moved: moved(&begin.pages, &end.pages),
         }
+    }
+
+    /// The file's bytes the NIC gathered from the file's own pages, and all payload bytes.
+    pub(super) fn cached(&self) -> Option<(u64, u64)> {
+        self.device.device.from_page_cache_bytes.zip(self.device.device.payload_bytes)
     }
 }
 
@@ -81,23 +102,47 @@ fn moved(before: &[PageRun], after: &[PageRun]) -> u64 {
 }
 
 /// The row of a transfer that ended.
-pub(super) fn judged(row: &Row, expected: Option<Verdict>, transfer: &Transfer) -> Method {
+pub(super) fn judged(row: &Row, expected: Option<Verdict>, transfer: &Transfer, csum_offered: bool) -> Method {
+    let mut guest = guest_books(&transfer.guest);
+    let mut reasons: BTreeMap<String, String> =
+        transfer.guest.reasons.iter().map(|(name, why)| (format!("guest.{name}"), why.clone())).collect();
+    let mut leave_out = |path: &str| reasons.insert(path.to_owned(), LEFT_OUT.to_owned());
+    if !transfer.witnesses.guest {
+        guest.copied_bytes.clear();
+        leave_out("guest.copied_bytes");
+    }
+    if !transfer.witnesses.device {
+        for figure in DEVICE_FIGURES {
+            leave_out(&format!("device.{figure}"));
+        }
+        leave_out("dma_copies");
+    }
+    if transfer.sha256_ok.is_none() {
+        reasons.insert("sha256_ok".to_owned(), "the guest cannot foretell what the receiver gets".to_owned());
+    }
+    let physical_instances = match &transfer.memory {
+        Memory::Instances(count) => Some(*count),
+        Memory::Unknown(reason) => {
+            reasons.insert("memory.physical_instances".to_owned(), reason.clone());
+            None
+        }
+    };
     let mut method = Method {
         method: row.name.clone(),
         filesystem: None,
         nic: transfer.nic,
         bytes_sent: Some(transfer.bytes_sent),
-        sha256_ok: Some(transfer.sha256_ok),
+        sha256_ok: transfer.sha256_ok,
         seconds: Some(transfer.seconds),
-        guest: guest_books(&transfer.guest),
+        guest,
         device: transfer.device.device.clone(),
-        memory: MemoryBooks::default(),
+        memory: MemoryBooks { physical_instances },
         cpu_copies: None,
         dma_copies: None,
         verdict: None,
         why: String::new(),
         expected,
-        reasons: transfer.guest.reasons.iter().map(|(name, why)| (format!("guest.{name}"), why.clone())).collect(),
+        reasons,
     };
     let circumstances = Circumstances {
         misplaced_bytes: transfer.device.misplaced_bytes,
@@ -105,6 +150,13 @@ pub(super) fn judged(row: &Row, expected: Option<Verdict>, transfer: &Transfer) 
         pages_moved: transfer.pages_moved,
     };
     verdict::judge(&mut method, circumstances);
+    if !transfer.nic.sg {
+        method.why.push_str(if csum_offered {
+            "; scatter-gather was switched off in the guest (ethtool -K)"
+        } else {
+            "; the device withholds csum, and without it the guest's NIC has no scatter-gather"
+        });
+    }
     if let Some(refusal) = refused_wish(row, transfer.nic) {
         method.verdict = None;
         method.reasons.insert("verdict".to_owned(), refusal.clone());
@@ -113,6 +165,18 @@ pub(super) fn judged(row: &Row, expected: Option<Verdict>, transfer: &Transfer) 
     explain_nulls(&mut method, "it was not measured");
     method
 }
+
+/// The figures of the device's books.
+const DEVICE_FIGURES: [&str; 8] = [
+    "chains",
+    "descriptors",
+    "payload_bytes",
+    "retransmitted_bytes",
+    "from_page_cache_bytes",
+    "from_elsewhere_bytes",
+    "dma_read_bytes",
+    "device_copied_bytes",
+];
 
 /// The row that was asked for is another than the one that ran.
 fn refused_wish(row: &Row, nic: NicState) -> Option<String> {

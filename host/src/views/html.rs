@@ -9,14 +9,14 @@ use std::fmt::{self, Write};
 use anyhow::Result;
 use vnic::record::run::{Method, Run};
 
-use super::{figures, report};
+use super::{classic, figures, report};
 
 const STYLE: &str = "\
 :root{--ink:#1d2733;--soft:#68788a;--line:#d6dde5;--paper:#fbfcfd;--zero:#1a7f5a;--copy:#c2571a;--bad:#b3261e}
 @media(prefers-color-scheme:dark){:root{--ink:#e4eaf0;--soft:#93a2b1;--line:#33404d;--paper:#141a20;--zero:#4cc396;\
 --copy:#f0905a;--bad:#ff8a80}}
 body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);max-width:70rem;margin:2rem auto;padding:0 1rem}
-h1{font-size:1.4rem;margin:0}p.about,.why,footer{color:var(--soft)}
+h1{font-size:1.4rem;margin:0}h2{font-size:1.1rem;margin:1.5rem 0 .5rem}p.about,.why,footer{color:var(--soft)}
 .rows{display:grid;grid-template-columns:repeat(auto-fill,minmax(21rem,1fr));gap:1rem;margin:1.5rem 0}
 figure{margin:0;border:1px solid var(--line);border-radius:8px;padding:.8rem 1rem}
 figcaption{font-weight:600;display:flex;justify-content:space-between;gap:1rem}
@@ -46,9 +46,10 @@ pub(crate) fn page(run: &Run, surprises: &[String]) -> Result<String> {
     }
     out.push_str("</div>\n");
     table(out, run)?;
+    classic_table(out, run)?;
     notes(out, run, surprises)?;
     out.push_str(
-        "<footer>Measured by vnic from the NIC's descriptors against the physical addresses of the file's pages.</footer>\n\
+        "<footer>Measured by vnic: the NIC's descriptors against the physical addresses of the file's pages, the guest kernel's own books, the guest's memory read from outside.</footer>\n\
          </body></html>\n",
     );
     Ok(page)
@@ -143,7 +144,7 @@ fn table(out: &mut String, run: &Run) -> fmt::Result {
     }
     out.push_str("<th class=\"word\">sha256</th><th class=\"word\">verdict</th></tr></thead><tbody>\n");
     for method in &run.methods {
-        write!(out, "<tr><td>{}</td><td>{}</td>", escape(&method.method), method.nic)?;
+        write!(out, "<tr><td>{}</td><td>{}</td>", escape(&report::name(method)), method.nic)?;
         for (_, _, show) in report::FIGURES {
             write!(out, "<td>{}</td>", show(method).unwrap_or_else(|| "–".to_owned()))?;
         }
@@ -153,6 +154,26 @@ fn table(out: &mut String, run: &Run) -> fmt::Result {
         writeln!(out, "<td class=\"{digest_class}\">{digest}</td><td class=\"word {class}\">{word}</td></tr>")?;
     }
     out.push_str("</tbody></table></div>\n");
+    Ok(())
+}
+
+fn classic_table(out: &mut String, run: &Run) -> fmt::Result {
+    out.push_str("<h2>The textbook\u{2019}s table, as measured</h2>\n<div class=\"scroll\"><table><thead><tr><th>method</th><th>nic</th>");
+    for (head, _) in classic::HEADS {
+        write!(out, "<th class=\"word\">{head}</th>")?;
+    }
+    out.push_str("</tr></thead><tbody>\n");
+    for (method, line) in run.methods.iter().zip(classic::lines(run)) {
+        write!(out, "<tr><td>{}</td><td>{}</td>", escape(&report::name(method)), method.nic)?;
+        for cell in line.cells() {
+            write!(out, "<td class=\"word\">{}</td>", escape(&cell.unwrap_or_else(|| report::NULL.to_owned())))?;
+        }
+        out.push_str("</tr>\n");
+    }
+    writeln!(out, "</tbody></table></div>\n<p class=\"why\">{}</p>", classic::NOTE)?;
+    for line in classic::missing(run) {
+        writeln!(out, "<p class=\"why\">\u{2013} {}</p>", escape(&line))?;
+    }
     Ok(())
 }
 

@@ -10,12 +10,15 @@ use anstream::AutoStream;
 use anyhow::Result;
 use serde::Serialize;
 
+pub(crate) mod classic;
 pub(crate) mod doctor;
 mod figures;
+pub(crate) mod hazard;
 pub(crate) mod html;
 mod notation;
 pub(crate) mod report;
 pub(crate) mod rings;
+pub(crate) mod scan;
 pub(crate) mod status;
 mod style;
 mod table;

@@ -5,12 +5,12 @@ use std::fmt::{self, Write};
 use anyhow::Result;
 use vnic::record::run::{Method, Run, Verdict};
 
-use super::figures;
 use super::style::{BAD, DIM, GOOD, HEAD, PLAIN, WARN};
 use super::table::{Align, Cell, Table};
+use super::{classic, figures};
 
 /// Stands for a figure that could not be measured.
-const NULL: &str = "–";
+pub(super) const NULL: &str = "–";
 
 /// The columns that can be `null`: head, the figure's path in the record, and how it is shown.
 type Column = (&'static str, &'static str, fn(&Method) -> Option<String>);
@@ -70,6 +70,11 @@ pub(super) fn missing(method: &Method) -> Vec<(String, &str)> {
     found
 }
 
+/// The row's name, with the file system where there are several.
+pub(super) fn name(method: &Method) -> String {
+    classic::name(&method.method, method.filesystem.as_deref())
+}
+
 /// The table, what is missing and why, and what is not as expected.
 pub(crate) fn show(run: &Run, surprises: &[String]) -> Result<()> {
     super::put(text(run, surprises)?)
@@ -82,10 +87,15 @@ fn text(run: &Run, surprises: &[String]) -> Result<String, fmt::Error> {
     write!(out, "{}", table(run))?;
     for method in &run.methods {
         for (heads, reason) in missing(method) {
-            writeln!(out, "{DIM}{NULL} {}: {heads}: {reason}{DIM:#}", method.method)?;
+            writeln!(out, "{DIM}{NULL} {}: {heads}: {reason}{DIM:#}", name(method))?;
         }
     }
-    writeln!(out)?;
+    writeln!(out, "\nThe textbook's table, as measured:\n")?;
+    write!(out, "{}", classic::table(run))?;
+    for line in classic::missing(run) {
+        writeln!(out, "{DIM}{NULL} {line}{DIM:#}")?;
+    }
+    writeln!(out, "{DIM}{}{DIM:#}\n", classic::NOTE)?;
     if surprises.is_empty() {
         writeln!(out, "{GOOD}Every digest matches and every verdict is the expected one.{GOOD:#}")?;
     } else {
@@ -115,7 +125,7 @@ fn table(run: &Run) -> Table {
     columns.extend([("sha256", Align::Left), ("verdict", Align::Left)]);
     let mut table = Table::new(&columns);
     for method in &run.methods {
-        let mut cells: Vec<Cell> = vec![method.method.clone().into(), method.nic.to_string().into()];
+        let mut cells: Vec<Cell> = vec![name(method).into(), method.nic.to_string().into()];
         for (_, _, show) in FIGURES {
             cells.push(show(method).unwrap_or_else(|| NULL.to_owned()).into());
         }

@@ -1,15 +1,18 @@
 //! A device for tests: a control socket that speaks the protocol, and answers what the test says.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::vec::IntoIter;
 
 use vnic::observe::protocol::{
     BufferSnapshot, ChainEvent, ChainSnapshot, FeatureSets, FlowBooks, QueueStatus, RegionStatus, Reply, Request,
     RingSnapshot, Status, TraceEvent,
 };
+use vnic::observe::scan::ScanReport;
 
 /// What the device is like.
 #[derive(Debug, Clone)]
@@ -19,6 +22,8 @@ pub(crate) struct Script {
     /// After these the connection is closed.
     pub(crate) events: Vec<TraceEvent>,
     pub(crate) books: Vec<FlowBooks>,
+    /// How often what is held stands in memory, scan by scan; after them it cannot tell.
+    pub(crate) instances: Vec<u64>,
 }
 
 /// A running device. Its threads end with the test's process.
@@ -33,11 +38,15 @@ impl Device {
         let listener = UnixListener::bind(path).unwrap();
         let asked = Arc::new(Mutex::new(Vec::new()));
         let device = Device { path: path.to_owned(), asked: asked.clone() };
-        let books = Arc::new(Mutex::new(script.books.clone().into_iter()));
+        let memory = Arc::new(Mutex::new(Memory {
+            books: script.books.clone().into_iter(),
+            instances: script.instances.clone().into_iter(),
+            held: BTreeSet::new(),
+        }));
         thread::spawn(move || {
             for stream in listener.incoming() {
-                let (script, asked, books) = (script.clone(), asked.clone(), books.clone());
-                thread::spawn(move || serve(stream.unwrap(), &script, &asked, &books));
+                let (script, asked, memory) = (script.clone(), asked.clone(), memory.clone());
+                thread::spawn(move || serve(stream.unwrap(), &script, &asked, &memory));
             }
         });
         device
@@ -48,9 +57,14 @@ impl Device {
     }
 }
 
-type Books = Mutex<std::vec::IntoIter<FlowBooks>>;
+/// What the device knows beside its script.
+struct Memory {
+    books: IntoIter<FlowBooks>,
+    instances: IntoIter<u64>,
+    held: BTreeSet<String>,
+}
 
-fn serve(stream: UnixStream, script: &Script, asked: &Mutex<Vec<Request>>, books: &Books) {
+fn serve(stream: UnixStream, script: &Script, asked: &Mutex<Vec<Request>>, memory: &Mutex<Memory>) {
     let mut writer = stream.try_clone().unwrap();
     for line in BufReader::new(stream).lines() {
         let Ok(line) = line else { return };
@@ -70,9 +84,25 @@ fn serve(stream: UnixStream, script: &Script, asked: &Mutex<Vec<Request>>, books
                     .collect(),
             },
             Request::Hold { queue } | Request::Release { queue } if !known(queue) => refuse(queue),
-            Request::Trace | Request::Hold { .. } | Request::Release { .. } | Request::WatchFlow { .. } => Reply::Done,
-            Request::Scan { .. } => Reply::Error { message: "this script holds nothing to scan for".to_owned() },
-            Request::EndWatch => match books.lock().unwrap().next() {
+            Request::Trace | Request::WatchFlow { .. } => Reply::Done,
+            Request::Hold { queue } => {
+                memory.lock().unwrap().held.insert(queue.clone());
+                Reply::Done
+            }
+            Request::Release { queue } => {
+                memory.lock().unwrap().held.remove(queue);
+                Reply::Done
+            }
+            Request::Scan { queue } => {
+                let held = |queue: &str| script.status.queues.iter().any(|at| at.queue == queue && at.state == "held");
+                let mut memory = memory.lock().unwrap();
+                assert!(memory.held.contains(queue) || held(queue), "only what is held can be scanned for");
+                match memory.instances.next() {
+                    Some(count) => Reply::Scan(found(count)),
+                    None => Reply::Error { message: "the host does not let its memory be looked through".to_owned() },
+                }
+            }
+            Request::EndWatch => match memory.lock().unwrap().books.next() {
                 Some(books) => Reply::FlowBooks(books),
                 None => Reply::Error { message: "no flow is watched".to_owned() },
             },
@@ -88,6 +118,18 @@ fn serve(stream: UnixStream, script: &Script, asked: &Mutex<Vec<Request>>, books
             }
             return;
         }
+    }
+}
+
+/// 128 stamps that stand this often.
+pub(crate) fn found(count: u64) -> ScanReport {
+    ScanReport {
+        held_stamps: 128,
+        sent_again: 0,
+        instances: [(count, 128)].into(),
+        places: (1..=count).map(|at| at << 20).collect(),
+        scanned_bytes: 300 << 20,
+        seconds: 0.25,
     }
 }
 
@@ -175,5 +217,6 @@ pub(crate) fn busy() -> Script {
             TraceEvent::Lost { queue: "transmitq0".to_owned(), events: 7 },
         ],
         books: Vec::new(),
+        instances: Vec::new(),
     }
 }

@@ -11,9 +11,9 @@ use crate::device::{self, Device};
 use crate::guest::{self, Manner};
 use crate::util::{Outcome, Scratch};
 
-const BYTES: u64 = 16384;
+pub(crate) const BYTES: u64 = 16384;
 
-fn books(cached: u64) -> FlowBooks {
+pub(crate) fn books(cached: u64) -> FlowBooks {
     FlowBooks {
         device: DeviceBooks {
             chains: Some(2),
@@ -29,48 +29,41 @@ fn books(cached: u64) -> FlowBooks {
     }
 }
 
-struct Run {
-    outcome: Outcome,
+pub(crate) struct Run {
+    pub(crate) outcome: Outcome,
     /// What the guest was asked.
-    guest: Vec<Request>,
+    pub(crate) guest: Vec<Request>,
     /// What the device was asked.
-    device: Vec<protocol::Request>,
+    pub(crate) device: Vec<protocol::Request>,
     output: PathBuf,
 }
 
 impl Run {
-    fn record(&self) -> Value {
+    pub(crate) fn record(&self) -> Value {
         serde_json::from_str(&std::fs::read_to_string(&self.output).unwrap()).unwrap()
     }
 }
 
-/// Runs `transfer` in a guest of this manner; the device has these books for one watched flow after the other.
+/// Runs `transfer` in a guest of this manner; the device has these books for one watched flow after the other. Only the
+/// device is asked.
 fn run(scratch: &Scratch, manner: Manner, transfer: &str, books: Vec<FlowBooks>, withheld: &[&str]) -> Run {
     let mut script = device::busy();
     script.books = books;
     script.status.features.withheld = withheld.iter().map(|name| (*name).to_owned()).collect();
+    run_with(scratch, manner, &["--transfer", transfer, "--witness", "device"], script)
+}
+
+/// The same with these arguments and this device.
+pub(crate) fn run_with(scratch: &Scratch, manner: Manner, args: &[&str], script: device::Script) -> Run {
     let device = Device::start(&scratch.path("control"), script);
     let record = scratch.path("record");
     let guest = guest::start(&record, manner);
     let output = scratch.path("run.json");
     let bytes = BYTES.to_string();
-    let outcome = scratch.run(&[
-        "judge",
-        "--record",
-        record.to_str().unwrap(),
-        "--control",
-        device.control(),
-        "--output",
-        output.to_str().unwrap(),
-        "--transfer",
-        transfer,
-        "--bytes",
-        &bytes,
-        "--chunk",
-        "4096",
-        "--kernel-accel",
-        "tcg",
-    ]);
+    let judge = ["judge", "--record", record.to_str().unwrap(), "--control", device.control()];
+    let run = ["--output", output.to_str().unwrap(), "--bytes", &bytes, "--chunk", "4096", "--kernel-accel", "tcg"];
+    let run = if args.contains(&"--hazard") { &[] } else { &run[..] };
+    let outcome = scratch.run(&[&judge, run, args].concat());
     let device = device.asked.lock().unwrap().clone();
     Run { outcome, guest: guest.join().unwrap(), device, output }
 }

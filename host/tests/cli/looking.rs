@@ -245,3 +245,36 @@ fn watch_without_a_terminal_names_what_works_there() {
     let device = start(&scratch);
     scratch.run(&["watch", "--control", device.control()]).is_refusal(&["needs a terminal", "vnic rings"]);
 }
+
+#[test]
+fn a_scan_wants_a_held_queue_and_says_how_to_hold_it() {
+    let scratch = Scratch::new();
+    let device = start(&scratch);
+    let scan = |queue| scratch.run(&["scan", "--control", device.control(), "--queue", queue]);
+    scan("transmitq0").is_refusal(&["transmitq0 is running, not held", "vnic hold --queue transmitq0"]);
+    scan("transmitq7").is_refusal(&["there is no queue `transmitq7`", "receiveq0, transmitq0"]);
+    assert!(device.asked.lock().unwrap().iter().all(|request| *request == Request::Status), "nothing was touched");
+}
+
+#[test]
+fn a_scan_tells_how_often_what_is_held_stands_in_memory() {
+    let scratch = Scratch::new();
+    let mut script = device::busy();
+    script.status.queues[1].state = "held".to_owned();
+    script.instances = vec![3, 1, 3];
+    let device = Device::start(&scratch.path("control"), script);
+    let scan = |more: &[&str]| {
+        scratch.run(&[&["scan", "--control", device.control(), "--queue", "transmitq0"], more].concat())
+    };
+    let outcome = scan(&[]);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert_eq!(
+        outcome.stdout,
+        "transmitq0: 300.0 MiB of guest memory read in 0.25 s\n\
+         what is held stands 3 times in memory: 2 copies of it exist\n  \
+         128 of 128 stamps stand 3 times\n  \
+         the first of them: 0x100000 0x200000 0x300000\n"
+    );
+    assert!(scan(&[]).stdout.contains("what is held stands once in memory: nobody copied it"));
+    assert_eq!(scan(&["--json"]).json(), serde_json::to_value(device::found(3)).unwrap());
+}

@@ -3,6 +3,7 @@
 mod device;
 mod doctor;
 mod guest;
+mod hazard;
 mod judge;
 mod looking;
 mod report;
@@ -10,3 +11,4 @@ mod serve;
 mod usage;
 mod util;
 mod watch;
+mod witnesses;

@@ -44,6 +44,14 @@ fn the_table_is_the_issues() {
          sendfile        sg+csum+tso     300        4 500    16.0 MiB          100.0 %      0.0 %  ok      zero-copy\n\
          sendfile-no-sg  csum            300        4 500    16.0 MiB            0.0 %    100.0 %  ok      copied\n\
          \n\
+         The textbook's table, as measured:\n\
+         \n\
+         method          nic          mode switches  context switches  CPU copies  DMA copies         instances  the kernel claims\n\
+         sendfile        sg+csum+tso  –              –                 –           1.00 (textbook 2)  –          \n\
+         sendfile-no-sg  csum         –              –                 –           1.00 (textbook 2)  –          \n\
+         – sendfile, sendfile-no-sg: CPU copies: not watched\n\
+         Copies are per payload byte sent. The textbook's second copy by DMA is from the disk to the page cache: not the NIC's.\n\
+         \n\
          Every digest matches and every verdict is the expected one.\n"
     );
 }
@@ -64,6 +72,49 @@ fn a_figure_that_is_missing_is_a_dash_with_its_reason_below() {
     for line in ["– sendfile-no-sg: bytes sent: the guest did not say", "– sendfile-no-sg: verdict: nobody knows"] {
         assert!(outcome.stdout.lines().any(|printed| printed == line), "no {line:?} in\n{}", outcome.stdout);
     }
+}
+
+#[test]
+fn the_textbooks_figures_stand_beside_the_measured_ones_where_they_differ() {
+    let scratch = Scratch::new();
+    let mut record = record(vec![
+        row("read-write", true, 0, "copied"),
+        row("read-write-no-sg", false, 0, "copied"),
+        row("mmap-write", true, 0, "copied"),
+        row("sendfile", true, 16 << 20, "zero-copy"),
+        row("msg-zerocopy-no-sg", false, 0, "copied"),
+    ]);
+    record["file"]["chunk"] = json!(65536);
+    let figures = [(1024, 2.0, 3), (1024, 3.0, 4), (8704, 1.0, 2), (2, 0.0, 1), (600, 1.0, 2)];
+    for (at, (switches, copies, instances)) in figures.into_iter().enumerate() {
+        let row = &mut record["methods"][at];
+        row["guest"]["mode_switches"] = json!(switches);
+        row["guest"]["context_switches"] = json!({"voluntary": 3, "involuntary": 1});
+        row["cpu_copies"] = json!(copies);
+        row["memory"]["physical_instances"] = json!(instances);
+    }
+    record["methods"][4]["guest"]["claims"] = json!({"zero-copy": 256});
+    scratch.file("run.json", &record.to_string());
+    let outcome = scratch.run(&["report", "run.json", "--html", "run.html"]);
+    let (_, table) = outcome.stdout.split_once("as measured:\n\n").unwrap();
+    let lines: Vec<&str> = table.lines().take(6).collect();
+    assert_eq!(
+        lines,
+        [
+            "method              nic          mode switches            context switches  CPU copies         DMA copies         instances  the kernel claims",
+            "read-write          sg+csum+tso  4 a chunk                4                 2.00               1.00 (textbook 2)  3          ",
+            "read-write-no-sg    csum         4 a chunk                4                 3.00 (textbook 2)  1.00 (textbook 2)  4          ",
+            "mmap-write          sg+csum+tso  34 a chunk (textbook 4)  4                 1.00               1.00 (textbook 2)  2          ",
+            "sendfile            sg+csum+tso  2 in all                 4                 0.00               1.00 (textbook 2)  1          ",
+            "msg-zerocopy-no-sg  csum         2.34 a chunk             4                 1.00               1.00               2          zero-copy 256",
+        ]
+    );
+    let page = std::fs::read_to_string(scratch.path("run.html")).unwrap();
+    assert!(page.contains("<td class=\"word\">3.00 (textbook 2)</td>"), "{page}");
+    let json = scratch.run(&["report", "run.json", "--json"]).json();
+    assert_eq!(json["classic"][2]["mode_switches"], 34.0, "{json}");
+    assert_eq!(json["classic"][2]["textbook"], json!({"mode_switches": 4, "cpu_copies": 1, "dma_copies": 2}));
+    assert_eq!(json["classic"][4]["kernel_claims"], json!({"zero-copy": 256}));
 }
 
 #[test]

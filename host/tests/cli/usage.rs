@@ -3,7 +3,7 @@
 use crate::util::{Scratch, root};
 
 const COMMANDS: &[&str] =
-    &["serve", "status", "rings", "watch", "trace", "hold", "release", "judge", "report", "doctor"];
+    &["serve", "status", "rings", "watch", "trace", "hold", "release", "scan", "judge", "report", "doctor"];
 
 #[test]
 fn every_command_has_help() {

@@ -16,7 +16,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use memchr::memmem::Finder;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::memory::{Access, Memory};
 use crate::record::stamp::{MAGIC, STAMP_BYTES, Stamp};
@@ -24,15 +25,21 @@ use crate::ring::snapshot::RingSnapshot;
 
 /// Most held bytes to look for: more than a transmitq of 64 KiB frames would need to tell.
 const MAX_HELD: usize = 16 << 20;
+/// One of so many stamps may be cut in two: more than pages have borders.
+const FEW: u64 = 20;
 /// Places of the first held stamp that the report names.
 const MAX_PLACES: usize = 16;
 
 /// What a scan found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ScanReport {
-    /// Stamps that stand whole in a held frame.
+    /// Stamps that stand whole in exactly one held frame.
     pub held_stamps: u64,
+    /// Stamps that stand in several: TCP sent them again, which made copies that are not the method's. Not counted.
+    #[serde(default)]
+    pub sent_again: u64,
     /// How many of them stand how often in memory.
+    #[serde(deserialize_with = "counts")]
     pub instances: BTreeMap<u64, u64>,
     /// Where the first of them stands, guest-physical.
     pub places: Vec<u64>,
@@ -42,15 +49,19 @@ pub struct ScanReport {
     pub seconds: f64,
 }
 
+/// JSON's keys are strings, and inside a tagged enum serde does not make numbers of them.
+fn counts<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<u64, u64>, D::Error> {
+    let read: BTreeMap<String, u64> = Deserialize::deserialize(from)?;
+    read.into_iter().map(|(count, stamps)| Ok((count.parse().map_err(D::Error::custom)?, stamps))).collect()
+}
+
 impl ScanReport {
-    /// The instances, where all held stamps agree on them.
+    /// The instances, where the held stamps agree on them: all but a few, which stand less often because in one of the
+    /// copies they lie across two pages that are not neighbours in memory.
     #[must_use]
     pub fn agreed(&self) -> Option<u64> {
-        let mut counts = self.instances.keys();
-        match (counts.next(), counts.next()) {
-            (Some(count), None) => Some(*count),
-            _ => None,
-        }
+        let (count, stamps) = self.instances.last_key_value()?;
+        (stamps.saturating_mul(FEW) >= self.held_stamps.saturating_mul(FEW - 1)).then_some(*count)
     }
 }
 
@@ -61,9 +72,15 @@ impl ScanReport {
 pub fn scan(ring: &RingSnapshot, memory: &Arc<Memory>) -> io::Result<ScanReport> {
     let started = Instant::now();
     let finder = Finder::new(&MAGIC);
-    let held = held_stamps(ring, memory, &finder);
-    let first = held.first().copied();
-    let mut counts: HashMap<Stamp, u64> = held.into_iter().map(|stamp| (stamp, 0)).collect();
+    let mut frames: HashMap<Stamp, u64> = HashMap::new();
+    let mut first = None;
+    for stamp in held_stamps(ring, memory, &finder) {
+        *frames.entry(stamp).or_default() += 1;
+        first.get_or_insert(stamp);
+    }
+    let (mut counts, again): (HashMap<Stamp, u64>, HashMap<Stamp, u64>) =
+        frames.into_iter().partition(|(_, frames)| *frames == 1);
+    counts.values_mut().for_each(|count| *count = 0);
     let mut places = Vec::new();
     let scanned_bytes = memory.survey(STAMP_BYTES - 1, |addr, window| {
         for_each_stamp(window, &finder, |at, stamp| {
@@ -81,6 +98,7 @@ pub fn scan(ring: &RingSnapshot, memory: &Arc<Memory>) -> io::Result<ScanReport>
     }
     Ok(ScanReport {
         held_stamps: counts.len() as u64,
+        sent_again: again.len() as u64,
         instances,
         places,
         scanned_bytes,
@@ -125,6 +143,7 @@ fn for_each_stamp(bytes: &[u8], finder: &Finder<'_>, mut found: impl FnMut(usize
 mod tests {
     use super::*;
     use crate::memory::testing::GuestRam;
+    use crate::observe::protocol::Reply;
     use crate::record::stamp::fill;
     use crate::ring::snapshot::{BufferSnapshot, ChainSnapshot};
 
@@ -181,6 +200,59 @@ mod tests {
         // The one over the two buffers stands nowhere in one piece.
         assert_eq!(report.instances, BTreeMap::from([(0, 1), (1, 2)]));
         assert_eq!(report.agreed(), None);
+    }
+
+    #[test]
+    fn what_stands_in_two_frames_was_sent_again_and_is_left_out() {
+        let ram = GuestRam::new(4 << 20).unwrap();
+        ram.write(0x10_0000, &stamps(0, 4096)).unwrap();
+        ram.write(0x20_0000, &stamps(0, 640)).unwrap();
+        let mut ring = ring(&[(0x10_0000, 4096)]);
+        let mut again = ring.chains[0].clone();
+        again.buffers[0] = BufferSnapshot { writable: false, addr: 0x20_0000, len: 640, file_page: None };
+        ring.chains.push(again);
+        let report = scan(&ring, ram.memory()).unwrap();
+        assert_eq!((report.held_stamps, report.sent_again, report.agreed()), (54, 10, Some(1)));
+    }
+
+    #[test]
+    fn a_copy_that_a_page_border_cuts_costs_one_stamp_and_not_the_count() {
+        let ram = GuestRam::new(4 << 20).unwrap();
+        let bytes = stamps(0, 4096);
+        ram.write(0x10_0000, &bytes).unwrap();
+        // A copy in two pieces that are not neighbours, cut within a stamp.
+        ram.write(0x20_0000, &bytes[..1000]).unwrap();
+        ram.write(0x30_0000, &bytes[1000..]).unwrap();
+        let report = scan(&ring(&[(0x10_0000, 4096)]), ram.memory()).unwrap();
+        assert_eq!(report.instances, BTreeMap::from([(1, 1), (2, 63)]));
+        assert_eq!(report.agreed(), Some(2));
+    }
+
+    #[test]
+    fn stamps_of_which_many_differ_do_not_agree() {
+        let report = |instances: &[(u64, u64)]| ScanReport {
+            held_stamps: instances.iter().map(|(_, stamps)| stamps).sum(),
+            sent_again: 0,
+            instances: instances.iter().copied().collect(),
+            places: Vec::new(),
+            scanned_bytes: 0,
+            seconds: 0.0,
+        };
+        assert_eq!(report(&[(1, 5), (2, 95)]).agreed(), Some(2));
+        assert_eq!(report(&[(1, 6), (2, 94)]).agreed(), None);
+        assert_eq!(report(&[(1, 99), (2, 1)]).agreed(), None, "one that stands more often is no cut");
+        assert_eq!(report(&[]).agreed(), None);
+    }
+
+    #[test]
+    fn a_report_goes_through_the_control_socket() {
+        let ram = GuestRam::new(4 << 20).unwrap();
+        ram.write(0x10_0000, &stamps(0, 4096)).unwrap();
+        let reply = Reply::Scan(scan(&ring(&[(0x10_0000, 4096)]), ram.memory()).unwrap());
+        let line = serde_json::to_string(&reply).unwrap();
+        assert!(line.contains(r#""instances":{"1":64}"#), "{line}");
+        assert_eq!(serde_json::from_str::<Reply>(&line).unwrap(), reply);
+        assert!(serde_json::from_str::<Reply>(&line.replace("\"1\"", "\"one\"")).is_err());
     }
 
     #[test]

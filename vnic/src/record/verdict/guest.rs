@@ -45,9 +45,9 @@ pub fn guest(method: &Method, way: Way) -> Testimony {
         Err(reason) => return Testimony::Silent { reason },
     };
     let copies = match way {
-        Way::PageCache | Way::Direct => Copies::exactly(count),
-        // A page fault's copy and a cipher's output go through none of the functions.
-        Way::CopyOnWrite | Way::Cipher => Copies::at_least(count),
+        Way::PageCache | Way::Direct | Way::CopyOnWrite => Copies::exactly(count),
+        // A cipher's output goes through none of the functions.
+        Way::Cipher => Copies::at_least(count),
     };
     let sent = method.bytes_sent.unwrap_or_default() as f64;
     let by: Vec<String> = method
@@ -62,10 +62,8 @@ pub fn guest(method: &Method, way: Way) -> Testimony {
     if !by.is_empty() {
         figures.push_str(&format!(" ({})", by.join(", ")));
     }
-    match way {
-        Way::CopyOnWrite => figures.push_str(", not counting what page faults copied"),
-        Way::Cipher => figures.push_str(", not counting what the cipher wrote"),
-        Way::PageCache | Way::Direct => {}
+    if way == Way::Cipher {
+        figures.push_str(", not counting what the cipher wrote");
     }
     Testimony::Says { verdict: copies.verdict(), copies, scope: Scope::Whole, figures }
 }

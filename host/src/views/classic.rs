@@ -1,0 +1,227 @@
+//! The textbook's table as measured: switches and copies of each row, with the textbook's figure where it differs.
+//!
+//! Words: a mode switch is an entry to the kernel or a return from it; a context switch is another task's turn. Copies are
+//! per payload byte sent. The textbook counts for one piece of data; so mode switches are per chunk where a method works
+//! in chunks, and in all where one call sends the file.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use vnic::record::run::{Method, NicState, Run};
+
+use super::table::{Align, Cell, Table};
+
+/// What the textbook says of a method.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(crate) struct Textbook {
+    mode_switches: u64,
+    cpu_copies: u64,
+    dma_copies: u64,
+}
+
+/// For what mode switches are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Per {
+    /// One chunk.
+    Chunk,
+    /// The whole transfer.
+    Transfer,
+}
+
+/// One line of the table.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Line<'a> {
+    method: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    filesystem: Option<&'a str>,
+    nic: NicState,
+    mode_switches: Option<f64>,
+    mode_switches_per: Per,
+    page_faults: Option<u64>,
+    context_switches: Option<u64>,
+    cpu_copies: Option<f64>,
+    dma_copies: Option<f64>,
+    physical_instances: Option<u64>,
+    kernel_claims: &'a BTreeMap<String, u64>,
+    textbook: Option<Textbook>,
+}
+
+/// The heads of the columns behind `nic`, each with the paths of what it shows.
+pub(super) const HEADS: [(&str, &str); 6] = [
+    ("mode switches", "guest.mode_switches"),
+    ("context switches", "guest.context_switches.voluntary"),
+    ("CPU copies", "cpu_copies"),
+    ("DMA copies", "dma_copies"),
+    ("instances", "memory.physical_instances"),
+    ("the kernel claims", ""),
+];
+
+/// What the textbook says of this row: of a method, and of `sendfile` also by what the NIC can.
+fn textbook(method: &Method) -> Option<Textbook> {
+    let of = |mode_switches, cpu_copies| Some(Textbook { mode_switches, cpu_copies, dma_copies: 2 });
+    match base(&method.method) {
+        "read-write" => of(4, 2),
+        "mmap-write" => of(4, 1),
+        "sendfile" if method.nic.sg => of(2, 0),
+        "sendfile" => of(2, 1),
+        _ => None,
+    }
+}
+
+fn base(row: &str) -> &str {
+    row.strip_suffix("-no-sg").or_else(|| row.strip_suffix("-no-csum")).unwrap_or(row)
+}
+
+impl<'a> Line<'a> {
+    fn new(method: &'a Method, chunk: Option<u64>) -> Self {
+        let in_one_call = matches!(base(&method.method), "sendfile" | "ktls-sendfile");
+        let chunks = chunk.filter(|chunk| *chunk > 0 && !in_one_call).zip(method.bytes_sent);
+        let chunks = chunks.map(|(chunk, bytes)| bytes.div_ceil(chunk)).filter(|chunks| *chunks > 0);
+        let switches = method.guest.mode_switches.map(|count| count as f64 / chunks.unwrap_or(1) as f64);
+        let tasks = &method.guest.context_switches;
+        Line {
+            method: &method.method,
+            filesystem: method.filesystem.as_deref(),
+            nic: method.nic,
+            mode_switches: switches,
+            mode_switches_per: if chunks.is_some() { Per::Chunk } else { Per::Transfer },
+            page_faults: method.guest.page_faults,
+            context_switches: tasks.voluntary.zip(tasks.involuntary).map(|(own, others)| own.saturating_add(others)),
+            cpu_copies: method.cpu_copies,
+            dma_copies: method.dma_copies,
+            physical_instances: method.memory.physical_instances,
+            kernel_claims: &method.guest.claims,
+            textbook: textbook(method),
+        }
+    }
+
+    /// The cells of [`HEADS`]; `None` where a figure is missing.
+    pub(super) fn cells(&self) -> [Option<String>; 6] {
+        let book = |figure: fn(&Textbook) -> u64| self.textbook.as_ref().map(figure);
+        let switches = self.mode_switches.map(|count| {
+            let text = match self.mode_switches_per {
+                Per::Chunk => format!("{} a chunk", trimmed(count)),
+                Per::Transfer => format!("{} in all", trimmed(count)),
+            };
+            beside(text, count, book(|book| book.mode_switches), 0.5)
+        });
+        let copies = |count: Option<f64>, book| count.map(|count| beside(format!("{count:.2}"), count, book, 0.05));
+        let claims: Vec<String> = self.kernel_claims.iter().map(|(claim, count)| format!("{claim} {count}")).collect();
+        [
+            switches,
+            self.context_switches.map(|count| count.to_string()),
+            copies(self.cpu_copies, book(|book| book.cpu_copies)),
+            copies(self.dma_copies, book(|book| book.dma_copies)),
+            self.physical_instances.map(|count| count.to_string()),
+            Some(claims.join(", ")),
+        ]
+    }
+}
+
+/// A figure, with the textbook's behind it where the two differ.
+fn beside(text: String, measured: f64, book: Option<u64>, by: f64) -> String {
+    match book {
+        Some(book) if (measured - book as f64).abs() >= by => format!("{text} (textbook {book})"),
+        _ => text,
+    }
+}
+
+/// With as many decimals as say something.
+fn trimmed(count: f64) -> String {
+    if (count - count.round()).abs() < 0.005 { format!("{count:.0}") } else { format!("{count:.2}") }
+}
+
+/// The lines of a run.
+pub(crate) fn lines(run: &Run) -> Vec<Line<'_>> {
+    run.methods.iter().map(|method| Line::new(method, run.file.chunk)).collect()
+}
+
+/// What stands under the table.
+pub(super) const NOTE: &str = "Copies are per payload byte sent. The textbook's second copy by DMA is from the disk to the page cache: not the NIC's.";
+
+/// The table.
+pub(super) fn table(run: &Run) -> Table {
+    let mut columns = vec![("method", Align::Left), ("nic", Align::Left)];
+    columns.extend(HEADS[..5].iter().map(|(head, _)| (*head, Align::Left)));
+    columns.push((HEADS[5].0, Align::Left));
+    let mut table = Table::new(&columns);
+    for line in lines(run) {
+        let mut cells: Vec<Cell> = vec![line.name().into(), line.nic.to_string().into()];
+        cells.extend(
+            line.cells().into_iter().map(|cell| Cell::from(cell.unwrap_or_else(|| super::report::NULL.to_owned()))),
+        );
+        table.row(cells);
+    }
+    table
+}
+
+impl Line<'_> {
+    /// The row's name, with the file system where there are several.
+    pub(super) fn name(&self) -> String {
+        name(self.method, self.filesystem)
+    }
+}
+
+/// A row's name, with the file system where there are several.
+pub(super) fn name(method: &str, filesystem: Option<&str>) -> String {
+    match filesystem {
+        Some(filesystem) => format!("{method} ({filesystem})"),
+        None => method.to_owned(),
+    }
+}
+
+/// What is missing in the table and why: rows, columns, reason, each reason once.
+pub(super) fn missing(run: &Run) -> Vec<String> {
+    let mut found: Vec<(&str, Vec<&str>, Vec<String>)> = Vec::new();
+    for (method, line) in run.methods.iter().zip(lines(run)) {
+        for ((head, path), cell) in HEADS.iter().zip(line.cells()) {
+            if cell.is_some() {
+                continue;
+            }
+            let Some(reason) = method.reasons.get(*path) else { continue };
+            let at = match found.iter().position(|(known, _, _)| known == reason) {
+                Some(at) => at,
+                None => {
+                    found.push((reason, Vec::new(), Vec::new()));
+                    found.len() - 1
+                }
+            };
+            let Some((_, heads, rows)) = found.get_mut(at) else { continue };
+            if !heads.contains(head) {
+                heads.push(head);
+            }
+            if rows.last() != Some(&line.name()) {
+                rows.push(line.name());
+            }
+        }
+    }
+    found
+        .into_iter()
+        .map(|(reason, heads, rows)| format!("{}: {}: {reason}", rows.join(", "), heads.join(", ")))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_textbooks_figure_stands_beside_ours_only_where_they_differ() {
+        assert_eq!(beside("2.00".to_owned(), 2.004, Some(2), 0.05), "2.00");
+        assert_eq!(beside("3.00".to_owned(), 3.0, Some(2), 0.05), "3.00 (textbook 2)");
+        assert_eq!(beside("1.00".to_owned(), 1.0, None, 0.05), "1.00");
+    }
+
+    #[test]
+    fn whole_counts_have_no_decimals() {
+        assert_eq!((trimmed(4.0), trimmed(4.0039), trimmed(4.02)), ("4".into(), "4".into(), "4.02".into()));
+    }
+
+    #[test]
+    fn a_suffix_is_no_other_method() {
+        for (row, method) in [("sendfile-no-sg", "sendfile"), ("read-write-no-csum", "read-write"), ("cow", "cow")] {
+            assert_eq!(base(row), method);
+        }
+    }
+}
