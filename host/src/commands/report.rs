@@ -52,7 +52,7 @@ pub(super) fn run(args: &Args) -> Result<Finding> {
 }
 
 fn read(path: &Path) -> Result<Run> {
-    const AGAIN: &str = "leave a whole one with `scripts/run-qemu.sh --transfer all`";
+    const AGAIN: &str = "leave a whole one with `scripts/run-qemu.sh --transfer textbook`";
     let text = fs::read_to_string(path)
         .map_err(|error| anyhow!("cannot read the run's record {}: {error}; {AGAIN}", path.display()))?;
     let run: Run = serde_json::from_str(&text).map_err(|error| {
