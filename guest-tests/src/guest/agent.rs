@@ -48,6 +48,18 @@ pub fn run() -> Result<()> {
     }
 }
 
+/// The host went away in the middle of a request.
+#[derive(Debug)]
+struct HostIsGone;
+
+impl std::fmt::Display for HostIsGone {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the host has left")
+    }
+}
+
+impl std::error::Error for HostIsGone {}
+
 /// The host at the port's other end.
 struct Host {
     reader: BufReader<File>,
@@ -67,6 +79,9 @@ impl Host {
                 Ok(Request::PowerOff) => return Ok(Outcome::PowerOff),
             };
             if let Err(error) = done {
+                if error.chain().any(|cause| cause.is::<HostIsGone>()) {
+                    return Ok(Outcome::HostLeft);
+                }
                 self.tell(&match error.downcast::<Unsupported>() {
                     Ok(Unsupported(why)) => Event::Unsupported { why },
                     Err(error) => Event::Failed { error: format!("{error:#}") },
@@ -84,16 +99,14 @@ impl Host {
             nic: prepared.nic,
             pages: prepared.pages.clone(),
             sha256: prepared.sha256().to_owned(),
-            stream_bytes: None,
+            stream_bytes: prepared.stream_bytes(),
             filesystem,
         })?;
-        match self.hear()? {
-            Some(Ok(Request::Go)) => {}
-            Some(Ok(other)) => return Err(anyhow!("expected go after transfer-begin, got {other:?}")),
-            Some(Err(error)) => return Err(error),
-            None => return Ok(()),
-        }
-        let done = prepared.send()?;
+        self.wait_for_go()?;
+        let done = prepared.send(&mut |taken| {
+            self.tell(&Event::Paused { taken })?;
+            self.wait_for_go()
+        })?;
         self.tell(&Event::TransferEnd {
             bytes_sent: done.bytes_sent,
             seconds: done.took.as_secs_f64(),
@@ -101,6 +114,16 @@ impl Host {
             pages: done.pages,
             books: done.books,
         })
+    }
+
+    /// Waits for the host's `Go`.
+    fn wait_for_go(&mut self) -> Result<()> {
+        match self.hear()? {
+            Some(Ok(Request::Go)) => Ok(()),
+            Some(Ok(other)) => Err(anyhow!("waited for go, got {other:?}")),
+            Some(Err(error)) => Err(error),
+            None => Err(HostIsGone.into()),
+        }
     }
 
     fn run(&mut self, argv: &[String]) -> Result<()> {

@@ -26,6 +26,14 @@ pub struct TestFile {
 }
 
 impl TestFile {
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl TestFile {
     /// Makes a file of `offset + bytes` bytes in `folder`; the digest covers the last `bytes`.
     ///
     /// # Errors
@@ -49,6 +57,8 @@ impl TestFile {
                 return Err(error).with_context(|| format!("write {} bytes to {}", offset + bytes, path.display()));
             }
         };
+        // Read-only from here: a lease on the file would be refused while it is open for writing.
+        let file = File::open(&path).with_context(|| format!("open {}", path.display()))?;
         Ok(TestFile { file, file_id, sha256, path })
     }
 }
@@ -81,7 +91,18 @@ fn write_stamps(file: &mut File, file_id: u64, offset: u64, bytes: u64) -> io::R
         digest.update(&piece[skipped..]);
         at += piece.len() as u64;
     }
+    scrub(&mut buffer);
     Ok(digest)
+}
+
+/// Leaves none of the file's bytes in the program's memory: whoever looks for them in the guest's memory is to find only
+/// those that a transfer has put there.
+fn scrub(buffer: &mut [u8]) {
+    buffer.fill(0);
+    // The compiler must take it that someone looks at the zeros, and cannot leave them out.
+    std::hint::black_box(&buffer);
+    // The last stamp may still lie on the stack, where the making of another one puts its own.
+    stamp::fill(0, 0, std::hint::black_box(&mut [0; stamp::STAMP_BYTES]));
 }
 
 /// Lower-case hex.

@@ -1,4 +1,4 @@
-//! A shared, read-only mapping of a part of a file.
+//! A mapping of a part of a file: shared and read-only, or private and writable.
 
 use std::fs::File;
 use std::io;
@@ -17,6 +17,7 @@ pub struct Mapping {
     length: NonZeroUsize,
     /// Where the asked part starts in it.
     start: usize,
+    writable: bool,
 }
 
 impl Mapping {
@@ -25,13 +26,26 @@ impl Mapping {
     /// # Errors
     /// The kernel's refusal; an empty part cannot be mapped.
     pub fn of_file(file: &File, offset: u64, bytes: u64) -> io::Result<Mapping> {
+        Mapping::new(file, offset, bytes, ProtFlags::PROT_READ, MapFlags::MAP_SHARED)
+    }
+
+    /// Maps `bytes` of the file from `offset`; what is written to the mapping stays in it, on pages of its own.
+    ///
+    /// # Errors
+    /// The kernel's refusal; an empty part cannot be mapped.
+    pub fn private_of_file(file: &File, offset: u64, bytes: u64) -> io::Result<Mapping> {
+        Mapping::new(file, offset, bytes, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_PRIVATE)
+    }
+
+    fn new(file: &File, offset: u64, bytes: u64, access: ProtFlags, sharing: MapFlags) -> io::Result<Mapping> {
         let start = offset % PAGE_SIZE;
         let length = usize::try_from(start + bytes).ok().and_then(NonZeroUsize::new);
         let length = length.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "nothing to map"))?;
         let from = i64::try_from(offset - start).map_err(io::Error::other)?;
         // SAFETY: no address is asked for, so the kernel places the mapping where nothing else is.
-        let base = unsafe { mmap(None, length, ProtFlags::PROT_READ, MapFlags::MAP_SHARED, file, from) }?;
-        Ok(Mapping { base, length, start: usize::try_from(start).map_err(io::Error::other)? })
+        let base = unsafe { mmap(None, length, access, sharing, file, from) }?;
+        let start = usize::try_from(start).map_err(io::Error::other)?;
+        Ok(Mapping { base, length, start, writable: access.contains(ProtFlags::PROT_WRITE) })
     }
 
     /// `length` bytes at `at` of the asked part, cut at its end. They are the page cache itself: they change when the
@@ -46,10 +60,59 @@ impl Mapping {
         unsafe { std::slice::from_raw_parts(self.base.cast::<u8>().as_ptr().add(self.start + at), length) }
     }
 
+    /// Writes to every page of `length` bytes at `at` the byte that is there already, and returns the bytes of these
+    /// pages; in a mapping that is not writable, 0.
+    pub fn write_to_pages(&mut self, at: u64, length: u64) -> u64 {
+        if !self.writable {
+            return 0;
+        }
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        let part = self.bytes_at(at, length);
+        if part.is_empty() {
+            return 0;
+        }
+        let base = self.base.as_ptr() as usize;
+        let first = (part.as_ptr() as usize - base) / page();
+        let last = (part.as_ptr() as usize + part.len() - 1 - base) / page();
+        for index in first..=last {
+            let place = base + index * page();
+            let place = std::ptr::with_exposed_provenance_mut::<u8>(place);
+            // SAFETY: index is of a page of this mapping, which is writable; &mut self has no other reference to it.
+            // Volatile, or the compiler would drop a write that changes nothing.
+            unsafe { place.write_volatile(place.read_volatile()) };
+        }
+        ((last - first + 1) * page()) as u64
+    }
+
     /// The address of the mapping's first page.
     #[must_use]
     pub fn address(&self) -> usize {
         self.base.as_ptr() as usize
+    }
+
+    /// How many pages it spans.
+    #[must_use]
+    pub fn pages(&self) -> usize {
+        self.length.get().div_ceil(page())
+    }
+
+    /// Which of its pages are in memory, whether or not they are in the page tables.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn resident_pages(&self) -> io::Result<Vec<usize>> {
+        let mut states = vec![0_u8; self.pages()];
+        // SAFETY: the kernel writes one byte per page of the mapping, for which `states` has room.
+        if unsafe { libc::mincore(self.base.as_ptr(), self.length.get(), states.as_mut_ptr()) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(states.iter().enumerate().filter(|(_, state)| *state & 1 == 1).map(|(index, _)| index).collect())
+    }
+
+    /// Reads a byte of one page, so that it is in the page tables.
+    pub fn touch_page(&self, index: usize) {
+        let at = (index * page()).saturating_sub(self.start);
+        std::hint::black_box(self.bytes_at(at as u64, 1).first().copied());
     }
 
     /// Reads a byte of every page, so that each is in the page tables.

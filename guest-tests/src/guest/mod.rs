@@ -2,10 +2,13 @@
 
 pub mod agent;
 pub mod books;
+pub mod buffer;
+pub mod disk;
 pub mod file;
 pub mod init;
 pub mod mapping;
 pub mod nic;
 pub mod pages;
 pub mod port;
+pub mod tls_records;
 pub mod transfer;

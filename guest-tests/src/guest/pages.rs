@@ -16,36 +16,57 @@ const FRAME: u64 = (1 << 55) - 1;
 /// Bit 63 of an entry.
 const PRESENT: u64 = 1 << 63;
 
-/// The pages of the whole file, in file order.
+/// The pages of the whole file, in file order; those that are not in memory are brought there.
 ///
 /// # Errors
 /// The page map cannot be read, or does not show frame numbers to this user.
 pub fn page_runs(file: &File) -> Result<Vec<PageRun>> {
-    let bytes = file.metadata().context("stat of the file")?.len();
-    if bytes == 0 {
-        return Ok(Vec::new());
-    }
-    let mapping = Mapping::of_file(file, 0, bytes).context("map the file to see its pages")?;
+    let Some(mapping) = map_whole(file)? else { return Ok(Vec::new()) };
     mapping.touch();
-    let pages = bytes.div_ceil(PAGE_SIZE);
-    let mut entries = vec![0_u8; usize::try_from(pages * 8)?];
-    let pagemap = File::open("/proc/self/pagemap").context("open /proc/self/pagemap")?;
-    pagemap.read_exact_at(&mut entries, mapping.address() as u64 / PAGE_SIZE * 8).context("read /proc/self/pagemap")?;
-    let frames = entries.chunks_exact(8).map(|entry| u64::from_le_bytes(std::array::from_fn(|i| entry[i])));
-    runs(frames)
+    runs((0..).zip(page_map(&mapping)?))
 }
 
-/// Joins entries of the page map to runs.
-fn runs(entries: impl Iterator<Item = u64>) -> Result<Vec<PageRun>> {
+/// The pages of the file that are in memory, in file order.
+///
+/// # Errors
+/// The page map cannot be read, or does not show frame numbers to this user.
+pub fn resident_page_runs(file: &File) -> Result<Vec<PageRun>> {
+    let Some(mapping) = map_whole(file)? else { return Ok(Vec::new()) };
+    let resident = mapping.resident_pages().context("mincore")?;
+    for &page in &resident {
+        mapping.touch_page(page);
+    }
+    let entries = page_map(&mapping)?;
+    runs(resident.iter().filter_map(|&page| Some((page as u64, *entries.get(page)?))))
+}
+
+fn map_whole(file: &File) -> Result<Option<Mapping>> {
+    let bytes = file.metadata().context("stat of the file")?.len();
+    if bytes == 0 {
+        return Ok(None);
+    }
+    Mapping::of_file(file, 0, bytes).map(Some).context("map the file to see its pages")
+}
+
+/// The page map's entry for each page of the mapping.
+fn page_map(mapping: &Mapping) -> Result<Vec<u64>> {
+    let mut entries = vec![0_u8; mapping.pages() * 8];
+    let pagemap = File::open("/proc/self/pagemap").context("open /proc/self/pagemap")?;
+    pagemap.read_exact_at(&mut entries, mapping.address() as u64 / PAGE_SIZE * 8).context("read /proc/self/pagemap")?;
+    Ok(entries.chunks_exact(8).map(|entry| u64::from_le_bytes(std::array::from_fn(|i| entry[i]))).collect())
+}
+
+/// Joins pages and their entries of the page map to runs.
+fn runs(entries: impl Iterator<Item = (u64, u64)>) -> Result<Vec<PageRun>> {
     let mut runs: Vec<PageRun> = Vec::new();
-    for (page, entry) in (0_u64..).zip(entries) {
+    for (page, entry) in entries {
         if entry & PRESENT == 0 {
             bail!("page {page} of the file is not in memory");
         }
         let gpa = (entry & FRAME) * PAGE_SIZE;
         ensure!(gpa != 0, "the kernel hides physical page numbers: this needs CAP_SYS_ADMIN");
         match runs.last_mut() {
-            Some(run) if run.gpa + run.count * PAGE_SIZE == gpa => run.count += 1,
+            Some(run) if run.gpa + run.count * PAGE_SIZE == gpa && run.page + run.count == page => run.count += 1,
             _ => runs.push(PageRun { page, gpa, count: 1 }),
         }
     }
@@ -68,7 +89,7 @@ mod tests {
             PageRun { page: 2, gpa: 9 * PAGE_SIZE, count: 2 },
             PageRun { page: 4, gpa: 12 * PAGE_SIZE, count: 1 },
         ];
-        assert_eq!(runs(entries.into_iter()).expect("runs"), expected);
+        assert_eq!(runs((0..).zip(entries)).expect("runs"), expected);
     }
 
     #[test]
@@ -83,19 +104,25 @@ mod tests {
     }
 
     #[test]
+    fn pages_apart_in_the_file_stay_apart_even_when_neighbours_in_memory() {
+        let runs = runs([(0, present(5)), (2, present(6))].into_iter()).expect("runs");
+        assert_eq!(runs.len(), 2);
+    }
+
+    #[test]
     fn descending_pages_stay_apart() {
-        let runs = runs([present(5), present(4)].into_iter()).expect("runs");
+        let runs = runs((0..).zip([present(5), present(4)])).expect("runs");
         assert_eq!(runs.len(), 2);
     }
 
     #[test]
     fn a_page_that_is_not_in_memory_is_an_error() {
-        assert!(runs([present(5), 0].into_iter()).is_err());
+        assert!(runs((0..).zip([present(5), 0])).is_err());
     }
 
     #[test]
     fn a_hidden_frame_number_is_an_error() {
-        let error = runs([PRESENT].into_iter()).expect_err("frame 0").to_string();
+        let error = runs((0..).zip([PRESENT])).expect_err("frame 0").to_string();
         assert!(error.contains("CAP_SYS_ADMIN"), "{error}");
     }
 
@@ -103,7 +130,7 @@ mod tests {
     fn flag_bits_above_the_frame_number_are_no_address() {
         let soft_dirty = 1 << 55;
         assert_eq!(
-            runs([present(3) | soft_dirty].into_iter()).expect("runs"),
+            runs((0..).zip([present(3) | soft_dirty])).expect("runs"),
             [PageRun { page: 0, gpa: 3 * PAGE_SIZE, count: 1 }]
         );
     }

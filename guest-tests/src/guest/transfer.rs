@@ -4,20 +4,27 @@
 //! [`Prepared::send`] whoever watches the NIC can get ready. `send` runs the method with the books open, shuts down the
 //! write side, reads the receipt and notes the pages again.
 
-use std::io::{BufRead, BufReader};
-use std::net::{Shutdown, TcpStream};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::io::{self, BufRead, BufReader};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use nix::sys::socket::{setsockopt, sockopt};
 use vnic::record::run::NicState;
-use vnic::record::wire::{Flow, PageRun, Receipt, TransferSpec};
+use vnic::record::wire::{self, Flow, PageRun, Receipt, TransferSpec};
 
 use super::books::Books;
+use super::disk;
 use super::file::TestFile;
+use super::init::modules::load_group;
 use super::nic::{self, Nic};
-use super::pages::page_runs;
-use crate::methods::{self, Job, Method};
+use super::pages::{page_runs, resident_page_runs};
+use super::tls_records::Stream;
+use crate::methods::{self, Follower, Job, Method, Nobody};
 
 /// How long the receiver may take to accept the connection.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(30);
@@ -43,6 +50,8 @@ pub struct Prepared {
     spec: TransferSpec,
     made: TestFile,
     socket: TcpStream,
+    /// What the receiver will get, where that is not the file's bytes; `None` inside where it cannot be foretold.
+    stream: Option<Option<Stream>>,
     /// The connection.
     pub flow: Flow,
     /// The NIC's switches, read back.
@@ -63,8 +72,11 @@ pub struct Done {
     /// The file's pages after.
     pub pages: Vec<PageRun>,
     /// The kernel's books.
-    pub books: vnic::record::wire::Books,
+    pub books: wire::Books,
 }
+
+/// Called once when the first chunk is taken, with its bytes.
+pub type Pause<'a> = &'a mut dyn FnMut(u64) -> Result<()>;
 
 impl Prepared {
     /// Prepares a transfer.
@@ -78,56 +90,159 @@ impl Prepared {
         };
         ensure!(spec.chunk > 0, "a chunk of 0 bytes never gets anywhere");
         let nic = Nic::open(nic::NAME)?.apply(spec.nic)?;
+        if let Some(group) = method.modules {
+            // Where they are missing or built in, the method itself finds out what it can do.
+            let _ = load_group(group);
+        }
         let made = TestFile::create(folder_of(&spec.filesystem)?, spec.offset, spec.bytes)?;
-        let pages = page_runs(&made.file)?;
-        let socket = TcpStream::connect_timeout(&spec.to, CONNECT_DEADLINE)
-            .with_context(|| format!("connect to the receiver at {}", spec.to))?;
-        socket.set_read_timeout(Some(STALL_DEADLINE))?;
-        socket.set_write_timeout(Some(STALL_DEADLINE))?;
+        let socket = connect(spec.to, spec.pause.then_some(spec.chunk))?;
         let flow = Flow { protocol: 6, local: socket.local_addr()?, remote: socket.peer_addr()? };
-        Ok(Prepared { method, spec, made, socket, flow, nic, pages })
+        let mut prepared = Prepared { method, spec, made, socket, stream: None, flow, nic, pages: Vec::new() };
+        let job = prepared.job(&Nobody)?;
+        (method.available)(&job).map_err(unsupported)?;
+        let stream = method.stream.map(|stream| stream(&job).ok());
+        prepared.stream = stream;
+        if method.bypasses_page_cache {
+            posix_fadvise(&prepared.made.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)
+                .context("drop the file's pages")?;
+        }
+        prepared.pages = prepared.pages_now()?;
+        Ok(prepared)
     }
 
-    /// SHA-256 of the bytes to be sent, from the file's content apart from the transfer.
-    #[must_use]
-    pub fn sha256(&self) -> &str {
-        &self.made.sha256
-    }
-
-    /// Sends, and waits for the receipt.
-    ///
-    /// # Errors
-    /// What failed, the receiver's silence included.
-    pub fn send(self) -> Result<Done> {
-        let chunk = usize::try_from(self.spec.chunk).context("chunk")?;
-        let job = Job {
+    fn job<'a>(&'a self, follower: &'a dyn Follower) -> Result<Job<'a>> {
+        Ok(Job {
             file: &self.made.file,
             socket: &self.socket,
             offset: self.spec.offset,
             bytes: self.spec.bytes,
-            chunk,
+            chunk: usize::try_from(self.spec.chunk).context("chunk")?,
+            first_chunk_apart: self.spec.pause,
+            follower,
+        })
+    }
+
+    fn pages_now(&self) -> Result<Vec<PageRun>> {
+        if self.method.bypasses_page_cache { resident_page_runs(&self.made.file) } else { page_runs(&self.made.file) }
+    }
+
+    /// SHA-256 of the bytes the receiver is to get, from the file's content apart from the transfer; empty where it
+    /// cannot be foretold.
+    #[must_use]
+    pub fn sha256(&self) -> &str {
+        match &self.stream {
+            None => &self.made.sha256,
+            Some(stream) => stream.as_ref().map_or("", |stream| &stream.sha256),
+        }
+    }
+
+    /// How many bytes the receiver is to get, where these are not the file's.
+    #[must_use]
+    pub fn stream_bytes(&self) -> Option<u64> {
+        self.stream.as_ref()?.as_ref().map(|stream| stream.bytes)
+    }
+
+    /// Sends, and waits for the receipt. `pause` is called if the transfer is to pause.
+    ///
+    /// # Errors
+    /// [`Unsupported`] where it shows only now that this guest cannot do it; else what failed, the receiver's silence
+    /// and `pause` included.
+    pub fn send(self, pause: Pause<'_>) -> Result<Done> {
+        let conductor = Conductor {
+            books: RefCell::new(Books::open(self.spec.bytes, self.spec.books)),
+            pause: RefCell::new(self.spec.pause.then_some(pause)),
+            pause_failed: RefCell::default(),
+            claims: RefCell::default(),
+            copied_on_write: Cell::new(None),
         };
+        let job = self.job(&conductor)?;
         let start = Instant::now();
-        let books = Books::open().context("open the books")?;
+        conductor.books.borrow_mut().start().context("open the books")?;
         let sent = (self.method.send)(&job);
-        let books = books.close().context("close the books")?;
-        let bytes_sent = sent.with_context(|| format!("{} to {}", self.method.name, self.spec.to))?;
+        conductor.books.borrow_mut().suspend().context("close the books")?;
+        if let Some(error) = conductor.pause_failed.take() {
+            return Err(error);
+        }
+        let bytes_sent =
+            sent.map_err(unsupported).with_context(|| format!("{} to {}", self.method.name, self.spec.to))?;
+        let Conductor { books, claims, copied_on_write, .. } = conductor;
+        let mut books = books.into_inner();
+        books.sent();
         self.socket.shutdown(Shutdown::Write).context("shut down the write side")?;
         let receipt = read_receipt(&self.socket)?;
         let took = start.elapsed();
-        Ok(Done { bytes_sent, took, receipt, pages: page_runs(&self.made.file)?, books })
+        let mut books = books.close();
+        books.claims = claims.into_inner();
+        if let Some(bytes) = copied_on_write.get() {
+            books.copied_bytes.insert("copy-on-write".to_owned(), Some(bytes));
+        }
+        Ok(Done { bytes_sent, took, receipt, pages: self.pages_now()?, books })
     }
+}
+
+/// Follows a transfer: keeps its books, and stops it where it is to pause.
+struct Conductor<'a> {
+    books: RefCell<Books>,
+    pause: RefCell<Option<Pause<'a>>>,
+    /// Whole, for who knows the error.
+    pause_failed: RefCell<Option<anyhow::Error>>,
+    claims: RefCell<BTreeMap<String, u64>>,
+    copied_on_write: Cell<Option<u64>>,
+}
+
+impl Follower for Conductor<'_> {
+    fn taken(&self, sent: u64) -> io::Result<()> {
+        let mut books = self.books.borrow_mut();
+        books.drain();
+        if let Some(pause) = self.pause.take() {
+            books.suspend()?;
+            if let Err(error) = pause(sent) {
+                self.pause_failed.replace(Some(error));
+                return Err(io::Error::other("the pause failed"));
+            }
+            books.start()?;
+        }
+        Ok(())
+    }
+
+    fn claim(&self, what: &'static str, count: u64) {
+        *self.claims.borrow_mut().entry(what.to_owned()).or_default() += count;
+    }
+
+    fn copied_on_write(&self, bytes: u64) {
+        self.copied_on_write.set(Some(self.copied_on_write.get().unwrap_or_default() + bytes));
+    }
+}
+
+/// An error that says "not here" as such.
+fn unsupported(error: io::Error) -> anyhow::Error {
+    if error.kind() == io::ErrorKind::Unsupported { Unsupported(error.to_string()).into() } else { error.into() }
+}
+
+/// Connects to a receiver. A chunk that the connection must take whole, though the device may not send a byte of it,
+/// needs room in the socket.
+pub(super) fn connect(to: SocketAddr, chunk: Option<u64>) -> Result<TcpStream> {
+    let socket = TcpStream::connect_timeout(&to, CONNECT_DEADLINE)
+        .with_context(|| format!("connect to the receiver at {to}"))?;
+    socket.set_read_timeout(Some(STALL_DEADLINE))?;
+    socket.set_write_timeout(Some(STALL_DEADLINE))?;
+    if let Some(chunk) = chunk {
+        let room = usize::try_from(chunk).unwrap_or(usize::MAX).saturating_mul(2).clamp(1 << 18, 1 << 28);
+        setsockopt(&socket, sockopt::SndBufForce, &room).context("make room in the socket (SO_SNDBUFFORCE)")?;
+    }
+    Ok(socket)
 }
 
 /// Where files of a file system are made.
-fn folder_of(filesystem: &str) -> Result<&'static Path> {
+pub(super) fn folder_of(filesystem: &str) -> Result<&'static Path> {
     match filesystem {
         "tmpfs" => Ok(Path::new("/tmp")),
-        other => bail!(Unsupported(format!("this guest has no {other} file system mounted"))),
+        "ext4" => disk::mounted().map_err(|error| Unsupported(format!("{error:#}")).into()),
+        other => bail!(Unsupported(format!("this guest has no {other} file system"))),
     }
 }
 
-fn read_receipt(socket: &TcpStream) -> Result<Receipt> {
+pub(super) fn read_receipt(socket: &TcpStream) -> Result<Receipt> {
     let mut line = String::new();
     BufReader::new(socket).read_line(&mut line).context("wait for the receiver's receipt")?;
     parse_receipt(&line).with_context(|| format!("the receiver answered {line:?}, not `bytes N sha256 HEX`"))

@@ -32,7 +32,12 @@ pub const WANTED: &[Group] = &[
     Group { name: "base", required: true, modules: &["virtio_pci", "virtio_net", "virtio_console"] },
     // ext4 asks for the crc32c algorithm by request_module.
     Group { name: "disk", required: false, modules: &["virtio_blk", "crc32c_generic", "ext4"] },
-    Group { name: "tls", required: false, modules: &["tls"] },
+    // The cipher of kTLS and of AF_ALG, asked for by request_module.
+    Group {
+        name: "tls",
+        required: false,
+        modules: &["aesni_intel", "ctr", "ghash_generic", "gcm", "tls", "algif_aead"],
+    },
     Group { name: "capture", required: false, modules: &["af_packet"] },
     Group {
         name: "vfio",

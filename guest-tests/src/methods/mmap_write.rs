@@ -20,6 +20,7 @@ pub(super) fn send(job: &Job<'_>) -> io::Result<u64> {
             return Err(io::ErrorKind::WriteZero.into());
         }
         sent += written as u64;
+        job.taken(sent)?;
     }
     Ok(sent)
 }

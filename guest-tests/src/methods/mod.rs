@@ -2,15 +2,29 @@
 //!
 //! Place: [`crate::guest::transfer`] prepares file and socket and calls one [`Method`]; nothing here prepares,
 //! measures or prints.
+//!
+//! Operation: after each piece that the kernel has taken a method says so ([`Job::taken`]), with its buffers, mappings
+//! and pipes as the call left them. Who follows the transfer may let it stand there for a while.
 
+mod completions;
+mod cow;
+mod direct_io;
+mod direct_io_zerocopy;
+mod io_uring_send_zc;
+mod ktls_sendfile;
 mod mmap_write;
+mod msg_zerocopy;
 mod read_write;
 mod sendfile;
 mod splice;
+mod vmsplice;
 
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::net::TcpStream;
+
+use crate::guest::tls_records::Stream;
 
 /// What to send, and where to.
 #[derive(Debug)]
@@ -25,12 +39,64 @@ pub struct Job<'a> {
     pub bytes: u64,
     /// The most to hand to the kernel in one call, for the methods that work in pieces.
     pub chunk: usize,
+    /// Whether the first call is to take one chunk only, for the methods that otherwise need one call for all.
+    pub first_chunk_apart: bool,
+    /// Who is told how it goes.
+    pub follower: &'a dyn Follower,
+}
+
+/// Who follows a transfer.
+pub trait Follower {
+    /// The kernel has taken `sent` bytes so far. An error ends the transfer.
+    ///
+    /// # Errors
+    /// The follower's own.
+    fn taken(&self, sent: u64) -> io::Result<()>;
+
+    /// The kernel says of itself that something happened `count` times.
+    fn claim(&self, what: &'static str, count: u64);
+
+    /// The program's own writes had the kernel copy this many bytes.
+    fn copied_on_write(&self, bytes: u64);
+}
+
+impl fmt::Debug for dyn Follower + '_ {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Follower")
+    }
+}
+
+/// Nobody follows.
+#[derive(Debug)]
+pub struct Nobody;
+
+impl Follower for Nobody {
+    fn taken(&self, _sent: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn claim(&self, _what: &'static str, _count: u64) {}
+
+    fn copied_on_write(&self, _bytes: u64) {}
 }
 
 impl Job<'_> {
     /// The size of the next piece when `sent` bytes are done.
     fn piece(&self, sent: u64) -> usize {
         usize::try_from(self.bytes.saturating_sub(sent)).map_or(self.chunk, |left| left.min(self.chunk))
+    }
+
+    /// All that is left when `sent` bytes are done; the first chunk alone where that is asked for.
+    fn rest(&self, sent: u64) -> usize {
+        if self.first_chunk_apart && sent == 0 {
+            return self.piece(sent);
+        }
+        usize::try_from(self.bytes.saturating_sub(sent)).unwrap_or(usize::MAX)
+    }
+
+    /// Tells the follower.
+    fn taken(&self, sent: u64) -> io::Result<()> {
+        self.follower.taken(sent)
     }
 }
 
@@ -43,14 +109,64 @@ pub struct Method {
     pub summary: &'static str,
     /// Sends the job; returns the bytes the kernel took.
     pub send: fn(&Job<'_>) -> io::Result<u64>,
+    /// Can this be done here? Why not, in one sentence of kind [`io::ErrorKind::Unsupported`].
+    pub available: fn(&Job<'_>) -> io::Result<()>,
+    /// The file's pages are not used: better none of them are in memory.
+    pub bypasses_page_cache: bool,
+    /// The modules that the kernel may need for it (a group of the image's list).
+    pub modules: Option<&'static str>,
+    /// Where the receiver gets other bytes than the file's: which ones.
+    pub stream: Option<fn(&Job<'_>) -> io::Result<Stream>>,
+}
+
+/// A method that every kernel has.
+const fn everywhere(name: &'static str, summary: &'static str, send: fn(&Job<'_>) -> io::Result<u64>) -> Method {
+    Method { name, summary, send, available: |_| Ok(()), bypasses_page_cache: false, modules: None, stream: None }
 }
 
 /// Every method there is.
 pub const METHODS: &[Method] = &[
-    Method { name: "read-write", summary: "read into a buffer of the program, write from it", send: read_write::send },
-    Method { name: "mmap-write", summary: "map the file, write from the mapping", send: mmap_write::send },
-    Method { name: "sendfile", summary: "one call: the kernel takes the file's pages", send: sendfile::send },
-    Method { name: "splice", summary: "the file's pages go through a pipe to the socket", send: splice::send },
+    everywhere("read-write", "read into a buffer of the program, write from it", read_write::send),
+    everywhere("mmap-write", "map the file, write from the mapping", mmap_write::send),
+    everywhere("sendfile", "one call: the kernel takes the file's pages", sendfile::send),
+    everywhere("splice", "the file's pages go through a pipe to the socket", splice::send),
+    everywhere("vmsplice", "pages of a mapping go through a pipe to the socket", vmsplice::send),
+    Method {
+        available: direct_io::available,
+        bypasses_page_cache: true,
+        ..everywhere(
+            "direct-io",
+            "read past the page cache into a buffer of the program, write from it",
+            direct_io::send,
+        )
+    },
+    Method {
+        available: direct_io_zerocopy::available,
+        bypasses_page_cache: true,
+        ..everywhere(
+            "direct-io-zerocopy",
+            "read past the page cache into a buffer of the program, send that with MSG_ZEROCOPY",
+            direct_io_zerocopy::send,
+        )
+    },
+    Method {
+        available: completions::available,
+        ..everywhere("msg-zerocopy", "map the file, send from the mapping with MSG_ZEROCOPY", msg_zerocopy::send)
+    },
+    Method {
+        available: io_uring_send_zc::available,
+        ..everywhere("io-uring-send-zc", "map the file, send from the mapping with SEND_ZC", io_uring_send_zc::send)
+    },
+    Method {
+        available: completions::available,
+        ..everywhere("cow", "MSG_ZEROCOPY from a private mapping, half of it written to before", cow::send)
+    },
+    Method {
+        available: ktls_sendfile::available,
+        modules: Some("tls"),
+        stream: Some(ktls_sendfile::stream),
+        ..everywhere("ktls-sendfile", "sendfile over a connection that the kernel encrypts", ktls_sendfile::send)
+    },
 ];
 
 /// The method of this name.
@@ -65,6 +181,11 @@ fn file_too_short(sent: u64, job: &Job<'_>) -> io::Error {
         io::ErrorKind::UnexpectedEof,
         format!("the file ended after {sent} of {} bytes from offset {}", job.bytes, job.offset),
     )
+}
+
+/// This kernel or file cannot do that.
+fn unsupported(why: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, why.into())
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ pub(super) fn send(job: &Job<'_>) -> io::Result<u64> {
         }
         socket.write_all(&buffer[..piece])?;
         sent += piece as u64;
+        job.taken(sent)?;
     }
     Ok(sent)
 }

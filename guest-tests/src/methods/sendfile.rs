@@ -15,11 +15,11 @@ pub(super) fn send(job: &Job<'_>) -> io::Result<u64> {
     let mut sent = 0;
     while sent < job.bytes {
         let mut offset = i64::try_from(job.offset + sent).map_err(io::Error::other)?;
-        let left = usize::try_from(job.bytes - sent).unwrap_or(usize::MAX);
-        match sendfile64(job.socket, job.file, Some(&mut offset), left)? {
+        match sendfile64(job.socket, job.file, Some(&mut offset), job.rest(sent))? {
             0 => return Err(file_too_short(sent, job)),
             taken => sent += taken as u64,
         }
+        job.taken(sent)?;
     }
     Ok(sent)
 }

@@ -34,12 +34,13 @@ pub(super) fn send(job: &Job<'_>) -> io::Result<u64> {
             in_pipe -= moved;
             sent += moved as u64;
         }
+        job.taken(sent)?;
     }
     Ok(sent)
 }
 
 /// Makes room for a whole chunk where the system allows it; a pipe that stays small only means smaller pieces.
-fn widen(pipe: &OwnedFd, chunk: usize) {
+pub(super) fn widen(pipe: &OwnedFd, chunk: usize) {
     if let Ok(bytes) = i32::try_from(chunk) {
         let _ = fcntl(pipe, FcntlArg::F_SETPIPE_SZ(bytes));
     }

@@ -1,0 +1,239 @@
+//! Counting by hardware: an execution breakpoint on a kernel function, whose samples hold the register with the length.
+//!
+//! Place: for functions that refuse kprobe events. The kernel's `lib/`, where `_copy_to_iter` lives, is built without
+//! ftrace, and stock kernels refuse kprobe events there; the CPU's debug registers do not ask. There are four per CPU.
+//!
+//! Operation: one event and one ring per CPU, for every task of it. The kernel writes a record per call; [`Breakpoint::drain`]
+//! reads them, and must come often enough that the ring does not run over.
+//!
+//! Invariants: the ring's head is written by the kernel only, its tail by us only; records between the two are whole.
+//! A record that the kernel could not write shows as a later `PERF_RECORD_LOST`, and the figure is gone.
+
+use std::fs::File;
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::raw::c_void;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use vnic::record::wire::PAGE_SIZE;
+
+use super::perf::{self, Attr, Scope};
+
+const BREAKPOINT_EXECUTE: u32 = 4;
+const SAMPLE_TID: u64 = 1 << 1;
+const SAMPLE_REGS_INTR: u64 = 1 << 18;
+const RECORD_LOST: u32 = 2;
+const RECORD_SAMPLE: u32 = 9;
+/// Bytes of a sample: header, process and thread, register ABI, one register.
+const SAMPLE: usize = 32;
+/// The most memory for one ring.
+const LARGEST_RING: usize = 8 << 20;
+
+/// A register by its perf number (`asm/perf_regs.h`).
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Register {
+    /// The fourth argument of a function.
+    Cx = 2,
+    /// The second.
+    Si = 4,
+}
+
+/// What was summed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Sums {
+    /// By this process.
+    pub(super) own: u64,
+    /// By anyone else.
+    pub(super) others: u64,
+    /// Calls that the kernel could not record.
+    pub(super) lost: u64,
+}
+
+/// A sum over calls of one function, on every CPU.
+#[derive(Debug)]
+pub(super) struct Breakpoint {
+    rings: Vec<Ring>,
+    sums: Sums,
+}
+
+impl Breakpoint {
+    /// Starts to sum `register` over the calls of the function at `address`; `calls` may come before they are drained.
+    pub(super) fn open(address: u64, register: Register, calls: u64) -> io::Result<Breakpoint> {
+        let attr = Attr {
+            kind: perf::TYPE_BREAKPOINT,
+            sample_period: 1,
+            sample_type: SAMPLE_TID | SAMPLE_REGS_INTR,
+            flags: perf::EXCLUDE_USER,
+            bp_type: BREAKPOINT_EXECUTE,
+            bp_addr: address,
+            bp_len: size_of::<libc::c_long>() as u64,
+            sample_regs_intr: 1 << register as u32,
+            ..Attr::default()
+        };
+        let bytes = usize::try_from(calls).unwrap_or(usize::MAX).saturating_mul(SAMPLE).clamp(1 << 16, LARGEST_RING);
+        let mut rings = Vec::new();
+        for cpu in online_cpus()? {
+            rings.push(Ring::new(perf::open(attr, Scope::Cpu(cpu))?, bytes.next_power_of_two())?);
+        }
+        Ok(Breakpoint { rings, sums: Sums::default() })
+    }
+
+    /// Reads what the rings hold. No system call.
+    pub(super) fn drain(&mut self) {
+        let own = std::process::id();
+        for ring in &mut self.rings {
+            ring.drain(|kind, body| self.sums.add(own, kind, body));
+        }
+    }
+
+    /// Counts no more.
+    pub(super) fn stop(&mut self) -> io::Result<()> {
+        self.rings.iter().try_for_each(|ring| perf::disable(&ring.event))
+    }
+
+    /// All that was counted.
+    pub(super) fn sums(&mut self) -> Sums {
+        self.drain();
+        self.sums
+    }
+}
+
+impl Sums {
+    /// Takes a record.
+    fn add(&mut self, own: u32, kind: u32, body: &[u8]) {
+        let u32_at = |at: usize| body.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
+        let u64_at = |at: usize| body.get(at..at + 8)?.try_into().ok().map(u64::from_ne_bytes);
+        match kind {
+            // Process, thread, register ABI, register.
+            RECORD_SAMPLE => match (u32_at(0), u64_at(16)) {
+                (Some(pid), Some(bytes)) if pid == own => self.own = self.own.saturating_add(bytes),
+                (Some(_), Some(bytes)) => self.others = self.others.saturating_add(bytes),
+                _ => self.lost += 1,
+            },
+            // Event id, count.
+            RECORD_LOST => self.lost = self.lost.saturating_add(u64_at(8).unwrap_or(1)),
+            _ => {}
+        }
+    }
+}
+
+/// The numbers of the CPUs that run: `0-1,3`.
+fn online_cpus() -> io::Result<Vec<i32>> {
+    let text = std::fs::read_to_string("/sys/devices/system/cpu/online")?;
+    parse_cpus(text.trim()).ok_or_else(|| io::Error::other(format!("no list of CPUs: {text:?}")))
+}
+
+fn parse_cpus(list: &str) -> Option<Vec<i32>> {
+    let mut cpus = Vec::new();
+    for range in list.split(',') {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        cpus.extend(first.parse::<i32>().ok()?..=last.parse::<i32>().ok()?);
+    }
+    Some(cpus)
+}
+
+/// An event's ring: a page of state, then the records.
+#[derive(Debug)]
+struct Ring {
+    event: File,
+    base: NonNull<c_void>,
+    length: NonZeroUsize,
+    /// Bytes for records; a power of two.
+    room: usize,
+}
+
+/// Offsets in the first page (`struct perf_event_mmap_page`).
+const DATA_HEAD: usize = 1024;
+const DATA_TAIL: usize = 1032;
+
+impl Ring {
+    fn new(event: File, room: usize) -> io::Result<Ring> {
+        let length = NonZeroUsize::new(room + PAGE_SIZE as usize).ok_or(io::ErrorKind::InvalidInput)?;
+        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: no address is asked for, so the kernel places the mapping where nothing else is.
+        let base = unsafe { mmap(None, length, access, MapFlags::MAP_SHARED, &event, 0) }?;
+        Ok(Ring { event, base, length, room })
+    }
+
+    /// One of the two positions, which both sides use atomically.
+    fn position(&self, offset: usize) -> &AtomicU64 {
+        // SAFETY: both offsets are 8-aligned and inside the first page, mapped writable until drop.
+        unsafe { AtomicU64::from_ptr(self.base.as_ptr().cast::<u8>().add(offset).cast()) }
+    }
+
+    /// Passes on each record's kind and body, and gives the room back.
+    fn drain(&mut self, mut take: impl FnMut(u32, &[u8])) {
+        let head = self.position(DATA_HEAD).load(Ordering::Acquire);
+        let mut tail = self.position(DATA_TAIL).load(Ordering::Relaxed);
+        let mut body = [0; 256];
+        while tail < head {
+            let mut header = [0; 8];
+            self.copy(tail, &mut header);
+            let [k0, k1, k2, k3, _, _, s0, s1] = header;
+            let size = usize::from(u16::from_ne_bytes([s0, s1]));
+            if size < header.len() {
+                break;
+            }
+            // Longer records are of kinds nobody asked for: their front will do.
+            let wanted = (size - header.len()).min(body.len());
+            self.copy(tail + header.len() as u64, &mut body[..wanted]);
+            take(u32::from_ne_bytes([k0, k1, k2, k3]), &body[..wanted]);
+            tail += size as u64;
+        }
+        self.position(DATA_TAIL).store(tail, Ordering::Release);
+    }
+
+    /// Copies out of the ring, around its end.
+    fn copy(&self, from: u64, to: &mut [u8]) {
+        for (at, byte) in (from..).zip(to) {
+            let place = PAGE_SIZE as usize + (at as usize & (self.room - 1));
+            // SAFETY: place is below PAGE_SIZE + room, the mapping's length; the kernel does not write between tail
+            // and head.
+            *byte = unsafe { self.base.as_ptr().cast::<u8>().add(place).read() };
+        }
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        // SAFETY: base and length are what mmap returned and was given; nothing borrowed from it is left.
+        let unmapped = unsafe { munmap(self.base, self.length.get()) };
+        debug_assert!(unmapped.is_ok(), "{unmapped:?}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(pid: u32, bytes: u64) -> Vec<u8> {
+        [&pid.to_ne_bytes()[..], &7_u32.to_ne_bytes(), &2_u64.to_ne_bytes(), &bytes.to_ne_bytes()].concat()
+    }
+
+    #[test]
+    fn samples_are_summed_by_whose_they_are() {
+        let mut sums = Sums::default();
+        sums.add(1, RECORD_SAMPLE, &sample(1, 4096));
+        sums.add(1, RECORD_SAMPLE, &sample(1, 96));
+        sums.add(1, RECORD_SAMPLE, &sample(2, 10));
+        assert_eq!(sums, Sums { own: 4192, others: 10, lost: 0 });
+    }
+
+    #[test]
+    fn a_lost_record_is_noticed() {
+        let mut sums = Sums::default();
+        let body = [&9_u64.to_ne_bytes()[..], &3_u64.to_ne_bytes()].concat();
+        sums.add(1, RECORD_LOST, &body);
+        sums.add(1, RECORD_SAMPLE, &[0; 5]);
+        assert_eq!(sums.lost, 4);
+    }
+
+    #[test]
+    fn lists_of_cpus() {
+        assert_eq!(parse_cpus("0"), Some(vec![0]));
+        assert_eq!(parse_cpus("0-2,5"), Some(vec![0, 1, 2, 5]));
+        assert_eq!(parse_cpus(""), None);
+    }
+}
