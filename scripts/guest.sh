@@ -53,6 +53,14 @@ build_initramfs() {
     fail 2 "the initramfs cannot be written"
 }
 
+# A disk with an empty ext4 file system, for the rows that read a file from one: sparse, so it takes little room.
+make_disk() {
+  local tool
+  tool=$(PATH=$PATH:/usr/sbin:/sbin command -v mke2fs) || return 1
+  rm -f "$RUN/disk.ext4"
+  "$tool" -q -F -t ext4 -E lazy_itable_init=1,lazy_journal_init=1 -m 0 "$RUN/disk.ext4" 512M >&2
+}
+
 # QEMU crashes under TCG with a vhost-user NIC that has MSI-X vectors, at least up to 7.2; 10.0 does not.
 msix_works() { [ "$ACCEL" = kvm ] || [ "${QEMU_VERSION%%.*}" -ge 10 ]; }
 
@@ -84,6 +92,9 @@ compose_command() { # compose_command ACCEL TASK
     [ "${MSIX:-$(msix_works && echo on || echo off)}" = on ] || nic+=,vectors=0
   fi
   QEMU_COMMAND+=(-device "$nic")
+  if make_disk; then
+    QEMU_COMMAND+=(-drive "if=none,id=disk,file=$RUN/disk.ext4,format=raw,cache=unsafe" -device virtio-blk-pci,drive=disk)
+  fi
   case $task in
     transfer | agent)
       words+=" vnic.run=agent"

@@ -9,12 +9,16 @@ use std::io;
 
 use vnic::record::wire::PAGE_SIZE;
 
-use super::Job;
 use super::completions::ZerocopySocket;
+use super::{Job, file_too_short};
 use crate::guest::mapping::Mapping;
 
 /// Sends the job.
 pub(super) fn send(job: &Job<'_>) -> io::Result<u64> {
+    // The program itself touches the mapped pages: past the file's end that raises SIGBUS.
+    if job.file.metadata()?.len() < job.offset + job.bytes {
+        return Err(file_too_short(0, job));
+    }
     let mut mapping = Mapping::private_of_file(job.file, job.offset, job.bytes)?;
     let mut socket = ZerocopySocket::new(job.socket)?;
     // Even a job of one chunk has both halves.

@@ -59,13 +59,13 @@ pub(super) struct Breakpoint {
 }
 
 impl Breakpoint {
-    /// Starts to sum `register` over the calls of the function at `address`; `calls` may come before they are drained.
+    /// Will sum `register`, from [`Breakpoint::start`] on, over the calls of the function at `address`; `calls` may come before they are drained.
     pub(super) fn open(address: u64, register: Register, calls: u64) -> io::Result<Breakpoint> {
         let attr = Attr {
             kind: perf::TYPE_BREAKPOINT,
             sample_period: 1,
             sample_type: SAMPLE_TID | SAMPLE_REGS_INTR,
-            flags: perf::EXCLUDE_USER,
+            flags: perf::DISABLED | perf::EXCLUDE_USER,
             bp_type: BREAKPOINT_EXECUTE,
             bp_addr: address,
             bp_len: size_of::<libc::c_long>() as u64,
@@ -86,6 +86,11 @@ impl Breakpoint {
         for ring in &mut self.rings {
             ring.drain(|kind, body| self.sums.add(own, kind, body));
         }
+    }
+
+    /// Counts from here.
+    pub(super) fn start(&mut self) -> io::Result<()> {
+        self.rings.iter().try_for_each(|ring| perf::enable(&ring.event))
     }
 
     /// Counts no more.
@@ -154,7 +159,13 @@ impl Ring {
         let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: no address is asked for, so the kernel places the mapping where nothing else is.
         let base = unsafe { mmap(None, length, access, MapFlags::MAP_SHARED, &event, 0) }?;
-        Ok(Ring { event, base, length, room })
+        let ring = Ring { event, base, length, room };
+        // Every page once, so that reading records is no page fault of the transfer's.
+        for page in 0..length.get() / PAGE_SIZE as usize {
+            // SAFETY: page is one of the mapping's.
+            std::hint::black_box(unsafe { base.as_ptr().cast::<u8>().add(page * PAGE_SIZE as usize).read_volatile() });
+        }
+        Ok(ring)
     }
 
     /// One of the two positions, which both sides use atomically.

@@ -10,7 +10,7 @@
 //! guest must be quiet.
 
 use super::breakpoint::{Breakpoint, Register, Sums};
-use super::symbols;
+use super::symbols::{self, Symbols};
 use super::tracefs::Kprobe;
 
 use vnic::record::wire;
@@ -68,9 +68,21 @@ enum Counter {
 }
 
 impl Copies {
-    /// Starts to watch, for a transfer of `bytes`.
+    /// Gets ready for a transfer of `bytes`.
     pub(super) fn open(bytes: u64) -> Copies {
-        Copies(FUNCTIONS.map(|function| (function, Counter::open(function, bytes))).into())
+        let symbols = Symbols::read();
+        Copies(FUNCTIONS.map(|function| (function, Counter::open(function, bytes, &symbols))).into())
+    }
+
+    /// Counts from here.
+    pub(super) fn start(&mut self) {
+        for (_, counter) in &mut self.0 {
+            if let Ok(Counter::Breakpoint(breakpoint)) = counter
+                && let Err(error) = breakpoint.start()
+            {
+                *counter = Err(format!("its breakpoint: {error}"));
+            }
+        }
     }
 
     /// Makes room for more; no system call.
@@ -112,9 +124,9 @@ impl Copies {
 }
 
 impl Counter {
-    fn open(function: Function, bytes: u64) -> Result<Counter, String> {
+    fn open(function: Function, bytes: u64, symbols: &Symbols) -> Result<Counter, String> {
         // First of all: a function that this kernel lacks is no matter of privileges.
-        let address = symbols::address_of(function.name)?;
+        let address = symbols.address_of(function.name)?;
         let argument = match function.length {
             Length::In(Register::Cx) => "%cx:u32".to_owned(),
             Length::In(Register::Si) => "%si:u64".to_owned(),

@@ -37,11 +37,14 @@ impl Books {
         Books { copies: with_copies.then(|| Copies::open(bytes)), program: Program::new() }
     }
 
-    /// The program's books count from here.
+    /// The books count from here, the program's until the next [`Books::suspend`].
     ///
     /// # Errors
     /// The kernel's refusal.
     pub fn start(&mut self) -> io::Result<()> {
+        if let Some(copies) = &mut self.copies {
+            copies.start();
+        }
         self.program.start()
     }
 

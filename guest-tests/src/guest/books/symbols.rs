@@ -2,10 +2,20 @@
 
 use std::fs;
 
-/// The address of a function, or why there is none.
-pub(super) fn address_of(function: &str) -> Result<u64, String> {
-    let list = fs::read_to_string("/proc/kallsyms").map_err(|error| format!("/proc/kallsyms: {error}"))?;
-    address_in(&list, function)
+/// The kernel's list of its functions.
+#[derive(Debug)]
+pub(super) struct Symbols(Result<String, String>);
+
+impl Symbols {
+    /// Reads it.
+    pub(super) fn read() -> Symbols {
+        Symbols(fs::read_to_string("/proc/kallsyms").map_err(|error| format!("/proc/kallsyms: {error}")))
+    }
+
+    /// The address of a function, or why there is none.
+    pub(super) fn address_of(&self, function: &str) -> Result<u64, String> {
+        address_in(self.0.as_ref().map_err(String::clone)?, function)
+    }
 }
 
 fn address_in(list: &str, function: &str) -> Result<u64, String> {
