@@ -63,6 +63,8 @@ pub struct Session {
     memory: Arc<Memory>,
     vrings: Vec<Vring>,
     status: u8,
+    /// Has the device a channel for its own requests?
+    channel: bool,
 }
 
 type Outcome = Result<Option<Reply>, SessionError>;
@@ -78,6 +80,7 @@ impl Session {
             memory: Arc::new(Memory::empty()),
             vrings: (0..device.vrings()).map(|_| Vring::default()).collect(),
             status: 0,
+            channel: false,
         }
     }
 
@@ -105,7 +108,7 @@ impl Session {
         self.reset(device);
         self.vrings.clear();
         self.memory = Arc::new(Memory::empty());
-        if self.protocol.has(ProtocolFeature::BackendReq) {
+        if std::mem::take(&mut self.channel) {
             // Nobody is left to hear that the device cannot close a socket.
             let _ = device.set_backend_channel(None);
         }
@@ -180,7 +183,7 @@ impl Session {
             Request::RemMemReg(region) => self.rem_mem_reg(region, device),
             Request::SetStatus(status) => self.set_status(status, device),
             Request::GetStatus => number(u64::from(self.status)),
-            Request::SetBackendReqFd => set_backend_req_fd(fds, device),
+            Request::SetBackendReqFd => self.set_backend_req_fd(fds, device),
             Request::IotlbMsg(entry) => self.iotlb(entry, device),
         }
     }
@@ -301,6 +304,15 @@ impl Session {
         outcome
     }
 
+    /// The channel is the device's: it may ask from any thread.
+    fn set_backend_req_fd(&mut self, fds: Vec<OwnedFd>, device: &mut dyn Device) -> Outcome {
+        let request = RequestCode::SetBackendReqFd;
+        let socket = fds.into_iter().next().ok_or(SessionError::Fds { request, fds: 0, expected: 1 })?;
+        done(request, device.set_backend_channel(Some(BackendChannel::new(socket))))?;
+        self.channel = true;
+        Ok(None)
+    }
+
     /// "IOMMU support". An update leads into one memory region; an invalidation of no bytes is one of all that follow, which is
     /// how the size of a whole address space comes out in 64 bits.
     fn iotlb(&mut self, message: Iotlb, device: &mut dyn Device) -> Outcome {
@@ -357,13 +369,6 @@ fn set_mtu(mtu: u64, device: &mut dyn Device) -> Outcome {
     let known = u16::try_from(mtu).ok().filter(|mtu| *mtu >= 68);
     let mtu = known.ok_or(SessionError::Value { request, what: "MTU", value: mtu })?;
     done(request, device.set_mtu(mtu))
-}
-
-/// The channel is the device's: it may ask from any thread.
-fn set_backend_req_fd(fds: Vec<OwnedFd>, device: &mut dyn Device) -> Outcome {
-    let request = RequestCode::SetBackendReqFd;
-    let socket = fds.into_iter().next().ok_or(SessionError::Fds { request, fds: 0, expected: 1 })?;
-    done(request, device.set_backend_channel(Some(BackendChannel::new(socket))))
 }
 
 fn done(request: RequestCode, result: Result<(), DeviceError>) -> Outcome {

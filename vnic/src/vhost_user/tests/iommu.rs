@@ -102,6 +102,18 @@ fn the_device_asks_over_the_channel_until_the_session_ends() {
     assert_eq!(front_end.read(&mut [0]).expect("the end"), 0);
 }
 
+/// The protocol feature is withdrawn after the channel was set up: the channel must still end with the session.
+#[test]
+fn the_channel_ends_with_the_session_whatever_is_negotiated_then() {
+    let mut bench = Bench::negotiated();
+    bench.send_raw(&Request::SetBackendReqFd.to_bytes(0), 1);
+    assert_eq!(bench.outcome(21), "channel");
+    assert_eq!(bench.ask(&Plain(Request::SetProtocolFeatures(ProtocolFeatures::NONE))), "");
+    assert_eq!(bench.open_files(), 1);
+    assert_eq!(bench.hang_up(), "reset; memory 0; closed");
+    assert_eq!(bench.open_files(), 0);
+}
+
 #[test]
 fn a_channel_must_come_with_its_socket() {
     let mut bench = behind_an_iommu();

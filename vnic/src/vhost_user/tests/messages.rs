@@ -90,9 +90,10 @@ proptest! {
         let files = files_of(&request);
         if longer {
             payload.extend(vec![0; cut]);
-        } else {
-            prop_assume!(payload.len() >= cut);
+        } else if payload.len() >= cut {
             payload.truncate(payload.len() - cut);
+        } else {
+            return Ok(());
         }
         let rule = Rule::of(request.code() as u32).expect("rule");
         let refused = matches!(parse(rule, &payload, files), Err(SessionError::Size { .. }));
@@ -102,7 +103,9 @@ proptest! {
     #[test]
     fn another_number_of_files_is_refused(request in request(), files in 0..10_usize) {
         let tolerated = matches!(request, Request::RemMemReg(_)) && files <= 1;
-        prop_assume!(files != files_of(&request) && !tolerated);
+        if files == files_of(&request) || tolerated {
+            return Ok(());
+        }
         let rule = Rule::of(request.code() as u32).expect("rule");
         let parsed = parse(rule, &request.payload(), files);
         let refused = matches!(parsed, Err(SessionError::Fds { fds, .. }) if fds == files);

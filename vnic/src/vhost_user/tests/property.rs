@@ -94,7 +94,7 @@ fn play(bench: &mut Bench, piece: Piece) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.max(512), ..ProptestConfig::default() })]
 
     #[test]
     fn nothing_a_front_end_sends_panics_or_leaks(pieces in prop::collection::vec(piece(), 1..40)) {
