@@ -58,7 +58,6 @@ step lints cargo clippy --workspace --all-targets --locked -- -D warnings
 step documentation env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 step "unit and property tests" cargo test --workspace --locked --lib --bins -- --show-output
 step "documentation's examples" cargo test --workspace --locked --doc
-step "the device without its device end" cargo test --locked --package vnic --no-default-features --lib record::
 step "the real binary" cargo test --workspace --locked --test cli -- --show-output
 if [ -n "$QUICK" ]; then
   skip "guest tests, as --quick asks"
