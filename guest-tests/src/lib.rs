@@ -4,12 +4,14 @@
 //! |---|---|
 //! | [`methods`] | the ways to send a file over TCP, one file each, readable as the textbook's example |
 //! | [`guest`] | inside the guest: the NIC, the test file and its pages, the kernel's books, one whole transfer |
+//! | [`hazards`] | what can go wrong with a file that is sent without copying it, one file each |
 //! | [`image`] | on the host: the initramfs, its modules and its programs |
 //! | [`fixture`] | on the host: virtual machines, receivers and deadlines for the tests |
 //! | [`size`] | sizes as people write them |
 
 pub mod fixture;
 pub mod guest;
+pub mod hazards;
 pub mod image;
 pub mod methods;
 pub mod size;

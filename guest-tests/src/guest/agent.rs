@@ -16,7 +16,8 @@ use vnic::record::wire::{Event, PORT_NAME, Request, TransferSpec};
 
 use super::nic::{self, Nic};
 use super::port;
-use super::transfer::{Prepared, Unsupported};
+use super::transfer::{Done, Prepared, Unsupported};
+use crate::hazards::{self, Stage};
 
 /// What the console shows when a host has left.
 pub const HOST_LEFT: &str = "vnic guest: the host has left the record port";
@@ -60,10 +61,57 @@ impl std::fmt::Display for HostIsGone {
 
 impl std::error::Error for HostIsGone {}
 
+/// Does a transfer, with the host told and asked as the protocol has it.
+///
+/// # Errors
+/// What failed; [`Unsupported`].
+pub fn transfer(stage: &mut dyn Stage, spec: TransferSpec) -> Result<Done> {
+    let filesystem = spec.filesystem.clone();
+    let prepared = Prepared::new(spec)?;
+    stage.tell(&Event::TransferBegin {
+        flow: prepared.flow,
+        nic: prepared.nic,
+        pages: prepared.pages.clone(),
+        sha256: prepared.sha256().to_owned(),
+        stream_bytes: prepared.stream_bytes(),
+        filesystem,
+    })?;
+    stage.wait_for_go()?;
+    let done = prepared.send(&mut |taken| {
+        stage.tell(&Event::Paused { taken })?;
+        stage.wait_for_go()
+    })?;
+    stage.tell(&Event::TransferEnd {
+        bytes_sent: done.bytes_sent,
+        seconds: done.took.as_secs_f64(),
+        receipt: done.receipt.clone(),
+        pages: done.pages.clone(),
+        books: done.books.clone(),
+    })?;
+    Ok(done)
+}
+
 /// The host at the port's other end.
 struct Host {
     reader: BufReader<File>,
     writer: File,
+}
+
+impl Stage for Host {
+    fn tell(&mut self, event: &Event) -> Result<()> {
+        let mut line = serde_json::to_vec(event)?;
+        line.push(b'\n');
+        self.writer.write_all(&line).context("write to the host")
+    }
+
+    fn wait_for_go(&mut self) -> Result<()> {
+        match self.hear()? {
+            Some(Ok(Request::Go)) => Ok(()),
+            Some(Ok(other)) => Err(anyhow!("waited for go, got {other:?}")),
+            Some(Err(error)) => Err(error),
+            None => Err(HostIsGone.into()),
+        }
+    }
 }
 
 impl Host {
@@ -72,10 +120,12 @@ impl Host {
         while let Some(request) = self.hear()? {
             let done = match request {
                 Err(error) => Err(error),
-                Ok(Request::Transfer(spec)) => self.transfer(spec),
+                Ok(Request::Transfer(spec)) => transfer(self, spec).map(drop),
                 Ok(Request::Run { argv }) => self.run(&argv),
                 Ok(Request::Go) => Err(anyhow!("go without a transfer that waits for it")),
-                Ok(Request::Hazard { name, .. }) => Err(anyhow!("this agent knows no hazard `{name}`")),
+                Ok(Request::Hazard { name, method, to }) => {
+                    hazards::show(&name, &method, to, self).and_then(|story| self.tell(&story.told()))
+                }
                 Ok(Request::PowerOff) => return Ok(Outcome::PowerOff),
             };
             if let Err(error) = done {
@@ -91,53 +141,12 @@ impl Host {
         Ok(Outcome::HostLeft)
     }
 
-    fn transfer(&mut self, spec: TransferSpec) -> Result<()> {
-        let filesystem = spec.filesystem.clone();
-        let prepared = Prepared::new(spec)?;
-        self.tell(&Event::TransferBegin {
-            flow: prepared.flow,
-            nic: prepared.nic,
-            pages: prepared.pages.clone(),
-            sha256: prepared.sha256().to_owned(),
-            stream_bytes: prepared.stream_bytes(),
-            filesystem,
-        })?;
-        self.wait_for_go()?;
-        let done = prepared.send(&mut |taken| {
-            self.tell(&Event::Paused { taken })?;
-            self.wait_for_go()
-        })?;
-        self.tell(&Event::TransferEnd {
-            bytes_sent: done.bytes_sent,
-            seconds: done.took.as_secs_f64(),
-            receipt: done.receipt,
-            pages: done.pages,
-            books: done.books,
-        })
-    }
-
-    /// Waits for the host's `Go`.
-    fn wait_for_go(&mut self) -> Result<()> {
-        match self.hear()? {
-            Some(Ok(Request::Go)) => Ok(()),
-            Some(Ok(other)) => Err(anyhow!("waited for go, got {other:?}")),
-            Some(Err(error)) => Err(error),
-            None => Err(HostIsGone.into()),
-        }
-    }
-
     fn run(&mut self, argv: &[String]) -> Result<()> {
         let (program, arguments) = argv.split_first().context("no program to run")?;
         let ran = Command::new(program).args(arguments).output().with_context(|| format!("run {program}"))?;
         let status = ran.status.code().or_else(|| ran.status.signal().map(|signal| 128 + signal)).unwrap_or(-1);
         let output = [ran.stdout, ran.stderr].concat();
         self.tell(&Event::Ran { status, output: String::from_utf8_lossy(&output).into_owned() })
-    }
-
-    fn tell(&mut self, event: &Event) -> Result<()> {
-        let mut line = serde_json::to_vec(event)?;
-        line.push(b'\n');
-        self.writer.write_all(&line).context("write to the host")
     }
 
     /// The next request; `None` when the host has left.

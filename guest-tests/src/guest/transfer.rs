@@ -221,7 +221,7 @@ fn unsupported(error: io::Error) -> anyhow::Error {
 
 /// Connects to a receiver. A chunk that the connection must take whole, though the device may not send a byte of it,
 /// needs room in the socket.
-pub(super) fn connect(to: SocketAddr, chunk: Option<u64>) -> Result<TcpStream> {
+pub(crate) fn connect(to: SocketAddr, chunk: Option<u64>) -> Result<TcpStream> {
     let socket = TcpStream::connect_timeout(&to, CONNECT_DEADLINE)
         .with_context(|| format!("connect to the receiver at {to}"))?;
     socket.set_read_timeout(Some(STALL_DEADLINE))?;
@@ -234,7 +234,7 @@ pub(super) fn connect(to: SocketAddr, chunk: Option<u64>) -> Result<TcpStream> {
 }
 
 /// Where files of a file system are made.
-pub(super) fn folder_of(filesystem: &str) -> Result<&'static Path> {
+pub(crate) fn folder_of(filesystem: &str) -> Result<&'static Path> {
     match filesystem {
         "tmpfs" => Ok(Path::new("/tmp")),
         "ext4" => disk::mounted().map_err(|error| Unsupported(format!("{error:#}")).into()),
@@ -242,7 +242,7 @@ pub(super) fn folder_of(filesystem: &str) -> Result<&'static Path> {
     }
 }
 
-pub(super) fn read_receipt(socket: &TcpStream) -> Result<Receipt> {
+pub(crate) fn read_receipt(socket: &TcpStream) -> Result<Receipt> {
     let mut line = String::new();
     BufReader::new(socket).read_line(&mut line).context("wait for the receiver's receipt")?;
     parse_receipt(&line).with_context(|| format!("the receiver answered {line:?}, not `bytes N sha256 HEX`"))
