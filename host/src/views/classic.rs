@@ -39,6 +39,9 @@ pub(crate) struct Line<'a> {
     mode_switches: Option<f64>,
     mode_switches_per: Per,
     page_faults: Option<u64>,
+    /// What [`Per`] counts in this transfer.
+    #[serde(skip)]
+    pieces: u64,
     context_switches: Option<u64>,
     cpu_copies: Option<f64>,
     dma_copies: Option<f64>,
@@ -87,6 +90,7 @@ impl<'a> Line<'a> {
             mode_switches: switches,
             mode_switches_per: if chunks.is_some() { Per::Chunk } else { Per::Transfer },
             page_faults: method.guest.page_faults,
+            pieces: chunks.unwrap_or(1),
             context_switches: tasks.voluntary.zip(tasks.involuntary).map(|(own, others)| own.saturating_add(others)),
             cpu_copies: method.cpu_copies,
             dma_copies: method.dma_copies,
@@ -99,12 +103,17 @@ impl<'a> Line<'a> {
     /// The cells of [`HEADS`]; `None` where a figure is missing.
     pub(super) fn cells(&self) -> [Option<String>; 6] {
         let book = |figure: fn(&Textbook) -> u64| self.textbook.as_ref().map(figure);
+        // Page faults apart: the textbook leaves them out.
+        let faults = 2.0 * self.page_faults.unwrap_or_default() as f64;
         let switches = self.mode_switches.map(|count| {
-            let text = match self.mode_switches_per {
-                Per::Chunk => format!("{} a chunk", trimmed(count)),
-                Per::Transfer => format!("{} in all", trimmed(count)),
+            let calls = (count - faults / self.pieces as f64).max(0.0);
+            let unit = match self.mode_switches_per {
+                Per::Chunk => "a chunk",
+                Per::Transfer => "in all",
             };
-            beside(text, count, book(|book| book.mode_switches), 0.5)
+            let text = format!("{} {unit}", trimmed(calls));
+            let text = beside(text, calls, book(|book| book.mode_switches), 0.5);
+            if faults > 0.0 { format!("{text} + {faults} by faults") } else { text }
         });
         let copies = |count: Option<f64>, book| count.map(|count| beside(format!("{count:.2}"), count, book, 0.05));
         let claims: Vec<String> = self.kernel_claims.iter().map(|(claim, count)| format!("{claim} {count}")).collect();

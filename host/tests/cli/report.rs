@@ -93,6 +93,7 @@ fn the_textbooks_figures_stand_beside_the_measured_ones_where_they_differ() {
         row["cpu_copies"] = json!(copies);
         row["memory"]["physical_instances"] = json!(instances);
     }
+    record["methods"][2]["guest"]["page_faults"] = json!(4096);
     record["methods"][4]["guest"]["claims"] = json!({"zero-copy": 256});
     scratch.file("run.json", &record.to_string());
     let outcome = scratch.run(&["report", "run.json", "--html", "run.html"]);
@@ -101,12 +102,12 @@ fn the_textbooks_figures_stand_beside_the_measured_ones_where_they_differ() {
     assert_eq!(
         lines,
         [
-            "method              nic          mode switches            context switches  CPU copies         DMA copies         instances  the kernel claims",
-            "read-write          sg+csum+tso  4 a chunk                4                 2.00               1.00 (textbook 2)  3          ",
-            "read-write-no-sg    csum         4 a chunk                4                 3.00 (textbook 2)  1.00 (textbook 2)  4          ",
-            "mmap-write          sg+csum+tso  34 a chunk (textbook 4)  4                 1.00               1.00 (textbook 2)  2          ",
-            "sendfile            sg+csum+tso  2 in all                 4                 0.00               1.00 (textbook 2)  1          ",
-            "msg-zerocopy-no-sg  csum         2.34 a chunk             4                 1.00               1.00               2          zero-copy 256",
+            "method              nic          mode switches                            context switches  CPU copies         DMA copies         instances  the kernel claims",
+            "read-write          sg+csum+tso  4 a chunk                                4                 2.00               1.00 (textbook 2)  3          ",
+            "read-write-no-sg    csum         4 a chunk                                4                 3.00 (textbook 2)  1.00 (textbook 2)  4          ",
+            "mmap-write          sg+csum+tso  2 a chunk (textbook 4) + 8192 by faults  4                 1.00               1.00 (textbook 2)  2          ",
+            "sendfile            sg+csum+tso  2 in all                                 4                 0.00               1.00 (textbook 2)  1          ",
+            "msg-zerocopy-no-sg  csum         2.34 a chunk                             4                 1.00               1.00               2          zero-copy 256",
         ]
     );
     let page = std::fs::read_to_string(scratch.path("run.html")).unwrap();

@@ -159,8 +159,9 @@ impl Control {
     fn scan(&self, name: &str) -> Reply {
         let Some(index) = self.shared.index_of(name) else { return self.no_queue(name) };
         let memory = self.shared.view().memory.clone();
-        match (status::rings(&self.shared, Some(index)).first(), memory) {
-            (Some(ring), Some(memory)) => match scan::scan(ring, &memory) {
+        let look = || status::rings(&self.shared, Some(index)).into_iter().next();
+        match (look(), memory) {
+            (Some(ring), Some(memory)) => match scan::scan(&ring, look, &memory) {
                 Ok(report) => Reply::Scan(report),
                 Err(error) => Reply::Error { message: format!("cannot look through the guest's memory: {error}") },
             },

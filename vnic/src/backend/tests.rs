@@ -269,7 +269,7 @@ fn a_hold_ends_with_the_session_and_the_next_one_gets_what_was_held() {
     rig.device.set_features(FEATURES).unwrap();
     rig.device.set_memory(Arc::clone(rig.ram.memory())).unwrap();
     rig.device.start_queue(TX, rig.tx.setup(0)).unwrap();
-    assert_eq!(rig.shared.queues[1].state(), QueueState::Running);
+    rig.wait_for("running", |rig| rig.shared.queues[1].state() == QueueState::Running);
     rig.send(500);
     for _ in 0..4 {
         rig.tx.used();

@@ -6,6 +6,8 @@
 //! 1. The frames in the held ring are read, and the stamps that stand whole in one of them are noted: what the device
 //!    has been given and has not sent.
 //! 2. All resident guest memory is searched for stamps; each place where a noted one stands is one instance.
+//! 3. The ring is read again: TCP sends again what nobody acknowledges, and the copies this takes are not the method's.
+//!    A stamp that stands in two frames by now is left out.
 //!
 //! One instance is the page cache's; each CPU copy that still exists adds one. A copy that was overwritten since does
 //! not show, so the program must not go on while its chunk is held.
@@ -65,22 +67,19 @@ impl ScanReport {
     }
 }
 
-/// Counts the instances of what is held in `ring`.
+/// Counts the instances of what is held in `ring`. `look` reads the ring again.
 ///
 /// # Errors
 /// The host does not let its own memory be looked through.
-pub fn scan(ring: &RingSnapshot, memory: &Arc<Memory>) -> io::Result<ScanReport> {
+pub fn scan(
+    ring: &RingSnapshot,
+    look: impl FnOnce() -> Option<RingSnapshot>,
+    memory: &Arc<Memory>,
+) -> io::Result<ScanReport> {
     let started = Instant::now();
     let finder = Finder::new(&MAGIC);
-    let mut frames: HashMap<Stamp, u64> = HashMap::new();
-    let mut first = None;
-    for stamp in held_stamps(ring, memory, &finder) {
-        *frames.entry(stamp).or_default() += 1;
-        first.get_or_insert(stamp);
-    }
-    let (mut counts, again): (HashMap<Stamp, u64>, HashMap<Stamp, u64>) =
-        frames.into_iter().partition(|(_, frames)| *frames == 1);
-    counts.values_mut().for_each(|count| *count = 0);
+    let (held, first) = held_stamps(ring, memory, &finder);
+    let mut counts: HashMap<Stamp, u64> = held.keys().map(|stamp| (*stamp, 0)).collect();
     let mut places = Vec::new();
     let scanned_bytes = memory.survey(STAMP_BYTES - 1, |addr, window| {
         for_each_stamp(window, &finder, |at, stamp| {
@@ -92,13 +91,16 @@ pub fn scan(ring: &RingSnapshot, memory: &Arc<Memory>) -> io::Result<ScanReport>
             }
         });
     })?;
+    let (now, _) = look().map(|ring| held_stamps(&ring, memory, &finder)).unwrap_or_default();
+    counts.retain(|stamp, _| [&held, &now].iter().all(|frames| frames.get(stamp).is_none_or(|count| *count == 1)));
+    let sent_again = (held.len() - counts.len()) as u64;
     let mut instances = BTreeMap::new();
     for count in counts.values() {
         *instances.entry(*count).or_default() += 1;
     }
     Ok(ScanReport {
         held_stamps: counts.len() as u64,
-        sent_again: again.len() as u64,
+        sent_again,
         instances,
         places,
         scanned_bytes,
@@ -106,9 +108,11 @@ pub fn scan(ring: &RingSnapshot, memory: &Arc<Memory>) -> io::Result<ScanReport>
     })
 }
 
-/// The stamps that stand whole in one frame of the ring. A frame's bytes may lie in several buffers.
-fn held_stamps(ring: &RingSnapshot, memory: &Arc<Memory>, finder: &Finder<'_>) -> Vec<Stamp> {
-    let mut stamps = Vec::new();
+/// The stamps that stand whole in a frame of the ring, with the number of frames, and the first of them. A frame's bytes
+/// may lie in several buffers.
+fn held_stamps(ring: &RingSnapshot, memory: &Arc<Memory>, finder: &Finder<'_>) -> (HashMap<Stamp, u64>, Option<Stamp>) {
+    let mut frames: HashMap<Stamp, u64> = HashMap::new();
+    let mut first = None;
     let mut left = MAX_HELD;
     let mut frame = Vec::new();
     for chain in &ring.chains {
@@ -125,9 +129,12 @@ fn held_stamps(ring: &RingSnapshot, memory: &Arc<Memory>, finder: &Finder<'_>) -
                 frame.truncate(start);
             }
         }
-        for_each_stamp(&frame, finder, |_, stamp| stamps.push(stamp));
+        for_each_stamp(&frame, finder, |_, stamp| {
+            *frames.entry(stamp).or_default() += 1;
+            first.get_or_insert(stamp);
+        });
     }
-    stamps
+    (frames, first)
 }
 
 fn for_each_stamp(bytes: &[u8], finder: &Finder<'_>, mut found: impl FnMut(usize, Stamp)) {
@@ -164,6 +171,11 @@ mod tests {
         ring
     }
 
+    /// A scan of a ring that stays as it is.
+    fn looked(ring: &RingSnapshot, ram: &GuestRam) -> io::Result<ScanReport> {
+        scan(ring, || Some(ring.clone()), ram.memory())
+    }
+
     fn stamps(offset: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
         fill(FILE, offset, &mut bytes);
@@ -174,7 +186,7 @@ mod tests {
     fn the_page_itself_is_one_instance() {
         let ram = GuestRam::new(4 << 20).unwrap();
         ram.write(0x10_0000, &stamps(0, 8192)).unwrap();
-        let report = scan(&ring(&[(0x1000, 66), (0x10_0000, 8192)]), ram.memory()).unwrap();
+        let report = looked(&ring(&[(0x1000, 66), (0x10_0000, 8192)]), &ram).unwrap();
         assert_eq!((report.held_stamps, report.agreed()), (128, Some(1)));
         assert_eq!(report.places, [0x10_0000]);
     }
@@ -184,7 +196,7 @@ mod tests {
         let ram = GuestRam::new(4 << 20).unwrap();
         ram.write(0x10_0000, &stamps(0, 8192)).unwrap();
         ram.write(0x20_0e35, &stamps(0, 8192)).unwrap();
-        let report = scan(&ring(&[(0x20_0e35, 8192)]), ram.memory()).unwrap();
+        let report = looked(&ring(&[(0x20_0e35, 8192)]), &ram).unwrap();
         assert_eq!((report.held_stamps, report.agreed()), (128, Some(2)));
         assert_eq!(report.places, [0x10_0000, 0x20_0e35]);
     }
@@ -195,7 +207,7 @@ mod tests {
         let bytes = stamps(0, 256);
         ram.write(0x10_0000, &bytes[..100]).unwrap();
         ram.write(0x11_0000, &bytes[100..200]).unwrap();
-        let report = scan(&ring(&[(0x10_0000, 100), (0x11_0000, 100)]), ram.memory()).unwrap();
+        let report = looked(&ring(&[(0x10_0000, 100), (0x11_0000, 100)]), &ram).unwrap();
         assert_eq!(report.held_stamps, 3);
         // The one over the two buffers stands nowhere in one piece.
         assert_eq!(report.instances, BTreeMap::from([(0, 1), (1, 2)]));
@@ -211,8 +223,22 @@ mod tests {
         let mut again = ring.chains[0].clone();
         again.buffers[0] = BufferSnapshot { writable: false, addr: 0x20_0000, len: 640, file_page: None };
         ring.chains.push(again);
-        let report = scan(&ring, ram.memory()).unwrap();
+        let report = looked(&ring, &ram).unwrap();
         assert_eq!((report.held_stamps, report.sent_again, report.agreed()), (54, 10, Some(1)));
+    }
+
+    #[test]
+    fn what_is_sent_again_during_the_scan_is_left_out_too() {
+        let ram = GuestRam::new(4 << 20).unwrap();
+        ram.write(0x10_0000, &stamps(0, 4096)).unwrap();
+        ram.write(0x20_0000, &stamps(0, 640)).unwrap();
+        let before = ring(&[(0x10_0000, 4096)]);
+        let mut after = before.clone();
+        after.chains.extend(ring(&[(0x20_0000, 640)]).chains);
+        let report = scan(&before, || Some(after), ram.memory()).unwrap();
+        assert_eq!((report.held_stamps, report.sent_again, report.agreed()), (54, 10, Some(1)));
+        let gone = scan(&before, || None, ram.memory()).unwrap();
+        assert_eq!((gone.sent_again, gone.agreed()), (0, None), "nothing says that it was sent again");
     }
 
     #[test]
@@ -223,7 +249,7 @@ mod tests {
         // A copy in two pieces that are not neighbours, cut within a stamp.
         ram.write(0x20_0000, &bytes[..1000]).unwrap();
         ram.write(0x30_0000, &bytes[1000..]).unwrap();
-        let report = scan(&ring(&[(0x10_0000, 4096)]), ram.memory()).unwrap();
+        let report = looked(&ring(&[(0x10_0000, 4096)]), &ram).unwrap();
         assert_eq!(report.instances, BTreeMap::from([(1, 1), (2, 63)]));
         assert_eq!(report.agreed(), Some(2));
     }
@@ -248,7 +274,7 @@ mod tests {
     fn a_report_goes_through_the_control_socket() {
         let ram = GuestRam::new(4 << 20).unwrap();
         ram.write(0x10_0000, &stamps(0, 4096)).unwrap();
-        let reply = Reply::Scan(scan(&ring(&[(0x10_0000, 4096)]), ram.memory()).unwrap());
+        let reply = Reply::Scan(looked(&ring(&[(0x10_0000, 4096)]), &ram).unwrap());
         let line = serde_json::to_string(&reply).unwrap();
         assert!(line.contains(r#""instances":{"1":64}"#), "{line}");
         assert_eq!(serde_json::from_str::<Reply>(&line).unwrap(), reply);
@@ -262,13 +288,13 @@ mod tests {
         let mut other = vec![0; 64];
         fill(FILE + 1, 0, &mut other);
         ram.write(0x20_0000, &other).unwrap();
-        assert_eq!(scan(&ring(&[(0x10_0000, 64)]), ram.memory()).unwrap().agreed(), Some(1));
+        assert_eq!(looked(&ring(&[(0x10_0000, 64)]), &ram).unwrap().agreed(), Some(1));
     }
 
     #[test]
     fn a_hostile_ring_costs_no_more_than_the_bound() {
         let ram = GuestRam::new(4 << 20).unwrap();
         let all = vec![(0, u32::MAX); 100];
-        assert_eq!(scan(&ring(&all), ram.memory()).unwrap().held_stamps, 0);
+        assert_eq!(looked(&ring(&all), &ram).unwrap().held_stamps, 0);
     }
 }
