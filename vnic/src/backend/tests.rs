@@ -458,7 +458,7 @@ fn every_counter_of_a_queue_rises_somewhere() {
     rig.wait_for("error", |rig| rig.counter(TX, "errors") == 1);
     note(counted(TX, &rig));
     let mut rig = Rig::new(&LinkKind::Loopback);
-    for _ in 0..8 {
+    for _ in 0..SIZE / 2 {
         rig.send(60_000);
     }
     rig.wait_for("full", |rig| rig.counter(TX, "link_full") > 0 && rig.counter(RX, "no_buffers") > 0);
