@@ -1,7 +1,7 @@
 //! A guest on the device with its default link, `peer`: what the NIC was handed, and that all bytes arrive.
 
 use std::fs;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
 
@@ -116,6 +116,8 @@ fn all_sizes_offsets_and_families_arrive_and_both_ends_answer_ping() {
     note("ping");
     agent.run(&["ping", "-c", "3", "-s", "1400", "10.0.2.2"]);
     agent.run(&["ping", "-c", "3", "fec0::2"]);
+    device.ping(Ipv4Addr::new(10, 0, 2, 15).into());
+    device.ping(Ipv6Addr::new(0xfec0, 0, 0, 0, 0, 0, 0, 0x15).into());
 
     for method in METHODS {
         note(&format!("{}: odd sizes and offsets", method.name));

@@ -4,6 +4,7 @@
 //! a further one is told so.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -126,6 +127,7 @@ impl Control {
             Request::Scan { queue } => self.scan(&queue),
             Request::Hold { queue } => self.hold(&queue, true),
             Request::Release { queue } => self.hold(&queue, false),
+            Request::Ping { to } => self.ping(to),
             Request::WatchFlow { flow, pages } => self.watch(flow, &pages),
             Request::EndWatch => {
                 self.shared.view().pages = None;
@@ -145,6 +147,18 @@ impl Control {
             None => Reply::Rings { rings: status::rings(&self.shared, None) },
             Some(Ok(index)) => Reply::Rings { rings: status::rings(&self.shared, Some(index)) },
             Some(Err(name)) => self.no_queue(name),
+        }
+    }
+
+    fn ping(&self, to: IpAddr) -> Reply {
+        let Some(pinger) = &self.shared.pinger else {
+            return Reply::Error {
+                message: format!("the link {} pings nobody: only peer does", self.shared.about.link),
+            };
+        };
+        match pinger.ping(to) {
+            Ok(()) => Reply::Done,
+            Err(error) => Reply::Error { message: error.to_string() },
         }
     }
 

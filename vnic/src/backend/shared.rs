@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::link::LinkCounters;
+use crate::link::peer::Pinger;
 use crate::memory::Memory;
 use crate::observe::counters::QueueCounters;
 use crate::observe::flow::FilePages;
@@ -158,6 +159,8 @@ pub struct Shared {
     pub queues: Vec<Arc<QueueShared>>,
     /// How many clients trace at the moment: workers record events while it is not 0.
     pub tracers: AtomicU32,
+    /// Has the link's peer ping the guest, where there is one.
+    pub pinger: Option<Pinger>,
     links: Vec<Arc<LinkCounters>>,
     view: Mutex<View>,
 }
@@ -171,6 +174,7 @@ impl Shared {
             started: Instant::now(),
             queues: (0..queues).map(|index| Arc::new(QueueShared::new(index))).collect(),
             tracers: AtomicU32::new(0),
+            pinger: None,
             links,
             view: Mutex::new(View::default()),
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::loopback::Loopback;
-use super::peer::Peer;
+use super::peer::{Peer, Pinger};
 use super::sink::Sink;
 use super::tap::{Tap, TapError};
 use super::{LinkCounters, LinkError, LinkKind, Port, Received, Transmitted};
@@ -56,6 +56,17 @@ pub fn open(kind: &LinkKind, pairs: usize) -> Result<AnyPort, OpenError> {
         LinkKind::SinkCopy => AnyPort::Sink(Sink::copying()),
         LinkKind::Loopback => AnyPort::Loopback(Loopback::new(pairs)),
     })
+}
+
+impl AnyPort {
+    /// The way to have the other end ping the guest; only a peer does.
+    #[must_use]
+    pub fn pinger(&self) -> Option<Pinger> {
+        match self {
+            AnyPort::Peer(peer) => Some(peer.pinger()),
+            _ => None,
+        }
+    }
 }
 
 /// Calls the same method of whichever port it is.

@@ -7,6 +7,7 @@
 //! Everything here is passive but `Hold` and `Release`, which say what they do.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +51,12 @@ pub enum Request {
         flow: Flow,
         /// The file's pages.
         pages: Vec<PageRun>,
+    },
+    /// Have the link's peer ping an address of the guest once: [`Reply::Done`] when it is on its way. What comes of it is
+    /// in the link's counters: `pings_sent`, `pings_answered`.
+    Ping {
+        /// Whom.
+        to: IpAddr,
     },
     /// What the watched flow showed so far, and stop watching: [`Reply::FlowBooks`].
     EndWatch,
