@@ -1,0 +1,60 @@
+//! The guest kernel's own books, and the hazards that need no help of the device, in a guest on our NIC.
+
+use guest_tests::fixture::{Agent, Device, Folder, Machine, note, spec};
+use vnic::record::wire::{Event, NicWish, Request, TransferSpec};
+
+const BYTES: u64 = 16 << 20;
+
+/// Bytes that the CPU copied per byte sent, by the sum of the books.
+#[track_caller]
+fn copies(agent: &mut Agent, method: &str, nic: NicWish) -> f64 {
+    let spec = TransferSpec { books: true, nic, ..spec(method, BYTES) };
+    let (_, ended) = agent.transfer(&spec);
+    let books = ended.books;
+    let copied: Option<u64> = books.copied_bytes.values().copied().sum();
+    copied.unwrap_or_else(|| panic!("{method}: {:?}", books.reasons)) as f64 / BYTES as f64
+}
+
+fn show(agent: &mut Agent, name: &str) {
+    let to = spec("sendfile", 1).to;
+    agent.say(&Request::Hazard { name: name.to_owned(), method: "sendfile".to_owned(), to });
+    match agent.hear() {
+        Some(Event::Shown { as_described: true, .. }) => {}
+        other => panic!("{name}: {other:#?}"),
+    }
+}
+
+#[test]
+fn books_show_the_copies_of_every_textbook_method_and_hazards_go_as_described() {
+    let folder = Folder::new();
+    let device = Device::start(folder.path(), &["--link", "peer"]);
+    let (machine, mut agent) = Machine::boot(folder.path(), &[]);
+    let as_it_comes = NicWish::default();
+    let no_sg = NicWish { sg: Some(false), ..as_it_comes };
+    let no_csum = NicWish { csum: Some(false), ..as_it_comes };
+    for (method, expected) in [
+        ("read-write", [2.0, 3.0, 2.0]),
+        ("mmap-write", [1.0, 2.0, 1.0]),
+        ("sendfile", [0.0, 1.0, 1.0]),
+        ("msg-zerocopy", [0.0, 1.0, 1.0]),
+    ] {
+        for (nic, expected) in [as_it_comes, no_sg, no_csum].into_iter().zip(expected) {
+            note(&format!("{method} {nic:?}"));
+            let copies = copies(&mut agent, method, nic);
+            assert!((copies - expected).abs() <= 0.01, "{method} {nic:?}: {copies} copies, not {expected}");
+        }
+    }
+
+    note("four mode switches per chunk of read-write, one call for all of sendfile");
+    let (_, ended) = agent.transfer(&TransferSpec { books: true, ..spec("read-write", BYTES) });
+    assert_eq!(ended.books.syscalls, Some(2 * BYTES / 65536), "{:?}", ended.books.reasons);
+    let (_, ended) = agent.transfer(&TransferSpec { books: true, ..spec("sendfile", BYTES) });
+    assert!(ended.books.syscalls.is_some_and(|calls| calls < 10), "{:?}", ended.books);
+
+    for hazard in ["truncate", "lease"] {
+        note(hazard);
+        show(&mut agent, hazard);
+    }
+    machine.power_off(agent);
+    assert!(device.stop().success());
+}
