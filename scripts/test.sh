@@ -56,7 +56,7 @@ else
 fi
 step lints cargo clippy --workspace --all-targets --locked -- -D warnings
 step documentation env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
-step "unit and property tests" cargo test --workspace --locked --lib --bins -- --show-output
+step "unit and property tests" cargo test --workspace --locked --no-fail-fast --lib --bins -- --show-output
 step "documentation's examples" cargo test --workspace --locked --doc
 step "the real binary" cargo test --workspace --locked --test cli -- --show-output
 if [ -n "$QUICK" ]; then
@@ -71,7 +71,7 @@ else
   for file in guest-tests/tests/*.rs; do GUEST_TESTS+=(--test "$(basename "$file" .rs)"); done
   # One guest at a time: two would share this machine's cores, and deadlines are for one. The command is the one that the
   # steps before have built; always --workspace, or cargo would build the dependencies anew with fewer features.
-  step "guests" env VNIC="$ROOT/target/debug/vnic" cargo test --workspace --locked "${GUEST_TESTS[@]}" -- --test-threads=1
+  step "guests" env VNIC="$ROOT/target/debug/vnic" cargo test --workspace --locked --no-fail-fast "${GUEST_TESTS[@]}" -- --test-threads=1
 fi
 
 printf '\n'
