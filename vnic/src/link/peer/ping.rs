@@ -52,9 +52,9 @@ impl Pinger {
         }
         waiting.push_back(to);
         drop(waiting);
-        // Wake first: the flag must not be seen, and the eventfd emptied, before the eventfd is written.
-        self.shared.wake.write(1)?;
+        // The flag first: the worker waits for edges, and one that finds nothing is not followed by another.
         self.shared.any.store(true, Ordering::Release);
+        self.shared.wake.write(1)?;
         Ok(())
     }
 
@@ -68,7 +68,7 @@ impl Pinger {
         if !self.shared.any.load(Ordering::Acquire) {
             return None;
         }
-        // Whoever holds the lock is done in a moment; the eventfd stays readable, so `poll` comes again.
+        // Whoever holds the lock writes to the eventfd once it has let go, so `poll` comes again.
         let mut waiting = self.shared.waiting.try_lock().ok()?;
         let next = waiting.pop_front();
         if next.is_none() {
