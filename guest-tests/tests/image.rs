@@ -44,7 +44,7 @@ fn each_method(agent: &mut Agent) {
                 assert_eq!(ended.receipt.bytes, stream_bytes.unwrap_or(spec.bytes), "{}", method.name);
                 assert!(sha256.is_empty() || ended.receipt.sha256 == sha256, "{}: other bytes arrived", method.name);
             }
-            Some(Event::Unsupported { why }) => println!("SKIP: {} in the guest: {why}", method.name),
+            Some(Event::Unsupported { why }) => skip(&format!("{} in the guest: {why}", method.name)),
             other => panic!("{}: {other:?}", method.name),
         }
     }
