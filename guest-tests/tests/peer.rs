@@ -6,9 +6,9 @@ use std::path::Path;
 use std::process::Command;
 
 use guest_tests::fixture::{
-    Child, Deadline, Device, Folder, Machine, TEXTBOOK, available, note, repository, skip, spec, vnic, without_sg,
+    Child, Deadline, Device, Folder, Machine, TEXTBOOK, available, note, repository, skip, spec, textbook_methods,
+    vnic, without_sg,
 };
-use guest_tests::methods::METHODS;
 use vnic::record::run::{Method, Run, Verdict};
 use vnic::record::wire::TransferSpec;
 
@@ -119,7 +119,7 @@ fn all_sizes_offsets_and_families_arrive_and_both_ends_answer_ping() {
     device.ping(Ipv4Addr::new(10, 0, 2, 15).into());
     device.ping(Ipv6Addr::new(0xfec0, 0, 0, 0, 0, 0, 0, 0x15).into());
 
-    for method in METHODS.iter().filter(|method| TEXTBOOK.split(',').any(|row| row == method.name)) {
+    for method in textbook_methods() {
         note(&format!("{}: odd sizes and offsets", method.name));
         for (offset, bytes) in
             [(0, 1), (0, 63), (0, 1448), (0, 4096), (1, 4096), (4095, 2), (4097, 65_537), (12_345, 1_234_567)]

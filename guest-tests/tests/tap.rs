@@ -5,9 +5,8 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use guest_tests::fixture::{
-    Device, Folder, Machine, Namespace, is_root, note, receiver, repository, skip, spec, without_sg,
+    Device, Folder, Machine, Namespace, is_root, note, receiver, repository, skip, spec, textbook_methods, without_sg,
 };
-use guest_tests::methods::METHODS;
 use vnic::record::wire::TransferSpec;
 
 const TAP: &str = "vnictest0";
@@ -49,7 +48,7 @@ fn the_textbooks_transfers_arrive_over_a_tap_and_both_ends_answer_ping() {
     let pinged = pinged.expect("busybox runs");
     assert!(pinged.status.success(), "{}", String::from_utf8_lossy(&pinged.stdout));
 
-    for method in METHODS {
+    for method in textbook_methods() {
         note(method.name);
         let (began, _) = agent.transfer(&spec(method.name, 16 << 20));
         assert!(began.nic.sg && began.nic.csum && began.nic.tso, "{}", began.nic);
