@@ -13,6 +13,8 @@ use nix::errno::Errno;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::{TcpTlsTx, TcpUlp, TlsCryptoInfo};
 
+use vnic::record::wire::PAGE_SIZE;
+
 use super::{Job, unsupported};
 use crate::guest::tls_records::{Keys, Stream, stream_of};
 
@@ -49,8 +51,12 @@ pub(super) fn send(job: &Job<'_>) -> io::Result<u64> {
     super::sendfile::send(job)
 }
 
-/// What the receiver will get: each call of `sendfile` ends its last record.
+/// What the receiver will get: full records, and each call of `sendfile` ends its last one. Only for whole pages: from
+/// within a page the kernel ends records earlier too, wherever its pipe between file and socket was full.
 pub(super) fn stream(job: &Job<'_>) -> io::Result<Stream> {
+    if !job.offset.is_multiple_of(PAGE_SIZE) {
+        return Err(unsupported("where the kernel ends its records is not known for a start within a page"));
+    }
     let first = job.rest(0) as u64;
     stream_of(job.file, job.offset, &[first, job.bytes - first], KEYS)
 }
