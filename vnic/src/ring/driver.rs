@@ -104,3 +104,8 @@ pub(super) fn check_chain(buffers: &[Buffer]) -> Result<(), RingError> {
 pub(super) fn writable_len(buffers: &[Buffer]) -> u32 {
     buffers.iter().filter(|buffer| buffer.writable).fold(0, |sum, buffer| sum.wrapping_add(buffer.len))
 }
+
+/// A descriptor of an indirect table: its address and the rest of its 16 bytes.
+pub(super) fn entry(addr: u64, rest: u64) -> [u8; 16] {
+    (u128::from(addr) | u128::from(rest) << 64).to_le_bytes()
+}

@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::memory::Memory;
-use crate::ring::driver::{check_chain, writable_len};
+use crate::ring::driver::{check_chain, entry, writable_len};
 use crate::ring::pointers::{PackedPointers, Word, full_fence};
 use crate::ring::{Buffer, DriverRing, Placement, RingError, RingLayout, Used};
 use crate::spec::ring::{
@@ -113,7 +113,7 @@ impl PackedDriver {
         for (at, buffer) in (0..).zip(buffers) {
             let flags = if buffer.writable { DESC_F_WRITE } else { 0 };
             let rest = u64::from(buffer.len) | u64::from(flags) << 48;
-            let bytes = [buffer.addr.to_le_bytes(), rest.to_le_bytes()].concat();
+            let bytes = entry(buffer.addr, rest);
             let head = self.next_avail.slot;
             let unmapped = |source| RingError::IndirectUnmapped { head, index: at, source };
             self.ring.memory().write(table.saturating_add(16 * u64::from(at)), &bytes).map_err(unmapped)?;

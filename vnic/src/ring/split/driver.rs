@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::memory::Memory;
-use crate::ring::driver::{check_chain, writable_len};
+use crate::ring::driver::{check_chain, entry, writable_len};
 use crate::ring::pointers::{SplitPointers, full_fence};
 use crate::ring::{Buffer, DriverRing, Placement, RingError, RingLayout, Used};
 use crate::spec::ring::{
@@ -124,7 +124,7 @@ impl SplitDriver {
             let next = if more { at as u16 + 1 } else { 0 };
             let d = descriptor(buffer, more, next);
             let rest = u64::from(d.len) | u64::from(d.flags) << 32 | u64::from(d.next) << 48;
-            let bytes = [d.addr.to_le_bytes(), rest.to_le_bytes()].concat();
+            let bytes = entry(d.addr, rest);
             let unmapped = |source| RingError::IndirectUnmapped { head: self.first_free, index: at as u16, source };
             let place = table.saturating_add(16 * at as u64);
             self.ring.memory().write(place, &bytes).map_err(unmapped)?;
