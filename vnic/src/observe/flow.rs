@@ -6,7 +6,8 @@
 //!
 //! Operation:
 //! 1. A frame's first bytes are parsed; another flow's frame is left alone.
-//! 2. Its TCP sequence number tells which payload bytes are new and which are sent again (RFC 9293, 3.4).
+//! 2. Its TCP sequence number tells which payload bytes are new and which are sent again (RFC 9293, 3.4); of a file in
+//!    datagrams, the offset in front of the bytes ([`datagram`]).
 //! 3. Each new byte is looked up by its guest-physical page: in the file's pages, or not.
 //!
 //! Limits: addresses are guest-physical; behind an IOMMU the caller passes translated ones.
@@ -16,6 +17,7 @@ use std::collections::HashMap;
 use super::protocol::FlowBooks;
 use crate::net::Frame;
 use crate::net::parse::{HEAD_LEN, Packet, Transport, parse};
+use crate::record::datagram;
 use crate::record::run::DeviceBooks;
 use crate::record::wire::{Flow, PAGE_SIZE, PageRun};
 
@@ -98,7 +100,8 @@ impl FlowWatch {
     /// `copied` once more.
     pub fn frame(&mut self, frame: &Frame<'_>, descriptors: u16, read: u32, copied: u32) {
         let mut head = [0; HEAD_LEN];
-        let packet = match parse(frame.peek(&mut head), frame.len) {
+        let seen = frame.peek(&mut head);
+        let packet = match parse(seen, frame.len) {
             Packet::Transport(packet) if packet.is_from(&self.flow) => packet,
             // It might have been one of ours: the judge must know.
             Packet::Cut { .. } => {
@@ -107,20 +110,33 @@ impl FlowWatch {
             }
             _ => return,
         };
-        let (header_len, payload) = (u64::from(packet.header_len), u64::from(packet.payload_len));
+        let (mut header_len, mut payload) = (u64::from(packet.header_len), u64::from(packet.payload_len));
+        let header = packet.tcp.is_none().then(|| seen.get(packet.header_len as usize..)).flatten();
+        let start = match header.and_then(datagram::Header::read) {
+            Some((header, _)) => {
+                // The datagram's own header belongs to the headers; only data has payload.
+                header_len += datagram::HEADER_LEN as u64;
+                payload = payload.saturating_sub(datagram::HEADER_LEN as u64);
+                if header.kind != datagram::Kind::Data {
+                    return;
+                }
+                header.offset
+            }
+            None => self.stream_offset(&packet),
+        };
         if payload == 0 {
             return;
         }
-        let start = self.stream_offset(&packet);
+        // A guest writes any offset it likes: nothing overflows.
         let old = self.sent.saturating_sub(start).min(payload);
-        self.sent = self.sent.max(start + payload);
+        self.sent = self.sent.max(start.saturating_add(payload));
         self.totals.chains += 1;
         self.totals.descriptors += u64::from(descriptors);
         self.totals.payload += payload - old;
         self.totals.retransmitted += old;
         self.totals.read += u64::from(read).saturating_sub(header_len);
         self.totals.copied += u64::from(copied).saturating_sub(header_len);
-        self.attribute(frame, header_len + old, payload - old, start + old);
+        self.attribute(frame, header_len + old, payload - old, start.wrapping_add(old));
     }
 
     /// Where in the stream the frame's payload starts. A frame from before the first one seen (the SYN's neighbours
@@ -159,7 +175,7 @@ impl FlowWatch {
                     None => self.totals.from_elsewhere += piece,
                 }
                 addr += piece;
-                offset += piece;
+                offset = offset.wrapping_add(piece);
                 left -= piece;
             }
         }

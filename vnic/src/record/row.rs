@@ -24,6 +24,10 @@ pub const METHODS: &[&str] = &[
     "ktls-sendfile",
 ];
 
+/// The row beyond the kernel: a program drives the NIC itself, through VFIO, and hands it the file's pages. It needs an
+/// IOMMU, and the NIC has no kernel that something could be switched off in; so it has no suffixes, and is not in `all`.
+pub const USERSPACE: &str = "vfio-userspace";
+
 /// What a NIC can lack while a row runs, as the end of its name.
 const SUFFIXES: [&str; 3] = ["", "-no-sg", "-no-csum"];
 
@@ -115,6 +119,8 @@ impl Row {
             "sendfile" | "splice" | "vmsplice" | "direct-io-zerocopy" | "msg-zerocopy" | "io-uring-send-zc" => {
                 Some(if gathers { Verdict::ZeroCopy } else { Verdict::Copied })
             }
+            // No kernel between the page and the NIC.
+            USERSPACE => Some(Verdict::ZeroCopy),
             // Half of it before the program writes to its pages, half of it after.
             "cow" => Some(if gathers { Verdict::Mixed } else { Verdict::Copied }),
             _ => None,

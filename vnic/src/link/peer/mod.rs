@@ -8,6 +8,8 @@
 //! | TCP 9 | discards |
 //! | TCP 7 | echoes |
 //! | TCP 9000 | takes a stream, at its end answers `bytes N sha256 HEX\n` and closes |
+//! | UDP 7 | echoes |
+//! | UDP 9000 | takes a file in datagrams, answers in the same words ([`crate::record::datagram`]) |
 //!
 //! It answers ARP, neighbour solicitations and pings of both versions, and pings the guest when asked ([`Pinger`]).
 //!
@@ -21,6 +23,7 @@
 //! Limits: no IP fragments, no DHCP, no frames to be segmented towards the guest. Answers go out on pair 0.
 
 mod check;
+mod datagrams;
 mod ping;
 mod services;
 #[cfg(test)]
@@ -36,6 +39,7 @@ use std::time::{Duration, Instant};
 use smoltcp::iface::{Config, Interface, PollIngressSingleResult, PollResult, SocketHandle, SocketSet};
 use smoltcp::wire::{EthernetAddress, IpAddress, IpCidr, Ipv4Address, Ipv6Address};
 
+use self::datagrams::Datagrams;
 use self::services::Services;
 use self::wire::Wire;
 use super::counters::counters;
@@ -67,6 +71,9 @@ counters!(Count {
     Opened = "connections_opened",
     Closed = "connections_closed",
     Payload = "payload_bytes",
+    Receipts = "datagram_receipts",
+    DatagramEchoes = "datagram_echoes",
+    DatagramsDropped = "datagrams_dropped",
     PingsSent = "pings_sent",
     PingsDropped = "pings_dropped",
     PingsAnswered = "pings_answered",
@@ -78,6 +85,7 @@ pub struct Peer {
     interface: Interface,
     sockets: SocketSet<'static>,
     services: Services,
+    datagrams: Datagrams,
     pinger: Pinger,
     ping_socket: SocketHandle,
     ping_seq: u16,
@@ -120,12 +128,14 @@ impl Peer {
         });
         let mut sockets = SocketSet::new(Vec::new());
         let services = Services::new(&mut sockets);
+        let datagrams = Datagrams::new(&mut sockets);
         let ping_socket = sockets.add(ping::socket());
         Ok(Peer {
             wire,
             interface,
             sockets,
             services,
+            datagrams,
             pinger: Pinger::new()?,
             ping_socket,
             ping_seq: 0,
@@ -190,6 +200,13 @@ impl Port for Peer {
         // The next frame of this burst may be another connection's first.
         let opened = self.services.accept(&mut self.sockets);
         Count::Opened.add(&self.counters, opened);
+        let happened = self.datagrams.work(&mut self.sockets);
+        if happened != datagrams::Happened::default() {
+            Count::Payload.add(&self.counters, happened.bytes);
+            Count::Receipts.add(&self.counters, happened.receipts);
+            Count::DatagramEchoes.add(&self.counters, happened.echoes);
+            Count::DatagramsDropped.add(&self.counters, happened.dropped);
+        }
         self.stale = true;
         taken
     }

@@ -190,7 +190,7 @@ impl Connection {
 }
 
 /// `bytes N sha256 HEX\n`.
-fn receipt(bytes: u64, hash: Sha256) -> String {
+pub(super) fn receipt(bytes: u64, hash: Sha256) -> String {
     let mut line = format!("bytes {bytes} sha256 ");
     for byte in hash.finalize() {
         // Writing to a String cannot fail.
