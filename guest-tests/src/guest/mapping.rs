@@ -90,6 +90,12 @@ impl Mapping {
         self.base.as_ptr() as usize
     }
 
+    /// Where the asked part starts in the first page, bytes.
+    #[must_use]
+    pub fn start(&self) -> usize {
+        self.start
+    }
+
     /// How many pages it spans.
     #[must_use]
     pub fn pages(&self) -> usize {
