@@ -78,6 +78,8 @@ fn build(arguments: &Arguments, selection: &Selection) -> Result<Archive> {
     archive.add("/init", program(&arguments.program("guest-init"))?);
     archive.add("/bin/agent", program(&arguments.program("agent"))?);
     archive.add("/bin/transfer", program(&arguments.program("transfer"))?);
+    archive.add("/bin/userspace-nic", program(&arguments.program("userspace-nic"))?);
+    archive.add("/bin/frame", program(&arguments.program("examples/frame"))?);
     archive.add("/bin/busybox", program(&arguments.busybox)?);
     for applet in applets(&arguments.busybox)? {
         archive.add(&format!("/bin/{applet}"), Node::Link("busybox".to_owned()));
@@ -112,6 +114,8 @@ fn inputs(arguments: &Arguments) -> Result<String> {
         arguments.program("guest-init"),
         arguments.program("agent"),
         arguments.program("transfer"),
+        arguments.program("userspace-nic"),
+        arguments.program("examples/frame"),
         arguments.busybox.clone(),
         arguments.modules.clone(),
         arguments.modules.join("modules.builtin"),

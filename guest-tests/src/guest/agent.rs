@@ -17,6 +17,7 @@ use vnic::record::wire::{Event, PORT_NAME, Request, TransferSpec};
 use super::nic::{self, Nic};
 use super::port;
 use super::transfer::{Done, Prepared, Unsupported};
+use super::userspace::{self, How};
 use crate::hazards::{self, Stage};
 
 /// What the console shows when a host has left.
@@ -66,6 +67,9 @@ impl std::error::Error for HostIsGone {}
 /// # Errors
 /// What failed; [`Unsupported`].
 pub fn transfer(stage: &mut dyn Stage, spec: TransferSpec) -> Result<Done> {
+    if spec.method == userspace::METHOD {
+        return userspace::transfer(stage, &spec, &How::default());
+    }
     let filesystem = spec.filesystem.clone();
     let prepared = Prepared::new(spec)?;
     stage.tell(&Event::TransferBegin {
@@ -81,13 +85,7 @@ pub fn transfer(stage: &mut dyn Stage, spec: TransferSpec) -> Result<Done> {
         stage.tell(&Event::Paused { taken })?;
         stage.wait_for_go()
     })?;
-    stage.tell(&Event::TransferEnd {
-        bytes_sent: done.bytes_sent,
-        seconds: done.took.as_secs_f64(),
-        receipt: done.receipt.clone(),
-        pages: done.pages.clone(),
-        books: done.books.clone(),
-    })?;
+    stage.tell(&done.told())?;
     Ok(done)
 }
 

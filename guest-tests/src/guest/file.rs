@@ -116,7 +116,7 @@ pub fn hex(bytes: &[u8]) -> String {
 }
 
 /// An id no other file of this guest has: stamps that earlier files left in free memory are never taken for this one's.
-fn fresh_id() -> u64 {
+pub(super) fn fresh_id() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     now.as_nanos() as u64
 }

@@ -1,4 +1,4 @@
-//! Inside the guest: the NIC, the test file and its pages, the kernel's books, one whole transfer, PID 1.
+//! Inside the guest: the NIC, the test file and its pages, the kernel's books, one whole transfer, the one beyond the kernel, PID 1.
 
 pub mod agent;
 pub mod books;
@@ -12,3 +12,4 @@ pub mod pages;
 pub mod port;
 pub mod tls_records;
 pub mod transfer;
+pub mod userspace;

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::sys::socket::{setsockopt, sockopt};
 use vnic::record::run::NicState;
-use vnic::record::wire::{self, Flow, PageRun, Receipt, TransferSpec};
+use vnic::record::wire::{self, Event, Flow, PageRun, Receipt, TransferSpec};
 
 use super::books::Books;
 use super::disk;
@@ -73,6 +73,20 @@ pub struct Done {
     pub pages: Vec<PageRun>,
     /// The kernel's books.
     pub books: wire::Books,
+}
+
+impl Done {
+    /// As the host gets it.
+    #[must_use]
+    pub fn told(&self) -> Event {
+        Event::TransferEnd {
+            bytes_sent: self.bytes_sent,
+            seconds: self.took.as_secs_f64(),
+            receipt: self.receipt.clone(),
+            pages: self.pages.clone(),
+            books: self.books.clone(),
+        }
+    }
 }
 
 /// Called once when the first chunk is taken, with its bytes.
@@ -248,7 +262,7 @@ pub(crate) fn read_receipt(socket: &TcpStream) -> Result<Receipt> {
     parse_receipt(&line).with_context(|| format!("the receiver answered {line:?}, not `bytes N sha256 HEX`"))
 }
 
-fn parse_receipt(line: &str) -> Option<Receipt> {
+pub(crate) fn parse_receipt(line: &str) -> Option<Receipt> {
     let mut words = line.strip_suffix('\n')?.split(' ');
     let receipt = match (words.next()?, words.next()?, words.next()?, words.next()?) {
         ("bytes", bytes, "sha256", sha256) => Receipt { bytes: bytes.parse().ok()?, sha256: sha256.to_owned() },

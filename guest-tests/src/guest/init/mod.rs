@@ -33,7 +33,8 @@ use cmdline::{CommandLine, Task};
 /// The line the host waits for to know that a kernel booted this far; nothing else prints it.
 pub const UP: &str = "vnic guest: up";
 
-const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
+/// The guest's address.
+pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 const NETMASK: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 0);
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 const ADDRESS6: Ipv6Addr = Ipv6Addr::new(0xfec0, 0, 0, 0, 0, 0, 0, 0x15);
@@ -94,7 +95,11 @@ fn say(line: &str) {
     let _ = writeln!(io::stdout(), "{line}");
 }
 
-fn network_up() -> Result<()> {
+/// Brings the NIC up with the guest's addresses; also one that was away meanwhile.
+///
+/// # Errors
+/// There is none, or the kernel's refusal.
+pub fn network_up() -> Result<()> {
     Nic::open("lo")?.up()?;
     let nic = Nic::open(nic::NAME)?;
     nic.up_with(ADDRESS, NETMASK)?;
