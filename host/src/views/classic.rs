@@ -1,12 +1,13 @@
 //! The textbook's table as measured: switches and copies of each row, with the textbook's figure where it differs.
 //!
 //! Words: a mode switch is an entry to the kernel or a return from it; a context switch is another task's turn. Copies are
-//! per payload byte sent. The textbook counts for one piece of data; so mode switches are per chunk where a method works
-//! in chunks, and in all where one call sends the file.
+//! per payload byte sent. CPU time is the sending thread's own, in user mode and in the kernel. The textbook counts for one
+//! piece of data; so mode switches are per chunk where a method works in chunks, and in all where one call sends the file.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use vnic::record::row::USERSPACE;
 use vnic::record::run::{Method, NicState, Run};
 
 use super::table::{Align, Cell, Table};
@@ -46,17 +47,22 @@ pub(crate) struct Line<'a> {
     cpu_copies: Option<f64>,
     dma_copies: Option<f64>,
     physical_instances: Option<u64>,
+    cpu_seconds_per_gib: Option<f64>,
     kernel_claims: &'a BTreeMap<String, u64>,
     textbook: Option<Textbook>,
 }
 
+/// Bytes of a GiB.
+const GIB: f64 = (1_u64 << 30) as f64;
+
 /// The heads of the columns behind `nic`, each with the paths of what it shows.
-pub(super) const HEADS: [(&str, &str); 6] = [
+pub(super) const HEADS: [(&str, &str); 7] = [
     ("mode switches", "guest.mode_switches"),
     ("context switches", "guest.context_switches.voluntary"),
     ("CPU copies", "cpu_copies"),
     ("DMA copies", "dma_copies"),
     ("instances", "memory.physical_instances"),
+    ("CPU s/GiB", "guest.user_us"),
     ("the kernel claims", ""),
 ];
 
@@ -78,11 +84,13 @@ fn base(row: &str) -> &str {
 
 impl<'a> Line<'a> {
     fn new(method: &'a Method, chunk: Option<u64>) -> Self {
-        let in_one_call = matches!(base(&method.method), "sendfile" | "ktls-sendfile");
+        let in_one_call = matches!(base(&method.method), "sendfile" | "ktls-sendfile" | USERSPACE);
         let chunks = chunk.filter(|chunk| *chunk > 0 && !in_one_call).zip(method.bytes_sent);
         let chunks = chunks.map(|(chunk, bytes)| bytes.div_ceil(chunk)).filter(|chunks| *chunks > 0);
         let switches = method.guest.mode_switches.map(|count| count as f64 / chunks.unwrap_or(1) as f64);
         let tasks = &method.guest.context_switches;
+        let cpu_us = method.guest.user_us.zip(method.guest.system_us).map(|(user, system)| user.saturating_add(system));
+        let sent = method.bytes_sent.filter(|bytes| *bytes > 0);
         Line {
             method: &method.method,
             filesystem: method.filesystem.as_deref(),
@@ -95,13 +103,14 @@ impl<'a> Line<'a> {
             cpu_copies: method.cpu_copies,
             dma_copies: method.dma_copies,
             physical_instances: method.memory.physical_instances,
+            cpu_seconds_per_gib: cpu_us.zip(sent).map(|(us, bytes)| us as f64 / 1e6 * GIB / bytes as f64),
             kernel_claims: &method.guest.claims,
             textbook: textbook(method),
         }
     }
 
     /// The cells of [`HEADS`]; `None` where a figure is missing.
-    pub(super) fn cells(&self) -> [Option<String>; 6] {
+    pub(super) fn cells(&self) -> [Option<String>; 7] {
         let book = |figure: fn(&Textbook) -> u64| self.textbook.as_ref().map(figure);
         // Page faults apart: the textbook leaves them out.
         let faults = 2.0 * self.page_faults.unwrap_or_default() as f64;
@@ -123,6 +132,7 @@ impl<'a> Line<'a> {
             copies(self.cpu_copies, book(|book| book.cpu_copies)),
             copies(self.dma_copies, book(|book| book.dma_copies)),
             self.physical_instances.map(|count| count.to_string()),
+            self.cpu_seconds_per_gib.map(|seconds| format!("{seconds:.2}")),
             Some(claims.join(", ")),
         ]
     }
@@ -147,13 +157,12 @@ pub(crate) fn lines(run: &Run) -> Vec<Line<'_>> {
 }
 
 /// What stands under the table.
-pub(super) const NOTE: &str = "Copies are per payload byte sent. The textbook's second copy by DMA is from the disk to the page cache: not the NIC's.";
+pub(super) const NOTE: &str = "Copies are per payload byte sent. The textbook's second copy by DMA is from the disk to the page cache: not the NIC's. CPU time is the sending thread's; one that polls the NIC spends it waiting, too.";
 
 /// The table.
 pub(super) fn table(run: &Run) -> Table {
     let mut columns = vec![("method", Align::Left), ("nic", Align::Left)];
-    columns.extend(HEADS[..5].iter().map(|(head, _)| (*head, Align::Left)));
-    columns.push((HEADS[5].0, Align::Left));
+    columns.extend(HEADS.iter().map(|(head, _)| (*head, Align::Left)));
     let mut table = Table::new(&columns);
     for line in lines(run) {
         let mut cells: Vec<Cell> = vec![line.name().into(), line.nic.to_string().into()];
