@@ -72,6 +72,14 @@ compose_command() { # compose_command ACCEL TASK
     -object "memory-backend-memfd,id=ram,size=$MEMORY,share=on" -numa node,memdev=ram
     -kernel "$KERNEL" -initrd "$INITRAMFS")
   if [ "$accel" = kvm ]; then QEMU_COMMAND+=(-cpu host); else QEMU_COMMAND+=(-cpu max); fi
+  if [ -n "$IOMMU" ]; then
+    # Interrupts go through it too, or no program may have a device; with KVM that takes half of its interrupt controller.
+    [ "$accel" != kvm ] || QEMU_COMMAND+=(-machine kernel-irqchip=split)
+    QEMU_COMMAND+=(-device "intel-iommu,intremap=on,device-iotlb=on,caching-mode=on")
+    # A vhost device learns what is unmapped only by ATS.
+    nic+=",iommu_platform=on,ats=on,disable-legacy=on"
+    words+=" intel_iommu=on"
+  fi
   if [ "$task" = probe ]; then
     QEMU_COMMAND+=(-serial stdio -append "$words vnic.run=true vnic.modules= vnic.net=off")
     return
@@ -91,7 +99,7 @@ compose_command() { # compose_command ACCEL TASK
     QEMU_COMMAND+=(-chardev "$chardev" -netdev vhost-user,id=net,chardev=vhost)
     [ "${MSIX:-$(msix_works && echo on || echo off)}" = on ] || nic+=,vectors=0
   fi
-  QEMU_COMMAND+=(-device "$nic")
+  QEMU_COMMAND+=(-device "$nic${NIC_OPTIONS:+,$NIC_OPTIONS}")
   if make_disk; then
     QEMU_COMMAND+=(-drive "if=none,id=disk,file=$RUN/disk.ext4,format=raw,cache=unsafe" -device virtio-blk-pci,drive=disk)
   fi

@@ -17,6 +17,8 @@
 #   --client                 QEMU listens and vnic serve connects, again and again if it must
 #   --netdev user            QEMU's own NIC back-end in place of ours, to compare with; receiver: 127.0.0.1:9000
 #   --accel kvm|tcg          in place of: kvm if a guest really boots with it, else tcg
+#   --iommu                  an IOMMU between the NIC and the guest's memory; by itself where a row needs it (vfio-userspace)
+#   --nic-options LIST       more options for the NIC: packed=on
 #   --msix on|off            MSI-X interrupts in the NIC (off where this QEMU crashes with them)
 #   --memory SIZE --cpus N   of the guest (512M, 1)
 #   --run-dir DIR            for sockets, logs and the record (target/run)
@@ -29,12 +31,12 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 TASK=shell TRANSFER='' HAZARD='' WITNESS=device,guest,memory FILESYSTEM=tmpfs COMMAND='' SIZE=16M KERNEL='' MODULES='' WHICH=stable LINK=peer ROLE=server NETDEV=vhost
-ACCEL=${ACCEL:-} MSIX='' MEMORY=512M CPUS=1 RUN=$ROOT/target/run APPEND='' SERVE_OPTIONS=() PRINT='' NEWER_QEMU=''
+ACCEL=${ACCEL:-} IOMMU='' NIC_OPTIONS='' MSIX='' MEMORY=512M CPUS=1 RUN=$ROOT/target/run APPEND='' SERVE_OPTIONS=() PRINT='' NEWER_QEMU=''
 QEMU=${QEMU:-qemu-system-x86_64} VNIC=${VNIC:-}
 
 while [ $# -gt 0 ]; do
   case $1 in
-    --client | --newer-kernel | --newer-qemu | --print-command | -h | --help) ;;
+    --client | --iommu | --newer-kernel | --newer-qemu | --print-command | -h | --help) ;;
     --*) [ $# -ge 2 ] || usage_error "$1 needs a value" ;;
   esac
   case $1 in
@@ -53,6 +55,8 @@ while [ $# -gt 0 ]; do
     --client) ROLE=client ;;
     --netdev) NETDEV=$2 && shift ;;
     --accel) ACCEL=$2 && shift ;;
+    --iommu) IOMMU=1 ;;
+    --nic-options) NIC_OPTIONS=$2 && shift ;;
     --msix) MSIX=$2 && shift ;;
     --memory) MEMORY=$2 && shift ;;
     --cpus) CPUS=$2 && shift ;;
@@ -70,6 +74,7 @@ case $NETDEV in vhost | user) ;; *) usage_error "--netdev $NETDEV: there is vhos
 case $MSIX in '' | on | off) ;; *) usage_error "--msix is on or off" ;; esac
 case $ACCEL in '' | kvm | tcg) ;; *) usage_error "--accel is kvm or tcg" ;; esac
 [ -z "$KERNEL$MODULES" ] || { [ -n "$KERNEL" ] && [ -n "$MODULES" ]; } || usage_error "--kernel and --modules go together"
+case ,$TRANSFER, in *,vfio-userspace,*) IOMMU=1 ;; esac
 [ "$TASK" != transfer ] || [ "$NETDEV" = vhost ] || usage_error "--transfer is judged by our NIC: not with --netdev user"
 
 . "$(dirname "$0")/guest.sh"
