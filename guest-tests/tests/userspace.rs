@@ -79,6 +79,32 @@ fn our_driver_works_on_qemus_own_device_on_a_newer_kernel() {
 }
 
 #[test]
+fn our_driver_speaks_packed_rings_with_qemus_own_device() {
+    let folder = Folder::new();
+    let options = ["--netdev", "user", "--iommu", "--nic-options", "packed=on"];
+    let (machine, mut agent) = Machine::boot(folder.path(), &options);
+    let to = seen(receiver::datagrams(ANY_PORT)).to_string();
+    let echo = seen(receiver::echo(ANY_PORT)).to_string();
+    for how in [
+        &[][..],
+        &["--interrupts"],
+        &["--without", "indirect-desc"],
+        &["--without", "event-idx"],
+        // The ring goes round many times, and not at a power of two.
+        &["--without", "indirect-desc,event-idx", "--interrupts", "--queue-size", "11"],
+    ] {
+        note(&how.join(" "));
+        let bytes = SMALL.to_string();
+        let command = ["userspace-nic", "--ring", "packed", "--to", &to, "--bytes", &bytes];
+        let said = agent.run(&[&command[..], how].concat());
+        assert!(said.contains("the receiver got the file's bytes"), "{said}");
+        let command = ["userspace-nic", "--ring", "packed", "--receive", "--to", &echo, "--bytes", "1M"];
+        agent.run(&[&command[..], how].concat());
+    }
+    machine.power_off(agent);
+}
+
+#[test]
 fn without_an_iommu_the_row_says_so_and_the_kernel_keeps_its_nic() {
     let folder = Folder::new();
     let (machine, mut agent) = Machine::boot(folder.path(), &["--netdev", "user"]);

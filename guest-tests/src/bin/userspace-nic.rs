@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use anyhow::{Result, bail, ensure};
 use clap::{Parser, ValueEnum};
 use guest_tests::driver::{Completion, Options, RingFormat};
-use guest_tests::guest::userspace::{self, How};
+use guest_tests::guest::userspace::{self, Decoy, How};
 use guest_tests::hazards::Stage;
 use guest_tests::size::parse_size;
 use vnic::record::wire::{Event, NicWish, TransferSpec};
@@ -49,6 +49,15 @@ struct Arguments {
     /// For tests: kills itself when it has sent so many bytes.
     #[arg(long, value_parser = parse_size)]
     die_after: Option<u64>,
+    /// For tests: points a descriptor at a page that was never mapped, and waits in vain.
+    #[arg(long, value_enum)]
+    decoy: Option<Pointed>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Pointed {
+    Behind,
+    Physical,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -100,7 +109,17 @@ fn main() -> Result<()> {
         return Ok(());
     }
     let (spec, how) = (arguments.spec(), arguments.how());
-    if arguments.receive { receive(&spec, &how) } else { send(&spec, &how) }
+    match arguments.decoy {
+        Some(pointed) => {
+            let decoy = match pointed {
+                Pointed::Behind => Decoy::Behind,
+                Pointed::Physical => Decoy::Physical,
+            };
+            userspace::send_decoy(&spec, &how, decoy, &mut || println!("posted"))
+        }
+        None if arguments.receive => receive(&spec, &how),
+        None => send(&spec, &how),
+    }
 }
 
 fn send(spec: &TransferSpec, how: &How) -> Result<()> {

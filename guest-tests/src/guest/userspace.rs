@@ -22,7 +22,7 @@ use vnic::record::datagram::{HEADER_LEN, Header, Kind};
 use vnic::record::row;
 use vnic::record::run::NicState;
 use vnic::record::stamp::STAMP_BYTES;
-use vnic::record::wire::{Books as BooksRecord, Event, Flow, Receipt, TransferSpec};
+use vnic::record::wire::{Books as BooksRecord, Event, Flow, PAGE_SIZE, Receipt, TransferSpec};
 
 use super::books::Books;
 use super::file::{TestFile, hex};
@@ -35,7 +35,7 @@ use super::transfer::{Done, Unsupported, folder_of, parse_receipt};
 use crate::driver::udp::{Datagram, LOOK_UP, MTU, Station, UDP_HEAD};
 use crate::driver::{Nic, Options};
 use crate::hazards::Stage;
-use crate::vfio::{Device, DmaMap, PciAddress, VfioFault, bind};
+use crate::vfio::{Device, DmaMap, DmaSlice, PciAddress, VfioFault, bind};
 
 /// The row's method.
 pub const METHOD: &str = row::USERSPACE;
@@ -200,6 +200,49 @@ pub fn transfer(stage: &mut dyn Stage, spec: &TransferSpec, how: &How) -> Result
     card.give_back()?;
     stage.tell(&done.told())?;
     Ok(done)
+}
+
+/// Which memory that was never mapped the device is pointed at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decoy {
+    /// What follows the mapped part of the file, where the driver maps it.
+    Behind,
+    /// The same page by its physical address: what a device would fetch that goes past the IOMMU.
+    Physical,
+}
+
+/// Sends the file but for its last page, which is never mapped; then points a descriptor at that page, says so by `posted`,
+/// and waits for it, which should be in vain: for tests.
+///
+/// # Errors
+/// As [`transfer`]; the device took the descriptor or wants to be reset.
+pub fn send_decoy(spec: &TransferSpec, how: &How, decoy: Decoy, posted: &mut dyn FnMut()) -> Result<()> {
+    let SocketAddr::V4(to) = spec.to else { bail!(Unsupported("it sends over IPv4 only".to_owned())) };
+    ensure!(spec.bytes.is_multiple_of(PAGE_SIZE), "the decoy is the page behind {} bytes", spec.bytes);
+    let made = TestFile::create(folder_of(&spec.filesystem)?, 0, spec.bytes + PAGE_SIZE)?;
+    let mapping = Mapping::of_file(&made.file, 0, spec.bytes).context("map the file")?;
+    let card = Card::take()?;
+    let device = Device::open(card.address())?;
+    let map = device.map_file(&mapping)?;
+    let mut sender = Sender::start(&device, &how.options, to)?;
+    sender.send_file(&map, &mut Halts::default(), &mut |_| Ok(()))?;
+    let at = match decoy {
+        Decoy::Behind => map.iova() + map.len(),
+        Decoy::Physical => {
+            let pages = page_runs(&made.file)?;
+            let last = pages.last().context("the file has pages")?;
+            last.gpa + (last.count - 1) * PAGE_SIZE
+        }
+    };
+    let head = sender.head(Kind::Data, spec.bytes, PAYLOAD as usize);
+    ensure!(sender.nic.send(&head, Some(DmaSlice::unchecked(at, PAYLOAD)))?, "the ring is full");
+    sender.nic.flush();
+    posted();
+    let mut waiting = Waiting::default();
+    while sender.nic.unsent()? > 0 {
+        sender.idle(&mut waiting, "the device to take a descriptor that points at nothing")?;
+    }
+    bail!("the device took a descriptor that points at nothing")
 }
 
 /// A receiving transfer: what came back, and what it cost.
