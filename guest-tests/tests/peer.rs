@@ -2,30 +2,12 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
-use std::process::Command;
 
 use guest_tests::fixture::{
-    Child, Deadline, Device, Folder, Machine, TEXTBOOK, available, note, repository, skip, spec, textbook_methods,
-    vnic, without_sg,
+    Device, Folder, Machine, TEXTBOOK, available, judged_run, note, skip, spec, textbook_methods, without_sg,
 };
 use vnic::record::run::{Method, Run, Verdict};
 use vnic::record::wire::TransferSpec;
-
-const A_RUN: Deadline = Deadline::secs("a judged run to end", 240);
-
-/// Runs the textbook's rows as a user does, by `scripts/run-qemu.sh --transfer`; the record it leaves.
-fn judged_run(folder: &Path, options: &[&str]) -> Run {
-    let mut command = Command::new(repository().join("scripts/run-qemu.sh"));
-    command.args(["--transfer", TEXTBOOK, "--size", "16M", "--run-dir"]).arg(folder).args(options).env("VNIC", vnic());
-    let mut script = Child::start("run-qemu", folder, command)
-        .and_show(folder.join("serve.log"))
-        .and_show(folder.join("console.log"));
-    let status = script.wait(A_RUN);
-    assert!(status.success(), "run-qemu.sh: {status}: a verdict is not the expected one, or it could not look");
-    let record = fs::read(folder.join("run.json")).expect("the run's record");
-    serde_json::from_slice(&record).expect("the record is as documented")
-}
 
 /// What every row must show, whatever the method.
 fn check_row(row: &Method, bytes: u64) {
@@ -48,7 +30,7 @@ fn check_row(row: &Method, bytes: u64) {
 fn the_textbook_holds(options: &[&str]) -> Run {
     const BYTES: u64 = 16 << 20;
     let folder = Folder::new();
-    let run = judged_run(folder.path(), options);
+    let run = judged_run(folder.path(), TEXTBOOK, options);
     let expected = [
         ("read-write", Verdict::Copied),
         ("mmap-write", Verdict::Copied),

@@ -16,15 +16,9 @@ const ANY_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0)
 /// What arrives at a socket of this machine at a time without one being lost.
 const SMALL: u64 = 100_001;
 
-/// Everything that the driver can do, on a device of somebody else's.
-fn our_driver_works_on_qemus_own_device(options: &[&str]) {
-    let folder = Folder::new();
-    let options = [&["--netdev", "user", "--iommu"], options].concat();
-    let (machine, mut agent) = Machine::boot(folder.path(), &options);
-    let to = seen(receiver::datagrams(ANY_PORT));
-    let echo = seen(receiver::echo(ANY_PORT));
+/// Everything that the driver can do, on whatever device.
+fn our_driver_works(agent: &mut Agent, to: SocketAddr, echo: SocketAddr) {
     let (to_text, echo_text) = (to.to_string(), echo.to_string());
-
     note("the example: a frame out, a frame in");
     let said = agent.run(&["frame"]);
     assert!(said.contains("10.0.2.2 is at 52:55:0a:00:02:02"), "{said}");
@@ -62,6 +56,13 @@ fn our_driver_works_on_qemus_own_device(options: &[&str]) {
     assert_eq!(ended.books.syscalls, Some(0), "{:?}", ended.books);
     assert!(ended.books.copied_bytes.values().all(|bytes| *bytes == Some(0)), "{:?}", ended.books);
     agent.run(&["ping", "-c", "1", "10.0.2.2"]);
+}
+
+fn our_driver_works_on_qemus_own_device(options: &[&str]) {
+    let folder = Folder::new();
+    let options = [&["--netdev", "user", "--iommu"], options].concat();
+    let (machine, mut agent) = Machine::boot(folder.path(), &options);
+    our_driver_works(&mut agent, seen(receiver::datagrams(ANY_PORT)), seen(receiver::echo(ANY_PORT)));
     machine.power_off(agent);
 }
 

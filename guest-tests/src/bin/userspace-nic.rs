@@ -19,7 +19,7 @@ struct Arguments {
     /// Gives the NIC back to the kernel, and does nothing else: for when this program was killed.
     #[arg(long, exclusive = true)]
     undo: bool,
-    /// Sends the file to the receiver's echo port, and receives what comes back into buffers of its own.
+    /// Sends the file to an echo (--to 10.0.2.2:7), and receives what comes back into buffers of its own.
     #[arg(long)]
     receive: bool,
     /// How much; K, M and G are powers of 1024.
@@ -28,8 +28,8 @@ struct Arguments {
     /// Where in the file to start.
     #[arg(long, default_value = "0", value_parser = parse_size)]
     offset: u64,
-    /// The receiver, which answers with its count and digest.
-    #[arg(long, default_value = "10.0.2.2:9000")]
+    /// The receiver, which answers with its count and digest (10.0.2.2:9000), or the echo (10.0.2.2:7).
+    #[arg(long, default_value = "10.0.2.2:9000", default_value_if("receive", "true", "10.0.2.2:7"))]
     to: SocketAddr,
     /// The file system the file is made on.
     #[arg(long, default_value = "tmpfs")]

@@ -49,6 +49,14 @@ pub enum DriverError {
         /// What the device says.
         size: u16,
     },
+    /// The device has no resources for an interrupt.
+    #[error("the device cannot send interrupts of queue {index} as vector {vector}")]
+    NoVector {
+        /// The queue.
+        index: u16,
+        /// The MSI-X vector.
+        vector: u16,
+    },
     /// A queue's ring is broken.
     #[error("queue {index}: {source}")]
     Ring {

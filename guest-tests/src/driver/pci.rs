@@ -58,7 +58,7 @@ impl Structures {
     pub fn find(device: &Device) -> Result<Self, DriverError> {
         let found = capabilities(device)?;
         let mut bars: BTreeMap<u8, Arc<Bar>> = BTreeMap::new();
-        let mut map = |kind, name, least: u32| {
+        let mut map = |kind, name, least: u32, align: u32| {
             let Capability { bar, offset, len, .. } = *found.get(&kind).ok_or(DriverError::NoStructure(name))?;
             let mapped = match bars.get(&bar) {
                 Some(mapped) => Arc::clone(mapped),
@@ -69,14 +69,14 @@ impl Structures {
                 }
             };
             let bad = || DriverError::BadStructure { name, bar, offset, len };
-            // Registers are accessed by their own width; the structures are aligned for that.
-            let fits = len >= least && offset.is_multiple_of(4);
+            // Registers are accessed by their own width; the structures must be aligned for that (4.1.4.3 to 4.1.4.6).
+            let fits = len >= least && offset.is_multiple_of(align);
             mapped.registers(offset, len).filter(|_| fits).ok_or_else(bad)
         };
-        let common = map(COMMON, "common configuration", COMMON_LEN)?;
-        let notify = map(NOTIFY, "notification", 2)?;
-        let isr = map(ISR, "ISR status", 1)?;
-        let specific = map(DEVICE, "device configuration", 6)?;
+        let common = map(COMMON, "common configuration", COMMON_LEN, 4)?;
+        let notify = map(NOTIFY, "notification", 2, 2)?;
+        let isr = map(ISR, "ISR status", 1, 1)?;
+        let specific = map(DEVICE, "device configuration", 6, 4)?;
         let notify_multiplier = match found.get(&NOTIFY) {
             // VIRTIO 1.3, 4.1.4.4 Notification structure layout: the multiplier stands behind the capability.
             Some(capability) => u32::from_le_bytes(device.config(capability.at + 16)?),

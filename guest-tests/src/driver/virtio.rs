@@ -144,7 +144,12 @@ impl<'v> Virtio<'v> {
         }
         let size = queue::usable_size(most.min(wish.size), self.features).ok_or(bad)?;
         common.write16(common::QUEUE_SIZE, size);
-        common.write16(common::QUEUE_MSIX_VECTOR, wish.vector.unwrap_or(NO_VECTOR));
+        let vector = wish.vector.unwrap_or(NO_VECTOR);
+        common.write16(common::QUEUE_MSIX_VECTOR, vector);
+        // 4.1.5.1.2.2: the driver MUST verify success by reading the vector value.
+        if common.read16(common::QUEUE_MSIX_VECTOR) != vector {
+            return Err(DriverError::NoVector { index, vector });
+        }
         // 4.1.4.4.1: cap.offset + queue_notify_off * notify_off_multiplier, two bytes.
         let place = u64::from(common.read16(common::QUEUE_NOTIFY_OFF)) * u64::from(self.structures.notify_multiplier);
         let notify = &self.structures.notify;

@@ -25,7 +25,8 @@ pub const METHODS: &[&str] = &[
 ];
 
 /// The row beyond the kernel: a program drives the NIC itself, through VFIO, and hands it the file's pages. It needs an
-/// IOMMU, and the NIC has no kernel that something could be switched off in; so it has no suffixes, and is not in `all`.
+/// IOMMU, which the other rows are measured without, and there is no kernel's NIC to switch something off in: it is not in
+/// `all`.
 pub const USERSPACE: &str = "vfio-userspace";
 
 /// What a NIC can lack while a row runs, as the end of its name.
@@ -175,6 +176,15 @@ mod tests {
         for row in Row::parse_list("all").unwrap() {
             assert!(row.expected(true).is_some() && row.expected(false).is_some(), "{row}");
         }
+    }
+
+    #[test]
+    fn the_row_beyond_the_kernel_copies_nothing_whatever_the_kernels_nic_lacks() {
+        for csum_offered in [true, false] {
+            let row = Row::parse(USERSPACE).unwrap();
+            assert_eq!((row.expected(csum_offered), row.nic), (Some(Verdict::ZeroCopy), NicWish::default()));
+        }
+        assert!(!Row::parse_list("all").unwrap().iter().any(|row| row.method == USERSPACE));
     }
 
     #[test]
