@@ -8,7 +8,7 @@ use crate::link::Capture;
 use crate::net::{Frame, ReceiveSpace};
 use crate::observe::flow::FlowWatch;
 use crate::observe::tracer::{Event, EventBuffer};
-use crate::ring::{Chain, Segments};
+use crate::ring::{ChainView, Segments};
 
 /// The observers of one worker.
 #[derive(Debug, Default)]
@@ -22,30 +22,40 @@ pub struct EyesState {
 impl EyesState {
     /// The observers for one pass.
     pub fn look<'a>(&'a mut self, shared: &Shared) -> Eyes<'a> {
-        Eyes { traced: shared.traced(), started: shared.started, state: self }
+        let traced = shared.traced();
+        let open = traced || self.watch.is_some() || self.capture.is_some();
+        Eyes { open, traced, started: shared.started, state: self }
     }
 }
 
 /// The observers during one pass.
 #[derive(Debug)]
 pub struct Eyes<'a> {
+    /// Does anyone look?
+    open: bool,
     traced: bool,
     started: std::time::Instant,
     state: &'a mut EyesState,
 }
 
 impl Eyes<'_> {
+    /// Does anyone look? If not, there is nothing to show.
+    #[inline]
+    pub fn open(&self) -> bool {
+        self.open
+    }
+
     /// A frame the link has taken.
-    pub fn transmitted(&mut self, queue: &QueueShared, segments: &Segments, frame: &Frame<'_>, read: u32, copied: u32) {
-        let chain = frame.chain();
+    #[inline(never)]
+    pub fn transmitted(&mut self, queue: &QueueShared, frame: &Frame<'_>, read: u32, copied: u32) {
         if let Some(capture) = &self.state.capture {
-            capture.transmitted(&queue.name, segments, frame);
+            capture.transmitted(&queue.name, frame);
         }
         if let Some(watch) = &mut self.state.watch {
-            watch.frame(frame, chain.descriptors, read, copied);
+            watch.frame(frame, frame.chain().descriptors, read, copied);
         }
         if self.traced {
-            let mut event = self.event(chain, segments, 0);
+            let mut event = self.event(frame.view(), 0);
             event.frame_len = frame.len;
             event.gso_size = frame.header.gso_size;
             event.head_len = frame.peek(&mut event.head_bytes).len() as u8;
@@ -61,7 +71,7 @@ impl Eyes<'_> {
         }
         if self.traced {
             for (at, (chain, written)) in space.filled().enumerate() {
-                let mut event = self.event(chain, segments, written);
+                let mut event = self.event(segments.view(*chain), written);
                 if at == 0 {
                     event.frame_len = bytes;
                     event.head_len = read_back(space, &mut event.head_bytes);
@@ -71,7 +81,8 @@ impl Eyes<'_> {
         }
     }
 
-    fn event(&self, chain: &Chain, segments: &Segments, written: u32) -> Event {
+    fn event(&self, view: ChainView<'_>, written: u32) -> Event {
+        let chain = &view.chain;
         let mut event = Event {
             at_ns: self.started.elapsed().as_nanos() as u64,
             head: chain.head,
@@ -81,7 +92,7 @@ impl Eyes<'_> {
             written,
             ..Event::default()
         };
-        for (at, segment) in segments.of(chain).iter().enumerate() {
+        for (at, segment) in view.segments().iter().enumerate() {
             let writable = at >= chain.readable as usize;
             event.push(EventBuffer { addr: segment.addr, len: segment.len, writable });
         }

@@ -17,6 +17,7 @@ pub mod device;
 mod eyes;
 mod metrics;
 pub mod options;
+mod patience;
 pub mod queue;
 mod receive;
 pub mod serve;

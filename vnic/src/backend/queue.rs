@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -71,6 +72,7 @@ impl Queue {
 
     /// Publishes its state for the CLI.
     pub fn show_state(&self) {
+        self.show_base();
         self.shared.set_state(match (self.stopped, self.enabled, self.held) {
             (true, _, _) => QueueState::Stopped,
             (_, false, _) => QueueState::Disabled,
@@ -111,9 +113,15 @@ impl Queue {
         }
     }
 
+    /// Says where the ring stands, for those who look at it.
+    fn show_base(&self) {
+        self.shared.base.store(self.ring.base(), Ordering::Relaxed);
+    }
+
     /// Publishes what was used; notifies the driver if it asked for that.
     pub fn publish(&mut self) {
         let wanted = self.ring.publish();
+        self.show_base();
         self.shared.counters.bursts.add(1);
         match (&self.notifiers.call, wanted) {
             (Some(call), true) => {

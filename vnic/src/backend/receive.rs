@@ -36,7 +36,7 @@ pub(super) fn burst<P: Port>(
     let mergeable = features.has(Feature::MrgRxbuf);
     let shared = queue.shared.clone();
     let counters = &shared.counters;
-    let mut frames = 0;
+    let mut frames: u16 = 0;
     let mut outcome = Progress::Idle;
     while frames < BURST {
         let Some(needed) = port.pending(pair) else { break };

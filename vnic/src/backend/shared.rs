@@ -67,6 +67,8 @@ pub struct QueueShared {
     pub counters: QueueCounters,
     /// Its events, while someone traces.
     pub events: EventRing,
+    /// Where the ring stands, as `DeviceRing::base` says it: of a packed ring nobody could tell from memory.
+    pub base: AtomicU32,
     state: AtomicU8,
     error: Mutex<Option<String>>,
 }
@@ -79,6 +81,7 @@ impl QueueShared {
             name: queue_name(index),
             counters: QueueCounters::default(),
             events: EventRing::default(),
+            base: AtomicU32::new(0),
             state: AtomicU8::new(QueueState::Off as u8),
             error: Mutex::new(None),
         }

@@ -1,10 +1,12 @@
 //! `vnic status` and `vnic rings`, put together from what is shared.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 
 use super::shared::{Shared, View};
 use crate::observe::protocol::{FeatureSets, QueueStatus, RegionStatus, RingSnapshot, Status};
 use crate::ring::snapshot;
+use crate::spec::Feature;
 
 /// The whole state.
 #[must_use]
@@ -67,8 +69,12 @@ pub(super) fn rings(shared: &Shared, only: Option<u16>) -> Vec<RingSnapshot> {
     rings
         .iter()
         .filter_map(|(index, layout)| {
-            let name = &shared.queues.get(usize::from(*index))?.name;
-            let mut ring = snapshot::take(name, layout, &memory, features);
+            let queue = shared.queues.get(usize::from(*index))?;
+            let mut ring = if features.has(Feature::RingPacked) {
+                snapshot::take_packed(&queue.name, layout, &memory, features, || queue.base.load(Ordering::Relaxed))
+            } else {
+                snapshot::take(&queue.name, layout, &memory, features)
+            };
             if let Some(pages) = &pages {
                 for buffer in ring.chains.iter_mut().flat_map(|chain| chain.buffers.iter_mut()) {
                     buffer.file_page = pages.page_at(buffer.addr);

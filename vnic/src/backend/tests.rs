@@ -21,9 +21,10 @@ use crate::observe::protocol::FlowBooks;
 use crate::observe::tracer::Read;
 use crate::record::datagram::{HEADER_LEN, Header, Kind};
 use crate::record::wire::{Flow, PageRun};
-use crate::ring::{Buffer, DriverRing, Placement, RingLayout, SplitDriver, Used};
+use crate::ring::{Buffer, DriverRing, PackedDriver, Placement, RingLayout, SplitDriver, Used};
+use crate::spec::Feature;
 use crate::spec::net::NET_HEADER_LEN;
-use crate::vhost_user::{Device, QueueSetup, RingAddresses, VringBase};
+use crate::vhost_user::{Device, PackedIndex, QueueSetup, RingAddresses, VringBase};
 use crate::{memory, spec};
 
 const RX: u16 = 0;
@@ -38,20 +39,30 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// One queue, seen by its driver.
 struct Queue {
     layout: RingLayout,
-    driver: SplitDriver,
+    driver: Box<dyn DriverRing>,
     kick: Arc<OwnedFd>,
     call: Arc<OwnedFd>,
     err: Arc<OwnedFd>,
 }
 
 impl Queue {
-    fn new(ram: &GuestRam, base: u64) -> Self {
-        let (layout, _) = RingLayout::split_at(base, SIZE).unwrap();
-        let driver = SplitDriver::new(layout, Arc::clone(ram.memory()), FEATURES).unwrap();
+    fn new(ram: &GuestRam, base: u64, features: spec::Features) -> Self {
+        let memory = Arc::clone(ram.memory());
+        let (layout, driver): (_, Box<dyn DriverRing>) = if features.has(Feature::RingPacked) {
+            let (layout, _) = RingLayout::packed_at(base, SIZE).unwrap();
+            (layout, Box::new(PackedDriver::new(layout, memory, features).unwrap()))
+        } else {
+            let (layout, _) = RingLayout::split_at(base, SIZE).unwrap();
+            (layout, Box::new(SplitDriver::new(layout, memory, features).unwrap()))
+        };
         Queue { layout, driver, kick: event(), call: event(), err: event() }
     }
 
     fn setup(&self, base: u16) -> QueueSetup {
+        self.setup_at(VringBase::split(base))
+    }
+
+    fn setup_at(&self, base: VringBase) -> QueueSetup {
         QueueSetup {
             size: SIZE,
             addresses: RingAddresses {
@@ -59,7 +70,7 @@ impl Queue {
                 driver: self.layout.avail,
                 device: self.layout.used,
             },
-            base: VringBase::split(base),
+            base,
             enabled: true,
             kick: Some(Arc::clone(&self.kick)),
             call: Some(Arc::clone(&self.call)),
@@ -69,6 +80,10 @@ impl Queue {
 
     fn add(&mut self, buffers: &[Buffer]) {
         self.driver.add(buffers, Placement::Direct).unwrap();
+        self.kick_if_wanted();
+    }
+
+    fn kick_if_wanted(&mut self) {
         if self.driver.publish() {
             nix::unistd::write(&self.kick, &1u64.to_ne_bytes()).unwrap();
         }
@@ -99,7 +114,7 @@ fn readable(fd: &OwnedFd) -> bool {
     poll(&mut fds, PollTimeout::try_from(PATIENCE).unwrap()).unwrap() == 1
 }
 
-const FEATURES: spec::Features = OFFERED;
+const FEATURES: spec::Features = OFFERED.without(Feature::RingPacked).without(Feature::InOrder);
 
 struct Rig {
     ram: GuestRam,
@@ -113,6 +128,10 @@ struct Rig {
 
 impl Rig {
     fn new(link: &LinkKind) -> Self {
+        Rig::with(link, FEATURES)
+    }
+
+    fn with(link: &LinkKind, features: spec::Features) -> Self {
         let port = link::open(link, 1).unwrap();
         let shared = Arc::new(Shared::new(About { offered: OFFERED, ..About::default() }, 2, vec![port.counters()]));
         let (sender, notices) = channel();
@@ -123,12 +142,16 @@ impl Rig {
         let limits = Limits { queue_pairs: 1, queue_size: 1024 };
         let device = NicDevice::new(Arc::clone(&shared), Arc::clone(&workers), limits);
         let ram = GuestRam::new(RAM).unwrap();
-        let (rx, tx) = (Queue::new(&ram, 0x1000), Queue::new(&ram, 0x8000));
+        let (rx, tx) = (Queue::new(&ram, 0x1000, features), Queue::new(&ram, 0x8000, features));
         let mut rig = Rig { ram, device, shared, workers, notices, tx, rx };
-        rig.device.set_features(FEATURES).unwrap();
+        rig.device.set_features(features).unwrap();
+        rig.shared.view().negotiated = features;
         rig.device.set_memory(Arc::clone(rig.ram.memory())).unwrap();
-        rig.device.start_queue(RX, rig.rx.setup(0)).unwrap();
-        rig.device.start_queue(TX, rig.tx.setup(0)).unwrap();
+        let start = PackedIndex { slot: 0, wrap: true };
+        let packed = features.has(Feature::RingPacked);
+        let base = if packed { VringBase::packed(start, start) } else { VringBase::split(0) };
+        rig.device.start_queue(RX, rig.rx.setup_at(base)).unwrap();
+        rig.device.start_queue(TX, rig.tx.setup_at(base)).unwrap();
         rig
     }
 
@@ -158,6 +181,64 @@ fn a_transmitted_frame_is_counted_and_its_buffer_comes_back() {
     assert_eq!(rig.counter(TX, "descriptors"), 2);
     assert_eq!(rig.counter(TX, "bytes"), 1000);
     assert_eq!(rig.counter(TX, "device_copied_bytes"), 0);
+}
+
+/// Split and packed, in whatever order and in order.
+fn formats() -> [spec::Features; 4] {
+    let packed = FEATURES.with(Feature::RingPacked);
+    [FEATURES, FEATURES.with(Feature::InOrder), packed, packed.with(Feature::InOrder)]
+}
+
+#[test]
+fn every_ring_format_carries_frames_of_every_shape_lap_after_lap() {
+    for features in formats() {
+        let mut rig = Rig::with(&LinkKind::Sink, features);
+        let (mut frames, mut descriptors) = (0, 0);
+        for round in 0..40_u16 {
+            let mut out = 0;
+            for n in 0..u32::from(1 + round % 20) {
+                let one = [Buffer::readable(HEADER, NET_HEADER_LEN as u32 + 60 + n)];
+                let three = [
+                    Buffer::readable(HEADER, NET_HEADER_LEN as u32),
+                    Buffer::readable(PAYLOAD, 14),
+                    Buffer::readable(PAYLOAD + 4096, 46 + n),
+                ];
+                let table = Placement::Indirect(0x4_0000 + 64 * u64::from(n));
+                let (chain, placement): (&[Buffer], _) = match (n + u32::from(round)) % 3 {
+                    0 => (&three, Placement::Direct),
+                    1 => (&three, table),
+                    _ => (&one, Placement::Direct),
+                };
+                rig.tx.driver.add(chain, placement).unwrap();
+                descriptors += chain.len() as u64;
+                out += 1;
+            }
+            rig.tx.kick_if_wanted();
+            (0..out).for_each(|_| assert_eq!(rig.tx.used().written, 0));
+            frames += out;
+        }
+        assert_eq!((rig.counter(TX, "chains"), rig.counter(TX, "descriptors")), (frames, descriptors), "{features:?}");
+        assert_eq!(rig.counter(TX, "errors"), 0);
+    }
+}
+
+#[test]
+fn a_ring_of_either_format_is_seen_as_it_stands() {
+    for features in [FEATURES, FEATURES.with(Feature::RingPacked)] {
+        let mut rig = Rig::with(&LinkKind::Sink, features);
+        for _ in 0..3 {
+            rig.send(100);
+            rig.tx.used();
+        }
+        assert!(rig.workers.hold(TX, true));
+        rig.send(200);
+        let seen = super::status::rings(&rig.shared, Some(TX));
+        let [ring] = seen.as_slice() else { panic!("one ring: {seen:?}") };
+        assert_eq!(ring.faults, Vec::<String>::new());
+        let [chain] = ring.chains.as_slice() else { panic!("one chain: {ring:?}") };
+        let buffers: Vec<_> = chain.buffers.iter().map(|buffer| (buffer.addr, buffer.len)).collect();
+        assert_eq!(buffers, [(HEADER, NET_HEADER_LEN as u32), (PAYLOAD, 200)]);
+    }
 }
 
 #[test]
@@ -214,7 +295,7 @@ fn a_broken_chain_stops_its_ring_alone_and_a_restart_recovers_it() {
     assert_eq!(rig.shared.queues[0].state(), QueueState::Running);
 
     rig.device.stop_queue(TX);
-    rig.tx = Queue::new(&rig.ram, 0x8000);
+    rig.tx = Queue::new(&rig.ram, 0x8000, FEATURES);
     rig.device.start_queue(TX, rig.tx.setup(0)).unwrap();
     rig.rx.add(&[Buffer::writable(RECEIVE, 2000)]);
     rig.send(100);

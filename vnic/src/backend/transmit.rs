@@ -1,11 +1,103 @@
 //! transmitq → link: one burst.
 
 use super::queue::Queue;
+use super::shared::QueueShared;
 use super::worker::{BURST, Eyes, Progress};
 use crate::link::{Port, Transmitted};
-use crate::net::Frame;
-use crate::ring::{Chain, DeviceRing};
+use crate::net::{Frame, header_len};
+use crate::observe::counters::QueueCounters;
+use crate::ring::{ChainView, DeviceRing, Ended, Fate, Visitor};
 use crate::spec::Features;
+use crate::spec::net::NET_HEADER_LEN;
+
+/// What a burst did: counted here, and added to the queue's counters once.
+#[derive(Debug, Default)]
+struct Tally {
+    chains: u64,
+    descriptors: u64,
+    bytes: u64,
+    read: u64,
+    copied: u64,
+}
+
+impl Tally {
+    fn add_to(&self, counters: &QueueCounters) {
+        counters.chains.add(self.chains);
+        counters.descriptors.add(self.descriptors);
+        counters.bytes.add(self.bytes);
+        counters.dma_read_bytes.add(self.read);
+        counters.device_copied_bytes.add(self.copied);
+    }
+}
+
+/// What is done with each chain of a burst.
+struct Transmit<'a, 'e, P> {
+    port: &'a mut P,
+    pair: usize,
+    features: Features,
+    shared: &'a QueueShared,
+    eyes: &'a mut Eyes<'e>,
+    /// A glance can be enough: nobody watches, and headers are not the short ones.
+    glances: bool,
+    tally: Tally,
+}
+
+impl<P: Port> Visitor for Transmit<'_, '_, P> {
+    #[inline(always)]
+    fn glance(&mut self, chain: ChainView<'_>) -> Option<Fate> {
+        if !self.glances {
+            return None;
+        }
+        let frame = Frame::plain(chain)?;
+        Some(self.offer(&frame))
+    }
+
+    #[inline(always)]
+    fn visit(&mut self, chain: ChainView<'_>) -> Fate {
+        match self.glance(chain) {
+            Some(fate) => fate,
+            None => self.look(chain),
+        }
+    }
+}
+
+impl<P: Port> Transmit<'_, '_, P> {
+    /// Looks at a chain whatever it is.
+    #[inline(never)]
+    fn look(&mut self, chain: ChainView<'_>) -> Fate {
+        match Frame::new(chain, self.features) {
+            Ok(frame) => self.offer(&frame),
+            // The chain is sound, what it holds is no frame: the driver gets it back, the others live on.
+            Err(error) => {
+                self.shared.counters.count_drop(error.name());
+                self.tally.chains += 1;
+                self.tally.descriptors += u64::from(chain.chain.descriptors);
+                Fate::Return
+            }
+        }
+    }
+
+    /// Offers a frame to the port.
+    #[inline(always)]
+    fn offer(&mut self, frame: &Frame<'_>) -> Fate {
+        match self.port.transmit(self.pair, frame) {
+            Ok(Transmitted::Taken { read, copied }) => {
+                self.tally.bytes += u64::from(frame.len);
+                self.tally.read += u64::from(read);
+                self.tally.copied += u64::from(copied);
+                if self.eyes.open() {
+                    self.eyes.transmitted(self.shared, frame, read, copied);
+                }
+            }
+            Ok(Transmitted::Full) => return Fate::Leave,
+            // The port has counted it by reason; a log line per frame would cost more than the frame.
+            Err(_) => self.shared.counters.count_drop("link_error"),
+        }
+        self.tally.chains += 1;
+        self.tally.descriptors += u64::from(frame.chain().descriptors);
+        Fate::Return
+    }
+}
 
 /// Takes up to [`BURST`] chains from `queue` and offers their frames to `port`. What the link has no room for stays
 /// in the ring.
@@ -16,63 +108,26 @@ pub(super) fn burst<P: Port>(
     features: Features,
     eyes: &mut Eyes<'_>,
 ) -> Progress {
-    let mut used = 0;
-    let mut outcome = Progress::Idle;
-    let shared = queue.shared.clone();
-    let counters = &shared.counters;
-    for _ in 0..BURST {
-        queue.segments.clear();
-        let chain = match queue.ring.pop(&mut queue.segments) {
-            Ok(Some(chain)) => chain,
-            Ok(None) => break,
-            Err(error) => {
-                queue.stop_ring(&error);
-                break;
-            }
-        };
-        let frame = match Frame::new(&queue.segments, &chain, features) {
-            Ok(frame) => frame,
-            // The chain is sound, what it holds is no frame: the driver gets it back, the others live on.
-            Err(error) => {
-                counters.count_drop(error.name());
-                finish(queue, &chain);
-                used += 1;
-                continue;
-            }
-        };
-        match port.transmit(pair, &frame) {
-            Ok(Transmitted::Taken { read, copied }) => {
-                counters.bytes.add(u64::from(frame.len));
-                counters.dma_read_bytes.add(u64::from(read));
-                counters.device_copied_bytes.add(u64::from(copied));
-                eyes.transmitted(&shared, &queue.segments, &frame, read, copied);
-            }
-            Ok(Transmitted::Full) => {
-                queue.unpop(&[chain]);
-                counters.link_full.add(1);
-                outcome = Progress::Blocked;
-                break;
-            }
-            // The port has counted it by reason; a log line per frame would cost more than the frame.
-            Err(_) => {
-                counters.count_drop("link_error");
-            }
-        }
-        finish(queue, &chain);
-        used += 1;
-    }
-    if used > 0 {
+    let Queue { ring, segments, shared, .. } = queue;
+    let glances = !eyes.open() && header_len(features) == NET_HEADER_LEN;
+    let mut transmit = Transmit { port, pair, features, shared, eyes, glances, tally: Tally::default() };
+    let ended = ring.drain(segments, BURST, &mut transmit);
+    let Transmit { tally, .. } = transmit;
+    if tally.chains > 0 {
+        tally.add_to(&shared.counters);
         queue.publish();
-        if outcome == Progress::Idle {
-            outcome = if used == BURST { Progress::More } else { Progress::Some };
-        }
     }
-    outcome
-}
-
-/// The chain goes back to the driver, whatever became of its frame.
-fn finish(queue: &mut Queue, chain: &Chain) {
-    queue.shared.counters.chains.add(1);
-    queue.shared.counters.descriptors.add(u64::from(chain.descriptors));
-    queue.push_used(chain, 0);
+    match ended {
+        Err(error) => {
+            queue.stop_ring(&error);
+            if tally.chains > 0 { Progress::Some } else { Progress::Idle }
+        }
+        Ok(Ended::Left) => {
+            queue.shared.counters.link_full.add(1);
+            Progress::Blocked
+        }
+        Ok(Ended::Limit) => Progress::More,
+        Ok(Ended::Empty) if tally.chains > 0 => Progress::Some,
+        Ok(Ended::Empty) => Progress::Idle,
+    }
 }

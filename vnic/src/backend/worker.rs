@@ -9,8 +9,9 @@
 //! 3. Every live receiveq takes a burst from the port.
 //! 4. Commands.
 //!
-//! After a pass without progress, notifications are armed, and if that finds nothing new either, the worker sleeps
-//! until a kick, a readable link, a command or the port's next deadline.
+//! After passes without progress, as many as [`Patience`] says, notifications are armed, and if that finds nothing new
+//! either, the worker sleeps until a kick, a readable link, a command or the port's next deadline. While it works, it
+//! looks at its files only now and then: what they could tell, a pass finds by itself.
 //!
 //! Invariants: a queue gets at most [`BURST`] chains a pass, so that an endless producer starves neither other queues
 //! nor commands. No lock, allocation or log line per packet; a syscall only to wait, to notify, and inside a port.
@@ -27,6 +28,7 @@ use nix::sys::eventfd::EventFd;
 pub use super::eyes::Eyes;
 use super::eyes::EyesState;
 use super::options::PollMode;
+use super::patience::Patience;
 use super::queue::{Kick, Queue};
 use super::shared::{QueueState, Shared};
 use super::{receive, transmit};
@@ -36,7 +38,10 @@ use crate::ring::DeviceRing;
 use crate::spec::Features;
 
 /// Most frames of one queue in one pass.
-pub const BURST: usize = 64;
+pub const BURST: u16 = 256;
+
+/// Passes between two looks at the files while there is work: a look is a system call.
+const PASSES_PER_LOOK: u32 = 64;
 
 /// What a burst came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -159,7 +164,7 @@ pub struct Worker<P> {
     shared: Arc<Shared>,
     eyes: EyesState,
     notices: Notices,
-    poll: PollMode,
+    patience: Patience,
     scratch: receive::Scratch,
     lost_told: bool,
     port_blocked: bool,
@@ -196,7 +201,7 @@ impl<P: Port> Worker<P> {
             shared,
             eyes,
             notices,
-            poll,
+            patience: Patience::new(poll),
             scratch: receive::Scratch::default(),
             lost_told: false,
             port_blocked: false,
@@ -205,9 +210,21 @@ impl<P: Port> Worker<P> {
 
     /// Serves until told to quit.
     pub fn run(mut self) {
+        let mut passes: u32 = 0;
         while self.take_commands() {
-            let more = self.pass() || self.poll == PollMode::Always || self.arm();
-            if let Err(error) = self.wait(!more) {
+            let now = Instant::now();
+            let awake = if self.pass(now) {
+                self.patience.work(now);
+                true
+            } else {
+                std::hint::spin_loop();
+                self.patience.look_again(now) || self.arm()
+            };
+            passes = passes.wrapping_add(1);
+            if awake && !passes.is_multiple_of(PASSES_PER_LOOK) {
+                continue;
+            }
+            if let Err(error) = self.wait(!awake) {
                 self.notices.send(Notice::Failed(format!("waiting for events: {error}")));
                 return;
             }
@@ -215,8 +232,8 @@ impl<P: Port> Worker<P> {
     }
 
     /// One pass over port and queues. Returns whether anything was done.
-    fn pass(&mut self) -> bool {
-        self.port.poll(Instant::now());
+    fn pass(&mut self, now: Instant) -> bool {
+        self.port.poll(now);
         let mut eyes = self.eyes.look(&self.shared);
         let mut best = Progress::Idle;
         self.port_blocked = false;

@@ -13,7 +13,7 @@ use super::options::PollMode;
 use super::queue::Queue;
 use super::shared::Shared;
 use super::worker::{Command, Notices, NotifierChange, Worker};
-use crate::link::{AnyPort, Capture, LinkError};
+use crate::link::{AnyPort, Capture, LinkError, Port};
 use crate::observe::flow::FlowWatch;
 use crate::spec::Features;
 
@@ -22,6 +22,39 @@ struct Handle {
     commands: Sender<Command>,
     wake: Arc<EventFd>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// What a worker starts with, but for its port.
+struct Plan {
+    name: String,
+    cpu: Option<usize>,
+    inbox: Receiver<Command>,
+    wake: Arc<EventFd>,
+    eyes: EyesState,
+    poll: PollMode,
+}
+
+impl Plan {
+    /// Starts the thread, which says first whether it is on its CPU.
+    fn start<P: Port + 'static>(
+        self,
+        port: P,
+        shared: &Arc<Shared>,
+        notices: &Notices,
+    ) -> std::io::Result<(JoinHandle<()>, Receiver<nix::Result<()>>)> {
+        let Plan { name, cpu, inbox, wake, eyes, poll } = self;
+        let worker = Worker::new(port, inbox, wake, shared.clone(), eyes, notices.clone(), poll)?;
+        let (pinned, answer) = sync_channel(1);
+        let thread = std::thread::Builder::new().name(name).spawn(move || {
+            let outcome = cpu.map_or(Ok(()), pin);
+            let ready = outcome.is_ok();
+            let _ = pinned.send(outcome);
+            if ready {
+                worker.run();
+            }
+        })?;
+        Ok((thread, answer))
+    }
 }
 
 /// All workers. Queue pair `p` belongs to worker `p % count`, for good.
@@ -48,17 +81,16 @@ impl Workers {
             let (commands, inbox): (Sender<Command>, Receiver<Command>) = channel();
             let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
             let eyes = EyesState { capture: capture.cloned(), ..EyesState::default() };
-            let worker = Worker::new(port, inbox, wake.clone(), shared.clone(), eyes, notices.clone(), poll)?;
             let cpu = cpus.get(number).copied();
-            let (pinned, answer) = sync_channel(1);
-            let thread = std::thread::Builder::new().name(format!("worker{number}")).spawn(move || {
-                let outcome = cpu.map_or(Ok(()), pin);
-                let ready = outcome.is_ok();
-                let _ = pinned.send(outcome);
-                if ready {
-                    worker.run();
-                }
-            })?;
+            let plan = Plan { name: format!("worker{number}"), cpu, inbox, wake: wake.clone(), eyes, poll };
+            // A worker of its own kind for each kind of link: its loop knows what it calls.
+            let (thread, answer) = match port {
+                AnyPort::Peer(port) => plan.start(*port, shared, notices),
+                AnyPort::Tap(port) => plan.start(port, shared, notices),
+                AnyPort::Sink(port) => plan.start(port, shared, notices),
+                AnyPort::CopyingSink(port) => plan.start(port, shared, notices),
+                AnyPort::Loopback(port) => plan.start(port, shared, notices),
+            }?;
             workers.handles.push(Handle { commands, wake, thread: Some(thread) });
             if let (Ok(Err(error)), Some(cpu)) = (answer.recv(), cpu) {
                 let reason = format!("CPU {cpu} cannot be used: {error}");

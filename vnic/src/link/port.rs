@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::loopback::Loopback;
 use super::peer::{Peer, Pinger};
-use super::sink::Sink;
+use super::sink::{CopyingSink, Sink};
 use super::tap::{Tap, TapError};
 use super::{LinkCounters, LinkError, LinkKind, Port, Received, Transmitted};
 use crate::net::{Frame, ReceiveSpace};
@@ -37,6 +37,8 @@ pub enum AnyPort {
     Tap(Tap),
     /// See [`Sink`].
     Sink(Sink),
+    /// See [`CopyingSink`].
+    CopyingSink(CopyingSink),
     /// See [`Loopback`].
     Loopback(Loopback),
 }
@@ -52,8 +54,8 @@ pub fn open(kind: &LinkKind, pairs: usize) -> Result<AnyPort, OpenError> {
             AnyPort::Peer(Box::new(Peer::new().map_err(failed)?))
         }
         LinkKind::Tap(name) => AnyPort::Tap(Tap::open(name)?),
-        LinkKind::Sink => AnyPort::Sink(Sink::ignoring()),
-        LinkKind::SinkCopy => AnyPort::Sink(Sink::copying()),
+        LinkKind::Sink => AnyPort::Sink(Sink::new()),
+        LinkKind::SinkCopy => AnyPort::CopyingSink(CopyingSink::new()),
         LinkKind::Loopback => AnyPort::Loopback(Loopback::new(pairs)),
     })
 }
@@ -76,6 +78,7 @@ macro_rules! each {
             AnyPort::Peer($port) => $call,
             AnyPort::Tap($port) => $call,
             AnyPort::Sink($port) => $call,
+            AnyPort::CopyingSink($port) => $call,
             AnyPort::Loopback($port) => $call,
         }
     };

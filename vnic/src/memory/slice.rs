@@ -70,6 +70,22 @@ impl<'m> GuestSlice<'m> {
         GuestSlice { len: len.min(self.len), ..*self }
     }
 
+    /// The first twelve bytes, each read once, in two loads; `None`: there are fewer.
+    #[inline(always)]
+    #[must_use]
+    pub fn first_12(&self) -> Option<[u8; 12]> {
+        /// Bytes in memory: aligned anywhere.
+        #[repr(C, packed)]
+        struct Twelve(u64, u32);
+        if self.len < size_of::<Twelve>() {
+            return None;
+        }
+        // SAFETY: as in `copy_to`. Volatile: what is checked later is this copy, never the memory again.
+        let Twelve(low, high) = unsafe { self.host.cast::<Twelve>().read_volatile() };
+        let ([a, b, c, d, e, f, g, h], [i, j, k, l]) = (low.to_ne_bytes(), high.to_ne_bytes());
+        Some([a, b, c, d, e, f, g, h, i, j, k, l])
+    }
+
     /// Copies as many bytes as fit into `out`, from the slice's start. Returns how many.
     pub fn copy_to(&self, out: &mut [u8]) -> usize {
         let count = self.len.min(out.len());

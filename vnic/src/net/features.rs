@@ -17,6 +17,8 @@ pub const OFFERED: Features = Features::of(&[
     Feature::MrgRxbuf,
     Feature::IndirectDesc,
     Feature::EventIdx,
+    Feature::RingPacked,
+    Feature::InOrder,
     Feature::ProtocolFeatures,
     Feature::Version1,
 ]);

@@ -6,7 +6,7 @@ use std::os::fd::BorrowedFd;
 use super::header::{self, HeaderError};
 use super::vectored;
 use crate::memory::GuestSlice;
-use crate::ring::{Chain, Segments};
+use crate::ring::{Chain, ChainView};
 use crate::spec::Features;
 use crate::spec::net::{NET_HEADER_LEN, NetHeader};
 
@@ -85,21 +85,20 @@ pub struct Frame<'a> {
     pub header: NetHeader,
     /// Length in bytes, Ethernet header to last payload byte.
     pub len: u32,
-    segments: &'a Segments,
-    chain: Chain,
+    view: ChainView<'a>,
     /// Bytes of the virtio-net header, in front of the frame.
     skip: usize,
 }
 
 impl<'a> Frame<'a> {
-    /// The frame in a chain of a transmitq, which was popped into `segments`. The virtio-net header may be split over
+    /// The frame in a chain of a transmitq. The virtio-net header may be split over
     /// descriptors in any way (VIRTIO 1.3, 2.7.4 Message Framing).
     ///
     /// # Errors
     /// The chain holds no frame that can be sent. A chain with device-writable buffers is refused too: the device has
     /// nothing to write there, so a driver that asks for it is broken.
-    pub fn new(segments: &'a Segments, chain: &Chain, features: Features) -> Result<Self, FrameError> {
-        let skip = header::header_len(features);
+    pub fn new(view: ChainView<'a>, features: Features) -> Result<Self, FrameError> {
+        let (chain, skip) = (&view.chain, header::header_len(features));
         if chain.writable_len > 0 {
             return Err(FrameError::Writable { len: chain.writable_len });
         }
@@ -114,20 +113,39 @@ impl<'a> Frame<'a> {
         }
         let mut bytes = [0; NET_HEADER_LEN];
         let (room, _) = bytes.split_at_mut(skip);
-        gather(segments.readable(chain), room);
+        gather(view.readable(), room);
         let header = header::check(NetHeader::from_bytes(bytes), len, features)?;
-        Ok(Frame { header, len, segments, chain: *chain, skip })
+        Ok(Frame { header, len, view, skip })
+    }
+
+    /// The frame in a chain, if it is a usual one: a whole header of [`NET_HEADER_LEN`] bytes in the first buffer, with
+    /// nothing left to the device. `None` at the first doubt: then [`Frame::new`], which reads everything anew, has the last
+    /// word. Not for drivers with the short header.
+    #[inline(always)]
+    #[must_use]
+    pub fn plain(view: ChainView<'a>) -> Option<Self> {
+        let len = view.chain.readable_len.wrapping_sub(NET_HEADER_LEN as u32);
+        let usual = view.chain.writable_len == 0 && (MIN_FRAME_LEN..=MAX_FRAME_LEN).contains(&len);
+        let header = NetHeader::from_bytes(view.readable().next()?.first_12()?);
+        let plain = usual && header::is_plain(&header);
+        plain.then_some(Frame { header: NetHeader::default(), len, view, skip: NET_HEADER_LEN })
     }
 
     /// The chain it came in.
     #[must_use]
     pub const fn chain(&self) -> &Chain {
-        &self.chain
+        &self.view.chain
+    }
+
+    /// The chain with all its segments, the virtio-net header's included.
+    #[must_use]
+    pub const fn view(&self) -> ChainView<'a> {
+        self.view
     }
 
     /// The frame's bytes, slice by slice, none of them empty.
     pub fn segments(&self) -> impl Iterator<Item = GuestSlice<'a>> + Clone + use<'a, '_> {
-        without_first(self.segments.readable(&self.chain), self.skip)
+        without_first(self.view.readable(), self.skip)
     }
 
     /// Copies the frame into `out`, as much as fits. Returns how many bytes.

@@ -85,6 +85,12 @@ impl HeaderError {
     }
 }
 
+/// Does it leave nothing to the device? Then [`check`] makes the default header of it.
+#[inline(always)]
+pub(super) const fn is_plain(header: &NetHeader) -> bool {
+    header.flags & HDR_F_NEEDS_CSUM == 0 && header.gso_type == GSO_NONE
+}
+
 /// Checks `header` against the frame's length and the negotiated features, and gives back what of it counts: unknown
 /// flags are ignored, fields that no flag makes valid are 0, and the hint `hdr_len` is no more than the frame.
 ///

@@ -18,7 +18,7 @@ pub mod receive;
 pub mod vectored;
 
 pub use frame::{Frame, FrameError, MAX_FRAME_LEN};
-pub use header::HeaderError;
+pub use header::{HeaderError, header_len};
 pub use receive::{NoRoom, ReceiveSpace};
 
 #[cfg(test)]

@@ -139,7 +139,7 @@ impl<'a> ReceiveSpace<'a> {
 
     fn slices(&self) -> impl Iterator<Item = GuestSlice<'a>> + Clone + use<'a> {
         let segments = self.segments;
-        self.chains.iter().flat_map(|chain| segments.writable(chain))
+        self.chains.iter().flat_map(|chain| segments.view(*chain).writable())
     }
 
     /// Writes bytes of the header from byte `at` on; what lies beyond the negotiated header's end is left out.

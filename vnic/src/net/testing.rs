@@ -79,7 +79,7 @@ impl Nic {
         driver.publish();
         self.segments.clear();
         let chain = device.pop(&mut self.segments).unwrap().unwrap();
-        let result = f(Frame::new(&self.segments, &chain, self.features));
+        let result = f(Frame::new(self.segments.view(chain), self.features));
         device.push_used(&chain, 0).unwrap();
         device.publish();
         assert_eq!(driver.pop_used().unwrap().unwrap().written, 0);

@@ -87,7 +87,7 @@ fn a_transmit_chain_with_device_writable_buffers_is_refused() {
         driver.add(buffers, Placement::Direct).unwrap();
         driver.publish();
         let chain = device.pop(&mut segments).unwrap().unwrap();
-        assert_eq!(Frame::new(&segments, &chain, OFFERED).unwrap_err(), FrameError::Writable { len: 7 });
+        assert_eq!(Frame::new(segments.view(chain), OFFERED).unwrap_err(), FrameError::Writable { len: 7 });
     }
 }
 

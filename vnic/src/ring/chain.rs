@@ -34,6 +34,25 @@ pub struct Chain {
     pub writable_len: u32,
 }
 
+impl Chain {
+    /// A direct chain of one device-readable descriptor.
+    #[inline(always)]
+    pub(super) const fn of_one(head: u16, idx: u16, len: u32) -> Self {
+        Chain {
+            head,
+            idx,
+            descriptors: 1,
+            slots: 1,
+            indirect: false,
+            first: 0,
+            count: 1,
+            readable: 1,
+            readable_len: len,
+            writable_len: 0,
+        }
+    }
+}
+
 /// A piece of a buffer that is contiguous on the host. A descriptor is one segment, or several where its buffer
 /// crosses a border of memory regions.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +64,41 @@ pub struct Segment {
     pub len: u32,
     /// Is this the same descriptor as the segment before?
     pub continues: bool,
+}
+
+/// A chain with its segments.
+#[derive(Debug, Clone, Copy)]
+pub struct ChainView<'a> {
+    /// The chain.
+    pub chain: Chain,
+    /// Found by an arena that outlives `'a`, and whose memory does.
+    list: &'a [Segment],
+}
+
+impl<'a> ChainView<'a> {
+    /// All segments, in order.
+    #[must_use]
+    pub const fn segments(&self) -> &'a [Segment] {
+        self.list
+    }
+
+    /// The device-readable slices, in order.
+    #[inline(always)]
+    pub fn readable(&self) -> impl ExactSizeIterator<Item = GuestSlice<'a>> + Clone + use<'a> {
+        slices(self.list.get(..self.chain.readable as usize).unwrap_or_default())
+    }
+
+    /// The device-writable slices, in order.
+    pub fn writable(&self) -> impl ExactSizeIterator<Item = GuestSlice<'a>> + Clone + use<'a> {
+        slices(self.list.get(self.chain.readable as usize..).unwrap_or_default())
+    }
+}
+
+/// Segments of a view, which alone may be given.
+#[inline(always)]
+fn slices<'a>(segments: &'a [Segment]) -> impl ExactSizeIterator<Item = GuestSlice<'a>> + Clone + use<'a> {
+    // SAFETY: an arena found them, and its memory stays mapped for 'a.
+    segments.iter().map(|segment| unsafe { GuestSlice::new(segment.addr, segment.host, segment.len as usize) })
 }
 
 /// A reusable arena of segments, tied to the memory its pointers point into: they live as long as it does.
@@ -73,22 +127,19 @@ impl Segments {
         self.list.clear();
     }
 
-    /// The device-readable slices of `chain`, in order. `chain` must have been popped into this arena since the last
-    /// `clear`; of any other, nothing.
-    pub fn readable(&self, chain: &Chain) -> impl ExactSizeIterator<Item = GuestSlice<'_>> + Clone {
-        self.range(chain.first, chain.readable)
-    }
-
-    /// The device-writable slices of `chain`, in order.
-    pub fn writable(&self, chain: &Chain) -> impl ExactSizeIterator<Item = GuestSlice<'_>> + Clone {
-        self.range(chain.first + chain.readable, chain.count - chain.readable)
-    }
-
-    /// All segments of `chain`, in order.
+    /// `chain`, which must have been popped into this arena since the last `clear`; any other has no segments.
+    #[inline(always)]
     #[must_use]
-    pub fn of(&self, chain: &Chain) -> &[Segment] {
+    pub fn view(&self, chain: Chain) -> ChainView<'_> {
         let first = chain.first as usize;
-        self.list.get(first..first + chain.count as usize).unwrap_or_default()
+        let list = self.list.get(first..first.saturating_add(chain.count as usize)).unwrap_or_default();
+        ChainView { chain, list }
+    }
+
+    /// A chain of a single segment, which was found through this arena's hint.
+    #[inline(always)]
+    pub(super) fn view_of_one<'s>(&'s self, chain: Chain, segment: &'s Segment) -> ChainView<'s> {
+        ChainView { chain, list: std::slice::from_ref(segment) }
     }
 
     /// Forgets the chains popped since the arena held `len` segments.
@@ -128,13 +179,6 @@ impl Segments {
             self.list.push(segment);
         }
         room
-    }
-
-    fn range(&self, first: u32, count: u32) -> impl ExactSizeIterator<Item = GuestSlice<'_>> + Clone {
-        let first = first as usize;
-        let segments = self.list.get(first..first.saturating_add(count as usize)).unwrap_or_default();
-        // SAFETY: the arena's invariant.
-        segments.iter().map(|segment| unsafe { GuestSlice::new(segment.addr, segment.host, segment.len as usize) })
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::packed::PackedDevice;
 use super::split::SplitDevice;
-use super::{Chain, RingError, RingLayout, Segments};
+use super::{Chain, ChainView, RingError, RingLayout, Segments};
 
 /// What a device does with a ring.
 ///
@@ -17,6 +17,9 @@ use super::{Chain, RingError, RingLayout, Segments};
 /// on instead. A chain that cannot be served yet goes back with `unpop`, or is kept and returned later: the order does
 /// not matter to this trait.
 ///
+/// Where every chain is looked at once and most are done with at that, `drain` does the first two steps for a whole
+/// burst, with less work for each.
+///
 /// After an error the ring has not moved: whoever owns it stops the queue until the driver resets it.
 pub trait DeviceRing: Send {
     /// Takes the next available chain and appends its segments to `into`; `None`: there is none.
@@ -24,6 +27,13 @@ pub trait DeviceRing: Send {
     /// # Errors
     /// The chain, or the ring, breaks the rules. Nothing was taken, nothing appended.
     fn pop(&mut self, into: &mut Segments) -> Result<Option<Chain>, RingError>;
+
+    /// Shows `visitor` up to `limit` available chains, one after the other, each in `into` alone, and does with them what it
+    /// says. The driver sees what was done at the next `publish`.
+    ///
+    /// # Errors
+    /// A chain, or the ring, breaks the rules. Nothing of it was taken; what the visitor saw before it counts.
+    fn drain(&mut self, into: &mut Segments, limit: u16, visitor: &mut impl Visitor) -> Result<Ended, RingError>;
 
     /// Gives back the chains popped last, in the order they were popped: the next `pop` finds the first of them again.
     /// Until the driver adds more, [`enable_notifications`](DeviceRing::enable_notifications) does not count what was
@@ -70,6 +80,39 @@ pub trait DeviceRing: Send {
     fn size(&self) -> u16;
 }
 
+/// What becomes of a chain that was looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It is done with and goes back to the driver, nothing written.
+    Return,
+    /// It is in flight until `push_used`.
+    Keep,
+    /// It was not taken: it stays in the ring, and so does all behind it.
+    Leave,
+}
+
+/// Who looks at the chains of a burst.
+pub trait Visitor {
+    /// Looks at a chain that is a single device-readable buffer, as most are that a busy driver sends. `None`: it takes
+    /// more than a glance; the chain is then followed anew and shown to `visit`. Worth `#[inline(always)]`: it is the
+    /// body of the loop.
+    fn glance(&mut self, chain: ChainView<'_>) -> Option<Fate>;
+
+    /// Looks at any chain.
+    fn visit(&mut self, chain: ChainView<'_>) -> Fate;
+}
+
+/// Why a burst ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// No more chains are available.
+    Empty,
+    /// There were as many as were asked for; perhaps there are more.
+    Limit,
+    /// A chain was left.
+    Left,
+}
+
 /// The device half of a ring in the negotiated format.
 #[derive(Debug)]
 pub enum Device {
@@ -101,6 +144,19 @@ macro_rules! forward {
                     Device::Packed(ring) => ring.$name($($arg),*),
                 }
             })*
+
+            #[inline]
+            fn drain(
+                &mut self,
+                into: &mut Segments,
+                limit: u16,
+                visitor: &mut impl Visitor,
+            ) -> Result<Ended, RingError> {
+                match self {
+                    Device::Split(ring) => ring.drain(into, limit, visitor),
+                    Device::Packed(ring) => ring.drain(into, limit, visitor),
+                }
+            }
         }
     };
 }

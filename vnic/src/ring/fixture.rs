@@ -23,7 +23,10 @@ use crate::spec::ring::{DESC_F_AVAIL, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_USED,
 use crate::spec::{Feature, Features};
 
 use super::chain::{ChainBuilder, Follower};
-use super::{BufferSnapshot, Chain, ChainSnapshot, Device, DeviceRing, RingError, RingLayout, Segments};
+use super::{
+    BufferSnapshot, Chain, ChainSnapshot, ChainView, Device, DeviceRing, Ended, Fate, RingError, RingLayout, Segments,
+    Visitor,
+};
 
 pub(super) const MIB: u64 = 1 << 20;
 
@@ -232,8 +235,13 @@ fn parse_packed(text: &str) -> Descriptor {
 
 /// A popped chain in the notation.
 pub(super) fn show(chain: &Chain, segments: &Segments, size: u16) -> String {
+    show_view(segments.view(*chain), size)
+}
+
+fn show_view(view: ChainView<'_>, size: u16) -> String {
+    let chain = &view.chain;
     let mut buffers: Vec<BufferSnapshot> = Vec::new();
-    for (at, segment) in segments.of(chain).iter().enumerate() {
+    for (at, segment) in view.segments().iter().enumerate() {
         match buffers.last_mut() {
             Some(last) if segment.continues => last.len += segment.len,
             _ => {
@@ -246,8 +254,8 @@ pub(super) fn show(chain: &Chain, segments: &Segments, size: u16) -> String {
     ChainSnapshot { slot, head: chain.head, indirect: chain.indirect, buffers, fault: None }.to_string()
 }
 
-/// Pops all chains of `ring`: these, in the notation, and then the end or this error; by the walk alone, and through
-/// the fast lane.
+/// Pops all chains of `ring`: these, in the notation, and then the end or this error; by the walk alone, through the fast
+/// lane, and drained in one burst.
 pub(super) fn check(ring: &str, expect: Result<&str, RingError>) {
     let fixture = Fixture::read(ring);
     for mut segments in [fixture.segments(), warm_segments(&fixture.ram)] {
@@ -266,5 +274,39 @@ pub(super) fn check(ring: &str, expect: Result<&str, RingError>) {
             }
         };
         assert_eq!(outcome, expect.clone().map(str::to_owned), "{ring}");
+        for glances in [true, false] {
+            let mut device = fixture.device();
+            let mut keeper = Keeper { seen: Vec::new(), glances, size: fixture.layout.size };
+            let ended = device.drain(&mut segments, u16::MAX, &mut keeper);
+            assert_eq!(usize::from(device.in_flight()), keeper.seen.len());
+            if let Err(error) = &ended {
+                let again = device.drain(&mut segments, u16::MAX, &mut keeper);
+                assert_eq!(again, Err(error.clone()), "the ring has not moved");
+            }
+            let drained = ended.map(|ended| {
+                assert_eq!(ended, Ended::Empty);
+                keeper.seen.join("\n")
+            });
+            assert_eq!(drained, expect.clone().map(str::to_owned), "{ring}, drained");
+        }
+    }
+}
+
+/// Writes down the chains of a burst, and keeps them.
+struct Keeper {
+    seen: Vec<String>,
+    /// A glance is enough, where one is offered.
+    glances: bool,
+    size: u16,
+}
+
+impl Visitor for Keeper {
+    fn glance(&mut self, chain: ChainView<'_>) -> Option<Fate> {
+        self.glances.then(|| self.visit(chain))
+    }
+
+    fn visit(&mut self, chain: ChainView<'_>) -> Fate {
+        self.seen.push(show_view(chain, self.size));
+        Fate::Keep
     }
 }

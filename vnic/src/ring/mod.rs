@@ -13,12 +13,14 @@
 //! | `pointers` | the only file with raw pointers into a ring |
 //! | [`RingError`] | what a driver can get wrong, with stable names |
 
+mod batch;
 mod chain;
 pub mod device;
 pub mod driver;
 mod error;
 #[cfg(test)]
 mod fixture;
+mod heads;
 mod lane;
 pub mod layout;
 pub mod packed;
@@ -30,8 +32,8 @@ pub mod split;
 mod tests;
 mod walk;
 
-pub use chain::{Chain, Segment, Segments};
-pub use device::{Device, DeviceRing};
+pub use chain::{Chain, ChainView, Segment, Segments};
+pub use device::{Device, DeviceRing, Ended, Fate, Visitor};
 pub use driver::{Buffer, DriverRing, Placement, Used};
 pub use error::RingError;
 pub use layout::RingLayout;

@@ -86,8 +86,8 @@ impl Pair {
 
     /// Address, length of the readable, then of the writable segments.
     fn buffers(&self, chain: &Chain) -> Vec<(u64, usize, char)> {
-        let readable = self.segments.readable(chain).map(|s| (s.addr(), s.len(), 'R'));
-        readable.chain(self.segments.writable(chain).map(|s| (s.addr(), s.len(), 'W'))).collect()
+        let readable = self.segments.view(*chain).readable().map(|s| (s.addr(), s.len(), 'R'));
+        readable.chain(self.segments.view(*chain).writable().map(|s| (s.addr(), s.len(), 'W'))).collect()
     }
 }
 
@@ -149,7 +149,7 @@ for_both_formats! {
         let chain = pair.pop().unwrap();
         assert_eq!(pair.buffers(&chain), [((1 << 20) - 100, 100, 'R'), (1 << 20, 200, 'R')]);
         assert_eq!((chain.descriptors, chain.count), (1, 2));
-        let continues: Vec<bool> = pair.segments.of(&chain).iter().map(|s| s.continues).collect();
+        let continues: Vec<bool> = pair.segments.view(chain).segments().iter().map(|s| s.continues).collect();
         assert_eq!(continues, [false, true]);
     }
 
@@ -426,7 +426,29 @@ for_both_formats! {
     }
 }
 
-/// Adds, pops, gives back, returns out of order, publishes and takes back at random; every chain must come back once,
+/// Does one thing or another with each chain of a burst.
+struct Fates<'r, R> {
+    random: &'r mut R,
+    chains: Vec<(Chain, Fate)>,
+}
+
+impl<R: FnMut(u64) -> u64> Visitor for Fates<'_, R> {
+    fn glance(&mut self, chain: ChainView<'_>) -> Option<Fate> {
+        ((self.random)(3) > 0).then(|| self.visit(chain))
+    }
+
+    fn visit(&mut self, chain: ChainView<'_>) -> Fate {
+        let fate = match (self.random)(8) {
+            0 => Fate::Leave,
+            1..4 => Fate::Keep,
+            _ => Fate::Return,
+        };
+        self.chains.push((chain.chain, fate));
+        fate
+    }
+}
+
+/// Adds, pops, drains, gives back, returns out of order, publishes and takes back at random; every chain must come back once,
 /// with what was written, and whoever is told to sleep must be woken.
 fn traffic(pair: &mut Pair, seed: u64) {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(1);
@@ -443,15 +465,16 @@ fn traffic(pair: &mut Pair, seed: u64) {
     let mut expected: Vec<Used> = Vec::new();
     let (mut device_sleeps, mut driver_sleeps) = (false, false);
     for step in 0..30_000_u64 {
-        match random(6) {
+        match random(7) {
             0 | 1 => {
                 let count = 1 + random(4);
+                let writable = random(3) > 0;
                 let buffers: Vec<Buffer> =
-                    (0..count).map(|n| Buffer::writable(0x8000 + 0x100 * n, 1 + n as u32)).collect();
+                    (0..count).map(|n| Buffer { addr: 0x8000 + 0x100 * n, len: 1 + n as u32, writable }).collect();
                 let table = 0x40000 + 0x100 * (step % 64);
                 let placement = if indirect && random(2) == 0 { Placement::Indirect(table) } else { Placement::Direct };
                 if let Ok(head) = pair.driver.add(&buffers, placement) {
-                    out.push((head, buffers.iter().map(|b| b.len).sum()));
+                    out.push((head, buffers.iter().filter(|b| b.writable).map(|b| b.len).sum()));
                     if pair.driver.publish() {
                         device_sleeps = false;
                     }
@@ -483,6 +506,23 @@ fn traffic(pair: &mut Pair, seed: u64) {
                     out.remove(at);
                 }
                 driver_sleeps = !pair.driver.enable_notifications();
+            }
+            6 => {
+                let mut fates = Fates { random: &mut random, chains: Vec::new() };
+                pair.device.drain(&mut pair.segments, 5, &mut fates).unwrap();
+                for (chain, fate) in fates.chains {
+                    assert!(out.iter().any(|&(head, room)| head == chain.head && room == chain.writable_len));
+                    match fate {
+                        Fate::Return => expected.push(Used { head: chain.head, written: 0 }),
+                        Fate::Keep => popped.push(chain),
+                        Fate::Leave => {}
+                    }
+                }
+                if pair.device.publish() {
+                    driver_sleeps = false;
+                }
+                let waits = !in_order && driver_sleeps && !expected.is_empty();
+                assert!(!waits, "step {step}: the driver sleeps and was not called");
             }
             5 => {
                 if let Some(chain) = pair.device.pop(&mut pair.segments).unwrap() {

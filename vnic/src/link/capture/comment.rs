@@ -3,16 +3,16 @@
 use std::fmt::Write as _;
 
 use crate::net::{Frame, ReceiveSpace};
-use crate::ring::{Chain, Segments};
+use crate::ring::{ChainView, Segments};
 use crate::spec::net::{GSO_NONE, HDR_F_NEEDS_CSUM};
 
 /// A pcapng option holds 65535 bytes.
 const MAX_LEN: usize = 60_000;
 
 /// `transmitq0 head 12: R 0x1f000+78 -> R 0x20000+4096, csum 34+16, gso 1448`.
-pub(super) fn of_transmitted(out: &mut String, queue: &str, segments: &Segments, frame: &Frame<'_>) {
+pub(super) fn of_transmitted(out: &mut String, queue: &str, frame: &Frame<'_>) {
     out.push_str(queue);
-    chain(out, segments, frame.chain());
+    chain(out, frame.view());
     let header = frame.header;
     // Writing to a String cannot fail, here and below.
     if header.flags & HDR_F_NEEDS_CSUM != 0 {
@@ -30,7 +30,7 @@ pub(super) fn of_received(out: &mut String, queue: &str, segments: &Segments, sp
         if at > 0 {
             out.push(';');
         }
-        chain(out, segments, used);
+        chain(out, segments.view(*used));
         let _ = write!(out, ", written {written}");
         if out.len() > MAX_LEN {
             out.push_str("; …");
@@ -39,12 +39,13 @@ pub(super) fn of_received(out: &mut String, queue: &str, segments: &Segments, sp
     }
 }
 
-fn chain(out: &mut String, segments: &Segments, chain: &Chain) {
+fn chain(out: &mut String, view: ChainView<'_>) {
+    let chain = &view.chain;
     let _ = write!(out, " head {}:", chain.head);
     if chain.indirect {
         let _ = write!(out, " indirect({}):", chain.descriptors);
     }
-    let list = segments.of(chain);
+    let list = view.segments();
     let mut at = 0;
     let mut shown = 0_u16;
     while let Some(first) = list.get(at) {

@@ -158,11 +158,11 @@ impl Capture {
         Ok(Capture { inner: Arc::new(Inner { shared, thread: Some(thread) }) })
     }
 
-    /// Records a frame that the link has taken from the queue of this name. `segments` is what its chain was popped into.
-    pub fn transmitted(&self, queue: &str, segments: &Segments, frame: &Frame<'_>) {
+    /// Records a frame that the link has taken from the queue of this name.
+    pub fn transmitted(&self, queue: &str, frame: &Frame<'_>) {
         let mut record = self.record(queue);
         record.to_driver = false;
-        comment::of_transmitted(&mut record.comment, queue, segments, frame);
+        comment::of_transmitted(&mut record.comment, queue, frame);
         record.frame.resize(frame.len as usize, 0);
         frame.copy_to(&mut record.frame);
         self.queue(record);

@@ -91,9 +91,9 @@ fn record_three(capture: &Capture) {
     ring.ram.write(0x1f000, &plain[..54]).unwrap();
     ring.ram.write(0x20000, &plain[54..]).unwrap();
     let chain = ring.chain(&[Buffer::readable(0x1f000, 54), Buffer::readable(0x20000, 100)], Placement::Direct);
-    let frame = Frame::new(&ring.segments, &chain, FEATURES).unwrap();
+    let frame = Frame::new(ring.segments.view(chain), FEATURES).unwrap();
     port.transmit(0, &frame).unwrap();
-    capture.transmitted("transmitq0", &ring.segments, &frame);
+    capture.transmitted("transmitq0", &frame);
 
     // To be segmented, in an indirect table, the second buffer across two regions.
     let header = NetHeader {
@@ -110,8 +110,8 @@ fn record_three(capture: &Capture) {
     ring.ram.write(0xff000, &large[54..]).unwrap();
     let buffers = [Buffer::readable(0x1f000, 54), Buffer::readable(0xff000, 9000)];
     let chain = ring.chain(&buffers, Placement::Indirect(0x8000));
-    let frame = Frame::new(&ring.segments, &chain, FEATURES).unwrap();
-    capture.transmitted("transmitq0", &ring.segments, &frame);
+    let frame = Frame::new(ring.segments.view(chain), FEATURES).unwrap();
+    capture.transmitted("transmitq0", &frame);
 
     let first = ring.chain(&[Buffer::writable(0x30000, 60)], Placement::Direct);
     let second = ring.chain(&[Buffer::writable(0x31000, 500)], Placement::Direct);
@@ -327,15 +327,15 @@ fn a_comment_is_no_longer_than_an_option_can_be() {
     let mut ring = Ring::new();
     let buffers: Vec<Buffer> = (0..4000).map(|at| Buffer::readable(0x10_0000 + at * 64, 16)).collect();
     let chain = ring.chain(&buffers, Placement::Direct);
-    let frame = Frame::new(&ring.segments, &chain, FEATURES).unwrap();
+    let frame = Frame::new(ring.segments.view(chain), FEATURES).unwrap();
     let path = Scratch::new("long");
     let capture = Capture::create(&path.0).unwrap();
-    capture.transmitted("transmitq0", &ring.segments, &frame);
+    capture.transmitted("transmitq0", &frame);
     let counters = capture.counters();
     drop(capture);
     assert_eq!((counters.get("capture_frames"), counters.get("capture_failed")), (1, 0));
     let mut comment = String::new();
-    comment::of_transmitted(&mut comment, "transmitq0", &ring.segments, &frame);
+    comment::of_transmitted(&mut comment, "transmitq0", &frame);
     assert!(comment.len() < 65_536, "{}", comment.len());
     assert!(comment.ends_with(" more"), "{}", &comment[59_900..]);
 }

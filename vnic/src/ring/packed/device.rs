@@ -22,20 +22,27 @@
 
 use std::sync::Arc;
 
-use crate::memory::Memory;
+use crate::memory::{Hint, Memory};
+use crate::ring::batch::{Batch, Ready};
 use crate::ring::chain::ChainBuilder;
+use crate::ring::heads::Heads;
 use crate::ring::lane::{Doubt, Lane};
 use crate::ring::pointers::{PackedPointers, Word, full_fence};
-use crate::ring::slots::Slots;
 use crate::ring::walk::Rules;
-use crate::ring::{Chain, DeviceRing, RingError, RingLayout, Segments};
+use crate::ring::{Chain, DeviceRing, Ended, Fate, RingError, RingLayout, Segment, Segments, Visitor};
 use crate::spec::ring::{
-    DESC_F_INDIRECT, DESC_F_NEXT, Descriptor, PACKED_EVENT_DESC, PACKED_EVENT_DISABLE, PACKED_EVENT_ENABLE, PackedEvent,
+    DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, Descriptor, PACKED_EVENT_DESC, PACKED_EVENT_DISABLE,
+    PACKED_EVENT_ENABLE, PackedEvent,
 };
 use crate::spec::{Feature, Features};
 
 use super::walk::{Walked, follow};
 use super::{Position, wants};
+
+/// Descriptors in a cache line.
+const SLOTS_PER_LINE: u16 = 4;
+/// How far ahead the ring is asked for: the driver has written it, and getting a line takes as long as some chains.
+const SLOTS_AHEAD: u16 = 32;
 
 /// Buffer ids there can be: the driver chooses them freely.
 const IDS: usize = 1 << 16;
@@ -57,12 +64,13 @@ pub struct PackedDevice {
     refused: Option<Position>,
     /// Slots from `next_used` to `next_avail`.
     held: u16,
-    in_flight: u16,
     /// By buffer id. Only the pages of ids that occur ever become resident.
-    ids: Slots,
+    ids: Heads,
     fresh: bool,
     /// With IN_ORDER: by slot, how many slots the used chain there takes; 0: none.
     done: Option<Box<[u16]>>,
+    /// The driver was last told not to kick.
+    quiet: bool,
 }
 
 impl PackedDevice {
@@ -86,9 +94,9 @@ impl PackedDevice {
             first: None,
             refused: None,
             held: 0,
-            in_flight: 0,
-            ids: Slots::new(IDS),
+            ids: Heads::new(IDS),
             fresh: true,
+            quiet: false,
             done: in_order.then(|| vec![0; usize::from(size)].into_boxed_slice()),
         })
     }
@@ -147,6 +155,140 @@ impl PackedDevice {
         }
     }
 
+    /// Takes at most `limit` chains from `next_avail` on into `batch`, as long as each is a single device-readable buffer
+    /// where `hint` says, until the batch is full.
+    #[inline(always)]
+    fn find(&mut self, hint: Hint, limit: u16, batch: &mut Batch) {
+        batch.clear();
+        let mut at = self.next_avail;
+        for _ in 0..limit.min(self.rules.size - self.held) {
+            if batch.is_full() {
+                return;
+            }
+            if at.slot.is_multiple_of(SLOTS_PER_LINE) {
+                self.ring.expect(at.after(SLOTS_AHEAD.min(self.rules.size), self.rules.size).slot);
+            }
+            let word = self.ring.word(at.slot);
+            let one = word.flags & (DESC_F_NEXT | DESC_F_WRITE | DESC_F_INDIRECT) == 0;
+            if !one || !at.is_available(word.flags) {
+                return;
+            }
+            let addr = self.ring.addr(at.slot);
+            let Some(host) = hint.hit(addr, u64::from(word.len)) else { return };
+            if self.ids.take(word.id).is_err() {
+                return;
+            }
+            let segment = Segment { addr, host, len: word.len, continues: false };
+            batch.push(Ready { head: word.id, idx: at.slot, segment });
+            at = at.after(1, self.rules.size);
+        }
+    }
+
+    /// Does with the chain at `next_avail`, of this id and so many slots, what the visitor said. `Some`: the burst ends.
+    #[inline(always)]
+    fn settle(&mut self, visited: Result<(u16, u16, Fate), RingError>) -> Option<Result<Ended, RingError>> {
+        let (head, slots, fate) = match visited {
+            Ok(visited) => visited,
+            Err(error) => return Some(Err(error)),
+        };
+        let slot = self.next_avail.slot;
+        match fate {
+            Fate::Return => {
+                self.advance(slots);
+                self.use_up(slot, head, slots, 0);
+            }
+            Fate::Keep => {
+                self.ids.keep(head);
+                self.advance(slots);
+            }
+            Fate::Leave => {
+                self.ids.untake(head);
+                self.refuse();
+                return Some(Ok(Ended::Left));
+            }
+        }
+        None
+    }
+
+    /// Shows `visitor` the chain at `next_avail`, which starts with `word`. Returns its id, the slots it takes, and what
+    /// is to become of it.
+    #[inline(never)]
+    fn visit_chain(
+        &mut self,
+        into: &mut Segments,
+        word: Word,
+        visitor: &mut impl Visitor,
+    ) -> Result<(u16, u16, Fate), RingError> {
+        into.clear();
+        // Two paths to the end, so that a usual chain never leaves the registers.
+        if let Ok(chain) = self.lane(into, word) {
+            self.out(self.next_avail, chain.head)?;
+            return Ok((chain.head, chain.slots, visitor.visit(into.view(chain))));
+        }
+        into.clear();
+        let chain = self.walk(into, word)?;
+        self.out(self.next_avail, chain.head)?;
+        Ok((chain.head, chain.slots, visitor.visit(into.view(chain))))
+    }
+
+    /// The chain at `at` has buffer id `head`, which must not be out.
+    #[inline(always)]
+    fn out(&mut self, at: Position, head: u16) -> Result<(), RingError> {
+        self.ids.take(head).map_err(|_| RingError::HeadInFlight { idx: at.slot, head })
+    }
+
+    /// The chain at `next_avail` is the device's.
+    #[inline(always)]
+    fn advance(&mut self, slots: u16) {
+        self.next_avail = self.next_avail.after(slots, self.rules.size);
+        self.held += slots;
+        self.refused = None;
+    }
+
+    /// The chain at `next_avail` is left there; and what is available behind it is known too: a call for it would wake
+    /// the caller for nothing.
+    fn refuse(&mut self) {
+        if self.refused.is_some() {
+            return;
+        }
+        let mut end = self.next_avail;
+        for _ in self.held..self.rules.size {
+            if !self.is_available(end) {
+                break;
+            }
+            end = end.after(1, self.rules.size);
+        }
+        self.refused = Some(end);
+    }
+
+    /// Writes the used descriptor of a chain.
+    #[inline(always)]
+    fn use_up(&mut self, slot: u16, head: u16, slots: u16, written: u32) {
+        let size = self.rules.size;
+        let word = |at: Position| Word { len: written, id: head, flags: at.used() };
+        let next = self.next_used;
+        if self.done.is_none() {
+            self.place(next, word(next));
+            self.next_used = next.after(slots, size);
+            self.held -= slots;
+            return;
+        }
+        // Its own place is in this lap, or, before `next`, in the one that comes.
+        let wrap = if slot >= next.slot { next.wrap } else { !next.wrap };
+        let own = Position { slot, wrap };
+        self.place(own, word(own));
+        let Some(done) = &mut self.done else { return };
+        if let Some(taken) = done.get_mut(usize::from(own.slot)) {
+            *taken = slots;
+        }
+        while let Some(slots) = done.get_mut(usize::from(self.next_used.slot)).map(std::mem::take)
+            && slots > 0
+        {
+            self.next_used = self.next_used.after(slots, size);
+            self.held -= slots;
+        }
+    }
+
     /// Writes the used descriptor for the place `at`.
     #[inline]
     fn place(&mut self, at: Position, word: Word) {
@@ -174,37 +316,70 @@ impl DeviceRing for PackedDevice {
                 self.walk(into, word)?
             }
         };
-        if self.ids.set(chain.head) != Some(true) {
+        if let Err(error) = self.out(at, chain.head) {
             into.truncate(kept);
-            return Err(RingError::HeadInFlight { idx: at.slot, head: chain.head });
+            return Err(error);
         }
-        self.next_avail = at.after(chain.slots, self.rules.size);
-        self.held += chain.slots;
-        self.in_flight += 1;
-        self.refused = None;
+        self.ids.keep(chain.head);
+        self.advance(chain.slots);
         Ok(Some(chain))
     }
 
-    fn unpop(&mut self, chains: &[Chain]) -> Result<(), RingError> {
-        if self.refused.is_none() && !chains.is_empty() {
-            // What is available behind these is known too: a call for it would wake the caller for nothing.
-            let mut end = self.next_avail;
-            for _ in self.held..self.rules.size {
-                if !self.is_available(end) {
-                    break;
+    #[inline]
+    fn drain(&mut self, into: &mut Segments, limit: u16, visitor: &mut impl Visitor) -> Result<Ended, RingError> {
+        let mut left = limit;
+        let mut batch = Batch::new();
+        'burst: loop {
+            self.find(into.hint(), left, &mut batch);
+            for (at, ready) in batch.ready().iter().enumerate() {
+                let visited = match visitor.glance(into.view_of_one(ready.chain(), &ready.segment)) {
+                    Some(fate) => Ok((ready.head, 1, fate)),
+                    None => {
+                        // Followed anew: given back first, and its word as it was when it was found.
+                        self.ids.untake(ready.head);
+                        let flags = self.next_avail.available();
+                        let word = Word { len: ready.segment.len, id: ready.head, flags };
+                        self.visit_chain(into, word, visitor)
+                    }
+                };
+                left -= 1;
+                match self.settle(visited) {
+                    None => {}
+                    Some(ended) => {
+                        batch.ready().iter().skip(at + 1).for_each(|ready| self.ids.untake(ready.head));
+                        break 'burst ended;
+                    }
                 }
-                end = end.after(1, self.rules.size);
             }
-            self.refused = Some(end);
+            if left == 0 {
+                break Ok(Ended::Limit);
+            }
+            if !batch.is_full() {
+                // The next is not a usual one, or there is none.
+                let word = self.ring.word(self.next_avail.slot);
+                if !self.next_avail.is_available(word.flags) {
+                    break Ok(Ended::Empty);
+                }
+                left -= 1;
+                let visited = self.visit_chain(into, word, visitor);
+                if let Some(ended) = self.settle(visited) {
+                    break ended;
+                }
+            }
+        }
+    }
+
+    fn unpop(&mut self, chains: &[Chain]) -> Result<(), RingError> {
+        if !chains.is_empty() {
+            self.refuse();
         }
         for chain in chains.iter().rev() {
             let before = self.next_avail.before(chain.slots, self.rules.size);
-            if before.slot != chain.idx || !self.ids.clear(chain.head) {
+            if before.slot != chain.idx || !self.ids.untake_kept(chain.head) {
                 return Err(RingError::NotInFlight { head: chain.head });
             }
             self.next_avail = before;
             self.held -= chain.slots;
-            self.in_flight -= 1;
         }
         Ok(())
     }
@@ -215,33 +390,10 @@ impl DeviceRing for PackedDevice {
         if written > chain.writable_len {
             return Err(RingError::WrittenTooMuch { head, written, room: chain.writable_len });
         }
-        if !self.ids.clear(head) {
+        if !self.ids.give_back(head) {
             return Err(RingError::NotInFlight { head });
         }
-        self.in_flight -= 1;
-        let size = self.rules.size;
-        let word = |at: Position| Word { len: written, id: head, flags: at.used() };
-        let next = self.next_used;
-        if self.done.is_none() {
-            self.place(next, word(next));
-            self.next_used = next.after(chain.slots, size);
-            self.held -= chain.slots;
-            return Ok(());
-        }
-        // Its own place is in this lap, or, before `next`, in the one that comes.
-        let wrap = if chain.idx >= next.slot { next.wrap } else { !next.wrap };
-        let own = Position { slot: chain.idx, wrap };
-        self.place(own, word(own));
-        let Some(done) = &mut self.done else { return Ok(()) };
-        if let Some(slots) = done.get_mut(usize::from(own.slot)) {
-            *slots = chain.slots;
-        }
-        while let Some(slots) = done.get_mut(usize::from(self.next_used.slot)).map(std::mem::take)
-            && slots > 0
-        {
-            self.next_used = self.next_used.after(slots, size);
-            self.held -= slots;
-        }
+        self.use_up(chain.idx, head, chain.slots, written);
         Ok(())
     }
 
@@ -251,12 +403,14 @@ impl DeviceRing for PackedDevice {
         let old = self.published;
         self.ring.release_word(old.slot, word);
         self.published = self.next_used;
+        self.ids.next_burst();
         full_fence();
         let wanted = wants(self.ring.driver_event(), self.published, old, self.rules.size);
         std::mem::take(&mut self.fresh) || wanted
     }
 
     fn enable_notifications(&mut self) -> Result<bool, RingError> {
+        self.quiet = false;
         let known = self.refused.unwrap_or(self.next_avail);
         let event = if self.event_idx {
             PackedEvent { off_wrap: known.to_bits(), flags: PACKED_EVENT_DESC }
@@ -269,7 +423,10 @@ impl DeviceRing for PackedDevice {
     }
 
     fn disable_notifications(&mut self) {
-        self.ring.set_device_event(PackedEvent { off_wrap: 0, flags: PACKED_EVENT_DISABLE });
+        if !self.quiet {
+            self.quiet = true;
+            self.ring.set_device_event(PackedEvent { off_wrap: 0, flags: PACKED_EVENT_DISABLE });
+        }
     }
 
     fn available(&mut self) -> Result<u16, RingError> {
@@ -281,7 +438,7 @@ impl DeviceRing for PackedDevice {
     }
 
     fn in_flight(&self) -> u16 {
-        self.in_flight
+        self.ids.kept()
     }
 
     fn size(&self) -> u16 {

@@ -100,7 +100,7 @@ fn a_descriptor_that_changes_all_the_time_is_either_good_or_an_error() {
         for _ in 0..100_000 {
             segments.clear();
             if let Ok(Some(chain)) = device.pop(&mut segments) {
-                for slice in segments.readable(&chain) {
+                for slice in segments.view(chain).readable() {
                     assert!(slice.addr() + slice.len() as u64 <= END);
                     slice.copy_to(&mut [0; 80]);
                 }
@@ -289,7 +289,7 @@ fn a_ring_whose_memory_file_is_truncated_is_no_crash() {
     let (mut device, mut segments) = (fixture.device(), fixture.segments());
     let chain = device.pop(&mut segments).unwrap().unwrap();
     ftruncate(fixture.ram.fd(), 0).unwrap();
-    for slice in segments.readable(&chain) {
+    for slice in segments.view(chain).readable() {
         slice.copy_to(&mut [0; 5]);
     }
     let _zeroes: Result<Option<Chain>, RingError> = device.pop(&mut segments);

@@ -20,7 +20,7 @@ use crate::spec::ring::Descriptor;
 
 use super::RingError;
 pub(super) use packed::{PackedPointers, Word};
-pub(super) use split::SplitPointers;
+pub(super) use split::{SplitParts, SplitPointers};
 
 /// The host address of a ring part, checked as the module's first invariant says.
 fn part(
@@ -35,6 +35,31 @@ fn part(
         return Err(unmapped(MemoryError::Misaligned { addr, align }));
     }
     Ok(slice.as_ptr())
+}
+
+/// Asks the CPU for the cache line at `at`, to be written: the other side has had it. Only a hint, to whatever address;
+/// it can fail without harm.
+#[inline(always)]
+fn prefetch_to_write(at: *const u8) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    // SAFETY: a prefetch neither faults nor changes any state the program sees.
+    unsafe {
+        std::arch::asm!("prefetchw [{}]", in(reg) at, options(nostack, preserves_flags, readonly));
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    let _ = at;
+}
+
+/// As [`prefetch_to_write`], to be read.
+#[inline(always)]
+pub(super) fn prefetch_to_read(at: *const u8) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    // SAFETY: as above.
+    unsafe {
+        std::arch::asm!("prefetcht0 [{}]", in(reg) at, options(nostack, preserves_flags, readonly));
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    let _ = at;
 }
 
 /// # Safety

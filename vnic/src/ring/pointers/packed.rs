@@ -8,7 +8,7 @@ use crate::ring::RingError;
 use crate::ring::layout::{self, RingLayout};
 use crate::spec::ring::{DESC_ALIGN, PackedEvent};
 
-use super::part;
+use super::{part, prefetch_to_write};
 
 /// Alignment of an event suppression structure, bytes. VIRTIO 1.3, 2.8.10.1 (there called the driver and device area).
 const EVENT_ALIGN: u64 = 4;
@@ -88,6 +88,12 @@ impl PackedPointers {
     #[inline]
     pub(in crate::ring) fn word(&self, slot: u16) -> Word {
         Word::from_bits(self.halves(slot).1.load(Ordering::Acquire))
+    }
+
+    /// The line of `slot` will be read and then written soon.
+    #[inline(always)]
+    pub(in crate::ring) fn expect(&self, slot: u16) {
+        prefetch_to_write(self.desc.wrapping_add(16 * usize::from(slot)));
     }
 
     /// Loads the address of `slot`, after its word.

@@ -1,5 +1,6 @@
 //! Pointers into a split ring.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
@@ -9,23 +10,39 @@ use crate::ring::layout::{self, RingLayout};
 use crate::spec::ring::{AVAIL_ALIGN, DESC_ALIGN, Descriptor, USED_ALIGN, UsedElem};
 use crate::spec::{Feature, Features};
 
-use super::{load_descriptor, part, store_descriptor};
+use super::{load_descriptor, part, prefetch_to_read, prefetch_to_write, store_descriptor};
 
-/// Host pointers to the three parts of a split ring.
+/// The parts of a split ring, and the memory they are in.
 #[derive(Debug)]
 pub(in crate::ring) struct SplitPointers {
+    parts: SplitParts,
+    memory: Arc<Memory>,
+}
+
+/// Host pointers to the three parts of a split ring. Reached through [`SplitPointers`] only, or as a copy in a local of a
+/// method that borrows one: a loop whose pointers no store can change.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::ring) struct SplitParts {
     desc: *mut u8,
     avail: *mut u8,
     used: *mut u8,
     size: u16,
     event_idx: bool,
-    memory: Arc<Memory>,
 }
 
 // SAFETY: the pointers point into shared memory that `memory` keeps mapped; all accesses are atomic.
 unsafe impl Send for SplitPointers {}
 // SAFETY: as above.
 unsafe impl Sync for SplitPointers {}
+
+impl Deref for SplitPointers {
+    type Target = SplitParts;
+
+    #[inline(always)]
+    fn deref(&self) -> &SplitParts {
+        &self.parts
+    }
+}
 
 impl SplitPointers {
     pub(in crate::ring) fn new(
@@ -40,20 +57,22 @@ impl SplitPointers {
             (layout.avail, layout::avail_len(size, features), AVAIL_ALIGN),
             (layout.used, layout::used_len(size, features), USED_ALIGN),
         );
-        Ok(SplitPointers {
+        let parts = SplitParts {
             desc: part(&memory, "descriptor table", desc, Access::Read)?,
             avail: part(&memory, "available ring", avail, Access::Read)?,
             used: part(&memory, "used ring", used, Access::Write)?,
             size,
             event_idx: features.has(Feature::EventIdx),
-            memory,
-        })
+        };
+        Ok(SplitPointers { parts, memory })
     }
 
     pub(in crate::ring) fn memory(&self) -> &Arc<Memory> {
         &self.memory
     }
+}
 
+impl SplitParts {
     pub(in crate::ring) fn size(&self) -> u16 {
         self.size
     }
@@ -130,6 +149,34 @@ impl SplitPointers {
         unsafe {
             let at = self.used.add(4 + 8 * self.slot(idx)).cast::<u32>();
             (AtomicU32::from_ptr(at), AtomicU32::from_ptr(at.add(1)))
+        }
+    }
+
+    /// The line of `avail.ring[idx % size]` will be read soon.
+    #[inline(always)]
+    pub(in crate::ring) fn expect_avail(&self, idx: u16) {
+        prefetch_to_read(self.avail.wrapping_add(4 + 2 * self.slot(idx)));
+    }
+
+    /// The lines of `count` elements of the used ring from `idx` on will be written soon.
+    #[inline(always)]
+    pub(in crate::ring) fn expect_used_run(&self, idx: u16, count: u16) {
+        for at in (0..count.min(self.size)).step_by(8) {
+            prefetch_to_write(self.used.wrapping_add(4 + 8 * self.slot(idx.wrapping_add(at))));
+        }
+    }
+
+    /// Writes elements of the used ring from `idx` on, no more than the ring has; visible to the driver once `used.idx`
+    /// passes them.
+    #[inline(always)]
+    pub(in crate::ring) fn set_used_run(&self, idx: u16, elems: &[UsedElem]) {
+        let slot = self.slot(idx);
+        let (here, wrapped) = elems.split_at(elems.len().min(usize::from(self.size) - slot));
+        for (slot, part) in [(slot, here), (0, wrapped)] {
+            let count = part.len().min(usize::from(self.size));
+            // SAFETY: `slot + count` is at most `size`, and `new` checked 4 + 8 * size bytes; `part` is host memory. The
+            // driver does not look there before the release store of `used.idx`.
+            unsafe { std::ptr::copy_nonoverlapping(part.as_ptr().cast(), self.used.add(4 + 8 * slot), 8 * count) };
         }
     }
 

@@ -13,23 +13,31 @@
 //! With IN_ORDER the used ring has the order of the available ring (2.7.9 In-order use of descriptors), so a chain's
 //! place in it is known from the start: it is filled in out of order, and `used.idx` goes as far as there is no gap.
 //!
-//! Invariants: `in_flight` has a head's bit set from its pop to its return; a head is popped only when its bit is clear
-//! and returned only when it is set, so no more is returned than was popped.
+//! Invariants: a head is taken only when it is not out, and returned only when it is (`heads`), so no more is returned
+//! than was taken.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::memory::Memory;
+use crate::memory::{Hint, Memory};
+use crate::ring::batch::{BATCH, Batch, Ready, Shadow};
 use crate::ring::chain::ChainBuilder;
+use crate::ring::heads::{Heads, Refused};
 use crate::ring::lane::{Doubt, Lane};
-use crate::ring::pointers::{SplitPointers, full_fence};
+use crate::ring::pointers::{SplitParts, SplitPointers, full_fence};
 use crate::ring::slots::Slots;
 use crate::ring::walk::{Rules, split_chain};
-use crate::ring::{Chain, DeviceRing, RingError, RingLayout, Segments};
+use crate::ring::{Chain, DeviceRing, Ended, Fate, RingError, RingLayout, Segment, Segments, Visitor};
 use crate::spec::ring::{AVAIL_F_NO_INTERRUPT, DESC_F_INDIRECT, DESC_F_NEXT, USED_F_NO_NOTIFY, UsedElem};
 use crate::spec::{Feature, Features};
 
 use super::need_event;
+
+/// Entries of the available ring in a cache line.
+const AVAIL_PER_LINE: u16 = 32;
+/// How far ahead the available ring is asked for, as far as it is known to be written.
+const AVAIL_AHEAD: u16 = 128;
 
 /// The device half of a split ring. See the [module](self).
 #[derive(Debug)]
@@ -48,10 +56,10 @@ pub struct SplitDevice {
     published: u16,
     /// Nothing was published yet: what the driver was told before is not known.
     fresh: bool,
-    in_flight: Slots,
-    /// Chains returned, counted on from where the ring started.
-    returned: u16,
+    heads: Heads,
     in_order: Option<InOrder>,
+    /// The driver was last told not to kick.
+    quiet: bool,
 }
 
 /// Places in the used ring that are filled ahead of `next_used`.
@@ -78,11 +86,11 @@ impl SplitDevice {
             next_avail,
             seen_avail: next_avail,
             refused: false,
+            quiet: false,
             next_used: used,
             published: used,
             fresh: true,
-            in_flight: Slots::new(usize::from(layout.size)),
-            returned: next_avail,
+            heads: Heads::new(usize::from(layout.size)),
             in_order: in_order
                 .then(|| InOrder { filled: Slots::new(usize::from(layout.size)), skew: used.wrapping_sub(next_avail) }),
             ring,
@@ -109,7 +117,7 @@ impl SplitDevice {
 impl SplitDevice {
     /// Follows the chain at `head` if it is a usual one.
     #[inline(always)]
-    fn lane(&self, into: &mut Segments, head: u16) -> Result<Chain, Doubt> {
+    fn lane(&self, into: &mut Segments, idx: u16, head: u16) -> Result<Chain, Doubt> {
         let mut lane = Lane::new(into);
         let mut desc = self.ring.desc(head).ok_or(Doubt)?;
         let indirect = desc.flags & DESC_F_INDIRECT != 0;
@@ -127,18 +135,112 @@ impl SplitDevice {
                 }
             }
         }
-        lane.finish(head, self.next_avail, 1, indirect)
+        lane.finish(head, idx, 1, indirect)
     }
 
-    /// Follows the chain at `head` whatever it is. A bad one is not in flight.
+    /// Takes the head of available entry `idx`.
+    #[inline(always)]
+    fn take(&mut self, idx: u16) -> Result<u16, RingError> {
+        let head = self.ring.avail_entry(idx).load(Ordering::Relaxed);
+        match self.heads.take(head) {
+            Ok(()) => Ok(head),
+            Err(Refused::Out) => Err(RingError::HeadInFlight { idx, head }),
+            Err(Refused::Unknown) => Err(RingError::HeadOutOfRange { idx, head, size: self.rules.size }),
+        }
+    }
+
+    /// Takes the chains of available entries `range` into `batch` as long as each is a single device-readable buffer where
+    /// `hint` says, until the batch is full.
+    #[inline(always)]
+    fn find(&mut self, parts: SplitParts, hint: Hint, range: Range<u16>, batch: &mut Batch) {
+        batch.clear();
+        let mut idx = range.start;
+        while idx != range.end && !batch.is_full() {
+            if idx.is_multiple_of(AVAIL_PER_LINE) && self.seen_avail.wrapping_sub(idx) > AVAIL_AHEAD {
+                parts.expect_avail(idx.wrapping_add(AVAIL_AHEAD));
+            }
+            let head = parts.avail_entry(idx).load(Ordering::Relaxed);
+            let Some(desc) = parts.desc(head).filter(|desc| desc.flags == 0) else { return };
+            let Some(host) = hint.hit(desc.addr, u64::from(desc.len)) else { return };
+            if self.heads.take(head).is_err() {
+                return;
+            }
+            let segment = Segment { addr: desc.addr, host, len: desc.len, continues: false };
+            batch.push(Ready { head, idx, segment });
+            idx = idx.wrapping_add(1);
+        }
+    }
+
+    /// Does with a chain what the visitor said, but for its used element, which `shadow` gets. Returns whether to go on
+    /// with the next.
+    #[inline(always)]
+    fn settle(&mut self, idx: u16, head: u16, fate: Fate, shadow: &mut Shadow) -> bool {
+        match fate {
+            Fate::Return if self.in_order.is_none() => shadow.push(UsedElem { id: u32::from(head), len: 0 }),
+            Fate::Return => self.use_up(idx, head, 0),
+            Fate::Keep => self.heads.keep(head),
+            Fate::Leave => self.heads.untake(head),
+        }
+        fate != Fate::Leave
+    }
+
+    /// Writes the used elements of `shadow`.
+    #[inline(always)]
+    fn write_used(&mut self, parts: SplitParts, shadow: &mut Shadow) {
+        let elems = shadow.take();
+        parts.set_used_run(self.next_used, elems);
+        self.next_used = self.next_used.wrapping_add(elems.len() as u16);
+    }
+
+    /// Shows `visitor` the chain at `head`, which was taken.
     #[inline(never)]
-    fn walk(&mut self, into: &mut Segments, head: u16) -> Result<Chain, RingError> {
+    fn visit_chain(
+        &mut self,
+        into: &mut Segments,
+        idx: u16,
+        head: u16,
+        visitor: &mut impl Visitor,
+    ) -> Result<Fate, RingError> {
+        into.clear();
+        // Two paths to the end, so that a usual chain never leaves the registers.
+        if let Ok(chain) = self.lane(into, idx, head) {
+            return Ok(visitor.visit(into.view(chain)));
+        }
+        into.clear();
+        let chain = self.walk(into, idx, head)?;
+        Ok(visitor.visit(into.view(chain)))
+    }
+
+    /// Writes the used element of a chain.
+    #[inline(always)]
+    fn use_up(&mut self, idx: u16, head: u16, written: u32) {
+        let elem = UsedElem { id: u32::from(head), len: written };
+        match &mut self.in_order {
+            None => {
+                self.ring.set_used(self.next_used, elem);
+                self.next_used = self.next_used.wrapping_add(1);
+            }
+            Some(InOrder { filled, skew }) => {
+                let mask = self.rules.size - 1;
+                let place = idx.wrapping_add(*skew);
+                self.ring.set_used(place, elem);
+                filled.set(place & mask);
+                while filled.clear(self.next_used & mask) {
+                    self.next_used = self.next_used.wrapping_add(1);
+                }
+            }
+        }
+    }
+
+    /// Follows the chain at `head`, which was taken, whatever it is. A bad one is not out.
+    #[inline(never)]
+    fn walk(&mut self, into: &mut Segments, idx: u16, head: u16) -> Result<Chain, RingError> {
         let mut chain = ChainBuilder::new(into, head);
         match split_chain(&mut chain, head, self.rules, |index| self.ring.desc(index)) {
-            Ok(indirect) => Ok(chain.finish(self.next_avail, 1, indirect)),
+            Ok(indirect) => Ok(chain.finish(idx, 1, indirect)),
             Err(error) => {
                 chain.abandon();
-                self.in_flight.clear(head);
+                self.heads.untake(head);
                 Err(error)
             }
         }
@@ -152,28 +254,75 @@ impl DeviceRing for SplitDevice {
         if idx == self.seen_avail && self.refresh()? == 0 {
             return Ok(None);
         }
-        let head = self.ring.avail_entry(idx).load(Ordering::Relaxed);
-        match self.in_flight.set(head) {
-            Some(true) => {}
-            Some(false) => return Err(RingError::HeadInFlight { idx, head }),
-            None => return Err(RingError::HeadOutOfRange { idx, head, size: self.rules.size }),
-        }
+        let head = self.take(idx)?;
         let kept = into.len();
-        let chain = match self.lane(into, head) {
+        let chain = match self.lane(into, idx, head) {
             Ok(chain) => chain,
             Err(Doubt) => {
                 into.truncate(kept);
-                self.walk(into, head)?
+                self.walk(into, idx, head)?
             }
         };
+        self.heads.keep(head);
         self.next_avail = idx.wrapping_add(1);
         self.refused = false;
         Ok(Some(chain))
     }
 
+    #[inline]
+    fn drain(&mut self, into: &mut Segments, limit: u16, visitor: &mut impl Visitor) -> Result<Ended, RingError> {
+        let waiting = self.refresh()?;
+        let end = self.next_avail.wrapping_add(waiting.min(limit));
+        for at in (0..AVAIL_AHEAD.min(waiting)).step_by(AVAIL_PER_LINE.into()) {
+            self.ring.expect_avail(self.next_avail.wrapping_add(at));
+        }
+        // What the loop needs stays in registers: no store of its own can change it.
+        let parts = *self.ring;
+        let mut idx = self.next_avail;
+        let (mut batch, mut shadow) = (Batch::new(), Shadow::new());
+        let ended = 'burst: loop {
+            parts.expect_used_run(self.next_used, BATCH as u16);
+            self.find(parts, into.hint(), idx..end, &mut batch);
+            for (at, ready) in batch.ready().iter().enumerate() {
+                let visited = match visitor.glance(into.view_of_one(ready.chain(), &ready.segment)) {
+                    Some(fate) => Ok(fate),
+                    None => self.visit_chain(into, idx, ready.head, visitor),
+                };
+                let ended = match visited {
+                    Ok(fate) if self.settle(idx, ready.head, fate, &mut shadow) => {
+                        idx = idx.wrapping_add(1);
+                        continue;
+                    }
+                    Ok(_) => Ok(Ended::Left),
+                    Err(error) => Err(error),
+                };
+                batch.ready().iter().skip(at + 1).for_each(|ready| self.heads.untake(ready.head));
+                break 'burst ended;
+            }
+            self.write_used(parts, &mut shadow);
+            if idx == end {
+                break Ok(if waiting > limit { Ended::Limit } else { Ended::Empty });
+            }
+            if !batch.is_full() {
+                // The next is not a usual one.
+                match self.take(idx).and_then(|head| Ok((head, self.visit_chain(into, idx, head, visitor)?))) {
+                    Ok((head, fate)) if self.settle(idx, head, fate, &mut shadow) => idx = idx.wrapping_add(1),
+                    Ok(_) => break Ok(Ended::Left),
+                    Err(error) => break Err(error),
+                }
+            }
+        };
+        if idx != self.next_avail || ended == Ok(Ended::Left) {
+            self.refused = ended == Ok(Ended::Left);
+        }
+        self.write_used(parts, &mut shadow);
+        self.next_avail = idx;
+        ended
+    }
+
     fn unpop(&mut self, chains: &[Chain]) -> Result<(), RingError> {
         for chain in chains.iter().rev() {
-            if chain.idx != self.next_avail.wrapping_sub(1) || !self.in_flight.clear(chain.head) {
+            if chain.idx != self.next_avail.wrapping_sub(1) || !self.heads.untake_kept(chain.head) {
                 return Err(RingError::NotInFlight { head: chain.head });
             }
             self.next_avail = chain.idx;
@@ -188,26 +337,10 @@ impl DeviceRing for SplitDevice {
         if written > chain.writable_len {
             return Err(RingError::WrittenTooMuch { head, written, room: chain.writable_len });
         }
-        if !self.in_flight.clear(head) {
+        if !self.heads.give_back(head) {
             return Err(RingError::NotInFlight { head });
         }
-        self.returned = self.returned.wrapping_add(1);
-        let elem = UsedElem { id: u32::from(head), len: written };
-        match &mut self.in_order {
-            None => {
-                self.ring.set_used(self.next_used, elem);
-                self.next_used = self.next_used.wrapping_add(1);
-            }
-            Some(InOrder { filled, skew }) => {
-                let mask = self.rules.size - 1;
-                let place = chain.idx.wrapping_add(*skew);
-                self.ring.set_used(place, elem);
-                filled.set(place & mask);
-                while filled.clear(self.next_used & mask) {
-                    self.next_used = self.next_used.wrapping_add(1);
-                }
-            }
-        }
+        self.use_up(chain.idx, head, written);
         Ok(())
     }
 
@@ -220,6 +353,7 @@ impl DeviceRing for SplitDevice {
         // Release: the used elements, and the bytes in the buffers, are stored before it.
         self.ring.used_idx().store(new, Ordering::Release);
         self.published = new;
+        self.heads.next_burst();
         // The driver stores its wish and then loads `used.idx`; we do both the other way round (2.7.7, 2.7.10).
         full_fence();
         let wanted = match self.ring.used_event() {
@@ -232,6 +366,7 @@ impl DeviceRing for SplitDevice {
     fn enable_notifications(&mut self) -> Result<bool, RingError> {
         // What was refused is known; only what comes behind it is news.
         let known = if self.refused { self.seen_avail } else { self.next_avail };
+        self.quiet = false;
         match self.ring.avail_event() {
             Some(event) => event.store(known, Ordering::Relaxed),
             None => self.ring.used_flags().store(0, Ordering::Relaxed),
@@ -243,7 +378,9 @@ impl DeviceRing for SplitDevice {
 
     fn disable_notifications(&mut self) {
         // With EVENT_IDX there is nothing to say: no kick comes until `avail.idx` passes `avail_event`, once.
-        if !self.ring.event_idx() {
+        // A store for nothing would take the driver's copy of `used.idx` away.
+        if !self.ring.event_idx() && !self.quiet {
+            self.quiet = true;
             self.ring.used_flags().store(USED_F_NO_NOTIFY, Ordering::Relaxed);
         }
     }
@@ -257,7 +394,7 @@ impl DeviceRing for SplitDevice {
     }
 
     fn in_flight(&self) -> u16 {
-        self.next_avail.wrapping_sub(self.returned)
+        self.heads.kept()
     }
 
     fn size(&self) -> u16 {

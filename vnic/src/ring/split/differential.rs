@@ -169,7 +169,7 @@ proptest! {
                 Ok(Some(chain)) => {
                     prop_assert!(!cut_short, "a cut-off chain was taken for whole: {chain:?}");
                     let mut our_buffers = Buffers::new();
-                    for (at, segment) in segments.of(&chain).iter().enumerate() {
+                    for (at, segment) in segments.view(chain).segments().iter().enumerate() {
                         match our_buffers.last_mut() {
                             Some(last) if segment.continues => last.1 += segment.len,
                             _ => our_buffers.push((segment.addr, segment.len, at as u32 >= chain.readable)),

@@ -143,7 +143,7 @@ fn a_descriptor_that_changes_all_the_time_is_either_good_or_an_error() {
         for _ in 0..100_000 {
             segments.clear();
             if let Ok(Some(chain)) = device.pop(&mut segments) {
-                for slice in segments.readable(&chain) {
+                for slice in segments.view(chain).readable() {
                     assert!(slice.addr() + slice.len() as u64 <= END);
                     slice.copy_to(&mut [0; 80]);
                 }
@@ -163,7 +163,7 @@ fn a_length_of_zero_with_a_bad_address_is_an_empty_buffer() {
     let mut segments = fixture.segments();
     let chain = fixture.device().pop(&mut segments).unwrap().unwrap();
     let mut bytes = [0; 16];
-    assert_eq!(segments.readable(&chain).map(|slice| slice.copy_to(&mut bytes)).collect::<Vec<_>>(), [0, 10]);
+    assert_eq!(segments.view(chain).readable().map(|slice| slice.copy_to(&mut bytes)).collect::<Vec<_>>(), [0, 10]);
     assert_eq!((chain.descriptors, chain.readable_len, chain.writable_len), (3, 10, 0));
 }
 
@@ -404,8 +404,8 @@ fn memory_that_is_replaced_stays_mapped_for_chains_in_flight() {
     let chain = device.pop(&mut segments).unwrap().unwrap();
     drop(fixture);
     let mut bytes = [0; 5];
-    segments.readable(&chain).for_each(|slice| assert_eq!(slice.copy_to(&mut bytes), 5));
-    segments.writable(&chain).for_each(|slice| assert_eq!(slice.copy_from(b"world"), 5));
+    segments.view(chain).readable().for_each(|slice| assert_eq!(slice.copy_to(&mut bytes), 5));
+    segments.view(chain).writable().for_each(|slice| assert_eq!(slice.copy_from(b"world"), 5));
     assert_eq!(&bytes, b"hello");
     device.push_used(&chain, 5).unwrap();
     device.publish();
@@ -418,7 +418,7 @@ fn a_ring_whose_memory_file_is_truncated_is_no_crash() {
     let (mut device, mut segments) = (fixture.device(), fixture.segments());
     let chain = device.pop(&mut segments).unwrap().unwrap();
     ftruncate(fixture.ram.fd(), 0).unwrap();
-    for slice in segments.readable(&chain) {
+    for slice in segments.view(chain).readable() {
         slice.copy_to(&mut [0; 5]);
     }
     let _zeroes: Result<Option<Chain>, RingError> = device.pop(&mut segments);

@@ -1,0 +1,101 @@
+//! How long an idle worker goes on looking before it asks for notifications and sleeps.
+//!
+//! Sleeping costs the driver a kick and the worker a wake-up; looking costs a CPU. As the kernel's halt polling does,
+//! the window follows what would have paid: it grows when work came soon after the worker had fallen asleep, and shrinks
+//! when it came late. A worker with nothing to do for long sleeps at once.
+
+use std::time::{Duration, Instant};
+
+use super::options::PollMode;
+
+/// The longest window. A kick and a wake-up together take about a tenth of it.
+const LONGEST: Duration = Duration::from_micros(50);
+/// The shortest one that is not none.
+const SHORTEST: Duration = Duration::from_micros(4);
+
+/// The state of it.
+#[derive(Debug)]
+pub(super) struct Patience {
+    mode: PollMode,
+    window: Duration,
+    /// Since when there was nothing to do.
+    idle: Option<Instant>,
+}
+
+impl Patience {
+    pub(super) fn new(mode: PollMode) -> Self {
+        Patience { mode, window: Duration::ZERO, idle: None }
+    }
+
+    /// A pass at `now` found work.
+    pub(super) fn work(&mut self, now: Instant) {
+        let Some(since) = self.idle.take() else { return };
+        let idle = now.saturating_duration_since(since);
+        if idle > LONGEST {
+            self.window /= 2;
+            if self.window < SHORTEST {
+                self.window = Duration::ZERO;
+            }
+        } else if idle > self.window {
+            self.window = (self.window * 2).clamp(SHORTEST, LONGEST);
+        }
+    }
+
+    /// A pass at `now` found nothing. Returns whether to look again rather than sleep.
+    pub(super) fn look_again(&mut self, now: Instant) -> bool {
+        let since = *self.idle.get_or_insert(now);
+        match self.mode {
+            PollMode::Always => true,
+            PollMode::Never => false,
+            PollMode::Adaptive => now.saturating_duration_since(since) < self.window,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Idle for each of these many microseconds, then work: for how long does it look in the end?
+    fn window_after(gaps: &[u64]) -> u64 {
+        let mut patience = Patience::new(PollMode::Adaptive);
+        let mut now = Instant::now();
+        for gap in gaps {
+            patience.look_again(now);
+            now += Duration::from_micros(*gap);
+            patience.work(now);
+        }
+        patience.window.as_micros() as u64
+    }
+
+    #[test]
+    fn work_that_comes_soon_after_sleeping_makes_it_look_longer() {
+        assert_eq!(window_after(&[]), 0);
+        assert_eq!(window_after(&[3]), 4);
+        assert_eq!(window_after(&[3, 3, 3]), 4);
+        assert_eq!(window_after(&[10, 10, 10, 10]), 16);
+        assert_eq!(window_after(&[45, 45, 45, 45, 45, 45, 45]), 50);
+    }
+
+    #[test]
+    fn work_that_comes_late_makes_it_sleep_at_once_in_the_end() {
+        assert_eq!(window_after(&[45, 45, 45, 45, 45, 45, 45, 900]), 25);
+        assert_eq!(window_after(&[45, 45, 45, 45, 45, 45, 45, 900, 900, 900, 900]), 0);
+    }
+
+    #[test]
+    fn it_looks_for_the_window_and_then_sleeps() {
+        let (mut patience, start) = (Patience::new(PollMode::Adaptive), Instant::now());
+        patience.look_again(start);
+        patience.work(start + Duration::from_micros(20));
+        let asked = |patience: &mut Patience, micros| patience.look_again(start + Duration::from_micros(micros));
+        assert_eq!([30, 33, 34, 90].map(|at| asked(&mut patience, at)), [true, true, false, false]);
+    }
+
+    #[test]
+    fn always_never_sleeps_and_never_always_does() {
+        let now = Instant::now();
+        assert!(Patience::new(PollMode::Always).look_again(now + Duration::from_secs(9)));
+        assert!(!Patience::new(PollMode::Never).look_again(now));
+    }
+}
