@@ -1,9 +1,14 @@
 //! The driver in user space: on QEMU's own virtio-net device, and on ours.
 
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use guest_tests::fixture::{Agent, Folder, Machine, available, note, receiver, skip, spec};
+use guest_tests::fixture::{
+    Agent, Deadline, Device, Folder, Machine, available, judged_run, note, receiver, skip, spec, until,
+};
 use guest_tests::guest::userspace::METHOD;
+use vnic::record::run::{Run, Verdict};
+use vnic::record::stamp::{MAGIC, STAMP_BYTES, Stamp};
 use vnic::record::wire::{Event, Request, TransferSpec};
 
 /// A receiver's address on this machine, as a guest on QEMU's own network sees it.
@@ -121,4 +126,155 @@ fn refused(agent: &mut Agent, word: &str) {
         Some(Event::Unsupported { why }) => assert!(why.contains(word), "{why}"),
         other => panic!("expected unsupported, got {other:?}"),
     }
+}
+
+/// Can our device stand behind an IOMMU?
+fn behind_an_iommu() -> bool {
+    let folder = Folder::new();
+    let device = Device::start(folder.path(), &[]);
+    let offered = device.status()["features"]["offered"].clone();
+    let offers = offered.as_array().is_some_and(|names| names.iter().any(|name| name == "access_platform"));
+    if !offers {
+        skip("our device does not offer access_platform: no program can drive it");
+    }
+    assert!(device.stop().success());
+    offers
+}
+
+#[test]
+fn our_driver_works_on_our_device() {
+    if !behind_an_iommu() {
+        return;
+    }
+    let folder = Folder::new();
+    let device = Device::start(folder.path(), &[]);
+    let (machine, mut agent) = Machine::boot(folder.path(), &["--iommu"]);
+    let peer = spec(METHOD, 0).to;
+    our_driver_works(&mut agent, peer, SocketAddr::new(peer.ip(), 7));
+    let (drops, errors) = (device.counter("transmitq0", "drops"), device.counter("transmitq0", "errors"));
+    assert_eq!((drops, errors), (0, 0), "drops, errors");
+    machine.power_off(agent);
+    assert!(device.stop().success());
+}
+
+/// The row as a user has it, by one command: every payload byte from the file's own pages, and none copied.
+fn check_run(run: &Run, filesystems: &[&str]) {
+    const BYTES: u64 = 16 << 20;
+    assert_eq!(run.methods.len(), filesystems.len());
+    for (row, filesystem) in run.methods.iter().zip(filesystems) {
+        assert_eq!((row.method.as_str(), row.verdict), (METHOD, Some(Verdict::ZeroCopy)), "{filesystem}: {}", row.why);
+        assert_eq!((row.sha256_ok, row.bytes_sent), (Some(true), Some(BYTES)), "{filesystem}");
+        let device = &row.device;
+        assert_eq!((device.payload_bytes, device.from_page_cache_bytes), (Some(BYTES), Some(BYTES)), "{filesystem}");
+        assert_eq!((device.dma_read_bytes, device.device_copied_bytes), (Some(BYTES), Some(0)), "{filesystem}");
+        // One descriptor for the headers, one for the payload: a page's border is none where the IOMMU maps pages in a row.
+        assert_eq!(device.descriptors, device.chains.map(|chains| 2 * chains), "{filesystem}");
+        assert_eq!((row.guest.syscalls, row.cpu_copies), (Some(0), Some(0.0)), "{filesystem}: {:?}", row.guest);
+        assert_eq!(row.memory.physical_instances, Some(1), "{filesystem}: {:?}", row.reasons);
+    }
+}
+
+#[test]
+fn the_files_own_pages_reach_the_nic_on_the_stable_kernel() {
+    if !behind_an_iommu() {
+        return;
+    }
+    let folder = Folder::new();
+    check_run(&judged_run(folder.path(), METHOD, &["--filesystem", "tmpfs,ext4"]), &["tmpfs", "ext4"]);
+}
+
+#[test]
+fn the_files_own_pages_reach_the_nic_on_a_newer_kernel() {
+    if !behind_an_iommu() {
+        return;
+    }
+    if let Err(why) = available(&["--newer-kernel"]) {
+        return skip(&why);
+    }
+    let folder = Folder::new();
+    let run = judged_run(folder.path(), METHOD, &["--filesystem", "tmpfs,ext4", "--newer-kernel"]);
+    check_run(&run, &["tmpfs", "ext4"]);
+}
+
+#[test]
+fn a_killed_driver_leaves_a_card_that_the_kernel_gets_back_and_the_next_run_can_use() {
+    if !behind_an_iommu() {
+        return;
+    }
+    let folder = Folder::new();
+    let device = Device::start(folder.path(), &[]);
+    let (machine, mut agent) = Machine::boot(folder.path(), &["--iommu"]);
+    for round in 1..=10_u64 {
+        // Each time somewhere else, between the first burst and the last.
+        let at = round * 1_500_000 + round * round * 1408;
+        note(&format!("SIGKILL after {at} bytes"));
+        let killed = format!("userspace-nic --bytes 20M --die-after {at}; test $? = 137");
+        agent.run(&["sh", "-c", &killed]);
+        agent.run(&["userspace-nic", "--undo"]);
+        agent.run(&["ping", "-c", "1", "10.0.2.2"]);
+        // What it left behind besides.
+        agent.run(&["sh", "-c", "rm -f /tmp/vnic-*"]);
+        let said = agent.run(&["userspace-nic", "--bytes", "1M"]);
+        assert!(said.contains("the receiver got the file's bytes"), "{said}");
+    }
+    note("twice in a row, with nobody giving it back in between");
+    for _ in 0..2 {
+        agent.run(&["sh", "-c", "userspace-nic --bytes 20M --die-after 5M; test $? = 137 && rm -f /tmp/vnic-*"]);
+    }
+    agent.transfer(&spec(METHOD, 1 << 20));
+    agent.run(&["ping", "-c", "1", "10.0.2.2"]);
+
+    note("the device met no error: it never reached for what was not mapped");
+    let (drops, errors) = (device.counter("transmitq0", "drops"), device.counter("transmitq0", "errors"));
+    assert_eq!((drops, errors), (0, 0));
+    machine.power_off(agent);
+    assert!(device.stop().success());
+}
+
+const FAULTS: Deadline = Deadline::secs("the device to report the descriptor that points at nothing", 60);
+
+#[test]
+fn a_page_that_was_not_mapped_never_leaves() {
+    const BYTES: u64 = 64 << 10;
+    if !behind_an_iommu() {
+        return;
+    }
+    let folder = Folder::new();
+    let capture = folder.path().join("capture.pcapng");
+    let capture_option = capture.to_str().expect("a path in UTF-8");
+    let device = Device::start(folder.path(), &["--capture", capture_option]);
+    let (machine, mut agent) = Machine::boot(folder.path(), &["--iommu"]);
+    let size = BYTES.to_string();
+    for decoy in ["behind", "physical"] {
+        note(&format!("the page behind the file, {decoy}"));
+        let errors = device.counter("transmitq0", "errors");
+        let start = format!("userspace-nic --bytes {size} --decoy {decoy} >/tmp/said 2>&1 & echo $! >/tmp/pid");
+        agent.run(&["sh", "-c", &start]);
+        until(FAULTS, || (device.counter("transmitq0", "errors") > errors).then_some(()));
+        let status = device.status();
+        let queues = status["queues"].as_array().expect("queues");
+        let broken = queues.iter().find(|queue| queue["queue"] == "transmitq0").expect("transmitq0");
+        note(&format!("{}: {}", broken["state"], broken["error"]));
+        let said = agent.run(&["cat", "/tmp/said"]);
+        assert!(said.contains("posted"), "{said}");
+        agent.run(&["sh", "-c", "kill -9 $(cat /tmp/pid)"]);
+        agent.run(&["userspace-nic", "--undo"]);
+        note("and the card works on");
+        agent.transfer(&spec(METHOD, 1 << 20));
+    }
+    machine.power_off(agent);
+    assert!(device.stop().success());
+
+    let captured = fs::read(&capture).expect("the capture");
+    let stamps = captured.windows(MAGIC.len()).enumerate().filter(|(_, window)| *window == MAGIC);
+    let stamps = stamps.filter_map(|(at, _)| Stamp::read(captured.get(at..at + STAMP_BYTES)?.try_into().ok()?));
+    let mut offsets: std::collections::BTreeMap<u64, Vec<u64>> = std::collections::BTreeMap::new();
+    for stamp in stamps {
+        offsets.entry(stamp.file_id).or_default().push(stamp.offset);
+    }
+    // Four files: one of each decoy, one after each.
+    assert_eq!(offsets.len(), 4, "{:?}", offsets.keys());
+    let longest: Vec<u64> = offsets.values().filter_map(|offsets| offsets.iter().max().copied()).collect();
+    let last = |bytes: u64| bytes - STAMP_BYTES as u64;
+    assert_eq!(longest, [last(BYTES), last(1 << 20), last(BYTES), last(1 << 20)], "a decoy's bytes left");
 }

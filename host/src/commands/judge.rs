@@ -28,7 +28,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE", required_unless_present = "hazard")]
     output: Option<PathBuf>,
     /// Rows to run, with commas between. `all`: every method, without scatter-gather and without checksum too;
-    /// `textbook`: read-write, mmap-write, sendfile, sendfile-no-sg, splice
+    /// `textbook`: read-write, mmap-write, sendfile, sendfile-no-sg, splice. vfio-userspace, which needs an IOMMU in the
+    /// guest, is in neither
     #[arg(long, value_name = "LIST", value_parser = parse_rows, required_unless_present = "hazard")]
     transfer: Option<Rows>,
     /// Show a hazard in place of a run

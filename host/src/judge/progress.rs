@@ -31,7 +31,7 @@ impl Progress {
             }
             bar
         });
-        Progress { bar, rows: plan.rows.len(), done: 0, base: None }
+        Progress { bar, rows: plan.rows.len() * plan.filesystems.len(), done: 0, base: None }
     }
 
     /// Is it worth asking the device how far it is?

@@ -65,6 +65,9 @@ pub fn transfer(stage: &mut dyn Stage, spec: &TransferSpec, how: &How) -> Result
     let device = Device::open(card.address())?;
     let map = device.map_file(&mapping)?;
     let mut sender = Sender::start(&device, &how.options, to)?;
+    if spec.pause {
+        sender.rehearse(&map, spec.chunk)?;
+    }
     // After the map: pages that are pinned move no more.
     let pages = page_runs(&made.file)?;
     stage.tell(&Event::TransferBegin {
