@@ -157,7 +157,7 @@ pub(crate) fn lines(run: &Run) -> Vec<Line<'_>> {
 }
 
 /// What stands under the table.
-pub(super) const NOTE: &str = "Copies are per payload byte sent. The textbook's second copy by DMA is from the disk to the page cache: not the NIC's. CPU time is the sending thread's; one that polls the NIC spends it waiting, too.";
+pub(super) const NOTE: &str = "Copies are per payload byte sent. The textbook's second copy by DMA is from the disk to the page cache: not the NIC's. CPU time is the sending thread's, waiting by polling included.";
 
 /// The table.
 pub(super) fn table(run: &Run) -> Table {

@@ -51,7 +51,7 @@ fn the_table_is_the_issues() {
          sendfile-no-sg  csum         –              –                 –           1.00 (textbook 2)  –          –          \n\
          – sendfile, sendfile-no-sg: CPU copies: not watched\n\
          Copies are per payload byte sent. The textbook's second copy by DMA is from the disk to the page cache: not the NIC's. \
-         CPU time is the sending thread's; one that polls the NIC spends it waiting, too.\n\
+         CPU time is the sending thread's, waiting by polling included.\n\
          \n\
          Every digest matches and every verdict is the expected one.\n"
     );
