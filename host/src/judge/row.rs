@@ -219,6 +219,7 @@ fn guest_books(books: &Books) -> GuestBooks {
         syscalls: books.syscalls,
         mode_switches: books.mode_switches,
         page_faults: books.page_faults,
+        kernel_page_faults: books.kernel_page_faults,
         context_switches: ContextSwitches {
             voluntary: books.voluntary_switches,
             involuntary: books.involuntary_switches,
@@ -253,6 +254,7 @@ fn explain_nulls(method: &mut Method, why: &str) {
         ("guest.syscalls", guest.syscalls.is_none(), why),
         ("guest.mode_switches", guest.mode_switches.is_none(), why),
         ("guest.page_faults", guest.page_faults.is_none(), why),
+        ("guest.kernel_page_faults", guest.kernel_page_faults.is_none(), why),
         ("guest.context_switches.voluntary", guest.context_switches.voluntary.is_none(), why),
         ("guest.context_switches.involuntary", guest.context_switches.involuntary.is_none(), why),
         ("guest.user_us", guest.user_us.is_none(), why),

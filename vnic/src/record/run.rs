@@ -132,6 +132,9 @@ pub struct GuestBooks {
     pub mode_switches: Option<u64>,
     /// Page faults in user mode.
     pub page_faults: Option<u64>,
+    /// Page faults that the kernel took on the program's behalf, inside its system calls: no mode switch.
+    #[serde(default)]
+    pub kernel_page_faults: Option<u64>,
     /// Context switches.
     pub context_switches: ContextSwitches,
     /// Payload bytes through each copying function.

@@ -1,4 +1,5 @@
-//! The kernel command line, as far as PID 1 reads it: `vnic.run=`, `vnic.modules=`, `vnic.net=`.
+//! The kernel command line, as far as PID 1 reads it: `vnic.run=`, `vnic.modules=`, `vnic.net=`,
+//! `vnic.tracing=`.
 
 use std::fmt;
 use std::fs;
@@ -36,11 +37,13 @@ pub(super) struct CommandLine {
     pub(super) modules: Vec<String>,
     /// `vnic.net=off` leaves the NIC alone.
     pub(super) network: bool,
+    /// `vnic.tracing=off` takes tracefs away, as on a kernel without it.
+    pub(super) tracing: bool,
 }
 
 impl Default for CommandLine {
     fn default() -> CommandLine {
-        CommandLine { task: Task::Shell, modules: vec!["base".to_owned()], network: true }
+        CommandLine { task: Task::Shell, modules: vec!["base".to_owned()], network: true, tracing: true }
     }
 }
 
@@ -60,6 +63,7 @@ impl CommandLine {
                     parsed.modules = groups.split(',').filter(|group| !group.is_empty()).map(str::to_owned).collect();
                 }
                 Some(("vnic.net", state)) => parsed.network = state != "off",
+                Some(("vnic.tracing", state)) => parsed.tracing = state != "off",
                 _ => {}
             }
         }
@@ -104,8 +108,8 @@ mod tests {
 
     #[test]
     fn modules_and_network_are_as_said() {
-        let parsed = CommandLine::parse("vnic.modules=base,vfio vnic.net=off vnic.run=agent");
+        let parsed = CommandLine::parse("vnic.modules=base,vfio vnic.net=off vnic.run=agent vnic.tracing=off");
         let modules = vec!["base".to_owned(), "vfio".to_owned()];
-        assert_eq!(parsed, CommandLine { task: Task::Agent, modules, network: false });
+        assert_eq!(parsed, CommandLine { task: Task::Agent, modules, network: false, tracing: false });
     }
 }

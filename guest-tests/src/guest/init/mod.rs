@@ -61,6 +61,9 @@ pub fn run() -> Result<Infallible> {
         step(setting, fs::write(format!("/proc/sys/{setting}"), value).with_context(|| format!("write {value}")));
     }
     let line = step("read the kernel command line", CommandLine::read()).unwrap_or_default();
+    if !line.tracing {
+        step("take tracefs away", mounts::unmount(mounts::TRACEFS));
+    }
     for group in &line.modules {
         step("load modules", modules::load_group(group));
     }

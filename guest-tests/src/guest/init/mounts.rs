@@ -4,7 +4,7 @@ use std::fs;
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MsFlags, mount, umount};
 
 /// One line of the table.
 struct Mount {
@@ -23,8 +23,11 @@ const MOUNTS: &[Mount] = &[
     // The test files. Small pages: a record of a file's pages is one entry per page of 4 KiB.
     Mount { kind: "tmpfs", at: "/tmp", flags: MsFlags::MS_NOSUID, options: "mode=1777,size=75%,huge=never" },
     Mount { kind: "tmpfs", at: "/run", flags: MsFlags::MS_NOSUID, options: "mode=0755,huge=never" },
-    Mount { kind: "tracefs", at: "/sys/kernel/tracing", flags: QUIET, options: "" },
+    Mount { kind: "tracefs", at: TRACEFS, flags: QUIET, options: "" },
 ];
+
+/// Where the kernel's tracing is.
+pub(super) const TRACEFS: &str = "/sys/kernel/tracing";
 
 const QUIET: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NOEXEC);
 
@@ -41,4 +44,9 @@ pub(super) fn mount_all() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Takes one of them away again.
+pub(super) fn unmount(at: &str) -> Result<()> {
+    umount(at).with_context(|| format!("unmount {at}"))
 }
