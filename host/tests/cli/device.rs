@@ -199,6 +199,7 @@ pub(crate) fn busy() -> Script {
             protocol_features: names(&["mq", "reply_ack"]),
             regions: vec![RegionStatus { gpa: 0, size: 512 << 20, user_addr: 0x7f00_0000_0000, offset: 0 }],
             queues: vec![queue("receiveq0", 40), queue("transmitq0", 1234)],
+            idle_ns: 0,
             link_counters: [("tx_frames".to_owned(), 1234)].into(),
         },
         rings: vec![ring("receiveq0", Vec::new()), ring("transmitq0", vec![chain])],

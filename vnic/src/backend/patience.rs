@@ -27,9 +27,9 @@ impl Patience {
         Patience { mode, window: Duration::ZERO, idle: None }
     }
 
-    /// A pass at `now` found work.
-    pub(super) fn work(&mut self, now: Instant) {
-        let Some(since) = self.idle.take() else { return };
+    /// A pass at `now` found work. Returns how long there was none.
+    pub(super) fn work(&mut self, now: Instant) -> Duration {
+        let Some(since) = self.idle.take() else { return Duration::ZERO };
         let idle = now.saturating_duration_since(since);
         if idle > LONGEST {
             self.window /= 2;
@@ -39,6 +39,7 @@ impl Patience {
         } else if idle > self.window {
             self.window = (self.window * 2).clamp(SHORTEST, LONGEST);
         }
+        idle
     }
 
     /// A pass at `now` found nothing. Returns whether to look again rather than sleep.

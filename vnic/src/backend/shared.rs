@@ -5,7 +5,7 @@
 //! a counter's named happenings) are taken when a ring stops or a frame is lost, and held for moments only.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -162,6 +162,8 @@ pub struct Shared {
     pub queues: Vec<Arc<QueueShared>>,
     /// How many clients trace at the moment: workers record events while it is not 0.
     pub tracers: AtomicU32,
+    /// Nanoseconds in which workers had nothing to do, asleep or looking, all of them together; up to the last work they found.
+    pub idle_ns: AtomicU64,
     /// Has the link's peer ping the guest, where there is one.
     pub pinger: Option<Pinger>,
     links: Vec<Arc<LinkCounters>>,
@@ -177,6 +179,7 @@ impl Shared {
             started: Instant::now(),
             queues: (0..queues).map(|index| Arc::new(QueueShared::new(index))).collect(),
             tracers: AtomicU32::new(0),
+            idle_ns: AtomicU64::new(0),
             pinger: None,
             links,
             view: Mutex::new(View::default()),

@@ -27,6 +27,7 @@ pub(super) fn status(shared: &Shared) -> Status {
         protocol_features: view.protocol_features.clone(),
         regions: regions(&view),
         queues: queues(shared, &view),
+        idle_ns: shared.idle_ns.load(Ordering::Relaxed),
         link_counters: shared.link_counters(),
     }
 }

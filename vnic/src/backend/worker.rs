@@ -19,6 +19,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, SyncSender};
 use std::time::Instant;
 
@@ -214,7 +215,10 @@ impl<P: Port> Worker<P> {
         while self.take_commands() {
             let now = Instant::now();
             let awake = if self.pass(now) {
-                self.patience.work(now);
+                let idle = self.patience.work(now);
+                if !idle.is_zero() {
+                    self.shared.idle_ns.fetch_add(idle.as_nanos() as u64, Ordering::Relaxed);
+                }
                 true
             } else {
                 std::hint::spin_loop();

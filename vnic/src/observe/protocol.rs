@@ -144,6 +144,9 @@ pub struct Status {
     pub regions: Vec<RegionStatus>,
     /// One per queue.
     pub queues: Vec<QueueStatus>,
+    /// Nanoseconds in which the workers had nothing to do, all of them together, up to the last work they found.
+    #[serde(default)]
+    pub idle_ns: u64,
     /// The host side of the link: frames and bytes by direction, drops by reason.
     pub link_counters: BTreeMap<String, u64>,
 }

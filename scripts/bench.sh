@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# The benchmarks: our back-end beside DPDK's, driven by DPDK's own driver and by a pump of ours, no guest in between.
+# Prints ratios, leaves target/bench/bench.json and target/bench/side_by_side.svg. Installs DPDK and takes 600 huge pages
+# for it meanwhile; wants two CPUs and a quiet machine.
+#
+#   scripts/bench.sh                what has a target: about ten minutes
+#   scripts/bench.sh --all          every ring format and frame size: about half an hour
+#   scripts/bench.sh --only WORDS   the cases whose name has these words: --only 'pump, 64 B split'
+#   scripts/bench.sh --rounds N     rounds of each comparison (5)
+#   scripts/bench.sh --engine       only the ring engine, against virtio-queue
+set -euo pipefail
+. "$(dirname "$0")/lib.sh"
+
+WORDS=() ENGINE=''
+while [ $# -gt 0 ]; do
+  case $1 in
+    --all) WORDS+=(--all) && shift ;;
+    --engine) ENGINE=1 && shift ;;
+    --only | --rounds | --seconds)
+      [ $# -ge 2 ] || usage_error "$1 wants a value"
+      WORDS+=("$1" "$2") && shift 2
+      ;;
+    -h | --help) help && exit ;;
+    *) usage_error "unknown option $1" ;;
+  esac
+done
+need_cargo
+cd "$ROOT"
+OUT=$ROOT/target/bench
+mkdir -p "$OUT"
+
+if [ -n "$ENGINE" ]; then
+  run cargo bench --workspace --locked --bench engine
+  exit
+fi
+
+[ "$(nproc)" -ge 2 ] || fail 2 "this needs two CPUs, one for each side"
+can_be_root || fail 2 "DPDK wants huge pages, and they want root: run it as root"
+need dpdk-testpmd dpdk-dev "dpdk"
+for package in librte-net-vhost23 librte-net-virtio23 librte-meta-allpmds; do
+  if is_debian && ! dpkg -s "$package" >/dev/null 2>&1; then
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$package" >/dev/null ||
+      fail 2 "could not install $package"
+  fi
+done
+
+HUGE_BEFORE=$(cat /proc/sys/vm/nr_hugepages) MOUNTED=''
+put_back() {
+  [ -z "$MOUNTED" ] || as_root umount /dev/hugepages || true
+  echo "$HUGE_BEFORE" | as_root tee /proc/sys/vm/nr_hugepages >/dev/null
+}
+trap put_back EXIT
+if [ "$HUGE_BEFORE" -lt 600 ]; then
+  echo 600 | as_root tee /proc/sys/vm/nr_hugepages >/dev/null
+  [ "$(cat /proc/sys/vm/nr_hugepages)" -ge 600 ] || fail 2 "no 600 huge pages of 2 MiB are to be had"
+fi
+if ! grep -q ' /dev/hugepages hugetlbfs ' /proc/mounts; then
+  as_root mkdir -p /dev/hugepages
+  as_root mount -t hugetlbfs none /dev/hugepages
+  MOUNTED=1
+fi
+
+run cargo build --release --workspace --locked --bin vnic
+run cargo bench --workspace --locked --bench side_by_side -- --vnic "$ROOT/target/release/vnic" --out "$OUT" "${WORDS[@]}"
+{
+  printf '{"machine": "%s", "cpus": %d, "kernel": "%s", "dpdk": "%s", "date": "%s",\n "side_by_side": ' \
+    "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -1)" "$(nproc)" "$(uname -r)" \
+    "$(dpkg-query -W -f '${Version}' dpdk-dev 2>/dev/null || echo unknown)" "$(date -u +%FT%TZ)"
+  cat "$OUT/side_by_side.json"
+  printf '}\n'
+} >"$OUT/bench.json"
+say "$OUT/bench.json, $OUT/side_by_side.svg"

@@ -1,0 +1,110 @@
+//! The two back-ends that are compared, as processes on one CPU.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+/// Who serves the driver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Backend {
+    /// `vnic serve --link` with this link.
+    Vnic(&'static str),
+    /// DPDK's `net_vhost` in testpmd with this forward mode.
+    Dpdk(&'static str),
+}
+
+impl Backend {
+    pub(crate) fn name(self) -> String {
+        match self {
+            Backend::Vnic(link) => link.to_owned(),
+            Backend::Dpdk(mode) => format!("dpdk {mode}"),
+        }
+    }
+}
+
+/// A back-end at work; ended when dropped.
+#[derive(Debug)]
+pub(crate) struct Server {
+    child: Child,
+    socket: PathBuf,
+    vnic: Option<PathBuf>,
+}
+
+impl Server {
+    /// Starts one on CPU 0 and waits until its socket is there.
+    pub(crate) fn start(backend: Backend, vnic: &Path, folder: &Path) -> Result<Self> {
+        let name = backend.name().replace([' ', ':'], "-");
+        let socket = folder.join(format!("{name}.sock"));
+        let _ = fs::remove_file(&socket);
+        let log = File::create(folder.join(format!("{name}.log")))?;
+        let mut command = match backend {
+            Backend::Vnic(link) => {
+                let mut command = Command::new(vnic);
+                command.args(["serve", "--link", link, "--cpu", "0", "--socket-path"]).arg(&socket);
+                command
+            }
+            Backend::Dpdk(mode) => {
+                let mut command = Command::new("dpdk-testpmd");
+                command.args(["--lcores", "0@0,1@0", "--no-pci", "-m", "256", "--file-prefix=back-end"]);
+                command.arg(format!("--vdev=net_vhost0,iface={},queues=1", socket.display()));
+                command.args(["--", "--total-num-mbufs=16384", "--auto-start", "--stats-period=1000"]);
+                command.args(["--port-topology=loop", &format!("--forward-mode={mode}")]);
+                command
+            }
+        };
+        command.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log);
+        let child = command.spawn().with_context(|| format!("start {command:?}"))?;
+        let vnic = matches!(backend, Backend::Vnic(_)).then(|| vnic.to_owned());
+        let mut server = Server { child, socket, vnic };
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !server.socket.exists() {
+            if let Some(status) = server.child.try_wait()? {
+                bail!("{} ended at once: {status}; see {}/{name}.log", backend.name(), folder.display());
+            }
+            if Instant::now() > deadline {
+                bail!("{} does not listen after 20 s; see {}/{name}.log", backend.name(), folder.display());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(server)
+    }
+
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Nanoseconds in which it had nothing to do, so far; only ours says so.
+    pub(crate) fn idle_ns(&self) -> Option<u64> {
+        let control = format!("{}.control", self.socket.display());
+        let asked =
+            Command::new(self.vnic.as_ref()?).args(["status", "--json", "--control", &control]).output().ok()?;
+        serde_json::from_slice::<Value>(&asked.stdout).ok()?.get("idle_ns")?.as_u64()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        end(&mut self.child);
+    }
+}
+
+/// Ends a process of ours: as Ctrl-C does, and for good where it does not listen.
+pub(crate) fn end(child: &mut Child) {
+    let Ok(id) = i32::try_from(child.id()) else { return };
+    let _ = kill(Pid::from_raw(id), Signal::SIGINT);
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while Instant::now() < deadline {
+        if matches!(child.try_wait(), Ok(Some(_)) | Err(_)) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+}

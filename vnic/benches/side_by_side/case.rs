@@ -1,0 +1,112 @@
+//! What is measured, and what is expected of it.
+
+use vnic::spec::{Feature, Features};
+
+use crate::backend::Backend;
+use crate::pump::Shape;
+use crate::testpmd::Mode;
+
+/// Who drives the back-end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Driver {
+    /// See [`crate::pump`].
+    Pump,
+    /// See [`crate::testpmd`].
+    Dpdk(Mode),
+}
+
+/// One comparison: the same driver against each of the back-ends, in turn.
+#[derive(Debug, Clone)]
+pub(crate) struct Case {
+    pub(crate) driver: Driver,
+    pub(crate) shape: Shape,
+    pub(crate) format: Format,
+    /// The last is the yardstick.
+    pub(crate) backends: Vec<Backend>,
+    /// The ratios that are to be reached, of all back-ends but the last.
+    pub(crate) targets: Vec<Option<f64>>,
+}
+
+/// A ring's format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Format {
+    Split,
+    Packed,
+    InOrder,
+    PackedInOrder,
+}
+
+impl Format {
+    pub(crate) const ALL: [Format; 4] = [Format::Split, Format::Packed, Format::InOrder, Format::PackedInOrder];
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Format::Split => "split",
+            Format::Packed => "packed",
+            Format::InOrder => "split in order",
+            Format::PackedInOrder => "packed in order",
+        }
+    }
+
+    pub(crate) const fn features(self) -> Features {
+        match self {
+            Format::Split => Features::NONE,
+            Format::Packed => Features::of(&[Feature::RingPacked]),
+            Format::InOrder => Features::of(&[Feature::InOrder]),
+            Format::PackedInOrder => Features::of(&[Feature::RingPacked, Feature::InOrder]),
+        }
+    }
+}
+
+pub(crate) const SHAPES: [Shape; 3] =
+    [Shape { segment: 64, segments: 1 }, Shape { segment: 1518, segments: 1 }, Shape { segment: 2048, segments: 4 }];
+
+impl Case {
+    pub(crate) fn name(&self) -> String {
+        let driver = match self.driver {
+            Driver::Pump => "pump",
+            Driver::Dpdk(Mode::Transmit) => "DPDK's driver",
+            Driver::Dpdk(Mode::BothWays) => "DPDK's driver, both ways",
+        };
+        format!("{driver}, {} {}", self.shape, self.format.name())
+    }
+}
+
+/// Ratios that are to be reached: pump on sink and sink:copy, DPDK's driver on the same.
+fn targets(shape: Shape, format: Format) -> [Option<f64>; 4] {
+    match (shape.segment, format) {
+        (64, Format::Split) => [Some(6.0), Some(3.5), Some(1.1), Some(1.1)],
+        (64, Format::Packed) => [Some(4.0), Some(2.5), Some(1.0), Some(1.0)],
+        (1518, Format::Split) => [Some(12.0), Some(2.0), Some(1.0), Some(1.0)],
+        (2048, Format::Split) => [Some(12.0), Some(1.25), Some(2.0), Some(1.4)],
+        _ => [None; 4],
+    }
+}
+
+/// The cases with a target, or `all` there are.
+pub(crate) fn cases(all: bool) -> Vec<Case> {
+    let mut cases = Vec::new();
+    let sinks = [Backend::Vnic("sink"), Backend::Vnic("sink:copy"), Backend::Dpdk("rxonly")];
+    for driver in [Driver::Pump, Driver::Dpdk(Mode::Transmit)] {
+        for shape in SHAPES {
+            for format in Format::ALL {
+                let [pump, pump_copy, dpdk, dpdk_copy] = targets(shape, format);
+                let targets = if driver == Driver::Pump { vec![pump, pump_copy] } else { vec![dpdk, dpdk_copy] };
+                if all || targets.iter().any(Option::is_some) {
+                    cases.push(Case { driver, shape, format, backends: sinks.to_vec(), targets });
+                }
+            }
+        }
+    }
+    let loops = vec![Backend::Vnic("loopback"), Backend::Dpdk("io")];
+    for format in if all { &Format::ALL[..] } else { &[Format::Split] } {
+        cases.push(Case {
+            driver: Driver::Dpdk(Mode::BothWays),
+            shape: SHAPES[0],
+            format: *format,
+            backends: loops.clone(),
+            targets: vec![Some(1.2)],
+        });
+    }
+    cases
+}

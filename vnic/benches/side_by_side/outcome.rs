@@ -1,0 +1,80 @@
+//! What came of it: medians, ratios, the table, the record.
+
+use serde::Serialize;
+
+/// Runs of one back-end in one case.
+#[derive(Debug, Serialize)]
+pub(crate) struct Runs {
+    pub(crate) backend: String,
+    /// Frames per second, one figure per round.
+    pub(crate) frames_per_second: Vec<f64>,
+    /// Share of its time in which our back-end had nothing to do, the median; `null` for DPDK's, which does not say.
+    pub(crate) idle: Option<f64>,
+    /// Median of the rounds' ratios to the yardstick in the same round, with the smallest and the largest.
+    pub(crate) ratio: Option<[f64; 3]>,
+    /// What the ratio is to be, at least.
+    pub(crate) target: Option<f64>,
+}
+
+/// A case with its runs, or why there are none.
+#[derive(Debug, Serialize)]
+pub(crate) struct Outcome {
+    pub(crate) case: String,
+    pub(crate) runs: Vec<Runs>,
+    /// Why it was not run to its end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) not_run: Option<String>,
+}
+
+/// Median, smallest, largest; `None` of nothing.
+pub(crate) fn spread(figures: &[f64]) -> Option<[f64; 3]> {
+    let mut sorted = figures.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    let upper = *sorted.get(middle)?;
+    let median = if sorted.len().is_multiple_of(2) { (upper + sorted.get(middle - 1)?) / 2.0 } else { upper };
+    Some([median, *sorted.first()?, *sorted.last()?])
+}
+
+impl Outcome {
+    /// Fills in the ratios to the last back-end, round by round.
+    pub(crate) fn compare(&mut self) {
+        let Some(yardstick) = self.runs.last().map(|last| last.frames_per_second.clone()) else { return };
+        let count = self.runs.len();
+        for runs in self.runs.iter_mut().take(count - 1) {
+            let ratios: Vec<f64> =
+                runs.frames_per_second.iter().zip(&yardstick).map(|(ours, theirs)| ours / theirs).collect();
+            runs.ratio = spread(&ratios);
+        }
+    }
+
+    /// Lines of the table.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for runs in &self.runs {
+            let Some([median, least, most]) = spread(&runs.frames_per_second) else { continue };
+            let rate = format!("{:7.2} ({:.2}–{:.2})", median / 1e6, least / 1e6, most / 1e6);
+            let idle = runs.idle.map_or_else(|| "–".to_owned(), |idle| format!("{:.0} %", idle * 100.0));
+            let ratio = runs.ratio.map_or_else(String::new, |[m, l, h]| format!("{m:5.2} ({l:.2}–{h:.2})"));
+            let target = match (runs.target, runs.ratio) {
+                (Some(target), Some([median, ..])) if median >= target => format!("≥ {target} reached"),
+                (Some(target), Some(_)) => format!("≥ {target} NOT reached"),
+                _ => String::new(),
+            };
+            let line = format!("{:<40} {:<12} {rate:>24} {idle:>6}  {ratio:<20} {target}", self.case, runs.backend);
+            lines.push(line.trim_end().to_owned());
+        }
+        if let Some(why) = &self.not_run {
+            lines.push(format!("{:<40} not run: {why}", self.case));
+        }
+        lines
+    }
+
+    /// The table's head.
+    pub(crate) fn head() -> String {
+        format!(
+            "{:<40} {:<12} {:>24} {:>6}  {:<20} {}",
+            "case", "back-end", "Mframes/s (least–most)", "idle", "ratio to DPDK's", "target"
+        )
+    }
+}

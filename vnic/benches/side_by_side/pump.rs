@@ -1,0 +1,274 @@
+//! The pump: a driver that does nothing but hand used descriptors back, so that the back-end is the limit.
+//!
+//! Operation: the ring is filled once with chains over buffers of their own. From then on each used chain is made
+//! available again, unchanged, in one burst with whatever else was used meanwhile. No buffer is ever written, nothing is
+//! looked at but the ids. Calls are declined; the back-end is kicked when it asks for it.
+//!
+//! This is no example of a driver: it trusts the device with everything. `vnic::ring`'s driver half does not.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering, fence};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap};
+use serde::{Deserialize, Serialize};
+use vnic::memory::testing::GuestRam;
+use vnic::ring::RingLayout;
+use vnic::spec::ring::{
+    AVAIL_F_NO_INTERRUPT, DESC_F_AVAIL, DESC_F_NEXT, DESC_F_USED, PACKED_EVENT_DISABLE, USED_F_NO_NOTIFY,
+};
+use vnic::spec::{Feature, Features};
+
+use crate::front_end::FrontEnd;
+
+/// The ring's size, in descriptors.
+const SIZE: u16 = 1024;
+/// Where the buffers start; the rings lie below.
+const BUFFERS: u64 = 1 << 20;
+/// A buffer's stride. Not a power of two, or all buffers would share a few sets of each cache.
+const STRIDE: u64 = 2048 + 64 + 12;
+const RAM: u64 = 8 << 20;
+
+/// What a chain looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Shape {
+    /// Bytes of the frame in each descriptor.
+    pub(crate) segment: u32,
+    /// Descriptors of a chain; the first has the virtio-net header besides.
+    pub(crate) segments: u16,
+}
+
+impl std::fmt::Display for Shape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.segments {
+            1 => write!(f, "{} B", self.segment),
+            segments => write!(f, "{segments} × {} B", self.segment),
+        }
+    }
+}
+
+/// What a run came to.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Pumped {
+    /// Chains that came back in a second.
+    pub(crate) chains_per_second: f64,
+    /// Share of the time in which nothing was used: the back-end was the limit.
+    pub(crate) waited: f64,
+    /// Kicks the back-end wanted.
+    pub(crate) kicks: u64,
+}
+
+/// Drives the back-end that listens on `socket` for `seconds`, after a fifth of a second to warm up.
+pub(crate) fn run(socket: &Path, shape: Shape, features: Features, seconds: f64) -> Result<Pumped> {
+    let ram = GuestRam::new(RAM)?;
+    let packed = features.has(Feature::RingPacked);
+    let layout = |base| if packed { RingLayout::packed_at(base, SIZE) } else { RingLayout::split_at(base, SIZE) };
+    let (receive, end) = layout(0x1000)?;
+    let (transmit, _) = layout((end + 0xfff) & !0xfff)?;
+    let raw = Raw::map(&ram)?;
+    let mut ring: Box<dyn Ring> =
+        if packed { Box::new(Packed::new(raw, transmit, shape)) } else { Box::new(Split::new(raw, transmit, shape)) };
+    let front_end = FrontEnd::start(socket, &ram, [receive, transmit], features.with(Feature::Version1))?;
+    front_end.kick.write(1)?;
+    let mut kicks = 0;
+    let mut count = |until: Instant| -> Result<(u64, Duration)> {
+        let (mut chains, mut looks) = (0, 0_u64);
+        let (mut waited, mut since) = (Duration::ZERO, None::<Instant>);
+        loop {
+            let Turned { used, kick } = ring.turn();
+            looks += 1;
+            if used == 0 {
+                since.get_or_insert_with(Instant::now);
+                std::hint::spin_loop();
+            } else if let Some(since) = since.take() {
+                waited += since.elapsed();
+            }
+            chains += u64::from(used);
+            if kick {
+                front_end.kick.write(1)?;
+                kicks += 1;
+            }
+            if looks % 256 == 0 && Instant::now() >= until {
+                return Ok((chains, waited));
+            }
+        }
+    };
+    count(Instant::now() + Duration::from_millis(200))?;
+    let start = Instant::now();
+    let (chains, waited) = count(start + Duration::from_secs_f64(seconds))?;
+    let took = start.elapsed().as_secs_f64();
+    Ok(Pumped { chains_per_second: chains as f64 / took, waited: waited.as_secs_f64() / took, kicks })
+}
+
+/// One turn of the pump.
+struct Turned {
+    /// Chains that had been used, and are available again.
+    used: u16,
+    /// The back-end wants a kick for them.
+    kick: bool,
+}
+
+trait Ring {
+    fn turn(&mut self) -> Turned;
+}
+
+/// The memory as this process sees it.
+#[derive(Clone, Copy)]
+struct Raw(*mut u8);
+
+impl Raw {
+    /// Maps the file for the rest of the process's life.
+    fn map(ram: &GuestRam) -> Result<Self> {
+        let len = usize::try_from(RAM)?.try_into()?;
+        let flags = MapFlags::MAP_SHARED | MapFlags::MAP_POPULATE;
+        // SAFETY: a new mapping; it is shared with the back-end, and only atomics touch it.
+        let at = unsafe { mmap(None, len, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, flags, ram.fd().as_fd(), 0) };
+        Ok(Raw(at.context("mapping guest memory")?.as_ptr().cast()))
+    }
+
+    #[inline(always)]
+    fn u16(&self, at: u64) -> &AtomicU16 {
+        // SAFETY: every caller computes `at` from a layout inside the RAM bytes that are mapped for good, aligned to 2.
+        unsafe { AtomicU16::from_ptr(self.0.add(at as usize).cast()) }
+    }
+
+    #[inline(always)]
+    fn u64(&self, at: u64) -> &AtomicU64 {
+        // SAFETY: as above, aligned to 8.
+        unsafe { AtomicU64::from_ptr(self.0.add(at as usize).cast()) }
+    }
+
+    /// Writes the chain that starts at descriptor `first`; its buffers are those of its descriptors' numbers.
+    fn descriptor(&self, desc: u64, slot: u16, buffer: u16, rest: u64) {
+        let at = desc + 16 * u64::from(slot);
+        self.u64(at).store(BUFFERS + STRIDE * u64::from(buffer), Ordering::Relaxed);
+        self.u64(at + 8).store(rest, Ordering::Release);
+    }
+}
+
+/// Length of descriptor `at` of a chain.
+fn length(shape: Shape, at: u16) -> u32 {
+    shape.segment + if at == 0 { 12 } else { 0 }
+}
+
+struct Split {
+    raw: Raw,
+    at: RingLayout,
+    next_used: u16,
+    next_avail: u16,
+}
+
+impl Split {
+    fn new(raw: Raw, at: RingLayout, shape: Shape) -> Self {
+        let chains = SIZE / shape.segments;
+        for slot in 0..chains * shape.segments {
+            let part = slot % shape.segments;
+            let (flags, next) = if part + 1 < shape.segments { (DESC_F_NEXT, slot + 1) } else { (0, 0) };
+            let rest = u64::from(length(shape, part)) | u64::from(flags) << 32 | u64::from(next) << 48;
+            raw.descriptor(at.desc, slot, slot, rest);
+        }
+        for chain in 0..chains {
+            raw.u16(at.avail + 4 + 2 * u64::from(chain)).store(chain * shape.segments, Ordering::Relaxed);
+        }
+        raw.u16(at.avail).store(AVAIL_F_NO_INTERRUPT, Ordering::Relaxed);
+        raw.u16(at.avail + 2).store(chains, Ordering::Release);
+        Split { raw, at, next_used: 0, next_avail: chains }
+    }
+}
+
+impl Ring for Split {
+    #[inline]
+    fn turn(&mut self) -> Turned {
+        let Split { raw, at, .. } = *self;
+        let used_idx = raw.u16(at.used + 2).load(Ordering::Acquire);
+        let used = used_idx.wrapping_sub(self.next_used);
+        if used == 0 {
+            return Turned { used, kick: false };
+        }
+        while self.next_used != used_idx {
+            let slot = u64::from(self.next_used % SIZE);
+            let head = raw.u16(at.used + 4 + 8 * slot).load(Ordering::Relaxed);
+            raw.u16(at.avail + 4 + 2 * u64::from(self.next_avail % SIZE)).store(head, Ordering::Relaxed);
+            self.next_used = self.next_used.wrapping_add(1);
+            self.next_avail = self.next_avail.wrapping_add(1);
+        }
+        raw.u16(at.avail + 2).store(self.next_avail, Ordering::Release);
+        fence(Ordering::SeqCst);
+        Turned { used, kick: raw.u16(at.used).load(Ordering::Relaxed) & USED_F_NO_NOTIFY == 0 }
+    }
+}
+
+struct Packed {
+    raw: Raw,
+    at: RingLayout,
+    shape: Shape,
+    next_used: u16,
+    used_wrap: bool,
+    next_avail: u16,
+    avail_wrap: bool,
+}
+
+impl Packed {
+    fn new(raw: Raw, at: RingLayout, shape: Shape) -> Self {
+        raw.u16(at.avail + 2).store(PACKED_EVENT_DISABLE, Ordering::Relaxed);
+        let mut ring = Packed { raw, at, shape, next_used: 0, used_wrap: true, next_avail: 0, avail_wrap: true };
+        for chain in 0..SIZE / shape.segments {
+            ring.give(chain * shape.segments);
+        }
+        ring
+    }
+
+    /// Makes the chain of buffer id `id` available. Its buffers are those numbered from `id` on.
+    #[inline(always)]
+    fn give(&mut self, id: u16) {
+        let first = (self.next_avail, self.avail_wrap);
+        for part in 0..self.shape.segments {
+            if part > 0 {
+                self.write(self.next_avail, self.avail_wrap, id, part);
+            }
+            self.next_avail += 1;
+            if self.next_avail == SIZE {
+                (self.next_avail, self.avail_wrap) = (0, !self.avail_wrap);
+            }
+        }
+        // The first last: it makes the chain visible.
+        self.write(first.0, first.1, id, 0);
+    }
+
+    #[inline(always)]
+    fn write(&self, slot: u16, wrap: bool, id: u16, part: u16) {
+        let next = if part + 1 < self.shape.segments { DESC_F_NEXT } else { 0 };
+        let flags = next | if wrap { DESC_F_AVAIL } else { DESC_F_USED };
+        let rest = u64::from(length(self.shape, part)) | u64::from(id) << 32 | u64::from(flags) << 48;
+        self.raw.descriptor(self.at.desc, slot, id + part, rest);
+    }
+}
+
+impl Ring for Packed {
+    #[inline]
+    fn turn(&mut self) -> Turned {
+        let mut used = 0;
+        while used < SIZE {
+            let at = self.at.desc + 16 * u64::from(self.next_used);
+            let rest = self.raw.u64(at + 8).load(Ordering::Acquire);
+            let flags = (rest >> 48) as u16;
+            if (flags & DESC_F_USED != 0) != self.used_wrap || (flags & DESC_F_AVAIL != 0) != self.used_wrap {
+                break;
+            }
+            used += 1;
+            self.next_used += self.shape.segments;
+            if self.next_used >= SIZE {
+                (self.next_used, self.used_wrap) = (self.next_used - SIZE, !self.used_wrap);
+            }
+            self.give((rest >> 32) as u16);
+        }
+        if used == 0 {
+            return Turned { used, kick: false };
+        }
+        fence(Ordering::SeqCst);
+        let flags = self.raw.u16(self.at.used + 2).load(Ordering::Relaxed);
+        Turned { used, kick: flags & 3 != PACKED_EVENT_DISABLE }
+    }
+}
