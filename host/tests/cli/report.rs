@@ -9,7 +9,7 @@ fn row(method: &str, sg: bool, cached: u64, verdict: &str) -> Value {
     json!({
         "method": method, "nic": {"csum": true, "sg": sg, "tso": sg},
         "bytes_sent": bytes, "sha256_ok": true, "seconds": 0.5,
-        "guest": {"syscalls": null, "mode_switches": null, "page_faults": null,
+        "guest": {"syscalls": null, "mode_switches": null, "page_faults": null, "kernel_page_faults": null,
                   "context_switches": {"voluntary": null, "involuntary": null},
                   "copied_bytes": {}, "user_us": null, "system_us": null},
         "device": {"chains": 300, "descriptors": 4500, "payload_bytes": bytes, "retransmitted_bytes": 0,
