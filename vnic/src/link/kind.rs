@@ -12,7 +12,7 @@ pub enum LinkKind {
     Tap(String),
     /// Frames are taken and forgotten, unread.
     Sink,
-    /// Frames are read, copied once more and forgotten: what a copying NIC would do.
+    /// Frames are gathered into the host's memory and forgotten: what a copying NIC would do.
     SinkCopy,
     /// Frames come back on the receive queue of the same pair.
     Loopback,

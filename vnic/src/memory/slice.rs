@@ -87,19 +87,59 @@ impl<'m> GuestSlice<'m> {
     }
 
     /// Copies as many bytes as fit into `out`, from the slice's start. Returns how many.
+    #[inline(always)]
     pub fn copy_to(&self, out: &mut [u8]) -> usize {
         let count = self.len.min(out.len());
         // SAFETY: `new`'s contract makes `count` bytes readable; `out` is host memory that no mapping of the guest
         // overlaps. The guest may write meanwhile: the bytes are then some mix of old and new, as with any DMA.
-        unsafe { std::ptr::copy_nonoverlapping(self.host, out.as_mut_ptr(), count) };
+        unsafe { copy(self.host, out.as_mut_ptr(), count) };
         count
     }
 
     /// Copies as many of `bytes` as fit into the slice, from its start. Returns how many.
+    #[inline(always)]
     pub fn copy_from(&self, bytes: &[u8]) -> usize {
         let count = self.len.min(bytes.len());
         // SAFETY: as in `copy_to`, for writing.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.host, count) };
+        unsafe { copy(bytes.as_ptr(), self.host, count) };
         count
     }
+
+    /// Copies as many bytes as fit from the start of this slice to the start of `to`. Returns how many. Where the two
+    /// overlap, as a driver may have it, `to` gets some mix of old and new.
+    #[inline(always)]
+    pub fn copy_to_slice(&self, to: &GuestSlice<'_>) -> usize {
+        let count = self.len.min(to.len);
+        // SAFETY: `new`'s contract makes `count` bytes readable here and writable there; `copy` allows any overlap.
+        unsafe { copy(self.host, to.host, count) };
+        count
+    }
+}
+
+/// The longest copy that is done in place, bytes: as long as most small frames. A call costs more than that.
+const SHORT: usize = 128;
+
+/// Copies `count` bytes. The ranges may overlap.
+///
+/// # Safety
+/// `from` is `count` readable bytes, `to` as many writable ones.
+#[inline(always)]
+unsafe fn copy(from: *const u8, to: *mut u8, count: usize) {
+    type Block = [u8; 16];
+    const BLOCK: usize = size_of::<Block>();
+    if !(BLOCK..=SHORT).contains(&count) {
+        // SAFETY: the caller's contract.
+        unsafe { std::ptr::copy(from, to, count) };
+        return;
+    }
+    // Whole blocks, the last one flush with the end: it may repeat some bytes of the one before.
+    let last = count - BLOCK;
+    let mut at = 0;
+    while at < last {
+        // SAFETY: `at` is less than `count - BLOCK`. A block is loaded whole before it is stored.
+        unsafe { to.add(at).cast::<Block>().write_unaligned(from.add(at).cast::<Block>().read_unaligned()) };
+        at += BLOCK;
+    }
+    // SAFETY: `last + BLOCK` is `count`.
+    unsafe { to.add(last).cast::<Block>().write_unaligned(from.add(last).cast::<Block>().read_unaligned()) };
 }

@@ -168,6 +168,40 @@ fn user_addresses_are_found_in_their_region_only() {
 }
 
 #[test]
+fn copies_of_every_length_are_whole_and_touch_nothing_else() {
+    let ram = ram();
+    let pattern: Vec<u8> = (0..300_usize).map(|at| (at * 7) as u8 | 1).collect();
+    for len in (0..140).chain([255, 256, 300]) {
+        let pattern = &pattern[..len];
+        let [from, to] = [0x1003, 0x2001].map(|at| ram.memory().slice(at, len as u64, Access::Write).unwrap());
+        ram.write(0x2000, &[0; 400]).unwrap();
+        assert_eq!(from.copy_from(pattern), len);
+        assert_eq!(from.copy_to_slice(&to), len);
+        let mut back = [0; 400];
+        assert_eq!(to.copy_to(&mut back), len);
+        assert!(back[..len] == *pattern && back[len..].iter().all(|byte| *byte == 0), "{len} bytes out");
+        let around = ram.read(0x2000, 400).unwrap();
+        assert!(
+            around[0] == 0 && around[1..=len] == *pattern && around[len + 1..].iter().all(|byte| *byte == 0),
+            "{len}"
+        );
+    }
+}
+
+#[test]
+fn a_copy_between_overlapping_buffers_ends_and_stays_inside() {
+    let ram = ram();
+    for (from, to) in [(0x1000, 0x1001), (0x1009, 0x1000), (0x1000, 0x1000), (0x1000, 0x1040)] {
+        ram.write(0x0f00, &[7; 0x400]).unwrap();
+        for len in [17, 100, 200] {
+            let slice = |at| ram.memory().slice(at, len, Access::Write).unwrap();
+            assert_eq!(slice(from).copy_to_slice(&slice(to)), len as usize);
+        }
+        assert!(ram.read(0x0f00, 0x400).unwrap().iter().all(|byte| *byte == 7));
+    }
+}
+
+#[test]
 fn a_file_truncated_under_its_mapping_costs_the_session_and_not_the_process() {
     let ram = ram();
     let bystander = GuestRam::new(PAGE).unwrap();
