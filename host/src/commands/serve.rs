@@ -9,11 +9,11 @@ use serde::Serialize;
 use vnic::backend::{self, Endpoint, Options, PollMode};
 use vnic::link::LinkKind;
 use vnic::net::features;
-use vnic::spec::{Feature, Features};
+use vnic::spec::Features;
 
 use crate::{Finding, views};
 
-/// As many as anybody has CPUs for; the specification would allow 32767.
+/// As many as vhost-user has numbers for: 256 vrings.
 const MAX_QUEUE_PAIRS: u16 = 128;
 
 /// Options of `vnic serve`.
@@ -52,7 +52,7 @@ pub(super) struct Args {
     /// When workers sleep: adaptive (poll while busy, then sleep), always (poll, never sleep), never (poll)
     #[arg(long, value_name = "WHEN", default_value = "adaptive")]
     poll: PollMode,
-    /// A worker on each of these CPUs
+    /// A worker on each of these CPUs; queue pairs go round them
     #[arg(long, value_name = "N,…", value_delimiter = ',')]
     cpu: Vec<usize>,
 }
@@ -65,11 +65,9 @@ fn queue_size(text: &str) -> Result<u16, String> {
 }
 
 fn queue_pairs(text: &str) -> Result<u16, String> {
-    let most = if features::OFFERED.has(Feature::Mq) { MAX_QUEUE_PAIRS } else { 1 };
     match text.parse() {
-        Ok(pairs) if (1..=most).contains(&pairs) => Ok(pairs),
-        _ if most == 1 => Err(format!("{text} is no number of queue pairs; this device has 1")),
-        _ => Err(format!("{text} is no number of queue pairs; this device has 1 to {most}")),
+        Ok(pairs) if (1..=MAX_QUEUE_PAIRS).contains(&pairs) => Ok(pairs),
+        _ => Err(format!("{text} is no number of queue pairs; this device has 1 to {MAX_QUEUE_PAIRS}")),
     }
 }
 

@@ -65,7 +65,9 @@ fn what_is_wrong_with_the_options_is_said_in_a_sentence() {
     serve(&["--withhold", "csum,warp_drive"]).is_refusal(&["--withhold", "warp_drive", "host_tso4"]);
     serve(&["--queue-size", "300"]).is_refusal(&["--queue-size", "300", "power of two"]);
     serve(&["--queue-size", "65536"]).is_refusal(&["--queue-size", "65536", "power of two"]);
-    serve(&["--queue-pairs", "0"]).is_refusal(&["--queue-pairs", "0 is no number of queue pairs"]);
+    for pairs in ["0", "129", "-1", "two"] {
+        serve(&[&format!("--queue-pairs={pairs}")]).is_refusal(&["--queue-pairs", pairs, "1 to 128"]);
+    }
     serve(&["--link", "carrier-pigeon"]).is_refusal(&["--link", "carrier-pigeon", "peer", "tap:NAME"]);
     serve(&["--poll", "sometimes"]).is_refusal(&["--poll", "sometimes", "adaptive"]);
     serve(&["--control", "missing/control"]).is_refusal(&["--control", "folder missing does not exist"]);

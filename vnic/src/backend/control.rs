@@ -132,10 +132,7 @@ impl Control {
             Request::EndWatch => {
                 self.shared.view().pages = None;
                 Reply::FlowBooks(
-                    self.workers
-                        .watch(|| None)
-                        .iter()
-                        .fold(FlowBooks::default(), |sum, watch| sum.plus(&watch.books())),
+                    self.workers.watch(None).iter().fold(FlowBooks::default(), |sum, watch| sum.plus(&watch.books())),
                 )
             }
             Request::Trace => Reply::Done,
@@ -189,7 +186,7 @@ impl Control {
             Err(error) => return Reply::Error { message: error.to_string() },
         };
         self.shared.view().pages = Some(pages.clone());
-        self.workers.watch(|| Some(FlowWatch::new(flow, pages.clone())));
+        self.workers.watch(Some(&FlowWatch::new(flow, pages)));
         Reply::Done
     }
 

@@ -141,7 +141,7 @@ impl Device for NicDevice {
             enabled: setup.enabled,
             held: false,
             stopped: false,
-            starving: false,
+            blocked: false,
             shared: shared.clone(),
         };
         shared.set_error(None);

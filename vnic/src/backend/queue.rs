@@ -57,8 +57,8 @@ pub struct Queue {
     pub held: bool,
     /// The ring stopped because of what the driver wrote.
     pub stopped: bool,
-    /// receiveq: a frame waits for buffers.
-    pub starving: bool,
+    /// transmitq: the link had no room; receiveq: a frame waits for buffers.
+    pub blocked: bool,
     /// Its public face.
     pub shared: Arc<QueueShared>,
 }
@@ -67,7 +67,13 @@ impl Queue {
     /// May chains be taken from it?
     #[must_use]
     pub fn is_live(&self) -> bool {
-        self.enabled && !self.held && !self.stopped
+        self.is_in_use() && !self.held
+    }
+
+    /// Is it in use, though its buffers may be held?
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        self.enabled && !self.stopped
     }
 
     /// Publishes its state for the CLI.

@@ -28,6 +28,7 @@ use crate::link::capture::CaptureError;
 use crate::link::{self, AnyPort, Capture, LinkKind, OpenError, Port};
 use crate::net::features;
 use crate::observe::discovery;
+use crate::spec::Features;
 use crate::vhost_user::listen::{Connector, Inherited, ListenError, Listener};
 use crate::vhost_user::{Handled, Session, SessionError};
 
@@ -96,12 +97,14 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
     let ports = (0..workers).map(|_| link::open(&options.link, pairs)).collect::<Result<Vec<_>, _>>()?;
     let socket = Socket::open(&options.endpoint)?;
 
-    let offered = features::offered_without(options.withhold);
+    let lacking = ports.iter().fold(Features::NONE, |all, port| Features(all.0 | port.lacks().0));
+    let possible = features::possible(options.queue_pairs, lacking);
+    let offered = features::offered_without(possible, options.withhold);
     let about = About {
         socket: options.endpoint.to_string(),
         link: options.link.to_string(),
         offered,
-        withheld: features::OFFERED.minus(offered),
+        withheld: possible.minus(offered),
     };
     // Its thread is one of ours: after the signals are blocked.
     let capture = options.capture.as_deref().map(Capture::create).transpose()?;

@@ -1,5 +1,8 @@
 //! The data path as a driver meets it: the driver half of the rings, real workers, real eventfds.
 
+mod endless;
+mod pairs;
+
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
@@ -13,7 +16,7 @@ use super::options::PollMode;
 use super::shared::{About, QueueState, Shared};
 use super::worker::{Notice, Notices};
 use super::workers::Workers;
-use crate::link::{self, LinkKind, Port};
+use crate::link::{self, AnyPort, LinkKind, Port};
 use crate::memory::testing::GuestRam;
 use crate::net::features::OFFERED;
 use crate::observe::flow::{FilePages, FlowWatch};
@@ -47,12 +50,16 @@ struct Queue {
 
 impl Queue {
     fn new(ram: &GuestRam, base: u64, features: spec::Features) -> Self {
+        Queue::sized(ram, base, features, SIZE)
+    }
+
+    fn sized(ram: &GuestRam, base: u64, features: spec::Features, size: u16) -> Self {
         let memory = Arc::clone(ram.memory());
         let (layout, driver): (_, Box<dyn DriverRing>) = if features.has(Feature::RingPacked) {
-            let (layout, _) = RingLayout::packed_at(base, SIZE).unwrap();
+            let (layout, _) = RingLayout::packed_at(base, size).unwrap();
             (layout, Box::new(PackedDriver::new(layout, memory, features).unwrap()))
         } else {
-            let (layout, _) = RingLayout::split_at(base, SIZE).unwrap();
+            let (layout, _) = RingLayout::split_at(base, size).unwrap();
             (layout, Box::new(SplitDriver::new(layout, memory, features).unwrap()))
         };
         Queue { layout, driver, kick: event(), call: event(), err: event() }
@@ -64,7 +71,7 @@ impl Queue {
 
     fn setup_at(&self, base: VringBase) -> QueueSetup {
         QueueSetup {
-            size: SIZE,
+            size: self.layout.size,
             addresses: RingAddresses {
                 descriptors: self.layout.desc,
                 driver: self.layout.avail,
@@ -116,6 +123,24 @@ fn readable(fd: &OwnedFd) -> bool {
 
 const FEATURES: spec::Features = OFFERED.without(Feature::RingPacked).without(Feature::InOrder);
 
+/// Where a new ring begins.
+fn start_of(features: spec::Features) -> VringBase {
+    let start = PackedIndex { slot: 0, wrap: true };
+    if features.has(Feature::RingPacked) { VringBase::packed(start, start) } else { VringBase::split(0) }
+}
+
+/// A device of this many pairs, with a worker per port.
+fn serve(ports: Vec<AnyPort>, pairs: u16) -> (NicDevice, Arc<Shared>, Arc<Workers>, Receiver<Notice>) {
+    let about = About { offered: OFFERED, ..About::default() };
+    let shared = Arc::new(Shared::new(about, 2 * pairs, ports.iter().map(Port::counters).collect()));
+    let (channel, notices) = channel();
+    let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap());
+    let workers = Workers::start(ports, &shared, &Notices { channel, wake }, PollMode::Adaptive, &[], None);
+    let workers = Arc::new(workers.unwrap());
+    let limits = Limits { queue_pairs: pairs, queue_size: 1024 };
+    (NicDevice::new(Arc::clone(&shared), Arc::clone(&workers), limits), shared, workers, notices)
+}
+
 struct Rig {
     ram: GuestRam,
     device: NicDevice,
@@ -132,24 +157,14 @@ impl Rig {
     }
 
     fn with(link: &LinkKind, features: spec::Features) -> Self {
-        let port = link::open(link, 1).unwrap();
-        let shared = Arc::new(Shared::new(About { offered: OFFERED, ..About::default() }, 2, vec![port.counters()]));
-        let (sender, notices) = channel();
-        let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap());
-        let workers =
-            Workers::start(vec![port], &shared, &Notices { channel: sender, wake }, PollMode::Adaptive, &[], None);
-        let workers = Arc::new(workers.unwrap());
-        let limits = Limits { queue_pairs: 1, queue_size: 1024 };
-        let device = NicDevice::new(Arc::clone(&shared), Arc::clone(&workers), limits);
+        let (device, shared, workers, notices) = serve(vec![link::open(link, 1).unwrap()], 1);
         let ram = GuestRam::new(RAM).unwrap();
         let (rx, tx) = (Queue::new(&ram, 0x1000, features), Queue::new(&ram, 0x8000, features));
         let mut rig = Rig { ram, device, shared, workers, notices, tx, rx };
         rig.device.set_features(features).unwrap();
         rig.shared.view().negotiated = features;
         rig.device.set_memory(Arc::clone(rig.ram.memory())).unwrap();
-        let start = PackedIndex { slot: 0, wrap: true };
-        let packed = features.has(Feature::RingPacked);
-        let base = if packed { VringBase::packed(start, start) } else { VringBase::split(0) };
+        let base = start_of(features);
         rig.device.start_queue(RX, rig.rx.setup_at(base)).unwrap();
         rig.device.start_queue(TX, rig.tx.setup_at(base)).unwrap();
         rig
@@ -164,11 +179,16 @@ impl Rig {
     }
 
     fn wait_for(&self, what: &str, condition: impl Fn(&Self) -> bool) {
-        let deadline = Instant::now() + PATIENCE;
-        while !condition(self) {
-            assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
-            std::thread::yield_now();
-        }
+        wait_for(what, || condition(self));
+    }
+}
+
+/// Looks until it is so.
+fn wait_for(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        std::thread::yield_now();
     }
 }
 
@@ -471,14 +491,14 @@ fn watched(segments: &[(u32, u64, u16)]) -> FlowBooks {
     let mut rig = Rig::new(&LinkKind::SinkCopy);
     let flow = Flow { protocol: 6, local: "10.0.2.15:1000".parse().unwrap(), remote: "10.0.2.2:9000".parse().unwrap() };
     let pages = Arc::new(FilePages::new(&[PageRun { page: 5, gpa: PAYLOAD, count: 2 }]).unwrap());
-    rig.workers.watch(|| Some(FlowWatch::new(flow, Arc::clone(&pages))));
+    rig.workers.watch(Some(&FlowWatch::new(flow, pages)));
     for (seq, addr, len) in segments {
         let header = tcp_header(*seq, *len);
         rig.ram.write(HEADER + 12, &header).unwrap();
         rig.tx.add(&[Buffer::readable(HEADER, 12 + header.len() as u32), Buffer::readable(*addr, u32::from(*len))]);
         rig.tx.used();
     }
-    let watches = rig.workers.watch(|| None);
+    let watches = rig.workers.watch(None);
     watches.iter().fold(FlowBooks::default(), |sum, watch| sum.plus(&watch.books()))
 }
 
@@ -514,7 +534,7 @@ fn watched_datagrams(datagrams: &[(Kind, u64, u64, u16)]) -> FlowBooks {
     let flow =
         Flow { protocol: 17, local: "10.0.2.15:1000".parse().unwrap(), remote: "10.0.2.2:9000".parse().unwrap() };
     let pages = Arc::new(FilePages::new(&[PageRun { page: 0, gpa: PAYLOAD, count: 2 }]).unwrap());
-    rig.workers.watch(|| Some(FlowWatch::new(flow, Arc::clone(&pages))));
+    rig.workers.watch(Some(&FlowWatch::new(flow, pages)));
     for &(kind, offset, addr, len) in datagrams {
         // Ethernet and IPv4 of the TCP frame, with UDP in its place.
         let mut header = tcp_header(0, len + 12);
@@ -529,7 +549,7 @@ fn watched_datagrams(datagrams: &[(Kind, u64, u64, u16)]) -> FlowBooks {
         rig.tx.add(&[Buffer::readable(HEADER, 12 + header.len() as u32), Buffer::readable(addr, u32::from(len))]);
         rig.tx.used();
     }
-    let watches = rig.workers.watch(|| None);
+    let watches = rig.workers.watch(None);
     watches.iter().fold(FlowBooks::default(), |sum, watch| sum.plus(&watch.books()))
 }
 
@@ -560,12 +580,12 @@ fn a_datagram_that_says_another_place_is_misplaced_and_no_offset_overflows() {
 fn another_flow_is_not_counted() {
     let mut rig = Rig::new(&LinkKind::Sink);
     let flow = Flow { protocol: 6, local: "10.0.2.15:1001".parse().unwrap(), remote: "10.0.2.2:9000".parse().unwrap() };
-    rig.workers.watch(|| Some(FlowWatch::new(flow, Arc::default())));
+    rig.workers.watch(Some(&FlowWatch::new(flow, Arc::default())));
     let header = tcp_header(1, 100);
     rig.ram.write(HEADER + 12, &header).unwrap();
     rig.tx.add(&[Buffer::readable(HEADER, 12 + header.len() as u32), Buffer::readable(PAYLOAD, 100)]);
     rig.tx.used();
-    assert_eq!(rig.workers.watch(|| None)[0].books().device.chains, Some(0));
+    assert_eq!(rig.workers.watch(None)[0].books().device.chains, Some(0));
 }
 
 #[test]

@@ -168,7 +168,6 @@ pub struct Worker<P> {
     patience: Patience,
     scratch: receive::Scratch,
     lost_told: bool,
-    port_blocked: bool,
 }
 
 impl<P: Port> Worker<P> {
@@ -205,7 +204,6 @@ impl<P: Port> Worker<P> {
             patience: Patience::new(poll),
             scratch: receive::Scratch::default(),
             lost_told: false,
-            port_blocked: false,
         })
     }
 
@@ -240,12 +238,11 @@ impl<P: Port> Worker<P> {
         self.port.poll(now);
         let mut eyes = self.eyes.look(&self.shared);
         let mut best = Progress::Idle;
-        self.port_blocked = false;
         for queue in self.queues.values_mut().filter(|queue| is_transmitq(queue.index) && queue.is_live()) {
             queue.ring.disable_notifications();
             let pair = usize::from(queue.index / 2);
             let progress = transmit::burst(queue, &mut self.port, pair, self.features, &mut eyes);
-            self.port_blocked |= progress == Progress::Blocked;
+            queue.blocked = progress == Progress::Blocked;
             best = best.max(progress);
         }
         if best > Progress::Idle {
@@ -254,7 +251,10 @@ impl<P: Port> Worker<P> {
         for queue in self.queues.values_mut().filter(|queue| !is_transmitq(queue.index) && queue.is_live()) {
             let pair = usize::from(queue.index / 2);
             let progress = receive::burst(queue, &mut self.port, pair, self.features, &mut self.scratch, &mut eyes);
-            queue.starving = progress == Progress::Blocked;
+            queue.blocked = progress == Progress::Blocked;
+            if queue.stopped {
+                tell(&mut self.port, queue.index, false);
+            }
             best = best.max(progress);
         }
         if !self.lost_told && self.queues.values().any(|queue| queue.segments.memory().lost()) {
@@ -268,11 +268,14 @@ impl<P: Port> Worker<P> {
     fn arm(&mut self) -> bool {
         let mut more = false;
         for queue in self.queues.values_mut().filter(|queue| queue.is_live()) {
-            let wanted = if is_transmitq(queue.index) { !self.port_blocked } else { queue.starving };
-            if wanted {
+            // New chains help a transmitq unless the link is full, a receiveq only if frames wait.
+            if is_transmitq(queue.index) != queue.blocked {
                 match queue.ring.enable_notifications() {
                     Ok(found) => more |= found,
-                    Err(error) => queue.stop_ring(&error),
+                    Err(error) => {
+                        queue.stop_ring(&error);
+                        tell(&mut self.port, queue.index, false);
+                    }
                 }
             }
         }
@@ -314,6 +317,7 @@ impl<P: Port> Worker<P> {
                 let _ = self.epoll.delete(kick);
             }
             queue.stop("kick_file", &"the kick file cannot be read");
+            tell(&mut self.port, index, false);
         }
     }
 
@@ -328,6 +332,7 @@ impl<P: Port> Worker<P> {
                         self.unwatch_kick(queue);
                         queue.shared.set_state(QueueState::Off);
                     }
+                    self.tell_port(index);
                     answer(&reply, queue);
                 }
                 Command::Enable { index, on, reply } => {
@@ -335,6 +340,7 @@ impl<P: Port> Worker<P> {
                         queue.enabled = on;
                         queue.show_state();
                     }
+                    self.tell_port(index);
                     answer(&reply, ());
                 }
                 Command::Notify { index, file } => self.change_notifier(index, file),
@@ -362,7 +368,15 @@ impl<P: Port> Worker<P> {
         self.watch_kick(&mut queue);
         // What a back-end before us returned may never have been announced.
         queue.ring_call();
-        self.queues.insert(queue.index, queue);
+        let index = queue.index;
+        self.queues.insert(index, queue);
+        self.tell_port(index);
+    }
+
+    /// Tells the port whether a queue is in use.
+    fn tell_port(&mut self, index: u16) {
+        let on = self.queues.get(&index).is_some_and(|queue| queue.is_in_use());
+        tell(&mut self.port, index, on);
     }
 
     fn watch_kick(&self, queue: &mut Queue) {
@@ -403,6 +417,13 @@ impl<P: Port> Worker<P> {
 /// VIRTIO 1.3, 5.1.2 Virtqueues: odd indices transmit.
 const fn is_transmitq(index: u16) -> bool {
     index % 2 == 1
+}
+
+/// Tells the port whether a queue is in use, if it is one that the port fills.
+fn tell(port: &mut impl Port, index: u16, in_use: bool) {
+    if !is_transmitq(index) {
+        port.set_receiving(usize::from(index / 2), in_use);
+    }
 }
 
 /// An asker that has gone away needs no answer.

@@ -24,37 +24,13 @@ struct Handle {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What a worker starts with, but for its port.
-struct Plan {
-    name: String,
-    cpu: Option<usize>,
-    inbox: Receiver<Command>,
-    wake: Arc<EventFd>,
-    eyes: EyesState,
-    poll: PollMode,
-}
-
-impl Plan {
-    /// Starts the thread, which says first whether it is on its CPU.
-    fn start<P: Port + 'static>(
-        self,
-        port: P,
-        shared: &Arc<Shared>,
-        notices: &Notices,
-    ) -> std::io::Result<(JoinHandle<()>, Receiver<nix::Result<()>>)> {
-        let Plan { name, cpu, inbox, wake, eyes, poll } = self;
-        let worker = Worker::new(port, inbox, wake, shared.clone(), eyes, notices.clone(), poll)?;
-        let (pinned, answer) = sync_channel(1);
-        let thread = std::thread::Builder::new().name(name).spawn(move || {
-            let outcome = cpu.map_or(Ok(()), pin);
-            let ready = outcome.is_ok();
-            let _ = pinned.send(outcome);
-            if ready {
-                worker.run();
-            }
-        })?;
-        Ok((thread, answer))
-    }
+/// What every worker starts with, but for its port.
+#[derive(Debug)]
+pub(super) struct Plan<'p> {
+    pub(super) shared: &'p Arc<Shared>,
+    pub(super) notices: &'p Notices,
+    pub(super) poll: PollMode,
+    pub(super) capture: Option<&'p Capture>,
 }
 
 /// All workers. Queue pair `p` belongs to worker `p % count`, for good.
@@ -77,27 +53,51 @@ impl Workers {
         capture: Option<&Capture>,
     ) -> std::io::Result<Self> {
         let mut workers = Workers { handles: Vec::with_capacity(ports.len()) };
+        let plan = Plan { shared, notices, poll, capture };
         for (number, port) in ports.into_iter().enumerate() {
-            let (commands, inbox): (Sender<Command>, Receiver<Command>) = channel();
-            let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
-            let eyes = EyesState { capture: capture.cloned(), ..EyesState::default() };
             let cpu = cpus.get(number).copied();
-            let plan = Plan { name: format!("worker{number}"), cpu, inbox, wake: wake.clone(), eyes, poll };
             // A worker of its own kind for each kind of link: its loop knows what it calls.
-            let (thread, answer) = match port {
-                AnyPort::Peer(port) => plan.start(*port, shared, notices),
-                AnyPort::Tap(port) => plan.start(port, shared, notices),
-                AnyPort::Sink(port) => plan.start(port, shared, notices),
-                AnyPort::CopyingSink(port) => plan.start(port, shared, notices),
-                AnyPort::Loopback(port) => plan.start(port, shared, notices),
+            match port {
+                AnyPort::Peer(port) => workers.add(*port, cpu, &plan),
+                AnyPort::Tap(port) => workers.add(port, cpu, &plan),
+                AnyPort::Sink(port) => workers.add(port, cpu, &plan),
+                AnyPort::CopyingSink(port) => workers.add(port, cpu, &plan),
+                AnyPort::Loopback(port) => workers.add(port, cpu, &plan),
             }?;
-            workers.handles.push(Handle { commands, wake, thread: Some(thread) });
-            if let (Ok(Err(error)), Some(cpu)) = (answer.recv(), cpu) {
-                let reason = format!("CPU {cpu} cannot be used: {error}");
-                return Err(std::io::Error::other(reason));
-            }
         }
         Ok(workers)
+    }
+
+    /// One worker on a port of any kind.
+    #[cfg(test)]
+    pub(super) fn on_port<P: Port + 'static>(port: P, plan: &Plan<'_>) -> std::io::Result<Self> {
+        let mut workers = Workers { handles: Vec::new() };
+        workers.add(port, None, plan)?;
+        Ok(workers)
+    }
+
+    /// Starts another worker, which is on its CPU when this returns.
+    fn add<P: Port + 'static>(&mut self, port: P, cpu: Option<usize>, plan: &Plan<'_>) -> std::io::Result<()> {
+        let (commands, inbox): (Sender<Command>, Receiver<Command>) = channel();
+        let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
+        let eyes = EyesState { capture: plan.capture.cloned(), ..EyesState::default() };
+        let (shared, notices) = (plan.shared.clone(), plan.notices.clone());
+        let worker = Worker::new(port, inbox, wake.clone(), shared, eyes, notices, plan.poll)?;
+        let (pinned, answer) = sync_channel(1);
+        let name = format!("worker{}", self.handles.len());
+        let thread = std::thread::Builder::new().name(name).spawn(move || {
+            let outcome: nix::Result<()> = cpu.map_or(Ok(()), pin);
+            let ready = outcome.is_ok();
+            let _ = pinned.send(outcome);
+            if ready {
+                worker.run();
+            }
+        })?;
+        self.handles.push(Handle { commands, wake, thread: Some(thread) });
+        if let (Ok(Err(error)), Some(cpu)) = (answer.recv(), cpu) {
+            return Err(std::io::Error::other(format!("CPU {cpu} cannot be used: {error}")));
+        }
+        Ok(())
     }
 
     /// Serves `queue` from now on.
@@ -137,12 +137,11 @@ impl Workers {
             .collect()
     }
 
-    /// Puts a watch on a flow in every worker, made by `make`; returns the watches that were there.
-    pub fn watch(&self, make: impl Fn() -> Option<FlowWatch>) -> Vec<FlowWatch> {
+    /// Has every worker watch its part of a flow, or none; returns what was watched so far.
+    pub fn watch(&self, watch: Option<&FlowWatch>) -> Vec<FlowWatch> {
+        let part = || watch.map(|watch| Box::new(watch.part()));
         (0..self.handles.len())
-            .filter_map(|worker| {
-                self.ask_worker(worker, |reply| Command::Watch { watch: make().map(Box::new), reply }).flatten()
-            })
+            .filter_map(|worker| self.ask_worker(worker, |reply| Command::Watch { watch: part(), reply }).flatten())
             .map(|watch| *watch)
             .collect()
     }

@@ -39,6 +39,7 @@ pub use kind::{LinkKind, ParseLinkError};
 pub use port::{AnyPort, OpenError, open};
 
 use crate::net::{Frame, ReceiveSpace};
+use crate::spec::Features;
 
 /// What became of a frame that was offered to a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,6 +114,12 @@ pub trait Port: Send {
     /// The frame is lost; the port has counted it by reason.
     fn receive(&mut self, pair: usize, space: &mut ReceiveSpace<'_>) -> Result<Received, LinkError>;
 
+    /// The driver has the receiveq of `pair` in use from now on (enabled, and not broken), or no longer: a link that
+    /// chooses the pair chooses among those in use.
+    fn set_receiving(&mut self, pair: usize, on: bool) {
+        let _ = (pair, on);
+    }
+
     /// Does what is due by `now`: protocol timers, answers. `now` is the port's clock until the next call.
     fn poll(&mut self, now: Instant);
 
@@ -127,11 +134,16 @@ pub trait Port: Send {
         Vec::new()
     }
 
+    /// Features that must not be offered, because the link or its host cannot do them.
+    fn lacks(&self) -> Features {
+        Features::NONE
+    }
+
     /// The features the driver accepted, at each start of the device; a tap sets its offloads by them.
     ///
     /// # Errors
     /// The link cannot do what the driver was promised.
-    fn negotiated(&mut self, features: crate::spec::Features) -> Result<(), LinkError>;
+    fn negotiated(&mut self, features: Features) -> Result<(), LinkError>;
 
     /// Frames and bytes by direction, drops by reason: readable from any thread while the port works.
     fn counters(&self) -> Arc<LinkCounters>;

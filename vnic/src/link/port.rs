@@ -51,7 +51,7 @@ pub fn open(kind: &LinkKind, pairs: usize) -> Result<AnyPort, OpenError> {
     Ok(match kind {
         LinkKind::Peer => {
             let failed = |source| OpenError::Io { link: kind.to_string(), source };
-            AnyPort::Peer(Box::new(Peer::new().map_err(failed)?))
+            AnyPort::Peer(Box::new(Peer::new(pairs).map_err(failed)?))
         }
         LinkKind::Tap(name) => AnyPort::Tap(Tap::open(name)?),
         LinkKind::Sink => AnyPort::Sink(Sink::new()),
@@ -104,6 +104,10 @@ impl Port for AnyPort {
         each!(self, port => port.receive(pair, space))
     }
 
+    fn set_receiving(&mut self, pair: usize, on: bool) {
+        each!(self, port => port.set_receiving(pair, on));
+    }
+
     fn poll(&mut self, now: Instant) {
         each!(self, port => port.poll(now));
     }
@@ -118,6 +122,10 @@ impl Port for AnyPort {
 
     fn writable_fds(&self) -> Vec<BorrowedFd<'_>> {
         each!(self, port => port.writable_fds())
+    }
+
+    fn lacks(&self) -> Features {
+        each!(self, port => port.lacks())
     }
 
     fn negotiated(&mut self, features: Features) -> Result<(), LinkError> {

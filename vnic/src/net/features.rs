@@ -15,12 +15,14 @@ pub const OFFERED: Features = Features::of(&[
     Feature::HostTso6,
     Feature::HostEcn,
     Feature::MrgRxbuf,
+    Feature::Mq,
     Feature::IndirectDesc,
     Feature::EventIdx,
     Feature::RingPacked,
     Feature::InOrder,
     Feature::ProtocolFeatures,
     Feature::Version1,
+    Feature::RingReset,
 ]);
 
 /// `feature` makes sense only with at least one of `any_of`.
@@ -66,10 +68,17 @@ pub fn with_requirements_met(set: Features) -> Features {
     )
 }
 
-/// What is left to offer when `withheld` are not: each takes what depends on it with it.
+/// What a device of this many queue pairs can offer on a link that cannot do what is in `lacking`.
 #[must_use]
-pub fn offered_without(withheld: Features) -> Features {
-    with_requirements_met(OFFERED.minus(withheld))
+pub fn possible(queue_pairs: u16, lacking: Features) -> Features {
+    let able = OFFERED.minus(lacking);
+    with_requirements_met(if queue_pairs > 1 { able } else { able.without(Feature::Mq) })
+}
+
+/// What is left to offer of `possible` when `withheld` are not: each takes what depends on it with it.
+#[must_use]
+pub fn offered_without(possible: Features, withheld: Features) -> Features {
+    with_requirements_met(possible.minus(withheld))
 }
 
 /// The names that `--withhold` takes: all that is offered.
@@ -115,29 +124,29 @@ mod tests {
 
     #[test]
     fn withholding_csum_takes_transmit_segmentation_with_it() {
-        let left = offered_without(parse_withheld("csum").unwrap());
+        let left = offered_without(OFFERED, parse_withheld("csum").unwrap());
         let gone = OFFERED.minus(left);
         assert_eq!(gone, Features::of(&[Feature::Csum, Feature::HostTso4, Feature::HostTso6, Feature::HostEcn]));
     }
 
     #[test]
     fn withholding_guest_csum_takes_receive_segmentation_with_it() {
-        let gone = OFFERED.minus(offered_without(parse_withheld("guest_csum").unwrap()));
-        let expected = [Feature::GuestCsum, Feature::GuestTso4, Feature::GuestTso6, Feature::GuestEcn];
-        assert_eq!(gone, Features::of(&expected));
+        let gone = OFFERED.minus(offered_without(OFFERED, parse_withheld("guest_csum").unwrap()));
+        let segmented = [Feature::GuestTso4, Feature::GuestTso6, Feature::GuestEcn];
+        assert_eq!(gone, Features::of(&segmented).with(Feature::GuestCsum));
     }
 
     #[test]
     fn ecn_stays_while_one_kind_of_segmentation_does() {
-        let left = offered_without(parse_withheld("host_tso4").unwrap());
+        let left = offered_without(OFFERED, parse_withheld("host_tso4").unwrap());
         assert!(left.has(Feature::HostEcn));
-        assert!(!offered_without(parse_withheld("host_tso4, host_tso6").unwrap()).has(Feature::HostEcn));
+        assert!(!offered_without(OFFERED, parse_withheld("host_tso4, host_tso6").unwrap()).has(Feature::HostEcn));
     }
 
     #[test]
     fn each_offered_feature_can_be_withheld_alone() {
         for feature in withholdable() {
-            let left = offered_without(parse_withheld(feature.name()).unwrap());
+            let left = offered_without(OFFERED, parse_withheld(feature.name()).unwrap());
             assert!(!left.has(feature), "{feature}");
             assert!(left.is_subset_of(OFFERED));
         }
@@ -147,7 +156,15 @@ mod tests {
     #[test]
     fn what_is_offered_meets_its_own_requirements() {
         assert_eq!(with_requirements_met(OFFERED), OFFERED);
-        assert_eq!(offered_without(Features::NONE), OFFERED);
+        assert_eq!(offered_without(OFFERED, Features::NONE), OFFERED);
+    }
+
+    #[test]
+    fn several_pairs_are_offered_only_where_there_are_some_and_no_link_offers_what_it_lacks() {
+        assert_eq!(possible(1, Features::NONE), OFFERED.without(Feature::Mq));
+        assert_eq!(possible(2, Features::NONE), OFFERED);
+        let left = possible(2, Features::of(&[Feature::GuestCsum]));
+        assert!(!left.has(Feature::GuestTso4) && !left.has(Feature::GuestUso6) && left.has(Feature::HostTso4));
     }
 
     #[test]

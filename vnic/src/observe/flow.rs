@@ -1,8 +1,9 @@
 //! Follows one flow through transmitq and attributes its payload: "page N of the file" or "elsewhere".
 //!
-//! Place: built by the control thread, handed to the worker, called there for every transmitted frame while a transfer
+//! Place: built by the control thread, handed to the workers, called there for every transmitted frame while a transfer
 //! is watched, handed back at its end. No allocation and no lock in between, so that watching loses nothing and changes
-//! nothing.
+//! nothing. A flow may be on any queue, and change it: each worker has a part of its own, and where the stream stands is
+//! common to them.
 //!
 //! Operation:
 //! 1. A frame's first bytes are parsed; another flow's frame is left alone.
@@ -13,6 +14,8 @@
 //! Limits: addresses are guest-physical; behind an IOMMU the caller passes translated ones.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use super::protocol::FlowBooks;
 use crate::net::Frame;
@@ -76,24 +79,37 @@ struct Totals {
     unparsed: u64,
 }
 
-/// One watched flow.
+/// How far a flow has come, on all queues.
+#[derive(Debug, Default)]
+struct Stream {
+    first_seq: OnceLock<u32>,
+    /// Payload bytes of the stream sent so far, from `first_seq`.
+    sent: AtomicU64,
+    /// File offset of the stream's first byte, learnt from the first byte found in the file.
+    shift: OnceLock<u64>,
+}
+
+/// One watched flow, or one worker's part of it.
 #[derive(Debug)]
 pub struct FlowWatch {
     flow: Flow,
-    pages: std::sync::Arc<FilePages>,
-    first_seq: Option<u32>,
-    /// Payload bytes of the stream sent so far, from `first_seq`.
-    sent: u64,
-    /// File offset of the stream's first byte, learnt from the first byte found in the file.
-    shift: Option<u64>,
+    pages: Arc<FilePages>,
+    stream: Arc<Stream>,
     totals: Totals,
 }
 
 impl FlowWatch {
     /// Watches `flow`, whose payload may lie in `pages`.
     #[must_use]
-    pub fn new(flow: Flow, pages: std::sync::Arc<FilePages>) -> Self {
-        FlowWatch { flow, pages, first_seq: None, sent: 0, shift: None, totals: Totals::default() }
+    pub fn new(flow: Flow, pages: Arc<FilePages>) -> Self {
+        FlowWatch { flow, pages, stream: Arc::default(), totals: Totals::default() }
+    }
+
+    /// Another part of the same watch, for another worker: nothing seen yet.
+    #[must_use]
+    pub fn part(&self) -> Self {
+        let (pages, stream) = (self.pages.clone(), self.stream.clone());
+        FlowWatch { flow: self.flow, pages, stream, totals: Totals::default() }
     }
 
     /// Looks at a transmitted frame of `descriptors` descriptors, of which the device read `read` bytes and copied
@@ -128,8 +144,8 @@ impl FlowWatch {
             return;
         }
         // A guest writes any offset it likes: nothing overflows.
-        let old = self.sent.saturating_sub(start).min(payload);
-        self.sent = self.sent.max(start.saturating_add(payload));
+        let before = self.stream.sent.fetch_max(start.saturating_add(payload), Ordering::Relaxed);
+        let old = before.saturating_sub(start).min(payload);
         self.totals.chains += 1;
         self.totals.descriptors += u64::from(descriptors);
         self.totals.payload += payload - old;
@@ -141,13 +157,14 @@ impl FlowWatch {
 
     /// Where in the stream the frame's payload starts. A frame from before the first one seen (the SYN's neighbours
     /// carry no payload) cannot be: the watch starts before the first byte is sent.
-    fn stream_offset(&mut self, packet: &Transport) -> u64 {
+    fn stream_offset(&self, packet: &Transport) -> u64 {
         // A datagram is never sent again by the transport: its payload is new.
-        let Some(seq) = packet.tcp.map(|tcp| tcp.seq) else { return self.sent };
-        let first = *self.first_seq.get_or_insert(seq);
+        let sent = self.stream.sent.load(Ordering::Relaxed);
+        let Some(seq) = packet.tcp.map(|tcp| tcp.seq) else { return sent };
+        let first = *self.stream.first_seq.get_or_init(|| seq);
         // The distance from the highest byte sent, wrapped at 2³² and signed: retransmissions lie behind it.
-        let ahead = seq.wrapping_sub(first.wrapping_add(self.sent as u32)) as i32;
-        self.sent.saturating_add_signed(i64::from(ahead))
+        let ahead = seq.wrapping_sub(first.wrapping_add(sent as u32)) as i32;
+        sent.saturating_add_signed(i64::from(ahead))
     }
 
     /// Sorts `count` bytes of `frame` from `skip` on, which stand at `offset` in the stream.
@@ -168,7 +185,7 @@ impl FlowWatch {
                     Some(page) => {
                         self.totals.from_page_cache += piece;
                         let shift = (page * PAGE_SIZE + in_page).wrapping_sub(offset);
-                        if *self.shift.get_or_insert(shift) != shift {
+                        if *self.stream.shift.get_or_init(|| shift) != shift {
                             self.totals.misplaced += piece;
                         }
                     }

@@ -20,12 +20,16 @@
 //! 2. [`Port::poll`] lets the services use what arrived, then sends what is due: one acknowledgement per burst.
 //! 3. [`Port::receive`] writes the frames that smoltcp made, with whole checksums, into the driver's buffers.
 //!
-//! Limits: no IP fragments, no DHCP, no frames to be segmented towards the guest. Answers go out on pair 0.
+//! An answer comes back on the pair its flow was sent on (`steering`).
+//!
+//! Limits: no IP fragments, no DHCP, no frames to be segmented towards the guest. A receiveq that is in use and never gets
+//! buffers holds up the others in the end: no frame is dropped for it.
 
 mod check;
 mod datagrams;
 mod ping;
 mod services;
+mod steering;
 #[cfg(test)]
 mod tests;
 mod wire;
@@ -109,12 +113,12 @@ impl std::fmt::Debug for Peer {
 }
 
 impl Peer {
-    /// A peer that nobody has spoken to yet.
+    /// A peer on this many queue pairs that nobody has spoken to yet.
     ///
     /// # Errors
     /// The process has no file descriptor left.
-    pub fn new() -> io::Result<Self> {
-        let mut wire = Wire::new();
+    pub fn new(pairs: usize) -> io::Result<Self> {
+        let mut wire = Wire::new(pairs);
         let now = smoltcp::time::Instant::ZERO;
         let mut config = Config::new(EthernetAddress(MAC).into());
         // Keyed anew in each process: good enough for initial sequence numbers on a cable of two.
@@ -179,7 +183,7 @@ impl Peer {
 }
 
 impl Port for Peer {
-    fn transmit(&mut self, _pair: usize, frame: &Frame<'_>) -> Result<Transmitted, LinkError> {
+    fn transmit(&mut self, pair: usize, frame: &Frame<'_>) -> Result<Transmitted, LinkError> {
         if self.wire.is_full() {
             Count::Full.add(&self.counters, 1);
             return Ok(Transmitted::Full);
@@ -194,7 +198,7 @@ impl Port for Peer {
             Count::BadChecksum.add(&self.counters, 1);
             return taken;
         }
-        self.wire.arrived(read);
+        self.wire.arrived(read, pair);
         let result = self.interface.poll_ingress_single(self.now, &mut self.wire, &mut self.sockets);
         debug_assert!(!matches!(result, PollIngressSingleResult::None), "the frame was not taken");
         // The next frame of this burst may be another connection's first.
@@ -212,19 +216,16 @@ impl Port for Peer {
     }
 
     fn pending(&mut self, pair: usize) -> Option<usize> {
-        if pair != 0 {
-            return None;
-        }
         if self.stale {
             self.work();
         }
-        self.wire.next_len()
+        self.wire.next_len(pair)
     }
 
-    fn receive(&mut self, _pair: usize, space: &mut ReceiveSpace<'_>) -> Result<Received, LinkError> {
+    fn receive(&mut self, pair: usize, space: &mut ReceiveSpace<'_>) -> Result<Received, LinkError> {
         // What could not be sent for want of room can be now.
         self.stale |= self.wire.is_full();
-        let Some(frame) = self.wire.pop() else { return Ok(Received::Nothing) };
+        let Some(frame) = self.wire.pop(pair) else { return Ok(Received::Nothing) };
         let flags = if self.features.has(Feature::GuestCsum) { HDR_F_DATA_VALID } else { 0 };
         let written = space.write(NetHeader { flags, ..NetHeader::default() }, &[&frame]);
         // smoltcp makes no frame longer than its MTU.
@@ -260,6 +261,10 @@ impl Port for Peer {
 
     fn readable_fds(&self) -> Vec<BorrowedFd<'_>> {
         vec![self.pinger.fd()]
+    }
+
+    fn set_receiving(&mut self, pair: usize, on: bool) {
+        self.wire.set_receiving(pair, on);
     }
 
     fn negotiated(&mut self, features: Features) -> Result<(), LinkError> {

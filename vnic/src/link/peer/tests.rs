@@ -13,7 +13,7 @@ use crate::net::testing::Nic;
 use crate::spec::net::HDR_F_NEEDS_CSUM;
 
 fn lab(offload: Offload) -> Lab<Peer> {
-    Lab::new(Peer::new().unwrap(), offload, Clock::Virtual)
+    Lab::new(Peer::new(1).unwrap(), offload, Clock::Virtual)
 }
 
 fn pattern(len: usize) -> Vec<u8> {
@@ -191,7 +191,7 @@ fn ping_works_both_ways_and_over_both_versions() {
 
 #[test]
 fn a_ping_wakes_the_peers_thread_and_too_many_are_refused() {
-    let mut peer = Peer::new().unwrap();
+    let mut peer = Peer::new(1).unwrap();
     let readable = |peer: &Peer| {
         let fds = peer.readable_fds();
         let mut polled = [nix::poll::PollFd::new(fds[0], nix::poll::PollFlags::POLLIN)];

@@ -1,13 +1,15 @@
-//! The cable between the driver's queues and smoltcp: one frame in, a bounded number of frames out.
+//! The cable between the driver's queues and smoltcp: one frame in, a bounded number of frames out, each on the pair that
+//! [`Steering`] says.
 
 use std::collections::VecDeque;
 
 use smoltcp::phy::{Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::time::Instant;
 
+use super::steering::Steering;
 use crate::net::MAX_FRAME_LEN;
 
-/// Frames on their way to the driver at which nothing more is taken from it.
+/// Frames on their way to the driver, on all pairs together, at which nothing more is taken from it.
 const OUTBOUND_LIMIT: usize = 256;
 
 /// The longest frame to the driver: an Ethernet header and 1500 bytes.
@@ -19,20 +21,22 @@ pub(super) struct Wire {
     /// Room for the longest frame; `inbound` says how much of it is one.
     buffer: Box<[u8]>,
     inbound: Option<usize>,
-    outbound: VecDeque<Vec<u8>>,
+    outbound: Lanes,
     /// Buffers to be used again.
     spare: Vec<Vec<u8>>,
 }
 
 impl Wire {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(pairs: usize) -> Self {
         let buffer = vec![0; MAX_FRAME_LEN as usize].into_boxed_slice();
-        Wire { buffer, inbound: None, outbound: VecDeque::new(), spare: Vec::new() }
+        let lanes = (0..pairs.max(1)).map(|_| VecDeque::new()).collect();
+        let outbound = Lanes { lanes, waiting: 0, steering: Steering::new(pairs.max(1)) };
+        Wire { buffer, inbound: None, outbound, spare: Vec::new() }
     }
 
     /// Is there no room for an answer?
     pub(super) fn is_full(&self) -> bool {
-        self.outbound.len() >= OUTBOUND_LIMIT
+        self.outbound.waiting >= OUTBOUND_LIMIT
     }
 
     /// Where the next frame from the driver is to be gathered.
@@ -40,19 +44,33 @@ impl Wire {
         &mut self.buffer
     }
 
-    /// The first `len` bytes of the buffer are a frame: smoltcp takes it at its next ingress.
-    pub(super) fn arrived(&mut self, len: usize) {
+    /// The first `len` bytes of the buffer are a frame, sent on `pair`: smoltcp takes it at its next ingress.
+    pub(super) fn arrived(&mut self, len: usize, pair: usize) {
+        self.outbound.steering.note(self.buffer.get(..len).unwrap_or_default(), pair);
         self.inbound = Some(len);
     }
 
-    /// Length of the next frame to the driver.
-    pub(super) fn next_len(&self) -> Option<usize> {
-        self.outbound.front().map(Vec::len)
+    /// The driver has the receiveq of `pair` in use from now on, or no longer. What waits for one that is not goes to one
+    /// that is: later in its flow than it was meant, but it is not lost.
+    pub(super) fn set_receiving(&mut self, pair: usize, on: bool) {
+        let Lanes { lanes, steering, .. } = &mut self.outbound;
+        steering.set_receiving(pair, on);
+        let waiting = lanes.get_mut(pair).filter(|_| !on).map(std::mem::take);
+        if let Some((waiting, lane)) = waiting.zip(lanes.get_mut(steering.first())) {
+            lane.extend(waiting);
+        }
     }
 
-    /// The next frame to the driver; give it back to [`Wire::done`].
-    pub(super) fn pop(&mut self) -> Option<Vec<u8>> {
-        self.outbound.pop_front()
+    /// Length of the next frame to the driver on `pair`.
+    pub(super) fn next_len(&self, pair: usize) -> Option<usize> {
+        self.outbound.lanes.get(pair)?.front().map(Vec::len)
+    }
+
+    /// The next frame to the driver on `pair`; give it back to [`Wire::done`].
+    pub(super) fn pop(&mut self, pair: usize) -> Option<Vec<u8>> {
+        let frame = self.outbound.lanes.get_mut(pair)?.pop_front()?;
+        self.outbound.waiting -= 1;
+        Some(frame)
     }
 
     /// A popped frame's buffer can be used again.
@@ -61,12 +79,31 @@ impl Wire {
     }
 }
 
+/// Frames on their way to the driver, by pair.
+#[derive(Debug)]
+struct Lanes {
+    lanes: Box<[VecDeque<Vec<u8>>]>,
+    /// How many there are, in all lanes.
+    waiting: usize,
+    steering: Steering,
+}
+
+impl Lanes {
+    fn push(&mut self, frame: Vec<u8>) {
+        // There is a lane for each pair that steering knows.
+        if let Some(lane) = self.lanes.get_mut(self.steering.pair(&frame)) {
+            lane.push_back(frame);
+            self.waiting += 1;
+        }
+    }
+}
+
 /// The frame from the driver.
 pub(super) struct Inbound<'w>(&'w [u8]);
 
 /// The right to send one frame to the driver.
 pub(super) struct Outbound<'w> {
-    queue: &'w mut VecDeque<Vec<u8>>,
+    lanes: &'w mut Lanes,
     spare: &'w mut Vec<Vec<u8>>,
 }
 
@@ -82,7 +119,7 @@ impl TxToken for Outbound<'_> {
         frame.clear();
         frame.resize(len, 0);
         let result = f(&mut frame);
-        self.queue.push_back(frame);
+        self.lanes.push(frame);
         result
     }
 }
@@ -96,14 +133,14 @@ impl Device for Wire {
             return None;
         }
         let frame = self.buffer.get(..self.inbound.take()?)?;
-        Some((Inbound(frame), Outbound { queue: &mut self.outbound, spare: &mut self.spare }))
+        Some((Inbound(frame), Outbound { lanes: &mut self.outbound, spare: &mut self.spare }))
     }
 
     fn transmit(&mut self, _now: Instant) -> Option<Outbound<'_>> {
         if self.is_full() {
             return None;
         }
-        Some(Outbound { queue: &mut self.outbound, spare: &mut self.spare })
+        Some(Outbound { lanes: &mut self.outbound, spare: &mut self.spare })
     }
 
     fn capabilities(&self) -> DeviceCapabilities {

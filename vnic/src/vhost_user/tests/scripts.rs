@@ -218,6 +218,29 @@ fn a_packed_ring_has_any_size_and_a_base_of_32_bits() {
     assert_eq!(VringBase::packed(base.packed_avail(), base.packed_used()), base);
 }
 
+/// `RING_RESET` (VIRTIO 1.3, 2.6.1 Virtqueue Reset) as QEMU has it: one vring is stopped and started again, elsewhere and
+/// of another size, while the others run.
+#[test]
+fn a_vring_is_reset_to_another_size_and_place_while_another_runs() {
+    let mut bench = Bench::running();
+    bench.run(&[
+        (Plain(num(1, 256)), OWN),
+        (Plain(addr(1, 0x4000)), OWN),
+        (Plain(call(1)), OWN),
+        (Plain(kick(1)), "start 1 size 256 at 0x4000 0x5000 0x6000 base 0 disabled kick call -"),
+        (Plain(enable(1, 1)), "enabled 1 true"),
+        (Plain(get_base(1)), "stop 1; = 0x6500000001"),
+        // Nothing starts it before its kick file comes, whatever is set meanwhile.
+        (Plain(num(1, 64)), OWN),
+        (Plain(base(1, 0)), OWN),
+        (Plain(addr(1, 0x8000)), OWN),
+        (Plain(enable(1, 1)), OWN),
+        (Plain(kick(1)), "start 1 size 64 at 0x8000 0x9000 0xa000 base 0 enabled kick call -"),
+        // The other one has been running all the time.
+        (Acked(num(0, 64)), "refused: SET_VRING_NUM: vring 0 is running; = 0x1"),
+    ]);
+}
+
 #[test]
 fn memory_that_comes_and_goes_under_a_running_ring_pauses_it() {
     let mut bench = Bench::running();

@@ -15,7 +15,7 @@ struct Sender {
 
 impl Sender {
     fn new() -> Self {
-        let mut lab = Lab::new(Peer::new().unwrap(), Offload::None, Clock::Virtual);
+        let mut lab = Lab::new(Peer::new(1).unwrap(), Offload::None, Clock::Virtual);
         let buffer = || PacketBuffer::new(vec![PacketMetadata::EMPTY; 64], vec![0; 128 << 10]);
         let mut socket = Socket::new(buffer(), buffer());
         socket.bind(GUEST).unwrap();
