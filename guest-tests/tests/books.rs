@@ -11,6 +11,7 @@ fn copies(agent: &mut Agent, method: &str, nic: NicWish) -> f64 {
     let spec = TransferSpec { books: true, nic, ..spec(method, BYTES) };
     let (_, ended) = agent.transfer(&spec);
     let books = ended.books;
+    assert_eq!(books.notes, [] as [&str; 0], "{method}: the guest was not quiet");
     let copied: Option<u64> = books.copied_bytes.values().copied().sum();
     copied.unwrap_or_else(|| panic!("{method}: {:?}", books.reasons)) as f64 / BYTES as f64
 }
@@ -50,6 +51,15 @@ fn books_show_the_copies_of_every_textbook_method_and_hazards_go_as_described() 
     assert_eq!(ended.books.syscalls, Some(2 * BYTES / 65536), "{:?}", ended.books.reasons);
     let (_, ended) = agent.transfer(&TransferSpec { books: true, ..spec("sendfile", BYTES) });
     assert!(ended.books.syscalls.is_some_and(|calls| calls < 10), "{:?}", ended.books);
+
+    note("books that another program got into say so, and count its copies out");
+    let noise = "while :; do dd if=/bin/busybox of=/dev/null bs=64k; done >/dev/null 2>&1 & echo $!";
+    let noisy = agent.run(&["/bin/sh", "-c", noise]);
+    let (_, ended) = agent.transfer(&TransferSpec { books: true, ..spec("read-write", BYTES) });
+    agent.run(&["/bin/sh", "-c", &format!("kill {noisy}")]);
+    let note_of = |function: &str| ended.books.notes.iter().find(|note| note.contains(function));
+    assert!(note_of("_copy_to_iter").is_some_and(|note| note.contains("not quiet")), "{:?}", ended.books);
+    assert_eq!(ended.books.copied_bytes["_copy_to_iter"], Some(BYTES), "{:?}", ended.books);
 
     for hazard in ["truncate", "lease"] {
         note(hazard);

@@ -1,5 +1,6 @@
 //! The host's end of the record port: one JSON object per line, each wait with a name and a deadline.
 
+use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -164,7 +165,11 @@ fn parse(line: &[u8]) -> Result<Event> {
             *text = plain(text);
         }
         Event::Shown { story, .. } => story.iter_mut().for_each(|line| *line = plain(line)),
-        Event::TransferEnd { books, .. } => books.reasons.values_mut().for_each(|reason| *reason = plain(reason)),
+        Event::TransferEnd { books, .. } => {
+            books.reasons.values_mut().chain(&mut books.notes).for_each(|text| *text = plain(text));
+            plain_names(&mut books.copied_bytes);
+            plain_names(&mut books.claims);
+        }
         _ => {}
     }
     Ok(event)
@@ -173,4 +178,40 @@ fn parse(line: &[u8]) -> Result<Event> {
 /// A guest's words without what would steer a terminal.
 fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// The same with the names of figures.
+fn plain_names<T>(figures: &mut BTreeMap<String, T>) {
+    *figures = std::mem::take(figures).into_iter().map(|(name, figure)| (plain(&name), figure)).collect();
+}
+
+#[cfg(test)]
+mod tests {
+    use vnic::record::wire::{Books, Receipt};
+
+    use super::*;
+
+    #[test]
+    fn whatever_a_guest_says_of_a_transfer_cannot_steer_a_terminal() {
+        let word = || "\u{1b}[2Jzero-copy\u{7}".to_owned();
+        let books = Books {
+            copied_bytes: [(word(), Some(1))].into(),
+            claims: [(word(), 2)].into(),
+            reasons: [("syscalls".to_owned(), word())].into(),
+            notes: vec![word()],
+            ..Books::default()
+        };
+        let receipt = Receipt { bytes: 1, sha256: "ab".repeat(32) };
+        let said = Event::TransferEnd { bytes_sent: 1, seconds: 0.5, receipt, pages: Vec::new(), books };
+        let Ok(Event::TransferEnd { books, .. }) = parse(&serde_json::to_vec(&said).unwrap()) else {
+            panic!("it is an event");
+        };
+        let heard = [
+            books.copied_bytes.keys().collect::<Vec<_>>(),
+            books.claims.keys().collect(),
+            books.reasons.values().collect(),
+            books.notes.iter().collect(),
+        ];
+        assert_eq!(heard, [[" [2Jzero-copy "]; 4]);
+    }
 }

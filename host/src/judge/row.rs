@@ -142,6 +142,7 @@ pub(super) fn judged(row: &Row, expected: Option<Verdict>, transfer: &Transfer, 
         verdict: None,
         why: String::new(),
         expected,
+        notes: transfer.guest.notes.clone(),
         reasons,
     };
     let circumstances = Circumstances {
@@ -151,11 +152,11 @@ pub(super) fn judged(row: &Row, expected: Option<Verdict>, transfer: &Transfer, 
     };
     verdict::judge(&mut method, circumstances);
     if !transfer.nic.sg {
-        method.why.push_str(if csum_offered {
-            "; scatter-gather was switched off in the guest (ethtool -K)"
-        } else {
-            "; the device withholds csum, and without it the guest's NIC has no scatter-gather"
-        });
+        method.notes.push(if csum_offered { SG_OFF_BY_GUEST } else { SG_OFF_BY_DEVICE }.to_owned());
+    }
+    for note in &method.notes {
+        method.why.push_str("; ");
+        method.why.push_str(note);
     }
     if let Some(refusal) = refused_wish(row, transfer.nic) {
         method.verdict = None;
@@ -165,6 +166,10 @@ pub(super) fn judged(row: &Row, expected: Option<Verdict>, transfer: &Transfer, 
     explain_nulls(&mut method, "it was not measured");
     method
 }
+
+/// The two ways to a NIC without scatter-gather.
+const SG_OFF_BY_GUEST: &str = "scatter-gather was switched off in the guest (ethtool -K)";
+const SG_OFF_BY_DEVICE: &str = "the device withholds csum, and without it the guest's NIC has no scatter-gather";
 
 /// The figures of the device's books.
 const DEVICE_FIGURES: [&str; 8] = [
@@ -208,6 +213,7 @@ pub(super) fn failed(row: &Row, expected: Option<Verdict>, nic: NicState, why: &
         verdict: None,
         why: why.to_owned(),
         expected,
+        notes: Vec::new(),
         reasons: BTreeMap::new(),
     };
     explain_nulls(&mut method, why);

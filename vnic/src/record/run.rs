@@ -90,6 +90,9 @@ pub struct Method {
     pub why: String,
     /// What this row should show on a kernel that does as documented; `null` where nothing is expected.
     pub expected: Option<Verdict>,
+    /// What is to be known beside the figures: by whom scatter-gather was switched off, that the guest was not quiet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// Why a figure of this object, or of the ones inside, is `null`; the key is the path, `guest.syscalls`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub reasons: BTreeMap<String, String>,

@@ -228,4 +228,7 @@ pub struct Books {
     pub claims: BTreeMap<String, u64>,
     /// Why a figure is missing.
     pub reasons: BTreeMap<String, String>,
+    /// What is to be known beside the figures: that other programs ran, say. One sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }

@@ -20,6 +20,7 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use vnic::record::wire::PAGE_SIZE;
 
 use super::perf::{self, Attr, Scope};
+use super::sums::Sums;
 
 const BREAKPOINT_EXECUTE: u32 = 4;
 const SAMPLE_TID: u64 = 1 << 1;
@@ -40,24 +41,18 @@ pub(super) enum Register {
     Si = 4,
 }
 
-/// What was summed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Sums {
-    /// By this process.
-    pub(super) own: u64,
-    /// By anyone else.
-    pub(super) others: u64,
-    /// Calls that the kernel could not record.
-    pub(super) lost: u64,
-}
-
 /// A sum over calls of one function, on every CPU.
 #[derive(Debug)]
 pub(super) struct Breakpoint {
     rings: Vec<Ring>,
-    sums: Sums,
-    /// This process. Asked for once: `getpid` is a system call, which the books would count.
-    own: u32,
+    counts: Counts,
+}
+
+/// What was read out of the rings.
+#[derive(Debug, Default)]
+struct Counts {
+    by_process: Vec<(u32, u64)>,
+    lost: u64,
 }
 
 impl Breakpoint {
@@ -79,13 +74,13 @@ impl Breakpoint {
         for cpu in online_cpus()? {
             rings.push(Ring::new(perf::open(attr, Scope::Cpu(cpu))?, bytes.next_power_of_two())?);
         }
-        Ok(Breakpoint { rings, sums: Sums::default(), own: std::process::id() })
+        Ok(Breakpoint { rings, counts: Counts::default() })
     }
 
     /// Reads what the rings hold. No system call.
     pub(super) fn drain(&mut self) {
         for ring in &mut self.rings {
-            ring.drain(|kind, body| self.sums.add(self.own, kind, body));
+            ring.drain(|kind, body| self.counts.add(kind, body));
         }
     }
 
@@ -102,21 +97,25 @@ impl Breakpoint {
     /// All that was counted.
     pub(super) fn sums(&mut self) -> Sums {
         self.drain();
-        self.sums
+        let mut sums = Sums { lost: self.counts.lost, ..Sums::default() };
+        sums.count(&self.counts.by_process);
+        sums
     }
 }
 
-impl Sums {
+impl Counts {
     /// Takes a record.
-    fn add(&mut self, own: u32, kind: u32, body: &[u8]) {
+    fn add(&mut self, kind: u32, body: &[u8]) {
         let u32_at = |at: usize| body.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
         let u64_at = |at: usize| body.get(at..at + 8)?.try_into().ok().map(u64::from_ne_bytes);
         match kind {
             // Process, thread, register ABI, register.
-            RECORD_SAMPLE => match (u32_at(0), u64_at(16)) {
-                (Some(pid), Some(bytes)) if pid == own => self.own = self.own.saturating_add(bytes),
-                (Some(_), Some(bytes)) => self.others = self.others.saturating_add(bytes),
-                _ => self.lost += 1,
+            RECORD_SAMPLE => match u32_at(0).zip(u64_at(16)) {
+                Some((process, bytes)) => match self.by_process.iter_mut().find(|(known, _)| *known == process) {
+                    Some((_, sum)) => *sum = sum.saturating_add(bytes),
+                    None => self.by_process.push((process, bytes)),
+                },
+                None => self.lost += 1,
             },
             // Event id, count.
             RECORD_LOST => self.lost = self.lost.saturating_add(u64_at(8).unwrap_or(1)),
@@ -226,20 +225,20 @@ mod tests {
 
     #[test]
     fn samples_are_summed_by_whose_they_are() {
-        let mut sums = Sums::default();
-        sums.add(1, RECORD_SAMPLE, &sample(1, 4096));
-        sums.add(1, RECORD_SAMPLE, &sample(1, 96));
-        sums.add(1, RECORD_SAMPLE, &sample(2, 10));
-        assert_eq!(sums, Sums { own: 4192, others: 10, lost: 0 });
+        let mut counts = Counts::default();
+        for (process, bytes) in [(1, 4096), (1, 96), (2, 10)] {
+            counts.add(RECORD_SAMPLE, &sample(process, bytes));
+        }
+        assert_eq!((counts.by_process, counts.lost), (vec![(1, 4192), (2, 10)], 0));
     }
 
     #[test]
     fn a_lost_record_is_noticed() {
-        let mut sums = Sums::default();
+        let mut counts = Counts::default();
         let body = [&9_u64.to_ne_bytes()[..], &3_u64.to_ne_bytes()].concat();
-        sums.add(1, RECORD_LOST, &body);
-        sums.add(1, RECORD_SAMPLE, &[0; 5]);
-        assert_eq!(sums.lost, 4);
+        counts.add(RECORD_LOST, &body);
+        counts.add(RECORD_SAMPLE, &[0; 5]);
+        assert_eq!(counts.lost, 4);
     }
 
     #[test]

@@ -6,10 +6,11 @@
 //! once.
 //!
 //! Two of them run in the program's own system calls: only this process's calls count, and copies of others meanwhile
-//! are told apart. The others run wherever TCP happens to send from, interrupts included: all calls count, and the
-//! guest must be quiet.
+//! are told apart. The others run wherever TCP happens to send from, in an interrupt of whoever runs then: all calls
+//! count, and the guest must be quiet. Whether it was is in the notes.
 
-use super::breakpoint::{Breakpoint, Register, Sums};
+use super::breakpoint::{Breakpoint, Register};
+use super::sums::Sums;
 use super::symbols::{self, Symbols};
 use super::tracefs::Kprobe;
 
@@ -108,18 +109,62 @@ impl Copies {
 
     /// Writes what was counted into the record.
     pub(super) fn close(self, books: &mut wire::Books) {
-        let mut others = 0;
         for (function, counter) in self.0 {
-            let counted = counter.and_then(|counter| counter.close(function.context, &mut others));
-            if let Err(why) = &counted {
-                books.reasons.insert(format!("copied_bytes.{}", function.name), why.clone());
+            let counted = counter.and_then(|counter| counter.close(function.context));
+            let bytes = match counted {
+                Ok(counted) => {
+                    books.notes.extend(counted.note(function));
+                    Some(counted.bytes)
+                }
+                Err(why) => {
+                    books.reasons.insert(format!("copied_bytes.{}", function.name), why);
+                    None
+                }
+            };
+            books.copied_bytes.insert(function.name.to_owned(), bytes);
+        }
+    }
+}
+
+/// What a function copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Counted {
+    /// In the transfer's books.
+    bytes: u64,
+    /// While another program ran: in the books too where the function runs for whoever sends.
+    others: u64,
+}
+
+impl Counted {
+    fn new(sums: Sums, context: Context) -> Result<Counted, String> {
+        let Sums { own, others, kernel, lost } = sums;
+        if lost > 0 {
+            return Err(format!("more calls than their ring had room for: {lost} records lost"));
+        }
+        let bytes = match context {
+            Context::SystemCall => own,
+            Context::Stack => own.saturating_add(kernel).saturating_add(others),
+        };
+        Ok(Counted { bytes, others })
+    }
+
+    /// That the guest was not quiet.
+    fn note(self, function: Function) -> Option<String> {
+        if self.others == 0 {
+            return None;
+        }
+        let (bytes, name) = (self.others, function.name);
+        Some(match function.context {
+            Context::SystemCall => {
+                format!(
+                    "the guest was not quiet: other programs had {bytes} bytes copied by {name} meanwhile, not counted"
+                )
             }
-            books.copied_bytes.insert(function.name.to_owned(), counted.ok());
-        }
-        if others > 0 {
-            let note = format!("the guest was not quiet: other programs copied {others} bytes meanwhile, not counted");
-            books.reasons.insert("copied_bytes".to_owned(), note);
-        }
+            Context::Stack => format!(
+                "the guest was not quiet: {bytes} of the bytes that {name} copied were copied while another program ran, \
+                 and may be its own"
+            ),
+        })
     }
 }
 
@@ -148,22 +193,57 @@ impl Counter {
         }
     }
 
-    fn close(self, context: Context, others: &mut u64) -> Result<u64, String> {
-        match self {
-            Counter::Kprobe(kprobe) => kprobe.sum(),
+    fn close(self, context: Context) -> Result<Counted, String> {
+        let sums = match self {
+            Counter::Kprobe(kprobe) => {
+                let mut sums = Sums::default();
+                sums.count(&kprobe.sums()?);
+                sums
+            }
             Counter::Breakpoint(mut breakpoint) => {
                 breakpoint.stop().map_err(|error| format!("its breakpoint: {error}"))?;
-                match (breakpoint.sums(), context) {
-                    (Sums { lost: 1.., .. }, _) => {
-                        Err("more calls than their ring had room for: records lost".to_owned())
-                    }
-                    (sums, Context::Stack) => Ok(sums.own.saturating_add(sums.others)),
-                    (sums, Context::SystemCall) => {
-                        *others += sums.others;
-                        Ok(sums.own)
-                    }
-                }
+                breakpoint.sums()
             }
+        };
+        Counted::new(sums, context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const READ: Function = FUNCTIONS[0];
+    const SENT: Function = FUNCTIONS[2];
+
+    fn counted(function: Function, sums: Sums) -> Result<Counted, String> {
+        Counted::new(sums, function.context)
+    }
+
+    #[test]
+    fn a_quiet_guest_needs_no_note() {
+        let sums = Sums { own: 4096, kernel: 100, ..Sums::default() };
+        let (read, sent) = (counted(READ, sums).expect("a figure"), counted(SENT, sums).expect("a figure"));
+        assert_eq!((read.bytes, read.note(READ)), (4096, None));
+        assert_eq!((sent.bytes, sent.note(SENT)), (4196, None));
+    }
+
+    #[test]
+    fn books_that_other_activity_got_into_say_so() {
+        let sums = Sums { own: 4096, others: 70, ..Sums::default() };
+        let read = counted(READ, sums).expect("a figure");
+        assert_eq!(read.bytes, 4096);
+        assert!(read.note(READ).is_some_and(|note| note.contains("70 bytes") && note.contains("not counted")));
+        let sent = counted(SENT, sums).expect("a figure");
+        assert_eq!(sent.bytes, 4166);
+        assert!(sent.note(SENT).is_some_and(|note| note.contains("70 of the bytes") && note.contains("skb_copy_bits")));
+    }
+
+    #[test]
+    fn lost_records_are_no_figure() {
+        for function in [READ, SENT] {
+            let why = counted(function, Sums { own: 4096, lost: 3, ..Sums::default() }).expect_err("three are missing");
+            assert!(why.contains("3 records lost"), "{why}");
         }
     }
 }

@@ -12,6 +12,7 @@ mod breakpoint;
 mod copies;
 mod perf;
 mod program;
+mod sums;
 mod symbols;
 mod tracefs;
 

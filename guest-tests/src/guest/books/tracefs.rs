@@ -27,11 +27,18 @@ impl Kprobe {
         Ok(kprobe)
     }
 
-    /// The sum so far.
-    pub(super) fn sum(&self) -> Result<u64, String> {
+    /// The sums so far, by the thread whose turn it was.
+    pub(super) fn sums(&self) -> Result<Vec<(u32, u64)>, String> {
         let path = format!("{ROOT}/events/vnic/{}/hist", self.function);
         let hist = fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
-        parse(&hist)
+        let sums = parse(&hist)?;
+        let path = format!("{ROOT}/kprobe_profile");
+        let profile = fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
+        match missed(&profile, self.function) {
+            Some(0) => Ok(sums),
+            Some(calls) => Err(format!("the kernel missed {calls} calls: records lost")),
+            None => Err(format!("{path} does not say how many calls were missed")),
+        }
     }
 }
 
@@ -52,22 +59,36 @@ fn append(file: &str, line: &str) -> io::Result<()> {
     OpenOptions::new().append(true).open(format!("{ROOT}/{file}"))?.write_all(format!("{line}\n").as_bytes())
 }
 
-/// Sums a histogram's `bytes` over all keys. One that dropped entries gives no figure.
-fn parse(hist: &str) -> Result<u64, String> {
-    let mut sum = 0_u64;
+/// A histogram's `bytes` by its key, a thread. One that dropped entries gives no figure.
+fn parse(hist: &str) -> Result<Vec<(u32, u64)>, String> {
+    let mut sums = Vec::new();
     for line in hist.lines() {
         if let Some((_, dropped)) = line.split_once("Dropped:")
             && dropped.trim() != "0"
         {
             return Err(format!("the histogram dropped {} calls", dropped.trim()));
         }
-        if line.starts_with('{')
-            && let Some((_, bytes)) = line.split_once("bytes:")
-        {
-            sum += bytes.trim().parse::<u64>().map_err(|_| format!("a histogram line that is none: {line}"))?;
+        if line.starts_with('{') {
+            sums.push(entry(line).ok_or_else(|| format!("a histogram line that is none: {line}"))?);
         }
     }
-    Ok(sum)
+    Ok(sums)
+}
+
+/// `{ common_pid:        104 } hitcount:        720  bytes:    1048576`
+fn entry(line: &str) -> Option<(u32, u64)> {
+    let (key, values) = line.strip_prefix('{')?.split_once('}')?;
+    let (_, thread) = key.split_once("common_pid:")?;
+    let (_, bytes) = values.split_once("bytes:")?;
+    Some((thread.trim().parse().ok()?, bytes.trim().parse().ok()?))
+}
+
+/// Calls during which the kernel was in another probe: `  skb_copy_bits      HITS      MISSED`.
+fn missed(profile: &str, event: &str) -> Option<u64> {
+    profile.lines().find_map(|line| {
+        let mut words = line.split_ascii_whitespace();
+        (words.next()? == event).then(|| words.nth(1)?.parse().ok())?
+    })
 }
 
 #[cfg(test)]
@@ -80,14 +101,23 @@ mod tests {
         Totals:\n    Hits: 732\n    Entries: 2\n    Dropped: 0\n";
 
     #[test]
-    fn a_histogram_is_summed_over_its_keys() {
-        assert_eq!(parse(HIST), Ok(1_049_056));
-        assert_eq!(parse(""), Ok(0));
+    fn a_histogram_has_a_sum_for_each_thread() {
+        assert_eq!(parse(HIST), Ok(vec![(0, 480), (104, 1_048_576)]));
+        assert_eq!(parse(""), Ok(Vec::new()));
+        assert!(parse(&HIST.replace("1048576", "many")).is_err());
     }
 
     #[test]
     fn dropped_calls_are_no_figure() {
         let error = parse(&HIST.replace("Dropped: 0", "Dropped: 3")).expect_err("three are missing");
         assert!(error.contains('3'), "{error}");
+    }
+
+    #[test]
+    fn missed_calls_are_noticed() {
+        let profile = "  skb_copy_bits_more      9      7\n  skb_copy_bits            720               3\n";
+        assert_eq!(missed(profile, "skb_copy_bits"), Some(3));
+        assert_eq!(missed(profile, "skb_copy_ubufs"), None);
+        assert_eq!(missed("  skb_copy_bits 720", "skb_copy_bits"), None);
     }
 }

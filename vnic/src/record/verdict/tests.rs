@@ -31,6 +31,7 @@ fn method(device: DeviceBooks) -> Method {
         verdict: None,
         why: String::new(),
         expected: Some(Verdict::ZeroCopy),
+        notes: Vec::new(),
         reasons: Default::default(),
     }
 }
