@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use vnic::record::row::USERSPACE;
 use vnic::record::run::{Method, NicState, Run};
+use vnic::record::verdict;
 
 use super::table::{Align, Cell, Table};
 
@@ -45,6 +46,9 @@ pub(crate) struct Line<'a> {
     pieces: u64,
     context_switches: Option<u64>,
     cpu_copies: Option<f64>,
+    /// Copies per payload byte by each of the kernel's functions that made some.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    copied_by: BTreeMap<&'a str, f64>,
     dma_copies: Option<f64>,
     physical_instances: Option<u64>,
     cpu_seconds_per_gib: Option<f64>,
@@ -56,13 +60,14 @@ pub(crate) struct Line<'a> {
 const GIB: f64 = (1_u64 << 30) as f64;
 
 /// The heads of the columns behind `nic`, each with the paths of what it shows.
-pub(super) const HEADS: [(&str, &str); 7] = [
+pub(super) const HEADS: [(&str, &str); 8] = [
     ("mode switches", "guest.mode_switches"),
     ("context switches", "guest.context_switches.voluntary"),
     ("CPU copies", "cpu_copies"),
     ("DMA copies", "dma_copies"),
     ("instances", "memory.physical_instances"),
     ("CPU s/GiB", "guest.user_us"),
+    ("copied by", ""),
     ("the kernel claims", ""),
 ];
 
@@ -101,6 +106,7 @@ impl<'a> Line<'a> {
             pieces: chunks.unwrap_or(1),
             context_switches: tasks.voluntary.zip(tasks.involuntary).map(|(own, others)| own.saturating_add(others)),
             cpu_copies: method.cpu_copies,
+            copied_by: verdict::copied_by(method).collect(),
             dma_copies: method.dma_copies,
             physical_instances: method.memory.physical_instances,
             cpu_seconds_per_gib: cpu_us.zip(sent).map(|(us, bytes)| us as f64 / 1e6 * GIB / bytes as f64),
@@ -110,7 +116,7 @@ impl<'a> Line<'a> {
     }
 
     /// The cells of [`HEADS`]; `None` where a figure is missing.
-    pub(super) fn cells(&self) -> [Option<String>; 7] {
+    pub(super) fn cells(&self) -> [Option<String>; 8] {
         let book = |figure: fn(&Textbook) -> u64| self.textbook.as_ref().map(figure);
         // Page faults apart: the textbook leaves them out.
         let faults = 2.0 * self.page_faults.unwrap_or_default() as f64;
@@ -133,6 +139,8 @@ impl<'a> Line<'a> {
             copies(self.dma_copies, book(|book| book.dma_copies)),
             self.physical_instances.map(|count| count.to_string()),
             self.cpu_seconds_per_gib.map(|seconds| format!("{seconds:.2}")),
+            self.cpu_copies
+                .map(|_| self.copied_by.iter().map(|(name, count)| by(name, *count)).collect::<Vec<_>>().join(" + ")),
             Some(claims.join(", ")),
         ]
     }
@@ -144,6 +152,11 @@ fn beside(text: String, measured: f64, book: Option<u64>, by: f64) -> String {
         Some(book) if (measured - book as f64).abs() >= by => format!("{text} (textbook {book})"),
         _ => text,
     }
+}
+
+/// Who copied, with how often where that is not once.
+fn by(function: &str, count: f64) -> String {
+    if (count - 1.0).abs() < 0.005 { function.to_owned() } else { format!("{count:.2} {function}") }
 }
 
 /// With as many decimals as say something.
@@ -187,6 +200,19 @@ pub(super) fn name(method: &str, filesystem: Option<&str>) -> String {
         Some(filesystem) => format!("{method} ({filesystem})"),
         None => method.to_owned(),
     }
+}
+
+/// What is to be known of rows beside their figures: rows, note, each note once.
+pub(super) fn notes(run: &Run) -> Vec<String> {
+    let mut found: Vec<(&str, Vec<String>)> = Vec::new();
+    for (method, note) in run.methods.iter().flat_map(|method| method.notes.iter().map(move |note| (method, note))) {
+        let row = name(&method.method, method.filesystem.as_deref());
+        match found.iter_mut().find(|(known, _)| known == note) {
+            Some((_, rows)) => rows.push(row),
+            None => found.push((note, vec![row])),
+        }
+    }
+    found.into_iter().map(|(note, rows)| format!("{}: {note}", rows.join(", "))).collect()
 }
 
 /// What is missing in the table and why: rows, columns, reason, each reason once.

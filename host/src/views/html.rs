@@ -174,6 +174,9 @@ fn classic_table(out: &mut String, run: &Run) -> fmt::Result {
     for line in classic::missing(run) {
         writeln!(out, "<p class=\"why\">\u{2013} {}</p>", escape(&line))?;
     }
+    for line in classic::notes(run) {
+        writeln!(out, "<p class=\"why\">{}</p>", escape(&line))?;
+    }
     Ok(())
 }
 

@@ -95,6 +95,9 @@ fn text(run: &Run, surprises: &[String]) -> Result<String, fmt::Error> {
     for line in classic::missing(run) {
         writeln!(out, "{DIM}{NULL} {line}{DIM:#}")?;
     }
+    for line in classic::notes(run) {
+        writeln!(out, "{line}")?;
+    }
     writeln!(out, "{DIM}{}{DIM:#}\n", classic::NOTE)?;
     if surprises.is_empty() {
         writeln!(out, "{GOOD}Every digest matches and every verdict is the expected one.{GOOD:#}")?;

@@ -147,6 +147,9 @@ fn textbook_runs_its_rows_and_sg_goes_where_the_name_says() {
     let record = run.record();
     let verdicts: Vec<&Value> = record["methods"].as_array().unwrap().iter().map(|row| &row["verdict"]).collect();
     assert_eq!(verdicts, ["copied", "copied", "zero-copy", "copied", "zero-copy"]);
+    let notes: Vec<&Value> = record["methods"].as_array().unwrap().iter().map(|row| &row["notes"]).collect();
+    let by_guest = json!(["scatter-gather was switched off in the guest (ethtool -K)"]);
+    assert_eq!(notes, [&Value::Null, &Value::Null, &Value::Null, &by_guest, &Value::Null]);
     let lines: Vec<&str> = run.outcome.stderr.lines().collect();
     assert!(lines.contains(&"[3/5] sendfile: zero-copy in 0.25 s"), "{lines:?}");
 }

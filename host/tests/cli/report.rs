@@ -46,9 +46,9 @@ fn the_table_is_the_issues() {
          \n\
          The textbook's table, as measured:\n\
          \n\
-         method          nic          mode switches  context switches  CPU copies  DMA copies         instances  CPU s/GiB  the kernel claims\n\
-         sendfile        sg+csum+tso  –              –                 –           1.00 (textbook 2)  –          –          \n\
-         sendfile-no-sg  csum         –              –                 –           1.00 (textbook 2)  –          –          \n\
+         method          nic          mode switches  context switches  CPU copies  DMA copies         instances  CPU s/GiB  copied by  the kernel claims\n\
+         sendfile        sg+csum+tso  –              –                 –           1.00 (textbook 2)  –          –          –          \n\
+         sendfile-no-sg  csum         –              –                 –           1.00 (textbook 2)  –          –          –          \n\
          – sendfile, sendfile-no-sg: CPU copies: not watched\n\
          Copies are per payload byte sent. The textbook's second copy by DMA is from the disk to the page cache: not the NIC's. \
          CPU time is the sending thread's, waiting by polling included.\n\
@@ -94,10 +94,23 @@ fn the_textbooks_figures_stand_beside_the_measured_ones_where_they_differ() {
         row["cpu_copies"] = json!(copies);
         row["memory"]["physical_instances"] = json!(instances);
     }
+    let bytes = 16u64 << 20;
+    for (at, copied) in [
+        (0, json!({"_copy_to_iter": bytes, "_copy_from_iter": bytes, "skb_copy_bits": 0})),
+        (1, json!({"_copy_to_iter": bytes, "_copy_from_iter": bytes, "skb_copy_bits": bytes})),
+        (2, json!({"_copy_to_iter": 90, "_copy_from_iter": bytes, "skb_copy_bits": null})),
+        (3, json!({"_copy_to_iter": 90})),
+        (4, json!({"skb_copy_bits": bytes / 4, "skb_copy_and_csum_bits": bytes / 4 * 3})),
+    ] {
+        record["methods"][at]["guest"]["copied_bytes"] = copied;
+    }
     record["methods"][2]["guest"]["page_faults"] = json!(4096);
     record["methods"][3]["guest"]["user_us"] = json!(1000);
     record["methods"][3]["guest"]["system_us"] = json!(38_062);
     record["methods"][4]["guest"]["claims"] = json!({"zero-copy": 256});
+    for at in [1, 4] {
+        record["methods"][at]["notes"] = json!(["scatter-gather was switched off"]);
+    }
     scratch.file("run.json", &record.to_string());
     let outcome = scratch.run(&["report", "run.json", "--html", "run.html"]);
     let (_, table) = outcome.stdout.split_once("as measured:\n\n").unwrap();
@@ -105,19 +118,22 @@ fn the_textbooks_figures_stand_beside_the_measured_ones_where_they_differ() {
     assert_eq!(
         lines,
         [
-            "method              nic          mode switches                            context switches  CPU copies         DMA copies         instances  CPU s/GiB  the kernel claims",
-            "read-write          sg+csum+tso  4 a chunk                                4                 2.00               1.00 (textbook 2)  3          –          ",
-            "read-write-no-sg    csum         4 a chunk                                4                 3.00 (textbook 2)  1.00 (textbook 2)  4          –          ",
-            "mmap-write          sg+csum+tso  2 a chunk (textbook 4) + 8192 by faults  4                 1.00               1.00 (textbook 2)  2          –          ",
-            "sendfile            sg+csum+tso  2 in all                                 4                 0.00               1.00 (textbook 2)  1          2.50       ",
-            "msg-zerocopy-no-sg  csum         2.34 a chunk                             4                 1.00               1.00               2          –          zero-copy 256",
+            "method              nic          mode switches                            context switches  CPU copies         DMA copies         instances  CPU s/GiB  copied by                                         the kernel claims",
+            "read-write          sg+csum+tso  4 a chunk                                4                 2.00               1.00 (textbook 2)  3          –          _copy_from_iter + _copy_to_iter                   ",
+            "read-write-no-sg    csum         4 a chunk                                4                 3.00 (textbook 2)  1.00 (textbook 2)  4          –          _copy_from_iter + _copy_to_iter + skb_copy_bits   ",
+            "mmap-write          sg+csum+tso  2 a chunk (textbook 4) + 8192 by faults  4                 1.00               1.00 (textbook 2)  2          –          _copy_from_iter                                   ",
+            "sendfile            sg+csum+tso  2 in all                                 4                 0.00               1.00 (textbook 2)  1          2.50                                                         ",
+            "msg-zerocopy-no-sg  csum         2.34 a chunk                             4                 1.00               1.00               2          –          0.75 skb_copy_and_csum_bits + 0.25 skb_copy_bits  zero-copy 256",
         ]
     );
+    let note = "read-write-no-sg, msg-zerocopy-no-sg: scatter-gather was switched off";
+    assert!(table.lines().any(|line| line == note), "{table}");
     let page = std::fs::read_to_string(scratch.path("run.html")).unwrap();
-    assert!(page.contains("<td class=\"word\">3.00 (textbook 2)</td>"), "{page}");
+    assert!(page.contains("<td class=\"word\">3.00 (textbook 2)</td>") && page.contains(note), "{page}");
     let json = scratch.run(&["report", "run.json", "--json"]).json();
     assert_eq!(json["classic"][2]["mode_switches"], 34.0, "{json}");
     assert_eq!(json["classic"][2]["textbook"], json!({"mode_switches": 4, "cpu_copies": 1, "dma_copies": 2}));
+    assert_eq!(json["classic"][4]["copied_by"], json!({"skb_copy_and_csum_bits": 0.75, "skb_copy_bits": 0.25}));
     assert_eq!(json["classic"][4]["cpu_seconds_per_gib"], Value::Null);
     assert_eq!(json["classic"][4]["kernel_claims"], json!({"zero-copy": 256}));
 }

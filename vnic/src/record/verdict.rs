@@ -24,7 +24,7 @@ mod guest;
 mod memory;
 
 pub use device::device;
-pub use guest::{copies_per_byte, guest};
+pub use guest::{copied_by, copies_per_byte, guest};
 pub use memory::memory;
 
 /// From this share of payload bytes, all of them are meant (TCP may re-send a byte or two from a linearised skb).

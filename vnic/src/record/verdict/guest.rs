@@ -4,6 +4,9 @@ use super::{Copies, Scope, Testimony};
 use crate::record::row::Way;
 use crate::record::run::Method;
 
+/// Copies per payload byte; less is a socket's few bytes beside the payload.
+const WORTH_NAMING: f64 = 0.005;
+
 /// Bytes copied by the guest's CPU per payload byte, by its kernel's books.
 ///
 /// # Errors
@@ -33,6 +36,15 @@ pub fn copies_per_byte(method: &Method) -> Result<f64, String> {
     }
 }
 
+/// The functions that copied a share of the payload worth naming, with how often each copied a payload byte.
+pub fn copied_by(method: &Method) -> impl Iterator<Item = (&str, f64)> {
+    let sent = method.bytes_sent.filter(|sent| *sent > 0);
+    let copied = method.guest.copied_bytes.iter().filter_map(|(function, bytes)| Some((function.as_str(), (*bytes)?)));
+    copied
+        .filter_map(move |(function, bytes)| Some((function, bytes as f64 / sent? as f64)))
+        .filter(|(_, share)| *share >= WORTH_NAMING)
+}
+
 fn reason<'a>(method: &'a Method, path: &str) -> Option<&'a str> {
     method.reasons.get(path).map(String::as_str)
 }
@@ -49,15 +61,7 @@ pub fn guest(method: &Method, way: Way) -> Testimony {
         // A cipher's output goes through none of the functions.
         Way::Cipher => Copies::at_least(count),
     };
-    let sent = method.bytes_sent.unwrap_or_default() as f64;
-    let by: Vec<String> = method
-        .guest
-        .copied_bytes
-        .iter()
-        .filter_map(|(function, bytes)| Some((function, (*bytes)? as f64 / sent)))
-        .filter(|(_, share)| *share >= 0.005)
-        .map(|(function, share)| format!("{function} {share:.2}"))
-        .collect();
+    let by: Vec<String> = copied_by(method).map(|(function, share)| format!("{function} {share:.2}")).collect();
     let mut figures = format!("the CPU copied each payload byte {count:.2} times");
     if !by.is_empty() {
         figures.push_str(&format!(" ({})", by.join(", ")));
