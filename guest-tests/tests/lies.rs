@@ -1,0 +1,118 @@
+//! A real guest, a real device, and a lie in what one of them is heard to say: the others' figures are true, and the judge
+//! must notice.
+
+use std::fs;
+use std::process::Command;
+
+use guest_tests::fixture::{Child, Deadline, Device, Folder, Machine, between, vnic};
+use serde_json::{Value, json};
+use vnic::record::run::{Method, Run, Verdict};
+
+const A_RUN: Deadline = Deadline::secs("a judged run to end", 240);
+const BYTES: u64 = 1 << 20;
+
+/// Who lies about a row, and what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lie {
+    None,
+    /// All payload came from the file's pages.
+    DeviceSawThePageCache,
+    /// None did.
+    DeviceSawCopies,
+    /// The kernel copied each byte so often.
+    GuestCopied(u64),
+    /// The chunk stood so often in memory.
+    MemoryHeld(u64),
+}
+
+const ROWS: [(&str, Lie); 7] = [
+    ("sendfile", Lie::None),
+    ("sendfile", Lie::DeviceSawCopies),
+    ("sendfile", Lie::GuestCopied(1)),
+    ("sendfile", Lie::MemoryHeld(2)),
+    ("read-write", Lie::DeviceSawThePageCache),
+    ("read-write", Lie::GuestCopied(1)),
+    ("read-write", Lie::MemoryHeld(4)),
+];
+
+/// The lies in the order in which one witness speaks of the rows.
+fn told() -> impl FnMut() -> Lie {
+    let mut rows = ROWS.iter();
+    move || rows.next().expect("a row for each testimony").1
+}
+
+/// The device's books of a flow, and what a scan found.
+fn device() -> impl FnMut(&mut Value) {
+    let (mut flows, mut scans) = (told(), told());
+    move |answer| match answer["reply"].as_str() {
+        Some("flow-books") => {
+            let device = &mut answer["device"];
+            let (all, none) = (device["payload_bytes"].clone(), json!(0));
+            let (cached, elsewhere) = match flows() {
+                Lie::DeviceSawThePageCache => (all, none),
+                Lie::DeviceSawCopies => (none, all),
+                _ => return,
+            };
+            device["from_page_cache_bytes"] = cached;
+            device["from_elsewhere_bytes"] = elsewhere;
+        }
+        Some("scan") => {
+            if let Lie::MemoryHeld(count) = scans() {
+                let stamps = &answer["held_stamps"];
+                answer["instances"] = json!({ count.to_string(): stamps });
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The guest kernel's books.
+fn guest() -> impl FnMut(&mut Value) {
+    let mut transfers = told();
+    move |event| {
+        let Some(copied) = event.pointer_mut("/books/copied_bytes") else { return };
+        // The probe has no books.
+        if !copied["_copy_from_iter"].is_u64() {
+            return;
+        }
+        if let Lie::GuestCopied(count) = transfers() {
+            *copied = json!({"_copy_to_iter": 0, "_copy_from_iter": count * BYTES});
+        }
+    }
+}
+
+fn run() -> Run {
+    let folder = Folder::new();
+    let at = |name: &str| folder.path().join(name);
+    let device_there = Device::start(folder.path(), &[]);
+    let mut machine = Machine::start(folder.path(), &[]);
+    machine.wait_for_record_port();
+    between(&at("control.between"), device_there.control().to_owned(), device());
+    between(&at("record.between"), at("record.sock"), guest());
+    let rows: Vec<&str> = ROWS.iter().map(|(row, _)| *row).collect();
+    let mut judge = Command::new(vnic());
+    judge.arg("judge").arg("--control").arg(at("control.between")).arg("--record").arg(at("record.between"));
+    judge.args(["--transfer", &rows.join(","), "--bytes", &BYTES.to_string()]).arg("--output").arg(at("run.json"));
+    let mut judge = Child::start("judge", folder.path(), judge);
+    let status = judge.wait(A_RUN);
+    assert_eq!(status.code(), Some(1), "a lie is not as expected:\n{}", judge.output());
+    assert!(device_there.stop().success());
+    serde_json::from_slice(&fs::read(at("run.json")).expect("the run's record")).expect("the record is as documented")
+}
+
+/// All three figures, whoever lied.
+fn tells_all(row: &Method) -> bool {
+    let figures = ["payload bytes", "the CPU copied each payload byte", "the held chunk stood"];
+    figures.iter().all(|figure| row.why.contains(figure))
+}
+
+#[test]
+fn a_lie_of_any_one_witness_is_contradicted_by_the_others() {
+    let run = run();
+    assert_eq!(run.methods.len(), ROWS.len());
+    for (row, (name, lie)) in run.methods.iter().zip(ROWS) {
+        let expected = if lie == Lie::None { row.expected } else { Some(Verdict::WitnessesDisagree) };
+        assert_eq!(row.verdict, expected, "{name}, {lie:?}: {}", row.why);
+        assert!(tells_all(row), "{name}, {lie:?}: {}", row.why);
+    }
+}
