@@ -5,7 +5,7 @@
 //! | [`options`] | what `serve` is told |
 //! | [`shared`] | what the threads share |
 //! | [`queue`] | one queue at work |
-//! | `transmit`, `receive` | one burst of a queue |
+//! | `transmit`, `receive`, `turn` | one burst of a queue, or of a pair |
 //! | [`worker`], [`workers`] | the data path's threads |
 //! | [`device`] | the device as the session drives it |
 //! | `eyes` | what looks on: tracer, watched flow, capture |
@@ -27,6 +27,7 @@ mod status;
 mod tests;
 mod trace;
 mod transmit;
+mod turn;
 pub mod worker;
 pub mod workers;
 

@@ -25,7 +25,7 @@ use super::shared::{About, Shared};
 use super::worker::{Notice, Notices};
 use super::workers::Workers;
 use crate::link::capture::CaptureError;
-use crate::link::{self, AnyPort, Capture, LinkKind, OpenError, Port};
+use crate::link::{self, AnyPort, Capture, LinkKind, OpenError};
 use crate::net::features;
 use crate::observe::discovery;
 use crate::spec::Features;
@@ -108,7 +108,7 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
     };
     // Its thread is one of ours: after the signals are blocked.
     let capture = options.capture.as_deref().map(Capture::create).transpose()?;
-    let counters = ports.iter().map(Port::counters).chain(capture.as_ref().map(Capture::counters)).collect();
+    let counters = ports.iter().map(AnyPort::counters).chain(capture.as_ref().map(Capture::counters)).collect();
     let mut shared = Shared::new(about, options.queue_pairs.saturating_mul(2), counters);
     shared.pinger = ports.iter().find_map(AnyPort::pinger);
     let shared = Arc::new(shared);

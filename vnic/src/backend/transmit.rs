@@ -3,7 +3,7 @@
 use super::queue::Queue;
 use super::shared::QueueShared;
 use super::worker::{BURST, Eyes, Progress};
-use crate::link::{Port, Transmitted};
+use crate::link::{LinkError, Port, Transmitted};
 use crate::net::{Frame, header_len};
 use crate::observe::counters::QueueCounters;
 use crate::ring::{ChainView, DeviceRing, Ended, Fate, Visitor};
@@ -30,10 +30,34 @@ impl Tally {
     }
 }
 
+/// What takes the frames of a burst.
+pub(super) trait Outlet {
+    /// Takes a frame, or says that it is full. What it has taken it shows to `eyes`, if anyone looks.
+    fn offer(&mut self, queue: &QueueShared, frame: &Frame<'_>, eyes: &mut Eyes<'_>) -> Result<Transmitted, LinkError>;
+}
+
+/// The link, for one queue pair.
+pub(super) struct ToLink<'a, P> {
+    pub(super) port: &'a mut P,
+    pub(super) pair: usize,
+}
+
+impl<P: Port> Outlet for ToLink<'_, P> {
+    #[inline(always)]
+    fn offer(&mut self, queue: &QueueShared, frame: &Frame<'_>, eyes: &mut Eyes<'_>) -> Result<Transmitted, LinkError> {
+        let transmitted = self.port.transmit(self.pair, frame)?;
+        if let Transmitted::Taken { read, copied } = transmitted
+            && eyes.open()
+        {
+            eyes.transmitted(queue, frame, read, copied);
+        }
+        Ok(transmitted)
+    }
+}
+
 /// What is done with each chain of a burst.
-struct Transmit<'a, 'e, P> {
-    port: &'a mut P,
-    pair: usize,
+struct Transmit<'a, 'e, O> {
+    outlet: &'a mut O,
     features: Features,
     shared: &'a QueueShared,
     eyes: &'a mut Eyes<'e>,
@@ -42,7 +66,7 @@ struct Transmit<'a, 'e, P> {
     tally: Tally,
 }
 
-impl<P: Port> Visitor for Transmit<'_, '_, P> {
+impl<O: Outlet> Visitor for Transmit<'_, '_, O> {
     #[inline(always)]
     fn glance(&mut self, chain: ChainView<'_>) -> Option<Fate> {
         if !self.glances {
@@ -61,7 +85,7 @@ impl<P: Port> Visitor for Transmit<'_, '_, P> {
     }
 }
 
-impl<P: Port> Transmit<'_, '_, P> {
+impl<O: Outlet> Transmit<'_, '_, O> {
     /// Looks at a chain whatever it is.
     #[inline(never)]
     fn look(&mut self, chain: ChainView<'_>) -> Fate {
@@ -77,17 +101,14 @@ impl<P: Port> Transmit<'_, '_, P> {
         }
     }
 
-    /// Offers a frame to the port.
+    /// Offers a frame to the outlet.
     #[inline(always)]
     fn offer(&mut self, frame: &Frame<'_>) -> Fate {
-        match self.port.transmit(self.pair, frame) {
+        match self.outlet.offer(self.shared, frame, self.eyes) {
             Ok(Transmitted::Taken { read, copied }) => {
                 self.tally.bytes += u64::from(frame.len);
                 self.tally.read += u64::from(read);
                 self.tally.copied += u64::from(copied);
-                if self.eyes.open() {
-                    self.eyes.transmitted(self.shared, frame, read, copied);
-                }
             }
             Ok(Transmitted::Full) => return Fate::Leave,
             // The port has counted it by reason; a log line per frame would cost more than the frame.
@@ -99,18 +120,12 @@ impl<P: Port> Transmit<'_, '_, P> {
     }
 }
 
-/// Takes up to [`BURST`] chains from `queue` and offers their frames to `port`. What the link has no room for stays
-/// in the ring.
-pub(super) fn burst<P: Port>(
-    queue: &mut Queue,
-    port: &mut P,
-    pair: usize,
-    features: Features,
-    eyes: &mut Eyes<'_>,
-) -> Progress {
+/// Takes up to [`BURST`] chains from `queue` and offers their frames to `outlet`. What it has no room for stays in the
+/// ring.
+pub(super) fn burst(queue: &mut Queue, outlet: &mut impl Outlet, features: Features, eyes: &mut Eyes<'_>) -> Progress {
     let Queue { ring, segments, shared, .. } = queue;
     let glances = !eyes.open() && header_len(features) == NET_HEADER_LEN;
-    let mut transmit = Transmit { port, pair, features, shared, eyes, glances, tally: Tally::default() };
+    let mut transmit = Transmit { outlet, features, shared, eyes, glances, tally: Tally::default() };
     let ended = ring.drain(segments, BURST, &mut transmit);
     let Transmit { tally, .. } = transmit;
     if tally.chains > 0 {

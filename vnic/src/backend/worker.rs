@@ -6,7 +6,8 @@
 //! Operation, one pass:
 //! 1. The port does what is due ([`Port::poll`]).
 //! 2. Every live transmitq hands a burst to the port; the port works on it.
-//! 3. Every live receiveq takes a burst from the port.
+//! 3. Every live receiveq takes a burst from the port. (With a port that turns frames around, 2 and 3 are one for each
+//!    pair.)
 //! 4. Commands.
 //!
 //! After passes without progress, as many as [`Patience`] says, notifications are armed, and if that finds nothing new
@@ -32,7 +33,7 @@ use super::options::PollMode;
 use super::patience::Patience;
 use super::queue::{Kick, Queue};
 use super::shared::{QueueState, Shared};
-use super::{receive, transmit};
+use super::{receive, transmit, turn};
 use crate::link::{LinkError, Port};
 use crate::observe::flow::FlowWatch;
 use crate::ring::DeviceRing;
@@ -167,6 +168,7 @@ pub struct Worker<P> {
     notices: Notices,
     patience: Patience,
     scratch: receive::Scratch,
+    stock: turn::Stock,
     lost_told: bool,
 }
 
@@ -203,6 +205,7 @@ impl<P: Port> Worker<P> {
             notices,
             patience: Patience::new(poll),
             scratch: receive::Scratch::default(),
+            stock: turn::Stock::default(),
             lost_told: false,
         })
     }
@@ -236,12 +239,22 @@ impl<P: Port> Worker<P> {
     /// One pass over port and queues. Returns whether anything was done.
     fn pass(&mut self, now: Instant) -> bool {
         self.port.poll(now);
+        let best = if P::TURNS { self.turn() } else { self.both_ways() };
+        if !self.lost_told && self.queues.values().any(|queue| queue.segments.memory().lost()) {
+            self.lost_told = true;
+            self.notices.send(Notice::MemoryLost);
+        }
+        best >= Progress::Some
+    }
+
+    /// Every queue has its turn with the port.
+    fn both_ways(&mut self) -> Progress {
         let mut eyes = self.eyes.look(&self.shared);
         let mut best = Progress::Idle;
         for queue in self.queues.values_mut().filter(|queue| is_transmitq(queue.index) && queue.is_live()) {
             queue.ring.disable_notifications();
-            let pair = usize::from(queue.index / 2);
-            let progress = transmit::burst(queue, &mut self.port, pair, self.features, &mut eyes);
+            let mut link = transmit::ToLink { port: &mut self.port, pair: usize::from(queue.index / 2) };
+            let progress = transmit::burst(queue, &mut link, self.features, &mut eyes);
             queue.blocked = progress == Progress::Blocked;
             best = best.max(progress);
         }
@@ -249,6 +262,7 @@ impl<P: Port> Worker<P> {
             self.port.poll(Instant::now());
         }
         for queue in self.queues.values_mut().filter(|queue| !is_transmitq(queue.index) && queue.is_live()) {
+            queue.ring.disable_notifications();
             let pair = usize::from(queue.index / 2);
             let progress = receive::burst(queue, &mut self.port, pair, self.features, &mut self.scratch, &mut eyes);
             queue.blocked = progress == Progress::Blocked;
@@ -257,11 +271,34 @@ impl<P: Port> Worker<P> {
             }
             best = best.max(progress);
         }
-        if !self.lost_told && self.queues.values().any(|queue| queue.segments.memory().lost()) {
-            self.lost_told = true;
-            self.notices.send(Notice::MemoryLost);
+        best
+    }
+
+    /// Every pair has its turn: what its transmitq holds goes to its receiveq.
+    fn turn(&mut self) -> Progress {
+        let mut eyes = self.eyes.look(&self.shared);
+        let mut best = Progress::Idle;
+        let mut queues = self.queues.values_mut().peekable();
+        while let Some(queue) = queues.next() {
+            if is_transmitq(queue.index) {
+                // One without a receiveq: nothing can be done for it.
+                queue.blocked = true;
+                continue;
+            }
+            let Some(transmitq) = queues.next_if(|next| next.index == queue.index + 1) else { continue };
+            transmitq.blocked = !queue.is_live();
+            if transmitq.blocked || !transmitq.is_live() {
+                continue;
+            }
+            transmitq.ring.disable_notifications();
+            queue.ring.disable_notifications();
+            let [sent, received] =
+                turn::burst(transmitq, queue, &mut self.port, self.features, &mut self.stock, &mut eyes);
+            transmitq.blocked = sent == Progress::Blocked;
+            queue.blocked = received == Progress::Blocked;
+            best = best.max(sent).max(received);
         }
-        best >= Progress::Some
+        best
     }
 
     /// Asks the driver for kicks where one would help. Returns whether something came in the meantime.

@@ -6,6 +6,7 @@
 //! 1. [`Port::poll`], once, with the time.
 //! 2. Transmit: each chain as a [`Frame`] to [`Port::transmit`]. On [`Transmitted::Full`] it keeps the chain and goes on.
 //! 3. Receive: while [`Port::pending`] says `Some(n)` and the receiveq has room for `n`, [`Port::receive`].
+//!    For a port that [turns](Port::TURNS) frames around, 2 and 3 are one: [`Port::turn`].
 //! 4. Sleep until a ring is kicked, one of [`Port::readable_fds`] is readable (asked only while the receiveq has room: a
 //!    file stays readable until it is read), one of [`Port::writable_fds`] is writable
 //!    (asked only after `Full`), or [`Port::deadline`] has passed.
@@ -90,15 +91,35 @@ pub enum LinkError {
 
 /// The end of a link that one worker owns. `pair` is a queue pair's number.
 pub trait Port: Send {
+    /// Do all frames come back on the receiveq of the pair they were sent on? Then [`turn`](Port::turn) is called for each,
+    /// and neither `transmit` nor `receive`.
+    const TURNS: bool = false;
+
     /// Takes a frame from the driver, or says `Full`.
     ///
     /// # Errors
     /// The frame is lost; the port has counted it by reason.
-    fn transmit(&mut self, pair: usize, frame: &Frame<'_>) -> Result<Transmitted, LinkError>;
+    fn transmit(&mut self, pair: usize, frame: &Frame<'_>) -> Result<Transmitted, LinkError> {
+        let _ = (pair, frame);
+        Ok(Transmitted::Full)
+    }
+
+    /// Puts a frame of the driver straight into its buffers, of which `space` has enough, or as many as there will ever
+    /// be: then the frame is lost and counted.
+    ///
+    /// # Errors
+    /// The frame is lost, nothing is in `space`; the port has counted it by reason.
+    fn turn(&mut self, frame: &Frame<'_>, space: &mut ReceiveSpace<'_>) -> Result<(), LinkError> {
+        let _ = space;
+        Err(LinkError::Refused { bytes: frame.len, reason: "the link turns nothing around" })
+    }
 
     /// Room needed for the next frame to the driver, bytes without virtio-net header; `None`: there is none. A port
     /// that cannot know the size says the largest.
-    fn pending(&mut self, pair: usize) -> Option<usize>;
+    fn pending(&mut self, pair: usize) -> Option<usize> {
+        let _ = pair;
+        None
+    }
 
     /// The driver's buffers hold less than [`pending`](Port::pending) asked for: finds out how long the next frame really
     /// is, where `pending` only said the largest. True: ask `pending` again.
@@ -112,7 +133,10 @@ pub trait Port: Send {
     ///
     /// # Errors
     /// The frame is lost; the port has counted it by reason.
-    fn receive(&mut self, pair: usize, space: &mut ReceiveSpace<'_>) -> Result<Received, LinkError>;
+    fn receive(&mut self, pair: usize, space: &mut ReceiveSpace<'_>) -> Result<Received, LinkError> {
+        let _ = (pair, space);
+        Ok(Received::Nothing)
+    }
 
     /// The driver has the receiveq of `pair` in use from now on (enabled, and not broken), or no longer: a link that
     /// chooses the pair chooses among those in use.
@@ -124,10 +148,15 @@ pub trait Port: Send {
     fn poll(&mut self, now: Instant);
 
     /// When `poll` must be called again though nothing happens; `None`: not at all.
-    fn deadline(&mut self, now: Instant) -> Option<Duration>;
+    fn deadline(&mut self, now: Instant) -> Option<Duration> {
+        let _ = now;
+        None
+    }
 
     /// Files whose readability means there may be frames for the driver. The same ones for the port's whole life.
-    fn readable_fds(&self) -> Vec<BorrowedFd<'_>>;
+    fn readable_fds(&self) -> Vec<BorrowedFd<'_>> {
+        Vec::new()
+    }
 
     /// Files whose writability is waited for because `transmit` said `Full`; empty where `poll` alone makes room.
     fn writable_fds(&self) -> Vec<BorrowedFd<'_>> {
@@ -143,7 +172,10 @@ pub trait Port: Send {
     ///
     /// # Errors
     /// The link cannot do what the driver was promised.
-    fn negotiated(&mut self, features: Features) -> Result<(), LinkError>;
+    fn negotiated(&mut self, features: Features) -> Result<(), LinkError> {
+        let _ = features;
+        Ok(())
+    }
 
     /// Frames and bytes by direction, drops by reason: readable from any thread while the port works.
     fn counters(&self) -> Arc<LinkCounters>;

@@ -1,15 +1,12 @@
 //! A link of any kind, opened by name.
 
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use super::loopback::Loopback;
 use super::peer::{Peer, Pinger};
 use super::sink::{CopyingSink, Sink};
 use super::tap::{Tap, TapError};
-use super::{LinkCounters, LinkError, LinkKind, Port, Received, Transmitted};
-use crate::net::{Frame, ReceiveSpace};
+use super::{LinkCounters, LinkKind, Port};
 use crate::spec::Features;
 
 /// Why a link could not be opened, in one sentence that says what to do.
@@ -28,7 +25,8 @@ pub enum OpenError {
     },
 }
 
-/// A port of any kind: one type, so that a worker needs no indirect call per frame.
+/// A port of any kind, until a worker takes it: each kind has workers of its own, so that none makes an indirect call per
+/// frame.
 #[derive(Debug)]
 pub enum AnyPort {
     /// See [`Peer`].
@@ -56,19 +54,8 @@ pub fn open(kind: &LinkKind, pairs: usize) -> Result<AnyPort, OpenError> {
         LinkKind::Tap(name) => AnyPort::Tap(Tap::open(name)?),
         LinkKind::Sink => AnyPort::Sink(Sink::new()),
         LinkKind::SinkCopy => AnyPort::CopyingSink(CopyingSink::new()),
-        LinkKind::Loopback => AnyPort::Loopback(Loopback::new(pairs)),
+        LinkKind::Loopback => AnyPort::Loopback(Loopback::new()),
     })
-}
-
-impl AnyPort {
-    /// The way to have the other end ping the guest; only a peer does.
-    #[must_use]
-    pub fn pinger(&self) -> Option<Pinger> {
-        match self {
-            AnyPort::Peer(peer) => Some(peer.pinger()),
-            _ => None,
-        }
-    }
 }
 
 /// Calls the same method of whichever port it is.
@@ -84,55 +71,25 @@ macro_rules! each {
     };
 }
 
-impl Port for AnyPort {
-    #[inline]
-    fn transmit(&mut self, pair: usize, frame: &Frame<'_>) -> Result<Transmitted, LinkError> {
-        each!(self, port => port.transmit(pair, frame))
+impl AnyPort {
+    /// The way to have the other end ping the guest; only a peer does.
+    #[must_use]
+    pub fn pinger(&self) -> Option<Pinger> {
+        match self {
+            AnyPort::Peer(peer) => Some(peer.pinger()),
+            _ => None,
+        }
     }
 
-    #[inline]
-    fn pending(&mut self, pair: usize) -> Option<usize> {
-        each!(self, port => port.pending(pair))
-    }
-
-    fn settle(&mut self, pair: usize) -> bool {
-        each!(self, port => port.settle(pair))
-    }
-
-    #[inline]
-    fn receive(&mut self, pair: usize, space: &mut ReceiveSpace<'_>) -> Result<Received, LinkError> {
-        each!(self, port => port.receive(pair, space))
-    }
-
-    fn set_receiving(&mut self, pair: usize, on: bool) {
-        each!(self, port => port.set_receiving(pair, on));
-    }
-
-    fn poll(&mut self, now: Instant) {
-        each!(self, port => port.poll(now));
-    }
-
-    fn deadline(&mut self, now: Instant) -> Option<Duration> {
-        each!(self, port => port.deadline(now))
-    }
-
-    fn readable_fds(&self) -> Vec<BorrowedFd<'_>> {
-        each!(self, port => port.readable_fds())
-    }
-
-    fn writable_fds(&self) -> Vec<BorrowedFd<'_>> {
-        each!(self, port => port.writable_fds())
-    }
-
-    fn lacks(&self) -> Features {
-        each!(self, port => port.lacks())
-    }
-
-    fn negotiated(&mut self, features: Features) -> Result<(), LinkError> {
-        each!(self, port => port.negotiated(features))
-    }
-
-    fn counters(&self) -> Arc<LinkCounters> {
+    /// What it counts.
+    #[must_use]
+    pub fn counters(&self) -> Arc<LinkCounters> {
         each!(self, port => port.counters())
+    }
+
+    /// See [`Port::lacks`].
+    #[must_use]
+    pub fn lacks(&self) -> Features {
+        each!(self, port => port.lacks())
     }
 }

@@ -5,14 +5,12 @@
 //! read the bytes on their way out, they now lie in the host's memory once more. So the same bytes count as
 //! `device_copied_bytes` too.
 
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::counters::counters;
-use super::{LinkCounters, LinkError, Port, Received, Transmitted};
-use crate::net::{Frame, MAX_FRAME_LEN, ReceiveSpace};
-use crate::spec::Features;
+use super::{LinkCounters, LinkError, Port, Transmitted};
+use crate::net::{Frame, MAX_FRAME_LEN};
 
 counters!(Count { Frames = "transmitted_frames", Bytes = "transmitted_bytes" });
 
@@ -81,31 +79,6 @@ impl CopyingSink {
     }
 }
 
-/// What a port does that has nothing for the driver.
-macro_rules! receives_nothing {
-    () => {
-        fn pending(&mut self, _pair: usize) -> Option<usize> {
-            None
-        }
-
-        fn receive(&mut self, _pair: usize, _space: &mut ReceiveSpace<'_>) -> Result<Received, LinkError> {
-            Ok(Received::Nothing)
-        }
-
-        fn deadline(&mut self, _now: Instant) -> Option<Duration> {
-            None
-        }
-
-        fn readable_fds(&self) -> Vec<BorrowedFd<'_>> {
-            Vec::new()
-        }
-
-        fn negotiated(&mut self, _features: Features) -> Result<(), LinkError> {
-            Ok(())
-        }
-    };
-}
-
 impl Port for Sink {
     #[inline(always)]
     fn transmit(&mut self, _pair: usize, frame: &Frame<'_>) -> Result<Transmitted, LinkError> {
@@ -120,8 +93,6 @@ impl Port for Sink {
     fn counters(&self) -> Arc<LinkCounters> {
         Arc::clone(&self.0.counters)
     }
-
-    receives_nothing!();
 }
 
 impl Port for CopyingSink {
@@ -146,8 +117,6 @@ impl Port for CopyingSink {
     fn counters(&self) -> Arc<LinkCounters> {
         Arc::clone(&self.vanished.counters)
     }
-
-    receives_nothing!();
 }
 
 #[cfg(test)]

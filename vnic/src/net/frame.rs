@@ -159,7 +159,7 @@ impl<'a> Frame<'a> {
 
     /// The frame, if it is in one piece with its virtio-net header, as most short ones are.
     #[inline(always)]
-    fn whole(&self) -> Option<GuestSlice<'a>> {
+    pub(super) fn whole(&self) -> Option<GuestSlice<'a>> {
         let mut slices = self.view.readable();
         let first = slices.next()?;
         (slices.len() == 0).then(|| first.advanced(self.skip))

@@ -17,7 +17,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use super::frame::without_first;
-use super::{header, vectored};
+use super::{Frame, header, vectored};
 use crate::memory::GuestSlice;
 use crate::ring::{Chain, Segments};
 use crate::spec::net::NetHeader;
@@ -65,17 +65,51 @@ impl<'a> ReceiveSpace<'a> {
     /// # Errors
     /// It does not fit; nothing has been written.
     pub fn write(&mut self, header: NetHeader, parts: &[&[u8]]) -> Result<(), NoRoom> {
-        let needed = parts.iter().fold(self.header_len, |sum, part| sum + part.len());
+        let len = parts.iter().map(|part| part.len()).sum();
+        self.fill(header, len, parts.iter().copied())
+    }
+
+    /// Copies a frame of the driver from where it lies, and puts `header` in front; `num_buffers` is counted here. At most
+    /// once per space.
+    ///
+    /// # Errors
+    /// It does not fit; nothing has been written.
+    #[inline(always)]
+    pub fn copy(&mut self, header: NetHeader, frame: &Frame<'_>) -> Result<(), NoRoom> {
+        // Nearly all frames go into one buffer, and many come in one.
+        if let (Some(from), Some(to)) = (frame.whole(), self.one_buffer()) {
+            let header = NetHeader { num_buffers: 1, ..header }.to_bytes();
+            let rest = to.advanced(self.header_len);
+            if from.len() <= rest.len() && self.header_len == header.len() {
+                self.written = self.header_len + from.len();
+                to.copy_from(&header);
+                from.copy_to_slice(&rest);
+                return Ok(());
+            }
+        }
+        self.fill(header, frame.len as usize, frame.segments())
+    }
+
+    /// The first chain, if it is one buffer in one piece.
+    #[inline(always)]
+    fn one_buffer(&self) -> Option<GuestSlice<'a>> {
+        let mut slices = self.segments.view(*self.chains.first()?).writable();
+        let first = slices.next()?;
+        (slices.len() == 0).then_some(first)
+    }
+
+    #[inline(never)]
+    fn fill<P: Part>(&mut self, header: NetHeader, len: usize, parts: impl Iterator<Item = P>) -> Result<(), NoRoom> {
+        let needed = self.header_len + len;
         if needed > self.room {
             return Err(NoRoom { needed, room: self.room });
         }
         let mut slices = without_first(self.slices(), self.header_len);
         let mut slice = slices.next();
-        for part in parts {
-            let mut part = *part;
+        for mut part in parts {
             while let Some(here) = slice.filter(|_| !part.is_empty()) {
-                let count = here.copy_from(part);
-                part = part.get(count..).unwrap_or_default();
+                let count = part.copy_to(&here);
+                part = part.behind(count);
                 let rest = here.advanced(count);
                 slice = if rest.is_empty() { slices.next() } else { Some(rest) };
             }
@@ -153,5 +187,44 @@ impl<'a> ReceiveSpace<'a> {
                 break;
             }
         }
+    }
+}
+
+/// A piece of a frame on its way into the driver's buffers.
+trait Part: Sized {
+    fn is_empty(&self) -> bool;
+
+    /// Copies as much as fits. Returns how many bytes.
+    fn copy_to(&self, slice: &GuestSlice<'_>) -> usize;
+
+    /// What comes behind the first `count` bytes.
+    fn behind(self, count: usize) -> Self;
+}
+
+impl Part for &[u8] {
+    fn is_empty(&self) -> bool {
+        <[u8]>::is_empty(self)
+    }
+
+    fn copy_to(&self, slice: &GuestSlice<'_>) -> usize {
+        slice.copy_from(self)
+    }
+
+    fn behind(self, count: usize) -> Self {
+        self.get(count..).unwrap_or_default()
+    }
+}
+
+impl Part for GuestSlice<'_> {
+    fn is_empty(&self) -> bool {
+        GuestSlice::is_empty(self)
+    }
+
+    fn copy_to(&self, slice: &GuestSlice<'_>) -> usize {
+        self.copy_to_slice(slice)
+    }
+
+    fn behind(self, count: usize) -> Self {
+        self.advanced(count)
     }
 }

@@ -20,11 +20,21 @@ const RECEIVE_BUFFERS: u64 = 8 << 20;
 pub(crate) struct Nic {
     pub(crate) ram: GuestRam,
     features: Features,
-    transmit: (SplitDriver, SplitDevice),
-    receive: (SplitDriver, SplitDevice),
+    transmit: Transmitq,
+    receive: Receiveq,
+}
+
+struct Transmitq {
+    driver: SplitDriver,
+    device: SplitDevice,
     segments: Segments,
-    receive_segments: Segments,
-    /// Where the receive buffer of each head is.
+}
+
+struct Receiveq {
+    driver: SplitDriver,
+    device: SplitDevice,
+    segments: Segments,
+    /// Where the buffer of each head is.
     buffers: HashMap<u16, u64>,
     buffer_len: u32,
 }
@@ -37,23 +47,17 @@ impl Nic {
             let (layout, _) = RingLayout::split_at(at, 2048).unwrap();
             let memory = || Arc::clone(ram.memory());
             let driver = SplitDriver::new(layout, memory(), Features::NONE).unwrap();
-            (driver, SplitDevice::new(layout, memory(), Features::NONE, 0).unwrap())
+            let device = SplitDevice::new(layout, memory(), Features::NONE, 0).unwrap();
+            (driver, device, Segments::new(memory(), 64))
         };
-        let (transmit, receive) = (ring(TRANSMIT_RING), ring(RECEIVE_RING));
-        let segments = || Segments::new(Arc::clone(ram.memory()), 64);
-        let (segments, receive_segments) = (segments(), segments());
-        let buffers = HashMap::new();
-        let mut nic = Nic { ram, features, transmit, receive, segments, receive_segments, buffers, buffer_len };
+        let (driver, device, segments) = ring(TRANSMIT_RING);
+        let transmit = Transmitq { driver, device, segments };
+        let (driver, device, segments) = ring(RECEIVE_RING);
+        let mut receive = Receiveq { driver, device, segments, buffers: HashMap::new(), buffer_len };
         for at in 0..u64::from(count) {
-            nic.post(RECEIVE_BUFFERS + at * u64::from(buffer_len));
+            receive.post(RECEIVE_BUFFERS + at * u64::from(buffer_len));
         }
-        nic
-    }
-
-    fn post(&mut self, addr: u64) {
-        let head = self.receive.0.add(&[Buffer::writable(addr, self.buffer_len)], Placement::Direct).unwrap();
-        self.receive.0.publish();
-        self.buffers.insert(head, addr);
+        Nic { ram, features, transmit, receive }
     }
 
     /// Makes a chain of `bytes` cut into buffers of these lengths (the last takes the rest), and gives its frame to `f`.
@@ -63,27 +67,7 @@ impl Nic {
         cuts: &[usize],
         f: impl FnOnce(Result<Frame<'_>, FrameError>) -> R,
     ) -> R {
-        let mut rest = bytes;
-        let mut buffers = Vec::new();
-        let mut addr = TRANSMIT_BUFFERS + 3;
-        for cut in cuts.iter().copied().chain([usize::MAX]) {
-            let (piece, behind) = rest.split_at(cut.min(rest.len()));
-            self.ram.write(addr, piece).unwrap();
-            buffers.push(Buffer::readable(addr, piece.len() as u32));
-            // Never adjacent, never aligned.
-            addr += piece.len() as u64 + 13;
-            rest = behind;
-        }
-        let (driver, device) = &mut self.transmit;
-        driver.add(&buffers, Placement::Direct).unwrap();
-        driver.publish();
-        self.segments.clear();
-        let chain = device.pop(&mut self.segments).unwrap().unwrap();
-        let result = f(Frame::new(self.segments.view(chain), self.features));
-        device.push_used(&chain, 0).unwrap();
-        device.publish();
-        assert_eq!(driver.pop_used().unwrap().unwrap().written, 0);
-        result
+        self.transmit.with_frame(&self.ram, self.features, bytes, cuts, f)
     }
 
     /// Sends a frame as Linux does: header and protocol headers in the first buffer, payload in pages.
@@ -93,26 +77,105 @@ impl Nic {
         header: NetHeader,
         frame: &[u8],
     ) -> Result<Transmitted, LinkError> {
-        let len = header::header_len(self.features);
-        let bytes = [&header.to_bytes()[..len], frame].concat();
-        let pages = frame.len().saturating_sub(66).div_ceil(4096);
-        let cuts: Vec<usize> = [len + 66].into_iter().chain((0..pages).map(|_| 4096)).collect();
+        let (bytes, cuts) = as_linux_does(self.features, header, frame);
         self.with_frame(&bytes, &cuts, |frame| port.transmit(0, &frame.unwrap()))
     }
 
     /// Receives the next frame; `None`: there is none.
     pub(crate) fn receive<P: Port>(&mut self, port: &mut P) -> Option<Result<(NetHeader, Vec<u8>), LinkError>> {
-        let room = usize::from(self.receive.0.out()) * self.buffer_len as usize;
+        let room = usize::from(self.receive.driver.out()) * self.receive.buffer_len as usize;
         let mut needed = port.pending(0)? + header::header_len(self.features);
         if needed > room && port.settle(0) {
             needed = port.pending(0)? + header::header_len(self.features);
         }
-        let mergeable = self.features.has(Feature::MrgRxbuf);
-        let (driver, device) = &mut self.receive;
-        self.receive_segments.clear();
+        self.receive.fill(&self.ram, self.features, needed, |space| port.receive(0, space))
+    }
+
+    /// Sends a frame, as [`transmit`](Nic::transmit) does, and receives it.
+    pub(crate) fn turn<P: Port>(
+        &mut self,
+        port: &mut P,
+        header: NetHeader,
+        frame: &[u8],
+    ) -> Result<(NetHeader, Vec<u8>), LinkError> {
+        let (bytes, cuts) = as_linux_does(self.features, header, frame);
+        let Nic { ram, features, transmit, receive } = self;
+        let needed = frame.len() + header::header_len(*features);
+        let turned = transmit.with_frame(ram, *features, &bytes, &cuts, |frame| {
+            let frame = frame.unwrap();
+            receive.fill(ram, *features, needed, |space| {
+                port.turn(&frame, space).map(|()| Received::Frame { bytes: frame.len })
+            })
+        });
+        turned.unwrap()
+    }
+}
+
+/// The bytes of a frame with its header, and where they are cut.
+fn as_linux_does(features: Features, header: NetHeader, frame: &[u8]) -> (Vec<u8>, Vec<usize>) {
+    let len = header::header_len(features);
+    let pages = frame.len().saturating_sub(66).div_ceil(4096);
+    let cuts = [len + 66].into_iter().chain((0..pages).map(|_| 4096)).collect();
+    ([&header.to_bytes()[..len], frame].concat(), cuts)
+}
+
+impl Transmitq {
+    fn with_frame<R>(
+        &mut self,
+        ram: &GuestRam,
+        features: Features,
+        bytes: &[u8],
+        cuts: &[usize],
+        f: impl FnOnce(Result<Frame<'_>, FrameError>) -> R,
+    ) -> R {
+        let mut rest = bytes;
+        let mut buffers = Vec::new();
+        let mut addr = TRANSMIT_BUFFERS + 3;
+        for cut in cuts.iter().copied().chain([usize::MAX]) {
+            if cut == usize::MAX && rest.is_empty() && !buffers.is_empty() {
+                break;
+            }
+            let (piece, behind) = rest.split_at(cut.min(rest.len()));
+            ram.write(addr, piece).unwrap();
+            buffers.push(Buffer::readable(addr, piece.len() as u32));
+            // Never adjacent, never aligned.
+            addr += piece.len() as u64 + 13;
+            rest = behind;
+        }
+        let Transmitq { driver, device, segments } = self;
+        driver.add(&buffers, Placement::Direct).unwrap();
+        driver.publish();
+        segments.clear();
+        let chain = device.pop(segments).unwrap().unwrap();
+        let result = f(Frame::new(segments.view(chain), features));
+        device.push_used(&chain, 0).unwrap();
+        device.publish();
+        assert_eq!(driver.pop_used().unwrap().unwrap().written, 0);
+        result
+    }
+}
+
+impl Receiveq {
+    fn post(&mut self, addr: u64) {
+        let head = self.driver.add(&[Buffer::writable(addr, self.buffer_len)], Placement::Direct).unwrap();
+        self.driver.publish();
+        self.buffers.insert(head, addr);
+    }
+
+    /// Makes room for `needed` bytes, as far as there are buffers, lets `f` fill it, and looks at it as a driver does.
+    fn fill(
+        &mut self,
+        ram: &GuestRam,
+        features: Features,
+        needed: usize,
+        f: impl FnOnce(&mut ReceiveSpace<'_>) -> Result<Received, LinkError>,
+    ) -> Option<Result<(NetHeader, Vec<u8>), LinkError>> {
+        let mergeable = features.has(Feature::MrgRxbuf);
+        let Receiveq { driver, device, segments, buffers, .. } = self;
+        segments.clear();
         let mut chains: Vec<Chain> = Vec::new();
         while chains.iter().map(|chain| chain.writable_len as usize).sum::<usize>() < needed {
-            match device.pop(&mut self.receive_segments).unwrap() {
+            match device.pop(segments).unwrap() {
                 Some(chain) if mergeable || chains.is_empty() => chains.push(chain),
                 Some(chain) => {
                     device.unpop(&[chain]).unwrap();
@@ -121,8 +184,8 @@ impl Nic {
                 None => break,
             }
         }
-        let mut space = ReceiveSpace::new(&self.receive_segments, &chains, self.features);
-        let received = port.receive(0, &mut space);
+        let mut space = ReceiveSpace::new(segments, &chains, features);
+        let received = f(&mut space);
         let filled: Vec<(Chain, u32)> = space.filled().map(|(chain, written)| (*chain, written)).collect();
         device.unpop(&chains[filled.len()..]).unwrap();
         for (chain, written) in &filled {
@@ -133,8 +196,8 @@ impl Nic {
         let mut used_count = 0;
         let mut again = Vec::new();
         while let Some(used) = driver.pop_used().unwrap() {
-            let addr = self.buffers.remove(&used.head).unwrap();
-            bytes.extend(self.ram.read(addr, used.written as usize).unwrap());
+            let addr = buffers.remove(&used.head).unwrap();
+            bytes.extend(ram.read(addr, used.written as usize).unwrap());
             used_count += 1;
             again.push(addr);
         }
@@ -147,7 +210,7 @@ impl Nic {
                 None
             }
             Ok(Received::Frame { bytes: len }) => {
-                let header_len = header::header_len(self.features);
+                let header_len = header::header_len(features);
                 let mut header = [0; NET_HEADER_LEN];
                 header[..header_len].copy_from_slice(&bytes[..header_len]);
                 let header = NetHeader::from_bytes(header);

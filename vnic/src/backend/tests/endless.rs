@@ -1,12 +1,11 @@
 //! A driver that never stops and one that does nothing: who else is served, and when the worker sleeps.
 
-use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
 use super::*;
 use crate::backend::worker::BURST;
 use crate::backend::workers::Plan;
-use crate::link::{LinkCounters, LinkError, Received, Transmitted};
+use crate::link::{LinkCounters, LinkError, Port, Received, Transmitted};
 use crate::net::{Frame, ReceiveSpace};
 use crate::spec::net::NetHeader;
 
@@ -72,18 +71,6 @@ impl Port for Probe {
         self.since = [0; 2];
         self.seen.polls.fetch_add(1, Ordering::Relaxed);
         self.seen.thread.store(nix::unistd::gettid().as_raw(), Ordering::Relaxed);
-    }
-
-    fn deadline(&mut self, _now: Instant) -> Option<Duration> {
-        None
-    }
-
-    fn readable_fds(&self) -> Vec<BorrowedFd<'_>> {
-        Vec::new()
-    }
-
-    fn negotiated(&mut self, _features: spec::Features) -> Result<(), LinkError> {
-        Ok(())
     }
 
     fn counters(&self) -> Arc<LinkCounters> {

@@ -1,0 +1,183 @@
+//! transmitq → receiveq of the same pair: one burst of a link that turns its frames around.
+//!
+//! Operation: for each frame, as many receive buffers are at hand as it takes; the port copies it over, and both chains
+//! go back. Each ring publishes what was used once per burst. While there are too few buffers, the frame stays in the
+//! transmitq: nothing is lost, and only the receiveq is asked for kicks.
+//!
+//! Invariant: no chain of the receiveq is kept from burst to burst; those that were popped ahead and not needed go back.
+
+use super::queue::Queue;
+use super::shared::QueueShared;
+use super::transmit::{self, Outlet};
+use super::worker::{Eyes, Progress};
+use crate::link::{LinkError, Port, Transmitted};
+use crate::net::{Frame, ReceiveSpace, header_len};
+use crate::ring::{Chain, DeviceRing, RingError};
+use crate::spec::{Feature, Features};
+
+/// Most receive buffers popped ahead: what is asked of memory for them is there when they are filled.
+const AHEAD: usize = 32;
+
+/// Receive buffers popped ahead, kept from burst to burst only as room.
+#[derive(Debug)]
+pub(super) struct Stock {
+    chains: Vec<Chain>,
+    /// Those before it are used.
+    next: usize,
+    /// How many the last burst used: as many will do for the next, and none has to go back.
+    expected: usize,
+}
+
+impl Default for Stock {
+    fn default() -> Self {
+        // A frame of 64 KiB over buffers of 1500 bytes and less.
+        Stock { chains: Vec::with_capacity(2 * AHEAD), next: 0, expected: AHEAD }
+    }
+}
+
+/// What the stock has for a frame.
+enum Room {
+    /// This many chains; they hold it, or are all that will ever be.
+    Chains(usize),
+    /// Too few so far.
+    TooLittle,
+}
+
+impl Stock {
+    /// Finds room for `bytes`.
+    #[inline(always)]
+    fn room(&mut self, queue: &mut Queue, bytes: usize, mergeable: bool) -> Result<Room, RingError> {
+        match self.at_hand(bytes, mergeable) {
+            Some(count) => Ok(Room::Chains(count)),
+            None => self.refill(queue, bytes, mergeable),
+        }
+    }
+
+    /// How many chains hold `bytes`, if there are as many.
+    #[inline(always)]
+    fn at_hand(&self, bytes: usize, mergeable: bool) -> Option<usize> {
+        let mut room = 0;
+        for (at, chain) in self.chains.iter().skip(self.next).enumerate() {
+            room += chain.writable_len as usize;
+            if room >= bytes || !mergeable {
+                return Some(at + 1);
+            }
+        }
+        None
+    }
+
+    #[inline(never)]
+    fn refill(&mut self, queue: &mut Queue, bytes: usize, mergeable: bool) -> Result<Room, RingError> {
+        // Anew, so that the arena never holds more than one frame takes, and some.
+        self.put_back(queue)?;
+        let mut room = 0;
+        let mut slots = 0;
+        while self.chains.len() < self.expected || (room < bytes && mergeable) {
+            let Some(chain) = queue.ring.pop(&mut queue.segments)? else { break };
+            if let Some(slice) = queue.segments.view(chain).writable().next() {
+                slice.expect_write();
+            }
+            room += chain.writable_len as usize;
+            slots += if chain.indirect { 1 } else { usize::from(chain.descriptors) };
+            self.chains.push(chain);
+        }
+        // A ring that is full of buffers will never have more.
+        let all = || (slots >= usize::from(queue.ring.size())).then_some(self.chains.len());
+        Ok(self.at_hand(bytes, mergeable).or_else(all).map_or(Room::TooLittle, Room::Chains))
+    }
+
+    /// Gives back what was not used.
+    fn put_back(&mut self, queue: &mut Queue) -> Result<(), RingError> {
+        let unused = self.chains.get(self.next..).unwrap_or_default();
+        let outcome = queue.ring.unpop(unused);
+        queue.segments.clear();
+        self.chains.clear();
+        self.next = 0;
+        outcome
+    }
+}
+
+/// The other end of a burst.
+struct Turn<'a, P> {
+    port: &'a mut P,
+    receiveq: &'a mut Queue,
+    stock: &'a mut Stock,
+    features: Features,
+    chains: u64,
+    descriptors: u64,
+    bytes: u64,
+    starved: bool,
+    broken: Option<RingError>,
+}
+
+impl<P: Port> Outlet for Turn<'_, P> {
+    #[inline(always)]
+    fn offer(&mut self, queue: &QueueShared, frame: &Frame<'_>, eyes: &mut Eyes<'_>) -> Result<Transmitted, LinkError> {
+        let needed = frame.len as usize + header_len(self.features);
+        let count = match self.stock.room(self.receiveq, needed, self.features.has(Feature::MrgRxbuf)) {
+            Ok(Room::Chains(count)) => count,
+            Ok(Room::TooLittle) => {
+                self.starved = true;
+                return Ok(Transmitted::Full);
+            }
+            Err(error) => {
+                self.broken = Some(error);
+                return Ok(Transmitted::Full);
+            }
+        };
+        let Queue { ring, segments, shared, .. } = &mut *self.receiveq;
+        let chains = self.stock.chains.get(self.stock.next..).and_then(|chains| chains.get(..count));
+        let mut space = ReceiveSpace::new(segments, chains.unwrap_or_default(), self.features);
+        self.port.turn(frame, &mut space)?;
+        if eyes.open() {
+            eyes.transmitted(queue, frame, frame.len, 0);
+            eyes.received(shared, segments, &space, frame.len);
+        }
+        self.bytes += u64::from(frame.len);
+        for (chain, written) in space.filled() {
+            self.stock.next += 1;
+            self.chains += 1;
+            self.descriptors += u64::from(chain.descriptors);
+            if let Err(error) = ring.push_used(chain, written) {
+                self.broken = Some(error);
+            }
+        }
+        Ok(Transmitted::Taken { read: frame.len, copied: 0 })
+    }
+}
+
+/// Hands up to a burst of frames of `transmitq` over to `receiveq`. Returns how it went on either.
+pub(super) fn burst<P: Port>(
+    transmitq: &mut Queue,
+    receiveq: &mut Queue,
+    port: &mut P,
+    features: Features,
+    stock: &mut Stock,
+    eyes: &mut Eyes<'_>,
+) -> [Progress; 2] {
+    let (chains, descriptors, bytes, starved, broken) = (0, 0, 0, false, None);
+    let mut turn = Turn { port, receiveq, stock, features, chains, descriptors, bytes, starved, broken };
+    let sent = transmit::burst(transmitq, &mut turn, features, eyes);
+    let Turn { chains, descriptors, bytes, starved, broken, .. } = turn;
+    stock.expected = stock.next.clamp(1, AHEAD);
+    let put_back = stock.put_back(receiveq);
+    let counters = &receiveq.shared.counters;
+    if starved {
+        counters.no_buffers.add(1);
+    }
+    if chains > 0 {
+        counters.chains.add(chains);
+        counters.descriptors.add(descriptors);
+        counters.bytes.add(bytes);
+        receiveq.publish();
+    }
+    if let Some(error) = broken.or(put_back.err()) {
+        receiveq.stop_ring(&error);
+    }
+    let received = match (starved, chains > 0) {
+        (true, _) => Progress::Blocked,
+        (false, true) => Progress::Some,
+        (false, false) => Progress::Idle,
+    };
+    [sent, received]
+}
