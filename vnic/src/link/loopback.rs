@@ -4,8 +4,8 @@
 //! memory to guest memory. While the receiveq has no room, it stays where it is: none is lost.
 //!
 //! The driver gets its own virtio-net header back: VIRTIO 1.3, 5.1.6.4 lets a device hand over a frame with a partial
-//! checksum, or one to be segmented, to a driver that accepted `guest_csum` or `guest_tso*`. To one that did not, the
-//! checksum is completed here, in memory of the port, as it is known only when the whole frame has been read; a frame
+//! checksum, or one to be segmented, to a driver that accepted `guest_csum`, `guest_tso*` or `guest_uso*`. To one that
+//! did not, the checksum is completed here, in memory of the port, as it is known only when the whole frame has been read; a frame
 //! too large for such a driver is refused.
 
 use std::sync::Arc;
@@ -215,6 +215,12 @@ mod tests {
         assert!(nic.turn(&mut port, v6, &pattern(3000)).is_ok());
         port.negotiated(OFFERED.without(Feature::GuestEcn)).unwrap();
         assert!(nic.turn(&mut port, v6, &pattern(3000)).is_err());
+        let uso = NetHeader { gso_type: GSO_UDP_L4, csum_offset: 6, ..TSO };
+        assert!(nic.turn(&mut port, uso, &pattern(3000)).is_ok());
+        for missing in [Feature::GuestUso4, Feature::GuestUso6] {
+            port.negotiated(OFFERED.without(missing)).unwrap();
+            assert!(nic.turn(&mut port, uso, &pattern(3000)).is_err());
+        }
     }
 
     #[test]

@@ -23,6 +23,9 @@ pub const OFFERED: Features = Features::of(&[
     Feature::ProtocolFeatures,
     Feature::Version1,
     Feature::RingReset,
+    Feature::GuestUso4,
+    Feature::GuestUso6,
+    Feature::HostUso,
 ]);
 
 /// `feature` makes sense only with at least one of `any_of`.
@@ -126,13 +129,17 @@ mod tests {
     fn withholding_csum_takes_transmit_segmentation_with_it() {
         let left = offered_without(OFFERED, parse_withheld("csum").unwrap());
         let gone = OFFERED.minus(left);
-        assert_eq!(gone, Features::of(&[Feature::Csum, Feature::HostTso4, Feature::HostTso6, Feature::HostEcn]));
+        assert_eq!(
+            gone,
+            Features::of(&[Feature::Csum, Feature::HostTso4, Feature::HostTso6, Feature::HostEcn, Feature::HostUso])
+        );
     }
 
     #[test]
     fn withholding_guest_csum_takes_receive_segmentation_with_it() {
         let gone = OFFERED.minus(offered_without(OFFERED, parse_withheld("guest_csum").unwrap()));
-        let segmented = [Feature::GuestTso4, Feature::GuestTso6, Feature::GuestEcn];
+        let segmented =
+            [Feature::GuestTso4, Feature::GuestTso6, Feature::GuestEcn, Feature::GuestUso4, Feature::GuestUso6];
         assert_eq!(gone, Features::of(&segmented).with(Feature::GuestCsum));
     }
 
@@ -164,7 +171,7 @@ mod tests {
         assert_eq!(possible(1, Features::NONE), OFFERED.without(Feature::Mq));
         assert_eq!(possible(2, Features::NONE), OFFERED);
         let left = possible(2, Features::of(&[Feature::GuestCsum]));
-        assert!(!left.has(Feature::GuestTso4) && !left.has(Feature::GuestUso6) && left.has(Feature::HostTso4));
+        assert!(!left.has(Feature::GuestTso4) && !left.has(Feature::GuestUso6) && left.has(Feature::HostUso));
     }
 
     #[test]

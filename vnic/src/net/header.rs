@@ -156,9 +156,23 @@ mod tests {
         num_buffers: 0,
     };
 
+    const USO: NetHeader = NetHeader { gso_type: GSO_UDP_L4, hdr_len: 42, csum_offset: 6, ..TSO };
+
     #[test]
-    fn a_linux_tso_header_passes_unchanged() {
-        assert_eq!(check(TSO, 65_226, OFFERED), Ok(TSO));
+    fn a_linux_tso_or_uso_header_passes_unchanged() {
+        for header in [TSO, USO] {
+            assert_eq!(check(header, 65_226, OFFERED), Ok(header));
+        }
+    }
+
+    #[test]
+    fn a_hostile_uso_header_is_refused_as_a_tso_header_is() {
+        let name = |header| check(header, 9000, OFFERED).unwrap_err().name();
+        assert_eq!(name(NetHeader { gso_size: 0, ..USO }), "gso_size_zero");
+        assert_eq!(name(NetHeader { flags: 0, ..USO }), "gso_without_csum");
+        assert_eq!(name(NetHeader { csum_start: 8993, ..USO }), "csum_beyond_frame");
+        assert_eq!(name(NetHeader { csum_start: u16::MAX, csum_offset: u16::MAX, ..USO }), "csum_beyond_frame");
+        assert_eq!(name(NetHeader { gso_type: GSO_UDP_L4 | GSO_ECN, ..USO }), "gso_unknown");
     }
 
     #[test]
@@ -184,9 +198,12 @@ mod tests {
             check(v6_ecn, 9000, without(Feature::HostEcn)),
             Err(HeaderError::GsoNotNegotiated { gso_type: v6_ecn.gso_type, feature: Feature::HostEcn })
         );
-        for gso_type in [GSO_UDP, GSO_UDP_L4] {
-            assert_eq!(check(NetHeader { gso_type, ..TSO }, 9000, OFFERED).unwrap_err().name(), "gso_not_negotiated");
-        }
+        let ufo = NetHeader { gso_type: GSO_UDP, ..TSO };
+        assert_eq!(check(ufo, 9000, OFFERED).unwrap_err().name(), "gso_not_negotiated");
+        assert_eq!(
+            check(USO, 9000, without(Feature::HostUso)),
+            Err(HeaderError::GsoNotNegotiated { gso_type: GSO_UDP_L4, feature: Feature::HostUso })
+        );
     }
 
     #[test]

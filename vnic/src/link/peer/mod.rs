@@ -16,7 +16,8 @@
 //! Operation:
 //! 1. [`Port::transmit`] gathers the frame into one buffer, reused for each: that read of guest memory is the DMA. smoltcp
 //!    takes it from there at once, so that nothing waits and nothing is dropped; where there is no room for an answer,
-//!    `transmit` says `Full` instead. A lost frame would cost a second (smoltcp's minimum retransmission time-out).
+//!    `transmit` says `Full` instead. A lost frame would cost a second (smoltcp's minimum retransmission time-out). TCP
+//!    segments go through in one piece; a frame of many datagrams is cut into them first (`segments`).
 //! 2. [`Port::poll`] lets the services use what arrived, then sends what is due: one acknowledgement per burst.
 //! 3. [`Port::receive`] writes the frames that smoltcp made, with whole checksums, into the driver's buffers.
 //!
@@ -28,6 +29,7 @@
 mod check;
 mod datagrams;
 mod ping;
+mod segments;
 mod services;
 mod steering;
 #[cfg(test)]
@@ -36,6 +38,7 @@ mod wire;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -44,12 +47,13 @@ use smoltcp::iface::{Config, Interface, PollIngressSingleResult, PollResult, Soc
 use smoltcp::wire::{EthernetAddress, IpAddress, IpCidr, Ipv4Address, Ipv6Address};
 
 use self::datagrams::Datagrams;
+use self::segments::Segments;
 use self::services::Services;
 use self::wire::Wire;
 use super::counters::counters;
 use super::{LinkCounters, LinkError, Port, Received, Transmitted};
 use crate::net::{Frame, ReceiveSpace};
-use crate::spec::net::{HDR_F_DATA_VALID, NetHeader};
+use crate::spec::net::{GSO_UDP_L4, HDR_F_DATA_VALID, NetHeader};
 use crate::spec::{Feature, Features};
 
 pub use ping::Pinger;
@@ -69,6 +73,8 @@ counters!(Count {
     Bytes = "transmitted_bytes",
     Full = "transmit_full",
     BadChecksum = "dropped_bad_checksum",
+    Segmented = "segmented_datagrams",
+    Unsegmentable = "dropped_unsegmentable",
     Received = "received_frames",
     ReceivedBytes = "received_bytes",
     NoRoom = "dropped_no_room",
@@ -157,6 +163,23 @@ impl Peer {
         self.pinger.clone()
     }
 
+    /// Has smoltcp and the services take the frame in this part of the wire's buffer.
+    fn take(&mut self, at: Range<usize>) {
+        self.wire.arrived(at);
+        let result = self.interface.poll_ingress_single(self.now, &mut self.wire, &mut self.sockets);
+        debug_assert!(!matches!(result, PollIngressSingleResult::None), "the frame was not taken");
+        // The next frame of this burst may be another connection's first.
+        let opened = self.services.accept(&mut self.sockets);
+        Count::Opened.add(&self.counters, opened);
+        let happened = self.datagrams.work(&mut self.sockets);
+        if happened != datagrams::Happened::default() {
+            Count::Payload.add(&self.counters, happened.bytes);
+            Count::Receipts.add(&self.counters, happened.receipts);
+            Count::DatagramEchoes.add(&self.counters, happened.echoes);
+            Count::DatagramsDropped.add(&self.counters, happened.dropped);
+        }
+    }
+
     /// Lets the services work and sends what is due, as far as there is room.
     fn work(&mut self) {
         self.stale = false;
@@ -198,18 +221,17 @@ impl Port for Peer {
             Count::BadChecksum.add(&self.counters, 1);
             return taken;
         }
-        self.wire.arrived(read, pair);
-        let result = self.interface.poll_ingress_single(self.now, &mut self.wire, &mut self.sockets);
-        debug_assert!(!matches!(result, PollIngressSingleResult::None), "the frame was not taken");
-        // The next frame of this burst may be another connection's first.
-        let opened = self.services.accept(&mut self.sockets);
-        Count::Opened.add(&self.counters, opened);
-        let happened = self.datagrams.work(&mut self.sockets);
-        if happened != datagrams::Happened::default() {
-            Count::Payload.add(&self.counters, happened.bytes);
-            Count::Receipts.add(&self.counters, happened.receipts);
-            Count::DatagramEchoes.add(&self.counters, happened.echoes);
-            Count::DatagramsDropped.add(&self.counters, happened.dropped);
+        let segments = (frame.header.gso_type == GSO_UDP_L4).then(|| Segments::new(bytes, frame.header));
+        self.wire.note(read, pair);
+        match segments {
+            None => self.take(0..read),
+            Some(Some(mut segments)) => {
+                while let Some(datagram) = segments.next(self.wire.buffer()) {
+                    Count::Segmented.add(&self.counters, 1);
+                    self.take(datagram);
+                }
+            }
+            Some(None) => Count::Unsegmentable.add(&self.counters, 1),
         }
         self.stale = true;
         taken

@@ -2,6 +2,7 @@
 //! [`Steering`] says.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use smoltcp::phy::{Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::time::Instant;
@@ -18,9 +19,9 @@ const MAX_OUTBOUND: usize = 1514;
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Wire {
-    /// Room for the longest frame; `inbound` says how much of it is one.
+    /// Room for the longest frame; `inbound` says where in it one is.
     buffer: Box<[u8]>,
-    inbound: Option<usize>,
+    inbound: Option<Range<usize>>,
     outbound: Lanes,
     /// Buffers to be used again.
     spare: Vec<Vec<u8>>,
@@ -44,10 +45,15 @@ impl Wire {
         &mut self.buffer
     }
 
-    /// The first `len` bytes of the buffer are a frame, sent on `pair`: smoltcp takes it at its next ingress.
-    pub(super) fn arrived(&mut self, len: usize, pair: usize) {
+    /// The frame at the buffer's start came in on `pair`: so does what answers it go out.
+    pub(super) fn note(&mut self, len: usize, pair: usize) {
         self.outbound.steering.note(self.buffer.get(..len).unwrap_or_default(), pair);
-        self.inbound = Some(len);
+    }
+
+    /// A frame is in this part of the buffer: smoltcp takes it at its next ingress, whether there is room for an answer or
+    /// not. Who calls this has looked.
+    pub(super) fn arrived(&mut self, at: Range<usize>) {
+        self.inbound = Some(at);
     }
 
     /// The driver has the receiveq of `pair` in use from now on, or no longer. What waits for one that is not goes to one
@@ -129,10 +135,7 @@ impl Device for Wire {
     type TxToken<'w> = Outbound<'w>;
 
     fn receive(&mut self, _now: Instant) -> Option<(Inbound<'_>, Outbound<'_>)> {
-        if self.is_full() {
-            return None;
-        }
-        let frame = self.buffer.get(..self.inbound.take()?)?;
+        let frame = self.buffer.get(self.inbound.take()?)?;
         Some((Inbound(frame), Outbound { lanes: &mut self.outbound, spare: &mut self.spare }))
     }
 

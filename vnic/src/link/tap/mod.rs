@@ -3,7 +3,8 @@
 //! Operation (Linux `Documentation/networking/tuntap.rst`, `drivers/net/tun.c`):
 //! 1. `TUNSETIFF` with `IFF_VNET_HDR`: every frame carries a virtio-net header, so that partial checksums and large
 //!    segments go through as they are. `TUNSETVNETHDRSZ`: it is as long as the one negotiated with the driver.
-//! 2. `TUNSETOFFLOAD`: what the *driver* can receive (`guest_csum`, `guest_tso*`) is what the kernel may hand us.
+//! 2. `TUNSETOFFLOAD`: what the *driver* can receive (`guest_csum`, `guest_tso*`, `guest_uso*`) is what the kernel may hand
+//!    us. Kernels before 6.2 know no USO; then it is not offered.
 //! 3. Transmit is one `writev` of header and guest memory, receive one `readv` into the driver's buffers: nothing is
 //!    copied on this side. Only where the driver's buffers cannot take the longest frame is the next one read into
 //!    memory of the port, to see how long it is.
@@ -34,6 +35,12 @@ const CLONE_DEVICE: &str = "/dev/net/tun";
 
 /// The longest frame a tap gives: 64 KiB and an Ethernet header. VIRTIO 1.3, 5.1.6.3.1.
 const MAX_RECEIVE: usize = 65_550;
+
+/// `TUN_F_USO4` and `TUN_F_USO6` of `linux/if_tun.h`: both or none.
+const TUN_F_USO: libc::c_uint = 0x20 | 0x40;
+
+/// What a kernel without USO cannot do.
+const USO: Features = Features::of(&[Feature::GuestUso4, Feature::GuestUso6, Feature::HostUso]);
 
 /// Room beyond the MTU: Ethernet header and a VLAN tag.
 const ETHERNET_ROOM: usize = 18;
@@ -123,6 +130,8 @@ pub struct Tap {
     file: File,
     name: String,
     header_len: usize,
+    /// Does the kernel segment datagrams?
+    uso: bool,
     /// Room that the next frame may need.
     largest: usize,
     /// The last read found nothing, and `poll` has not been called since.
@@ -169,6 +178,7 @@ impl Tap {
             file,
             name: named(),
             header_len: 0,
+            uso: false,
             largest: MAX_RECEIVE,
             drained: false,
             held: None,
@@ -176,6 +186,8 @@ impl Tap {
             scratch: Scratch::default(),
             counters: Count::fresh(),
         };
+        // Not even a kernel that knows it has it without checksums.
+        tap.uso = tap.set_offloads(libc::TUN_F_CSUM | TUN_F_USO).is_ok();
         tap.offload(Features::NONE).map_err(|(action, source)| failed(action, source))?;
         if !tap.is_up() {
             tracing::warn!("tap {name} is down: frames are dropped until `ip link set {name} up`");
@@ -198,14 +210,20 @@ impl Tap {
         ];
         let features = with_requirements_met(features);
         let flags = offloads.iter().filter(|(feature, _)| features.has(*feature)).fold(0, |sum, (_, flag)| sum | flag);
-        // SAFETY: the descriptor is open; the argument is no pointer.
-        unsafe { ioctls::tunsetoffload(fd, flags as libc::c_int) }.map_err(|errno| ("TUNSETOFFLOAD", errno.into()))?;
-        let segmented = features.has(Feature::GuestTso4) || features.has(Feature::GuestTso6);
+        let uso = self.uso && features.has(Feature::GuestUso4) && features.has(Feature::GuestUso6);
+        let flags = if uso { flags | TUN_F_USO } else { flags };
+        self.set_offloads(flags).map_err(|errno| ("TUNSETOFFLOAD", errno.into()))?;
+        let segmented = uso || features.has(Feature::GuestTso4) || features.has(Feature::GuestTso6);
         self.largest = if segmented { MAX_RECEIVE } else { self.mtu().unwrap_or(1500) + ETHERNET_ROOM };
         self.header_len = header_len;
         // It has the old header, and offloads the driver may not take.
         self.held = None;
         Ok(())
+    }
+
+    fn set_offloads(&self, flags: libc::c_uint) -> nix::Result<libc::c_int> {
+        // SAFETY: the descriptor is open; the argument is no pointer.
+        unsafe { ioctls::tunsetoffload(self.file.as_raw_fd(), flags as libc::c_int) }
     }
 
     /// The held frame, `len` bytes with its header, into the driver's buffers.
@@ -367,6 +385,10 @@ impl Port for Tap {
 
     fn writable_fds(&self) -> Vec<BorrowedFd<'_>> {
         vec![self.file.as_fd()]
+    }
+
+    fn lacks(&self) -> Features {
+        if self.uso { Features::NONE } else { USO }
     }
 
     fn negotiated(&mut self, features: Features) -> Result<(), LinkError> {

@@ -11,7 +11,7 @@ use super::*;
 use crate::link::testing::{Clock, Lab, Offload};
 use crate::net::features::OFFERED;
 use crate::net::testing::Nic;
-use crate::spec::net::{HDR_F_NEEDS_CSUM, NetHeader};
+use crate::spec::net::{GSO_UDP_L4, HDR_F_NEEDS_CSUM, NetHeader};
 
 /// Runs `test` in a thread with a network namespace of its own, or says why not.
 fn in_namespace(test: impl FnOnce() + Send + 'static) {
@@ -30,10 +30,14 @@ fn in_namespace(test: impl FnOnce() + Send + 'static) {
     });
     match done.join() {
         Ok(None) => {}
-        #[expect(clippy::print_stderr, reason = "how a test says that it was skipped")]
-        Ok(Some(reason)) => eprintln!("SKIP: {reason}"),
+        Ok(Some(reason)) => skip(&reason),
         Err(panic) => std::panic::resume_unwind(panic),
     }
+}
+
+#[expect(clippy::print_stderr, reason = "how a test says that it was skipped")]
+fn skip(reason: &str) {
+    eprintln!("SKIP: {reason}");
 }
 
 fn ip(arguments: &str) {
@@ -140,6 +144,64 @@ fn udp_frame(nic: &mut Nic, tap: &mut Tap) -> (NetHeader, Vec<u8>) {
     panic!("the kernel sent no UDP frame");
 }
 
+/// A frame from the guest's port 1000 to the tap's address, port 7777, its checksum left out.
+fn datagram(payload: &[u8]) -> Vec<u8> {
+    let mut frame =
+        [&[0x52, 0x55, 0x0a, 0, 2, 2, 0x52, 0x54, 0, 0x12, 0x34, 0x56, 8, 0][..], &[0x45; 20], &[0; 8], payload]
+            .concat();
+    let len = payload.len() as u16;
+    let mut ip = smoltcp::wire::Ipv4Packet::new_unchecked(&mut frame[14..]);
+    ip.set_total_len(28 + len);
+    ip.set_frag_offset(0);
+    ip.set_more_frags(false);
+    ip.set_hop_limit(64);
+    ip.set_next_header(smoltcp::wire::IpProtocol::Udp);
+    ip.set_src_addr([10, 0, 2, 15].into());
+    ip.set_dst_addr([10, 0, 2, 2].into());
+    ip.fill_checksum();
+    let mut udp = smoltcp::wire::UdpPacket::new_unchecked(ip.payload_mut());
+    udp.set_src_port(1000);
+    udp.set_dst_port(7777);
+    udp.set_len(8 + len);
+    frame
+}
+
+#[test]
+fn many_datagrams_in_one_frame_go_out_and_come_in() {
+    in_namespace(|| {
+        let mut tap = tap();
+        if tap.lacks() != Features::NONE {
+            return skip("this kernel segments no datagrams for a tap (Linux 6.2 does)");
+        }
+        tap.negotiated(OFFERED).unwrap();
+        assert_eq!(tap.pending(0), Some(MAX_RECEIVE));
+        let socket = UdpSocket::bind(("10.0.2.2", 7777)).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        ip("link set vnic0 address 52:55:0a:00:02:02");
+        ip("neigh add 10.0.2.15 lladdr 52:54:00:12:34:56 dev vnic0");
+        let mut nic = Nic::new(OFFERED, 100, 1526);
+        let (flags, gso_type) = (HDR_F_NEEDS_CSUM, GSO_UDP_L4);
+        let header =
+            NetHeader { flags, gso_type, gso_size: 1000, csum_start: 34, csum_offset: 6, hdr_len: 42, num_buffers: 0 };
+        nic.transmit(&mut tap, header, &datagram(&pattern(4500))).unwrap();
+        let mut got = [0; 2000];
+        for piece in pattern(4500).chunks(1000) {
+            let len = socket.recv(&mut got).unwrap();
+            assert!(got[..len] == *piece, "{len} bytes for {}", piece.len());
+        }
+        // And the other way: the kernel leaves the cutting to whoever receives it.
+        nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::UdpGsoSegment, &1000).unwrap();
+        socket.send_to(&pattern(4500), ("10.0.2.15", 1000)).unwrap();
+        let (header, frame) = udp_frame(&mut nic, &mut tap);
+        assert_eq!((header.gso_type, header.gso_size, header.flags), (GSO_UDP_L4, 1000, HDR_F_NEEDS_CSUM));
+        assert!(frame[42..] == pattern(4500));
+        tap.negotiated(OFFERED.without(Feature::GuestUso6)).unwrap();
+        socket.send_to(&pattern(2000), ("10.0.2.15", 1000)).unwrap();
+        let (header, frame) = udp_frame(&mut nic, &mut tap);
+        assert_eq!((header.gso_type, frame.len()), (0, 1042), "a driver that takes only one kind gets none");
+    });
+}
+
 #[test]
 fn a_partial_checksum_from_the_driver_is_finished_by_the_kernel() {
     in_namespace(|| {
@@ -148,22 +210,7 @@ fn a_partial_checksum_from_the_driver_is_finished_by_the_kernel() {
         let socket = UdpSocket::bind(("10.0.2.2", 7777)).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         ip("link set vnic0 address 52:55:0a:00:02:02");
-        let mut frame =
-            [&[0x52, 0x55, 0x0a, 0, 2, 2, 0x52, 0x54, 0, 0x12, 0x34, 0x56, 8, 0][..], &[0x45; 20], &[0; 8]].concat();
-        frame.extend(b"partial");
-        let mut ip = smoltcp::wire::Ipv4Packet::new_unchecked(&mut frame[14..]);
-        ip.set_total_len(35);
-        ip.set_frag_offset(0);
-        ip.set_more_frags(false);
-        ip.set_hop_limit(64);
-        ip.set_next_header(smoltcp::wire::IpProtocol::Udp);
-        ip.set_src_addr([10, 0, 2, 15].into());
-        ip.set_dst_addr([10, 0, 2, 2].into());
-        ip.fill_checksum();
-        let mut udp = smoltcp::wire::UdpPacket::new_unchecked(ip.payload_mut());
-        udp.set_src_port(1000);
-        udp.set_dst_port(7777);
-        udp.set_len(15);
+        let frame = datagram(b"partial");
         let header = NetHeader { flags: HDR_F_NEEDS_CSUM, csum_start: 34, csum_offset: 6, ..NetHeader::default() };
         let mut nic = Nic::new(OFFERED, 100, 1526);
         let taken = nic.transmit(&mut tap, header, &frame).unwrap();

@@ -1,10 +1,14 @@
 //! A second smoltcp is the guest, as in the peer's own tests.
 
+use std::net::IpAddr;
+
 use smoltcp::iface::SocketHandle;
 
 use super::*;
-use crate::link::peer::{IPV4, Peer};
+use crate::link::peer::{IPV4, IPV6, Peer};
 use crate::link::testing::{Clock, Lab, Offload};
+use crate::net::parse::{Packet, UDP, parse};
+use crate::spec::net::{GSO_UDP_L4, HDR_F_NEEDS_CSUM, NetHeader};
 
 const GUEST: u16 = 40_000;
 
@@ -110,4 +114,65 @@ fn what_is_no_header_is_dropped_and_what_comes_to_the_echo_port_comes_back() {
         assert_eq!(sender.hear(), Some(vec![7; len]));
     }
     assert_eq!(sender.count("datagram_echoes"), 3);
+}
+
+/// Sends `payload` as one frame that the NIC is to cut into datagrams of `size` bytes (USO), from the guest to `to`.
+fn send_to_be_cut(sender: &mut Sender, to: IpAddr, payload: &[u8], size: u16) {
+    let lab = &mut sender.lab;
+    // The guest's own stack makes the headers, once it knows the peer's MAC address.
+    lab.sockets.get_mut::<Socket<'_>>(sender.socket).send_slice(b"?", (to, ECHO_PORT)).unwrap();
+    let mut frame = loop {
+        let now = smoltcp::time::Instant::from_micros(lab.elapsed.as_micros() as i64);
+        lab.guest.poll(now, &mut lab.queues, &mut lab.sockets);
+        let is_udp =
+            |frame: &Vec<u8>| matches!(parse(frame, 1500), Packet::Transport(packet) if packet.protocol == UDP);
+        match lab.queues.from_guest.iter().position(is_udp) {
+            Some(at) => break lab.queues.from_guest.remove(at).unwrap(),
+            None => drop(lab.turn()),
+        }
+    };
+    let transport = frame.len() - 9;
+    frame.truncate(transport + 8);
+    frame.extend(payload);
+    let len = |bytes: usize| u16::try_from(bytes).unwrap().to_be_bytes();
+    let (udp, ip) = (len(8 + payload.len()), len(transport - 14 + 8 + payload.len()));
+    frame[transport + 4..transport + 6].copy_from_slice(&udp);
+    if to.is_ipv4() {
+        frame[16..18].copy_from_slice(&ip);
+        smoltcp::wire::Ipv4Packet::new_unchecked(&mut frame[14..]).fill_checksum();
+    } else {
+        frame[18..20].copy_from_slice(&udp);
+    }
+    let header = NetHeader {
+        flags: HDR_F_NEEDS_CSUM,
+        gso_type: GSO_UDP_L4,
+        hdr_len: (transport + 8) as u16,
+        gso_size: size,
+        csum_start: transport as u16,
+        csum_offset: 6,
+        num_buffers: 0,
+    };
+    lab.nic.transmit(&mut lab.port, header, &frame).unwrap();
+    while lab.turn() {}
+}
+
+#[test]
+fn datagrams_in_one_frame_arrive_one_by_one_and_are_answered_so() {
+    for to in [IpAddr::V4(IPV4), IpAddr::V6(IPV6)] {
+        let mut sender = Sender::new();
+        let payload: Vec<u8> = (0..40 * 1400 + 77).map(|at: u32| (at * 7 + at / 251) as u8).collect();
+        send_to_be_cut(&mut sender, to, &payload, 1400);
+        let back: Vec<Vec<u8>> = std::iter::from_fn(|| sender.hear()).collect();
+        assert_eq!(back.iter().map(Vec::len).collect::<Vec<_>>(), [vec![1400; 40], vec![77]].concat(), "{to}");
+        assert!(back.concat() == payload);
+        assert_eq!((sender.count("segmented_datagrams"), sender.count("dropped_unsegmentable")), (41, 0));
+    }
+}
+
+#[test]
+fn a_frame_in_too_many_datagrams_is_dropped_and_counted() {
+    let mut sender = Sender::new();
+    send_to_be_cut(&mut sender, IpAddr::V4(IPV4), &[1; 20_000], 1);
+    assert_eq!(sender.hear(), None);
+    assert_eq!((sender.count("segmented_datagrams"), sender.count("dropped_unsegmentable")), (0, 1));
 }
