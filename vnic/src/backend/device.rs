@@ -144,6 +144,10 @@ impl Device for NicDevice {
             blocked: false,
             shared: shared.clone(),
         };
+        if queue.ring.base() != setup.base.0 {
+            let (ring, asked) = (queue.ring.base(), setup.base.0);
+            tracing::warn!(queue = %shared.name, "goes on at {ring}, as its used ring has it, and not at {asked}");
+        }
         shared.set_error(None);
         self.shared.view().rings.insert(index, layout);
         self.workers.start_queue(queue);

@@ -33,7 +33,7 @@ pub(super) fn serve_http(
 pub(super) fn text(shared: &Shared) -> String {
     let mut families: std::collections::BTreeMap<String, Vec<(&str, u64)>> = std::collections::BTreeMap::new();
     for queue in &shared.queues {
-        for (name, count) in queue.counters.snapshot() {
+        for (name, count) in queue.counts() {
             families.entry(name).or_default().push((&queue.name, count));
         }
     }

@@ -41,7 +41,11 @@ pub(super) fn burst<P: Port>(
     while frames < BURST {
         let Some(needed) = port.pending(pair) else { break };
         match gather(queue, needed + NET_HEADER_LEN, mergeable, chains) {
-            Gathered::Enough => {}
+            Gathered::All if port.settle(pair) => {
+                queue.unpop(chains);
+                continue;
+            }
+            Gathered::Enough | Gathered::All => {}
             // Perhaps the frame is shorter than the link could promise.
             Gathered::TooFew if port.settle(pair) => continue,
             Gathered::TooFew => {
@@ -89,25 +93,30 @@ pub(super) fn burst<P: Port>(
 
 enum Gathered {
     Enough,
+    /// Too few, and there will never be more.
+    All,
     TooFew,
     Stopped,
 }
 
 /// Takes chains until they hold `bytes`; without MRG_RXBUF a frame has one chain and no more (VIRTIO 1.3, 5.1.6.4),
-/// and the frame is fitted to it, or dropped, by the port.
+/// and the frame is fitted to it, or dropped, by the port. So it is with one that is longer than all the buffers that a
+/// full ring holds: waiting for more would stop the queue for good (CVE-2020-16843).
 fn gather(queue: &mut Queue, bytes: usize, mergeable: bool, chains: &mut Vec<Chain>) -> Gathered {
     queue.segments.clear();
     chains.clear();
-    let mut room = 0;
+    let (mut room, mut descriptors) = (0, 0_u32);
     while room < bytes {
         match queue.ring.pop(&mut queue.segments) {
             Ok(Some(chain)) => {
                 room += chain.writable_len as usize;
+                descriptors += if chain.indirect { 1 } else { u32::from(chain.descriptors) };
                 chains.push(chain);
                 if !mergeable {
                     break;
                 }
             }
+            Ok(None) if descriptors >= u32::from(queue.ring.size()) => return Gathered::All,
             Ok(None) => {
                 queue.unpop(chains);
                 return Gathered::TooFew;

@@ -67,6 +67,8 @@ pub struct QueueShared {
     pub counters: QueueCounters,
     /// Its events, while someone traces.
     pub events: EventRing,
+    /// Events that were overwritten before a follower had read them; each follower counts its own.
+    pub trace_lost: AtomicU64,
     /// Where the ring stands, as `DeviceRing::base` says it: of a packed ring nobody could tell from memory.
     pub base: AtomicU32,
     state: AtomicU8,
@@ -81,10 +83,19 @@ impl QueueShared {
             name: queue_name(index),
             counters: QueueCounters::default(),
             events: EventRing::default(),
+            trace_lost: AtomicU64::new(0),
             base: AtomicU32::new(0),
             state: AtomicU8::new(QueueState::Off as u8),
             error: Mutex::new(None),
         }
+    }
+
+    /// All that is counted of it, by name.
+    #[must_use]
+    pub fn counts(&self) -> BTreeMap<String, u64> {
+        let mut all = self.counters.snapshot();
+        all.insert("trace_lost".to_owned(), self.trace_lost.load(Ordering::Relaxed));
+        all
     }
 
     /// Its state now.

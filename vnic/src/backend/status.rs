@@ -52,7 +52,7 @@ fn queues(shared: &Shared, view: &View) -> Vec<QueueStatus> {
             state: queue.state().name().to_owned(),
             error: queue.error(),
             size: view.rings.get(&index).map_or(0, |ring| ring.size),
-            counters: queue.counters.snapshot(),
+            counters: queue.counts(),
         })
         .collect()
 }

@@ -1,9 +1,12 @@
 //! The data path as a driver meets it: the driver half of the rings, real workers, real eventfds.
 
 mod endless;
+mod long;
 mod pairs;
 
+use std::io::BufRead as _;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -15,12 +18,13 @@ use super::device::{Limits, NicDevice};
 use super::options::PollMode;
 use super::shared::{About, QueueState, Shared};
 use super::worker::{Notice, Notices};
-use super::workers::Workers;
-use crate::link::{self, AnyPort, LinkKind};
+use super::workers::{Plan, Workers};
+use crate::link::{self, AnyPort, LinkKind, Port};
 use crate::memory::testing::GuestRam;
 use crate::net::features::OFFERED;
+use crate::observe::counters::QueueCounters;
 use crate::observe::flow::{FilePages, FlowWatch};
-use crate::observe::protocol::FlowBooks;
+use crate::observe::protocol::{FlowBooks, TraceEvent};
 use crate::observe::tracer::Read;
 use crate::record::datagram::{HEADER_LEN, Header, Kind};
 use crate::record::wire::{Flow, PageRun};
@@ -137,6 +141,21 @@ fn serve(ports: Vec<AnyPort>, pairs: u16) -> (NicDevice, Arc<Shared>, Arc<Worker
     let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap());
     let workers = Workers::start(ports, &shared, &Notices { channel, wake }, PollMode::Adaptive, &[], None);
     let workers = Arc::new(workers.unwrap());
+    let limits = Limits { queue_pairs: pairs, queue_size: 1024 };
+    (NicDevice::new(Arc::clone(&shared), Arc::clone(&workers), limits), shared, workers, notices)
+}
+
+/// The same with one worker, on a port of the test's own.
+fn on_port(
+    port: impl Port + 'static,
+    poll: PollMode,
+    pairs: u16,
+) -> (NicDevice, Arc<Shared>, Arc<Workers>, Receiver<Notice>) {
+    let shared = Arc::new(Shared::new(About::default(), 2 * pairs, vec![]));
+    let (channel, notices) = channel();
+    let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap());
+    let plan = Plan { shared: &shared, notices: &Notices { channel, wake }, poll, capture: None };
+    let workers = Arc::new(Workers::on_port(port, &plan).unwrap());
     let limits = Limits { queue_pairs: pairs, queue_size: 1024 };
     (NicDevice::new(Arc::clone(&shared), Arc::clone(&workers), limits), shared, workers, notices)
 }
@@ -290,6 +309,28 @@ fn a_looped_frame_waits_for_receive_buffers_and_spans_as_many_as_it_takes() {
         assert_eq!(received, frame);
         let counters = ["dma_read_bytes", "device_copied_bytes", "drops"].map(|name| rig.counter(TX, name));
         assert_eq!((counters, rig.counter(RX, "bytes")), ([3000, 0, 0], 3000));
+    }
+}
+
+#[test]
+fn a_frame_longer_than_all_the_buffers_of_a_full_ring_is_dropped_and_the_next_one_comes() {
+    for features in formats() {
+        for indirect in [false, true] {
+            let mut rig = Rig::with(&LinkKind::Loopback, features);
+            for n in 0..u64::from(SIZE) {
+                let placement = if indirect { Placement::Indirect(0x4_0000 + 64 * n) } else { Placement::Direct };
+                rig.rx.driver.add(&[Buffer::writable(RECEIVE + 100 * n, 100)], placement).unwrap();
+            }
+            rig.rx.kick_if_wanted();
+            rig.send(u32::from(SIZE) * 100);
+            rig.tx.used();
+            rig.send(u32::from(SIZE) * 100 - 12);
+            rig.tx.used();
+            for _ in 0..SIZE {
+                assert_eq!(rig.rx.used().written, 100);
+            }
+            assert_eq!((rig.counter(TX, "drops"), rig.counter(RX, "chains")), (1, u64::from(SIZE)), "{features:?}");
+        }
     }
 }
 
@@ -461,6 +502,26 @@ fn a_hold_ends_with_the_session_and_the_next_one_gets_what_was_held() {
 }
 
 #[test]
+fn a_ring_whose_device_died_goes_on_where_its_used_ring_stands_whatever_the_front_end_says() {
+    for base in [0, 9, 0x1234] {
+        let mut rig = Rig::new(&LinkKind::Sink);
+        for _ in 0..6 {
+            rig.send(500);
+            rig.tx.used();
+        }
+        let _ = rig.device.stop_queue(TX);
+        for _ in 0..3 {
+            rig.send(500);
+        }
+        rig.device.start_queue(TX, rig.tx.setup(base)).unwrap();
+        for _ in 0..3 {
+            rig.tx.used();
+        }
+        assert_eq!((rig.counter(TX, "chains"), rig.counter(TX, "errors")), (9, 0), "base {base}");
+    }
+}
+
+#[test]
 fn memory_replaced_under_a_held_queue_leaves_it_held() {
     let mut rig = Rig::new(&LinkKind::Sink);
     assert!(rig.workers.hold(TX, true));
@@ -551,6 +612,59 @@ fn a_traced_chain_shows_its_descriptors() {
     let buffers: Vec<_> = event.buffers().iter().map(|buffer| (buffer.addr, buffer.len, buffer.writable)).collect();
     assert_eq!(buffers, [(HEADER, 12, false), (PAYLOAD, 1000, false)]);
     assert_eq!(event.frame_len, 1000);
+}
+
+#[test]
+fn a_follower_that_is_too_slow_is_told_what_it_missed_and_it_is_counted() {
+    const FRAMES: u64 = 12_000;
+    let mut rig = Rig::new(&LinkKind::Sink);
+    let (mut socket, client) = UnixStream::pair().unwrap();
+    let shared = Arc::clone(&rig.shared);
+    let follower = std::thread::spawn(move || super::trace::follow(&mut socket, &shared));
+    rig.wait_for("tracing", |rig| rig.shared.traced());
+    // Nobody reads meanwhile: what the socket does not hold is overwritten in the end.
+    for _ in 0..FRAMES {
+        rig.send(60);
+        rig.tx.used();
+    }
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (mut chains, mut lost) = (0, 0);
+    let mut lines = std::io::BufReader::new(&client).lines();
+    while chains + lost < FRAMES {
+        match serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() {
+            TraceEvent::Chain(_) => chains += 1,
+            TraceEvent::Lost { queue, events } => {
+                assert_eq!(queue, "transmitq0");
+                lost += events;
+            }
+        }
+    }
+    assert_eq!(chains + lost, FRAMES);
+    assert!(lost > 0 && chains > 0, "{chains} seen, {lost} lost");
+    assert_eq!(rig.shared.queues[1].counts()["trace_lost"], lost);
+    let metrics = super::metrics::text(&rig.shared);
+    assert!(metrics.contains(&format!("vnic_queue_trace_lost_total{{queue=\"transmitq0\"}} {lost}\n")), "{metrics}");
+    client.shutdown(std::net::Shutdown::Both).unwrap();
+    follower.join().unwrap().unwrap();
+}
+
+#[test]
+fn every_counter_is_in_the_status_and_in_the_metrics() {
+    let mut rig = Rig::new(&LinkKind::SinkCopy);
+    rig.send(100);
+    rig.tx.used();
+    rig.tx.add(&[Buffer::readable(RAM, 12)]);
+    rig.wait_for("error", |rig| rig.counter(TX, "errors") == 1);
+    let status = super::status::status(&rig.shared);
+    let metrics = super::metrics::text(&rig.shared);
+    let of_tx = &status.queues[usize::from(TX)].counters;
+    for name in QueueCounters::NAMES.iter().copied().chain(["trace_lost", "error_unmapped"]) {
+        let line = format!("vnic_queue_{name}_total{{queue=\"transmitq0\"}} {}\n", of_tx[name]);
+        assert!(metrics.contains(&line), "{line}{metrics}");
+    }
+    // The link's own are published at its next poll.
+    let link = "vnic_link_transmitted_bytes_total 100\n";
+    rig.wait_for("the link's counters", |rig| super::metrics::text(&rig.shared).contains(link));
 }
 
 /// An Ethernet + IPv4 + TCP header from 10.0.2.15:1000 to 10.0.2.2:9000 with this sequence number.
@@ -695,7 +809,7 @@ fn every_counter_of_a_queue_rises_somewhere() {
     rig.wait_for("full", |rig| rig.counter(TX, "link_full") > 0 && rig.counter(RX, "no_buffers") > 0);
     note(counted(TX, &rig));
     note(counted(RX, &rig));
-    for name in crate::observe::counters::QueueCounters::NAMES {
+    for name in QueueCounters::NAMES {
         assert!(seen.contains(*name), "{name} never rises");
     }
 }

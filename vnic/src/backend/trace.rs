@@ -52,7 +52,10 @@ pub(super) fn follow(stream: &mut UnixStream, shared: &Shared) -> std::io::Resul
                     Read::Event(event) => {
                         (event.at_ns, TraceEvent::Chain(describe(&queue.name, &event, pages.as_ref())))
                     }
-                    Read::Lost(events) => (at, TraceEvent::Lost { queue: queue.name.clone(), events }),
+                    Read::Lost(events) => {
+                        queue.trace_lost.fetch_add(events, Ordering::Relaxed);
+                        (at, TraceEvent::Lost { queue: queue.name.clone(), events })
+                    }
                 });
             }
         }

@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
 use super::*;
 use crate::backend::worker::BURST;
-use crate::backend::workers::Plan;
 use crate::link::{LinkCounters, LinkError, Port, Received, Transmitted};
 use crate::net::{Frame, ReceiveSpace};
 use crate::spec::net::NetHeader;
@@ -111,13 +110,7 @@ impl Bench {
         });
         let seen = Arc::<Seen>::default();
         let probe = Probe { seen: Arc::clone(&seen), drivers, since: [0; 2] };
-        let shared = Arc::new(Shared::new(About::default(), 2 * PAIRS, vec![]));
-        let (channel, notices) = channel();
-        let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap());
-        let plan = Plan { shared: &shared, notices: &Notices { channel, wake }, poll, capture: None };
-        let workers = Arc::new(Workers::on_port(probe, &plan).unwrap());
-        let limits = Limits { queue_pairs: PAIRS, queue_size: LONG };
-        let mut device = NicDevice::new(Arc::clone(&shared), Arc::clone(&workers), limits);
+        let (mut device, shared, workers, notices) = on_port(probe, poll, PAIRS);
         device.set_features(FEATURES).unwrap();
         device.set_memory(Arc::clone(ram.memory())).unwrap();
         for (index, queue) in (0..).zip(&queues) {

@@ -72,14 +72,19 @@ struct InOrder {
 
 impl SplitDevice {
     /// The device half of the ring at `layout`. It goes on at available entry `base`, and in the used ring where the
-    /// driver's memory says.
+    /// driver's memory says. The two are the same where the device before gave back all it had taken, as it must before it
+    /// stops. Where they are not, that device died: the front-end cannot know how far it had come (DPDK's says 0, others
+    /// the available index), the used ring does. What was taken and not used is then taken again.
     ///
     /// # Errors
     /// Size or base cannot be, or a part of the ring is not guest memory.
     pub fn new(layout: RingLayout, memory: Arc<Memory>, features: Features, base: u32) -> Result<Self, RingError> {
         let ring = SplitPointers::new(&layout, memory, features)?;
-        let next_avail = u16::try_from(base).map_err(|_| RingError::BadBase { base })?;
+        let base = u16::try_from(base).map_err(|_| RingError::BadBase { base })?;
         let used = ring.used_idx().load(Ordering::Relaxed);
+        let unused = ring.avail_idx().load(Ordering::Acquire).wrapping_sub(used);
+        // What cannot be either is an error when it comes to it.
+        let next_avail = if unused <= layout.size { used } else { base };
         let in_order = features.has(Feature::InOrder);
         Ok(SplitDevice {
             rules: Rules { size: layout.size, indirect: features.has(Feature::IndirectDesc) },
