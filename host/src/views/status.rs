@@ -13,6 +13,9 @@ use super::table::{Align, Cell, Table};
 /// The counters that have a column; the others are named where they are not zero.
 const COLUMNS: &[&str] = &["chains", "descriptors", "bytes", "kicks", "calls", "drops", "errors"];
 
+/// As many queues as are shown one by one whether anybody uses them or not.
+const MANY: usize = 8;
+
 /// Everything, in aligned blocks.
 pub(crate) fn show(status: &Status, control: &Path) -> Result<()> {
     super::put(text(status, control)?)
@@ -107,7 +110,10 @@ fn queues(out: &mut String, queues: &[QueueStatus]) -> fmt::Result {
     let mut columns = vec![("queue", Align::Left), ("state", Align::Left), ("size", Align::Right)];
     columns.extend(COLUMNS.iter().map(|name| (*name, Align::Right)));
     let mut table = Table::new(&columns);
-    for queue in queues {
+    // A device of many pairs, of which the driver uses few: what never did anything is only counted.
+    let idle = |queue: &&QueueStatus| queue.state == "off" && queue.counters.values().all(|count| *count == 0);
+    let quiet = if queues.len() > MANY { queues.iter().filter(idle).count() } else { 0 };
+    for queue in queues.iter().filter(|queue| quiet == 0 || !idle(queue)) {
         let mut cells: Vec<Cell> = vec![
             queue.queue.clone().into(),
             Cell::styled(queue.state.clone(), style::of_state(&queue.state)),
@@ -125,6 +131,9 @@ fn queues(out: &mut String, queues: &[QueueStatus]) -> fmt::Result {
         table.row(cells);
     }
     write!(out, "\n{table}")?;
+    if quiet > 0 {
+        writeln!(out, "{DIM}{quiet} more queues were never used{DIM:#}")?;
+    }
     for queue in queues {
         if let Some(error) = &queue.error {
             writeln!(out, "{BAD}{}: {error}{BAD:#}", queue.queue)?;
@@ -139,7 +148,28 @@ fn queues(out: &mut String, queues: &[QueueStatus]) -> fmt::Result {
 
 #[cfg(test)]
 mod tests {
-    use super::ordinal;
+    use super::*;
+
+    #[test]
+    fn of_many_queues_those_that_were_never_used_are_only_counted() {
+        let queue = |at: usize, chains| QueueStatus {
+            queue: format!("transmitq{at}"),
+            state: "off".to_owned(),
+            error: None,
+            size: 0,
+            counters: [("chains".to_owned(), chains)].into(),
+        };
+        let shown = |count: usize| {
+            let mut text = String::new();
+            let all: Vec<QueueStatus> = (0..count).map(|at| queue(at, u64::from(at == 5))).collect();
+            queues(&mut text, &all).unwrap();
+            text
+        };
+        assert!(shown(8).contains("transmitq7") && !shown(8).contains("never used"));
+        let many = shown(256);
+        assert!(many.contains("transmitq5") && !many.contains("transmitq7"), "{many}");
+        assert!(many.contains("255 more queues were never used"), "{many}");
+    }
 
     #[test]
     fn ordinals() {
