@@ -13,6 +13,8 @@
 //! | `pointers` | the only file with raw pointers into a ring |
 //! | [`RingError`] | what a driver can get wrong, with stable names |
 
+#[cfg(test)]
+mod ambush;
 mod batch;
 mod chain;
 pub mod device;
@@ -20,6 +22,8 @@ pub mod driver;
 mod error;
 #[cfg(test)]
 mod fixture;
+#[cfg(test)]
+mod handover;
 mod heads;
 mod lane;
 pub mod layout;
@@ -38,6 +42,8 @@ pub use driver::{Buffer, DriverRing, Placement, Used};
 pub use error::RingError;
 pub use layout::RingLayout;
 pub use packed::{PackedDevice, PackedDriver};
+#[cfg(any(test, fuzzing))]
+pub use pointers::watched::{Touch, interrupted};
 pub use snapshot::{BufferSnapshot, ChainSnapshot, RingSnapshot};
 pub use split::{SplitDevice, SplitDriver};
 pub use walk::{MAX_INDIRECT_ENTRIES, MIN_CHAIN_LIMIT};

@@ -11,14 +11,25 @@
 
 mod packed;
 mod split;
+#[cfg(any(test, fuzzing))]
+pub(super) mod watched;
+
+/// The atomics that are overlaid on ring memory.
+mod atomics {
+    #[cfg(any(test, fuzzing))]
+    pub(super) use super::watched::{AtomicU16, AtomicU32, AtomicU64, fence};
+    #[cfg(not(any(test, fuzzing)))]
+    pub(super) use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, fence};
+}
 
 use std::marker::PhantomData;
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::Ordering;
 
 use crate::memory::{Access, Found, Hint, Memory, MemoryError};
 use crate::spec::ring::Descriptor;
 
 use super::RingError;
+use atomics::{AtomicU64, fence};
 pub(super) use packed::{PackedPointers, Word};
 pub(super) use split::{SplitParts, SplitPointers};
 

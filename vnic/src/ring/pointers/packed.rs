@@ -1,13 +1,14 @@
 //! Pointers into a packed ring.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use crate::memory::{Access, Memory};
 use crate::ring::RingError;
 use crate::ring::layout::{self, RingLayout};
 use crate::spec::ring::{DESC_ALIGN, PackedEvent};
 
+use super::atomics::{AtomicU32, AtomicU64};
 use super::{part, prefetch_to_write};
 
 /// Alignment of an event suppression structure, bytes. VIRTIO 1.3, 2.8.10.1 (there called the driver and device area).
