@@ -21,6 +21,8 @@ compile_error!("rings are little-endian and so is every host this is written for
 
 #[cfg(feature = "device")]
 pub mod backend;
+#[cfg(all(test, feature = "device"))]
+mod holes;
 #[cfg(feature = "device")]
 pub mod link;
 pub mod memory;

@@ -3,6 +3,7 @@
 mod endless;
 mod long;
 mod pairs;
+mod unmapped;
 
 use std::io::BufRead as _;
 use std::os::fd::{AsFd, OwnedFd};
