@@ -1,0 +1,639 @@
+//! The device half of a ring in the hands of a guest that changes its memory at any moment.
+//!
+//! Operation: the bytes become a ring's size and features, and a list of steps: what the guest writes, and what the device
+//! does. A step can also be laid in wait: it then happens just before a certain load of ring memory, between two loads of
+//! one and the same chain. So a run has all the races there are, and still happens the same way every time.
+//!
+//! What must hold whatever the guest writes:
+//! - no panic;
+//! - every segment handed out is guest memory, at the host address where that is; chains are no longer than allowed, and
+//!   their sums are right;
+//! - no head is out twice; no more comes back than was taken; what is not out cannot be returned;
+//! - after an error nothing has moved and nothing stays in the arena;
+//! - the device writes into its own part of the ring, and nowhere else;
+//! - popping and draining find the same in a ring that keeps still, through a cold arena and a warm one.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use arbitrary::{Arbitrary, Unstructured};
+use vnic::memory::testing::GuestRam;
+use vnic::memory::{Access, Gpa};
+use vnic::ring::{
+    Chain, ChainView, Device, DeviceRing, Ended, Fate, RingError, RingLayout, Segments, Touch, Visitor, interrupted,
+};
+use vnic::spec::{Feature, Features};
+
+/// Split or packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// VIRTIO 1.3, 2.7.
+    Split,
+    /// VIRTIO 1.3, 2.8.
+    Packed,
+}
+
+/// Where the rings are; buffers and tables are anywhere.
+const RING: u64 = 0x1000;
+const FIRST: u64 = 0x6000;
+/// A second region right behind the first, a third behind a hole.
+const REGIONS: [(Gpa, u64); 3] = [(Gpa(0), FIRST), (Gpa(FIRST), 0x1000), (Gpa(THIRD), 0x1000)];
+const THIRD: u64 = 0x2_0000;
+/// Buffers and tables are here more often than elsewhere.
+const BUFFERS: u64 = 0x4000;
+const TABLES: u64 = 0x5000;
+const STEPS: usize = 96;
+
+/// An address, likely a good one.
+#[derive(Debug, Clone, Copy, Arbitrary)]
+enum Place {
+    Buffer(u8),
+    Table(u8),
+    NearEnd(u8, u8),
+    Raw(u64),
+}
+
+impl Place {
+    fn addr(self) -> u64 {
+        match self {
+            Place::Buffer(at) => BUFFERS + 16 * u64::from(at),
+            Place::Table(at) => TABLES + 16 * u64::from(at),
+            Place::NearEnd(which, back) => {
+                [FIRST, FIRST + 0x1000, THIRD, THIRD + 0x1000][usize::from(which % 4)] - u64::from(back)
+            }
+            Place::Raw(addr) => addr,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, Arbitrary)]
+enum Length {
+    Small(u8),
+    Descriptors(u8),
+    Raw(u32),
+}
+
+impl Length {
+    fn bytes(self) -> u32 {
+        match self {
+            Length::Small(len) => u32::from(len),
+            Length::Descriptors(count) => 16 * u32::from(count),
+            Length::Raw(len) => len,
+        }
+    }
+}
+
+/// What the guest writes.
+#[derive(Debug, Clone, Copy, Arbitrary)]
+enum Write {
+    /// A descriptor of the ring. Packed: `next` is the buffer id.
+    Desc { slot: u8, place: Place, len: Length, flags: u16, next: u8 },
+    /// A descriptor with plausible flags: linked to the one behind it or not.
+    Plain { slot: u8, place: Place, len: Length, more: bool, writable: bool, lap: bool },
+    /// One that refers to a table.
+    Indirect { slot: u8, place: Place, count: u8, lap: bool },
+    /// A descriptor of a table.
+    Table { at: u8, place: Place, len: Length, flags: u8, next: u8 },
+    /// Split: an entry of the available ring.
+    Entry { slot: u8, head: u8 },
+    /// Split: that many entries more.
+    More(u8),
+    /// Split: `avail.idx`.
+    Idx(u16),
+    /// What the driver wants to be called for.
+    Event(u32),
+    /// Anything anywhere in the first pages.
+    Bytes(u16, u32),
+}
+
+#[derive(Debug, Clone, Copy, Arbitrary)]
+enum Step {
+    Write(Write),
+    /// The guest writes once that many loads of ring memory have passed.
+    Ambush(u8, Write),
+    Pop,
+    /// A fate for each chain, two bits each, and whether a glance is enough.
+    Drain {
+        limit: u8,
+        fates: u32,
+        glances: u8,
+    },
+    Return {
+        which: u8,
+        written: Length,
+    },
+    /// The last ones popped go back.
+    Unpop(u8),
+    /// One that was returned already, or never was out.
+    ReturnAgain(u8),
+    Publish,
+    Arm,
+    Disarm,
+    Available,
+    /// The queue is stopped and started again where it stood.
+    Restart,
+    /// Two new devices find the same in this ring.
+    Compare,
+}
+
+/// Guest memory, and what the guest itself has written into it.
+struct Guest {
+    ram: GuestRam,
+    /// What memory must hold but for what the device may write.
+    shadow: Vec<u8>,
+    format: Format,
+    layout: RingLayout,
+    /// Split: where the driver stands.
+    avail_idx: u16,
+    ambushes: VecDeque<(u8, Write)>,
+}
+
+thread_local! {
+    static RAM: RefCell<Option<GuestRam>> = const { RefCell::new(None) };
+}
+
+const LEN: u64 = FIRST + 0x1000;
+
+impl Guest {
+    fn write_bytes(&mut self, addr: u64, bytes: &[u8]) {
+        if self.ram.write(addr, bytes).is_ok()
+            && let Some(shadow) = self.shadow.get_mut(addr as usize..addr as usize + bytes.len())
+        {
+            shadow.copy_from_slice(bytes);
+        }
+    }
+
+    fn desc(&mut self, at: u64, addr: u64, len: u32, flags: u16, next: u16) {
+        let (third, fourth) = if self.format == Format::Packed { (next, flags) } else { (flags, next) };
+        let rest = u64::from(len) | u64::from(third) << 32 | u64::from(fourth) << 48;
+        self.write_bytes(at, &[addr.to_le_bytes(), rest.to_le_bytes()].concat());
+    }
+
+    fn slot(&self, slot: u8) -> u16 {
+        u16::from(slot) % self.layout.size
+    }
+
+    fn write(&mut self, what: Write) {
+        let layout = self.layout;
+        let lap = |lap: bool| match (self.format, lap) {
+            (Format::Split, _) => 0,
+            (Format::Packed, true) => 1 << 7,
+            (Format::Packed, false) => 1 << 15,
+        };
+        match what {
+            Write::Desc { slot, place, len, flags, next } => {
+                let at = layout.desc + 16 * u64::from(self.slot(slot));
+                self.desc(at, place.addr(), len.bytes(), flags, next.into());
+            }
+            Write::Plain { slot, place, len, more, writable, lap: turn } => {
+                let slot = self.slot(slot);
+                let flags = u16::from(more) | u16::from(writable) << 1 | lap(turn);
+                self.desc(
+                    layout.desc + 16 * u64::from(slot),
+                    place.addr(),
+                    len.bytes(),
+                    flags,
+                    (slot + 1) % layout.size,
+                );
+            }
+            Write::Indirect { slot, place, count, lap: turn } => {
+                let slot = self.slot(slot);
+                let at = layout.desc + 16 * u64::from(slot);
+                self.desc(at, place.addr(), 16 * u32::from(count), 4 | lap(turn), slot);
+            }
+            Write::Table { at, place, len, flags, next } => {
+                let flags = u16::from(flags & 7);
+                self.desc(TABLES + 16 * u64::from(at), place.addr(), len.bytes(), flags, next.into());
+            }
+            Write::Entry { slot, head } => {
+                let at = layout.avail + 4 + 2 * u64::from(self.slot(slot));
+                if self.format == Format::Split {
+                    self.write_bytes(at, &u16::from(head).to_le_bytes());
+                }
+            }
+            Write::More(count) => {
+                if self.format == Format::Split {
+                    self.avail_idx = self.avail_idx.wrapping_add(u16::from(count) % (layout.size + 1));
+                    self.write_bytes(layout.avail + 2, &self.avail_idx.to_le_bytes());
+                }
+            }
+            Write::Idx(idx) => {
+                if self.format == Format::Split {
+                    self.avail_idx = idx;
+                    self.write_bytes(layout.avail + 2, &idx.to_le_bytes());
+                }
+            }
+            Write::Event(bits) => match self.format {
+                Format::Packed => self.write_bytes(layout.avail, &bits.to_le_bytes()),
+                Format::Split => {
+                    self.write_bytes(layout.avail, &(bits as u16).to_le_bytes());
+                    self.write_bytes(layout.avail + 4 + 2 * u64::from(layout.size), &(bits >> 16).to_le_bytes()[..2]);
+                }
+            },
+            Write::Bytes(at, bits) => {
+                // The device's own part excepted: what it must not write there could not be told from this.
+                let at = u64::from(at);
+                if !self.device_writes(at) && !self.device_writes(at + 3) {
+                    self.write_bytes(at, &bits.to_le_bytes());
+                }
+            }
+        }
+    }
+
+    fn device_writes(&self, addr: u64) -> bool {
+        device_writes(self.format, &self.layout, addr)
+    }
+
+    fn check_memory(mut self) -> GuestRam {
+        let memory = self.ram.read(0, LEN as usize).expect("it is guest memory");
+        if memory != self.shadow {
+            for (at, (is, was)) in memory.iter().zip(&mut self.shadow).enumerate() {
+                if is != was {
+                    assert!(device_writes(self.format, &self.layout, at as u64), "the device wrote at {at:#x}");
+                }
+            }
+        }
+        self.ram
+    }
+}
+
+/// Is this address in the part of the ring that the device writes?
+fn device_writes(format: Format, layout: &RingLayout, addr: u64) -> bool {
+    let within = |from: u64, len: u64| (from..from + len).contains(&addr);
+    match format {
+        Format::Split => within(layout.used, 4 + 8 * u64::from(layout.size) + 2),
+        Format::Packed => {
+            let rings = within(layout.desc, 16 * u64::from(layout.size));
+            (rings && (addr - layout.desc) % 16 >= 8) || within(layout.used, 4)
+        }
+    }
+}
+
+/// A device, and what is known of it.
+struct Bench {
+    guest: Rc<RefCell<Guest>>,
+    features: Features,
+    device: Device,
+    segments: Segments,
+    /// Chains that are out, in the order they were popped.
+    out: Vec<Chain>,
+    returned: Vec<Chain>,
+    taken: u64,
+    back: u64,
+}
+
+/// Plays `data` on a ring.
+pub fn run(format: Format, data: &[u8]) {
+    let mut bytes = Unstructured::new(data);
+    let _ = play(format, &mut bytes);
+}
+
+fn play(format: Format, bytes: &mut Unstructured<'_>) -> arbitrary::Result<()> {
+    let (size, bits, start) = (bytes.arbitrary::<u8>()?, bytes.arbitrary::<u8>()?, bytes.arbitrary::<u16>()?);
+    let all = [Feature::IndirectDesc, Feature::EventIdx, Feature::InOrder];
+    let mut features = all
+        .iter()
+        .enumerate()
+        .fold(Features::NONE, |set, (at, feature)| if bits >> at & 1 == 1 { set.with(*feature) } else { set });
+    let (layout, base) = match format {
+        Format::Split => {
+            let (layout, _) = RingLayout::split_at(RING, 1 << (size % 8)).expect("such a ring can be");
+            (layout, u32::from(start))
+        }
+        Format::Packed => {
+            features = features.with(Feature::RingPacked);
+            let size = u16::from(size % 128) + 1;
+            let (layout, _) = RingLayout::packed_at(RING, size).expect("such a ring can be");
+            (layout, u32::from(start % size | start & 0x8000))
+        }
+    };
+    let ram = RAM.take().unwrap_or_else(|| GuestRam::with_regions(&REGIONS).expect("guest memory"));
+    ram.write(0, &[0; LEN as usize]).expect("guest memory");
+    let guest =
+        Guest { ram, shadow: vec![0; LEN as usize], format, layout, avail_idx: base as u16, ambushes: VecDeque::new() };
+    let guest = Rc::new(RefCell::new(guest));
+    if format == Format::Split {
+        guest.borrow_mut().write(Write::Idx(base as u16));
+    }
+    let mut bench = Bench::new(&guest, features, base);
+    let result = {
+        let guest = guest.clone();
+        let trap = move |touch, host| spring(&guest, touch, host);
+        interrupted(trap, || steps(&mut bench, bytes))
+    };
+    drop(bench);
+    let guest = Rc::into_inner(guest).expect("nobody else has it").into_inner();
+    RAM.set(Some(guest.check_memory()));
+    result
+}
+
+/// A load is about to happen, or a store has happened.
+fn spring(guest: &Rc<RefCell<Guest>>, touch: Touch, host: usize) {
+    let mut guest = guest.borrow_mut();
+    match touch {
+        Touch::Load => match guest.ambushes.front_mut() {
+            Some((0, what)) => {
+                let what = *what;
+                guest.ambushes.pop_front();
+                guest.write(what);
+            }
+            Some((left, _)) => *left -= 1,
+            None => {}
+        },
+        Touch::Store => {
+            let origin = guest.ram.memory().slice(0, 1, Access::Read).expect("guest memory").as_ptr() as usize;
+            assert!(guest.device_writes((host - origin) as u64), "the device stored at {:#x}", host - origin);
+        }
+    }
+}
+
+fn steps(bench: &mut Bench, bytes: &mut Unstructured<'_>) -> arbitrary::Result<()> {
+    for _ in 0..STEPS {
+        if bytes.is_empty() {
+            break;
+        }
+        bench.step(bytes.arbitrary()?);
+        assert_eq!(usize::from(bench.device.in_flight()), bench.out.len());
+        assert!(bench.back <= bench.taken);
+    }
+    Ok(())
+}
+
+impl Bench {
+    fn new(guest: &Rc<RefCell<Guest>>, features: Features, base: u32) -> Self {
+        let (device, segments) = Self::device(guest, features, base, 64);
+        Bench {
+            guest: guest.clone(),
+            features,
+            device,
+            segments,
+            out: Vec::new(),
+            returned: Vec::new(),
+            taken: 0,
+            back: 0,
+        }
+    }
+
+    fn device(guest: &RefCell<Guest>, features: Features, base: u32, capacity: usize) -> (Device, Segments) {
+        let (layout, memory) = (guest.borrow().layout, Arc::clone(guest.borrow().ram.memory()));
+        let device = Device::new(layout, Arc::clone(&memory), features, base).expect("the ring is guest memory");
+        (device, Segments::new(memory, capacity))
+    }
+
+    fn size(&self) -> u16 {
+        self.device.size()
+    }
+
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Write(what) => self.guest.borrow_mut().write(what),
+            Step::Ambush(after, what) => self.guest.borrow_mut().ambushes.push_back((after, what)),
+            Step::Pop => self.pop(),
+            Step::Drain { limit, fates, glances } => self.drain(limit, fates, glances),
+            Step::Return { which, written } => {
+                if !self.out.is_empty() {
+                    let chain = self.out[usize::from(which) % self.out.len()];
+                    let written = written.bytes().min(chain.writable_len.saturating_add(1));
+                    let result = self.device.push_used(&chain, written);
+                    if written > chain.writable_len {
+                        assert!(matches!(result, Err(RingError::WrittenTooMuch { .. })));
+                        return;
+                    }
+                    assert_eq!(result, Ok(()));
+                    self.out.retain(|other| other.head != chain.head);
+                    self.returned.push(chain);
+                    self.back += 1;
+                }
+            }
+            Step::Unpop(count) => {
+                let from = self.out.len().saturating_sub(usize::from(count % 8));
+                let chains = self.out[from..].to_vec();
+                let ours = self.are_last(&chains);
+                let before = self.device.in_flight();
+                match self.device.unpop(&chains) {
+                    Ok(()) => {
+                        assert!(ours);
+                        self.out.truncate(from);
+                        self.taken -= chains.len() as u64;
+                    }
+                    Err(_) => {
+                        assert!(!ours);
+                        // Some of them may have gone back: the caller's own mistake, which ends the queue.
+                        let back = usize::from(before - self.device.in_flight());
+                        self.taken -= back as u64;
+                        self.out.truncate(self.out.len() - back);
+                    }
+                }
+            }
+            Step::ReturnAgain(which) => {
+                if !self.returned.is_empty() {
+                    let chain = self.returned[usize::from(which) % self.returned.len()];
+                    if self.out.iter().all(|other| other.head != chain.head) {
+                        assert!(matches!(self.device.push_used(&chain, 0), Err(RingError::NotInFlight { .. })));
+                    }
+                }
+            }
+            Step::Publish => {
+                self.device.publish();
+                if self.out.is_empty() {
+                    self.segments.clear();
+                }
+            }
+            Step::Arm => drop(self.device.enable_notifications()),
+            Step::Disarm => self.device.disable_notifications(),
+            Step::Available => {
+                if let Ok(waiting) = self.device.available() {
+                    assert!(waiting <= self.size());
+                }
+            }
+            Step::Restart => {
+                // As a queue is stopped: all that is out comes back first.
+                for chain in std::mem::take(&mut self.out) {
+                    assert_eq!(self.device.push_used(&chain, 0), Ok(()));
+                    self.back += 1;
+                }
+                self.device.publish();
+                let base = self.device.base();
+                (self.device, self.segments) = Self::device(&self.guest, self.features, base, 64);
+                self.returned.clear();
+            }
+            Step::Compare => self.compare(),
+        }
+    }
+
+    /// Are these the youngest chains of all that were taken, one behind the other?
+    fn are_last(&self, chains: &[Chain]) -> bool {
+        let mut at = self.device.base() as u16;
+        chains.iter().rev().all(|chain| {
+            let size = self.size();
+            let before = match self.guest.borrow().format {
+                Format::Split => at.wrapping_sub(1),
+                Format::Packed => {
+                    (at & 0x7fff).checked_sub(chain.slots).unwrap_or_else(|| (at & 0x7fff) + size - chain.slots)
+                }
+            };
+            at = before;
+            chain.idx == before
+        })
+    }
+
+    fn pop(&mut self) {
+        let (kept, base, out) = (self.segments.len(), self.device.base(), self.device.in_flight());
+        match self.device.pop(&mut self.segments) {
+            Ok(Some(chain)) => {
+                check_chain(&self.guest.borrow(), self.segments.view(chain), self.features);
+                assert!(self.out.iter().all(|other| other.head != chain.head), "head {} is out twice", chain.head);
+                self.out.push(chain);
+                self.taken += 1;
+            }
+            Ok(None) => assert_eq!((self.segments.len(), self.device.base()), (kept, base)),
+            Err(_) => {
+                assert_eq!((self.segments.len(), self.device.base(), self.device.in_flight()), (kept, base, out));
+            }
+        }
+    }
+
+    fn drain(&mut self, limit: u8, fates: u32, glances: u8) {
+        let mut look = Look { guest: &self.guest, features: self.features, fates, glances, seen: Vec::new() };
+        let mut burst = Segments::new(self.segments.memory().clone(), 64);
+        let ended = self.device.drain(&mut burst, limit.into(), &mut look);
+        let seen = look.seen;
+        let left = seen.iter().filter(|(_, fate)| *fate == Fate::Leave).count();
+        assert_eq!(left, usize::from(ended == Ok(Ended::Left)));
+        assert!(seen.len() <= usize::from(limit) + left);
+        for (chain, fate) in seen {
+            let twice = self.out.iter().any(|other| other.head == chain.head);
+            assert!(!twice, "head {} is out twice", chain.head);
+            match fate {
+                Fate::Keep => self.out.push(chain),
+                Fate::Return => {
+                    self.returned.push(chain);
+                    self.back += 1;
+                }
+                Fate::Leave => continue,
+            }
+            self.taken += 1;
+        }
+        // The arena of the burst is gone, and with it the chains' segments; that they are out counts.
+    }
+
+    /// Nothing changes meanwhile: three ways to find out what is in the ring.
+    fn compare(&mut self) {
+        let ambushes = std::mem::take(&mut self.guest.borrow_mut().ambushes);
+        let base = self.device.base();
+        let new = |capacity| Self::device(&self.guest, self.features, base, capacity);
+        let popped = |capacity: usize, warm: bool| {
+            let (mut device, mut segments) = new(capacity);
+            if warm {
+                // Whatever comes first warms the arena; it goes back.
+                if let Ok(Some(chain)) = device.pop(&mut segments) {
+                    device.unpop(&[chain]).expect("it was the last");
+                }
+                segments.clear();
+            }
+            let mut chains = Vec::new();
+            let end = loop {
+                match device.pop(&mut segments) {
+                    Ok(Some(chain)) => chains.push(describe(segments.view(chain))),
+                    Ok(None) => break Ok(()),
+                    Err(error) => break Err(error),
+                }
+            };
+            (chains, end)
+        };
+        let drained = |glances: u8| {
+            let (mut device, mut segments) = new(64);
+            let mut look = Describe { glances, chains: Vec::new() };
+            let end = device.drain(&mut segments, u16::MAX, &mut look).map(drop);
+            (look.chains, end)
+        };
+        let first = popped(0, false);
+        for (what, other) in [
+            ("warm", popped(256, true)),
+            ("drained", drained(0)),
+            ("drained at a glance", drained(u8::MAX)),
+            ("drained now and then at a glance", drained(0b0110_1001)),
+        ] {
+            assert_eq!(first, other, "{what}");
+        }
+        self.guest.borrow_mut().ambushes = ambushes;
+    }
+}
+
+type Description = (Chain, Vec<(u64, u32, bool)>);
+
+fn describe(view: ChainView<'_>) -> Description {
+    let segments = view.segments().iter().map(|segment| (segment.addr, segment.len, segment.continues)).collect();
+    (Chain { first: 0, ..view.chain }, segments)
+}
+
+struct Describe {
+    glances: u8,
+    chains: Vec<Description>,
+}
+
+impl Visitor for Describe {
+    fn glance(&mut self, chain: ChainView<'_>) -> Option<Fate> {
+        self.glances = self.glances.rotate_left(1);
+        (self.glances & 1 == 1).then(|| self.visit(chain))
+    }
+
+    fn visit(&mut self, chain: ChainView<'_>) -> Fate {
+        self.chains.push(describe(chain));
+        Fate::Keep
+    }
+}
+
+struct Look<'b> {
+    guest: &'b Rc<RefCell<Guest>>,
+    features: Features,
+    fates: u32,
+    glances: u8,
+    seen: Vec<(Chain, Fate)>,
+}
+
+impl Visitor for Look<'_> {
+    fn glance(&mut self, chain: ChainView<'_>) -> Option<Fate> {
+        self.glances = self.glances.rotate_left(1);
+        (self.glances & 1 == 1).then(|| self.visit(chain))
+    }
+
+    fn visit(&mut self, chain: ChainView<'_>) -> Fate {
+        check_chain(&self.guest.borrow(), chain, self.features);
+        let fate = match self.fates & 3 {
+            0 | 1 => Fate::Return,
+            2 => Fate::Keep,
+            _ => Fate::Leave,
+        };
+        self.fates = self.fates.rotate_right(2);
+        self.seen.push((chain.chain, fate));
+        fate
+    }
+}
+
+/// What must be true of every chain that is handed out.
+fn check_chain(guest: &Guest, view: ChainView<'_>, features: Features) {
+    let chain = view.chain;
+    let size = guest.layout.size;
+    let segments = view.segments();
+    assert_eq!(segments.len(), chain.count as usize);
+    assert!(chain.descriptors >= 1 && u32::from(chain.descriptors) <= chain.count && chain.readable <= chain.count);
+    assert!(chain.slots >= 1 && chain.slots <= size);
+    assert!(chain.descriptors <= size.max(1024));
+    assert!(chain.indirect || chain.descriptors <= size);
+    assert!(!chain.indirect || features.has(Feature::IndirectDesc));
+    let buffers = segments.iter().filter(|segment| !segment.continues).count();
+    assert_eq!(buffers, usize::from(chain.descriptors));
+    let (readable, writable) = segments.split_at(chain.readable as usize);
+    let sum = |list: &[vnic::ring::Segment]| list.iter().map(|segment| u64::from(segment.len)).sum::<u64>();
+    assert_eq!((sum(readable), sum(writable)), (chain.readable_len.into(), chain.writable_len.into()));
+    let mut known: HashMap<u64, usize> = HashMap::new();
+    let memory = guest.ram.memory();
+    for slice in view.readable().chain(view.writable()).filter(|slice| !slice.is_empty()) {
+        let here = memory.slice(slice.addr(), slice.len() as u64, Access::Read).expect("it is guest memory");
+        assert_eq!(here.as_ptr(), slice.as_ptr());
+        known.insert(slice.addr(), slice.len());
+    }
+}
