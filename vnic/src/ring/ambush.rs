@@ -71,7 +71,7 @@ struct Keep<'f> {
 impl Visitor for Keep<'_> {
     fn glance(&mut self, chain: ChainView<'_>) -> Option<Fate> {
         // Every other one takes more than a glance, and is followed anew.
-        (self.chains.len() % 2 == 0).then(|| self.visit(chain))
+        self.chains.len().is_multiple_of(2).then(|| self.visit(chain))
     }
 
     fn visit(&mut self, chain: ChainView<'_>) -> Fate {
