@@ -128,6 +128,10 @@ static PREVIOUS: Previous = Previous(UnsafeCell::new(MaybeUninit::uninit()));
 
 fn install() {
     static ONCE: Once = Once::new();
+    if cfg!(miri) {
+        // There are no signals, and no files that could shrink.
+        return;
+    }
     ONCE.call_once(|| {
         // SAFETY: zero is a valid `sigaction`; the pointers are to live values of the right type; the handler is
         // async-signal-safe (see Invariants). PREVIOUS is filled before the second call makes the handler reachable.

@@ -84,6 +84,23 @@ impl Mapping {
         Ok(Mapping { guard, region, skip: skip as usize, spec })
     }
 
+    /// Memory of this process alone in place of a file's, for the interpreter that runs the tests: it maps no files.
+    #[cfg(miri)]
+    pub(super) fn private(spec: RegionSpec) -> Self {
+        let page = base_page_size();
+        let skip = spec.mmap_offset % page;
+        let mapped = (spec.size + skip).next_multiple_of(page) as usize;
+        let layout = std::alloc::Layout::from_size_align(mapped, page as usize).expect("a test's memory");
+        // SAFETY: the size is not 0. It is never given back, so it outlives the mapping.
+        let region = unsafe {
+            let bytes = std::alloc::alloc_zeroed(layout);
+            MmapRegion::build_raw(bytes, mapped, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE)
+        };
+        let region = region.expect("a test's memory");
+        let guard = Guard::new(region.as_ptr() as usize, mapped, page as usize).expect("a slot");
+        Mapping { guard, region, skip: skip as usize, spec }
+    }
+
     pub(super) fn spec(&self) -> &RegionSpec {
         &self.spec
     }

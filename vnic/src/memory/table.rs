@@ -83,6 +83,16 @@ impl Memory {
         Ok(Memory::over(mappings.collect::<Result<_, _>>()?))
     }
 
+    /// As [`map`](Memory::map), without files.
+    ///
+    /// # Errors
+    /// As [`map`](Memory::map).
+    #[cfg(miri)]
+    pub(super) fn private(specs: &[RegionSpec]) -> Result<Self, MemoryError> {
+        check_all(specs)?;
+        Ok(Memory::over(specs.iter().map(|spec| Arc::new(Mapping::private(*spec))).collect()))
+    }
+
     /// The same memory and one region more.
     ///
     /// # Errors

@@ -7,7 +7,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+#[cfg(not(miri))]
 use nix::sys::memfd::{MFdFlags, memfd_create};
+#[cfg(not(miri))]
 use nix::unistd::ftruncate;
 
 use super::{Gpa, Memory, MemoryError, RegionSpec, UserAddr};
@@ -37,6 +39,9 @@ impl GuestRam {
     /// # Errors
     /// The host has no such memory, or the regions make no memory table.
     pub fn with_regions(regions: &[(Gpa, u64)]) -> io::Result<Self> {
+        #[cfg(miri)]
+        let file = OwnedFd::from(File::open("/dev/null")?);
+        #[cfg(not(miri))]
         let file = memfd_create(c"guest-ram", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
         let mut specs = Vec::new();
         let mut offset = 0_u64;
@@ -45,10 +50,22 @@ impl GuestRam {
             specs.push(RegionSpec { gpa, size, user_addr, mmap_offset: offset });
             offset = offset.saturating_add(size);
         }
-        ftruncate(&file, i64::try_from(offset).map_err(io::Error::other)?)?;
-        let table = specs.iter().map(|spec| Ok((*spec, File::from(file.try_clone()?)))).collect::<io::Result<_>>()?;
-        let memory = Arc::new(Memory::map(table).map_err(io::Error::other)?);
+        let memory = Arc::new(Self::map(&file, &specs, offset)?);
         Ok(GuestRam { file, specs, memory })
+    }
+
+    /// The regions in the file, which gets this many bytes.
+    #[cfg(not(miri))]
+    fn map(file: &OwnedFd, specs: &[RegionSpec], len: u64) -> io::Result<Memory> {
+        ftruncate(file, i64::try_from(len).map_err(io::Error::other)?)?;
+        let table = specs.iter().map(|spec| Ok((*spec, File::from(file.try_clone()?)))).collect::<io::Result<_>>()?;
+        Memory::map(table).map_err(io::Error::other)
+    }
+
+    /// The interpreter maps no files: the regions are this process's own.
+    #[cfg(miri)]
+    fn map(_file: &OwnedFd, specs: &[RegionSpec], _len: u64) -> io::Result<Memory> {
+        Memory::private(specs).map_err(io::Error::other)
     }
 
     /// The memory, mapped.

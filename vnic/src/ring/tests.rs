@@ -464,7 +464,7 @@ fn traffic(pair: &mut Pair, seed: u64) {
     let mut popped: Vec<Chain> = Vec::new();
     let mut expected: Vec<Used> = Vec::new();
     let (mut device_sleeps, mut driver_sleeps) = (false, false);
-    for step in 0..30_000_u64 {
+    for step in 0..if cfg!(miri) { 300 } else { 30_000_u64 } {
         match random(7) {
             0 | 1 => {
                 let count = 1 + random(4);
@@ -555,7 +555,7 @@ fn traffic(pair: &mut Pair, seed: u64) {
 /// Both halves on threads of their own, each asleep whenever it may be. A notification that is not sent when the other
 /// side needs it leaves both asleep for good.
 fn two_threads(pair: Pair) {
-    const CHAINS: u32 = 50_000;
+    const CHAINS: u32 = if cfg!(miri) { 60 } else { 50_000 };
     const DEADLINE: Duration = Duration::from_secs(60);
     let Pair { mut driver, mut device, mut segments, ram: _ram, .. } = pair;
     // As an eventfd: however often it is signalled, one wake-up.
