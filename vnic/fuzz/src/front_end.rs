@@ -28,7 +28,7 @@ use vnic::backend::device::{Limits, NicDevice};
 use vnic::backend::shared::{About, Shared};
 use vnic::backend::worker::{Notice, Notices};
 use vnic::backend::workers::Workers;
-use vnic::link::{self, LinkKind, Port};
+use vnic::link::{self, LinkKind};
 use vnic::memory::testing::{GuestRam, USER_BASE};
 use vnic::memory::{Gpa, RegionSpec, UserAddr};
 use vnic::net::features::OFFERED;

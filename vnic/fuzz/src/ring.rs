@@ -282,6 +282,8 @@ struct Bench {
     returned: Vec<Chain>,
     taken: u64,
     back: u64,
+    /// Comparisons that may still come: each makes five devices.
+    comparisons: u8,
 }
 
 /// Plays `data` on a ring.
@@ -373,6 +375,7 @@ impl Bench {
             returned: Vec::new(),
             taken: 0,
             back: 0,
+            comparisons: 3,
         }
     }
 
@@ -459,7 +462,12 @@ impl Bench {
                 (self.device, self.segments) = Self::device(&self.guest, self.features, base, 64);
                 self.returned.clear();
             }
-            Step::Compare => self.compare(),
+            Step::Compare => {
+                if let Some(left) = self.comparisons.checked_sub(1) {
+                    self.comparisons = left;
+                    self.compare();
+                }
+            }
         }
     }
 
