@@ -49,12 +49,20 @@ skip() {
 }
 
 step format cargo fmt --all --check
+step "the fuzz targets' format" cargo fmt --manifest-path vnic/fuzz/Cargo.toml --check
 if command -v shellcheck >/dev/null; then
   step "shell scripts" shellcheck --external-sources --source-path=SCRIPTDIR scripts/*.sh .ci/run
 else
   skip "shell scripts are not linted: shellcheck is not installed"
 fi
 step lints cargo clippy --workspace --all-targets --locked -- -D warnings
+if command -v c++ >/dev/null; then
+  # Their own flags, so their own folder. They run in scripts/fuzz.sh; here they must not rot.
+  step "the fuzz targets' lints" env RUSTFLAGS="--cfg fuzzing" cargo clippy --manifest-path vnic/fuzz/Cargo.toml \
+    --target-dir target/fuzz-check --locked -- -D warnings
+else
+  skip "fuzz targets are not looked at: there is no C++ compiler for libFuzzer"
+fi
 step documentation env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 step "unit and property tests" cargo test --workspace --locked --no-fail-fast --lib --bins -- --show-output
 step "documentation's examples" cargo test --workspace --locked --doc
