@@ -36,13 +36,7 @@ fi
 
 [ "$(nproc)" -ge 2 ] || fail 2 "this needs two CPUs, one for each side"
 can_be_root || fail 2 "DPDK wants huge pages, and they want root: run it as root"
-need dpdk-testpmd dpdk-dev "dpdk"
-for package in librte-net-vhost23 librte-net-virtio23 librte-meta-allpmds; do
-  if is_debian && ! dpkg -s "$package" >/dev/null 2>&1; then
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$package" >/dev/null ||
-      fail 2 "could not install $package"
-  fi
-done
+need_dpdk
 
 HUGE_BEFORE=$(cat /proc/sys/vm/nr_hugepages) MOUNTED=''
 put_back() {

@@ -102,8 +102,11 @@ compose_command() { # compose_command ACCEL TASK
     else
       chardev+=,reconnect=1
     fi
-    QEMU_COMMAND+=(-chardev "$chardev" -netdev vhost-user,id=net,chardev=vhost)
-    [ "${MSIX:-$(msix_works && echo on || echo off)}" = on ] || nic+=,vectors=0
+    QEMU_COMMAND+=(-chardev "$chardev" -netdev "vhost-user,id=net,chardev=vhost,queues=$QUEUE_PAIRS")
+    local msix=${MSIX:-$(msix_works && echo on || echo off)}
+    [ "$QUEUE_PAIRS" = 1 ] || nic+=,mq=on
+    # One for each queue, one for the control queue, one for changes of the configuration.
+    if [ "$msix" = off ]; then nic+=,vectors=0; elif [ "$QUEUE_PAIRS" != 1 ]; then nic+=,vectors=$((2 * QUEUE_PAIRS + 2)); fi
   fi
   QEMU_COMMAND+=(-device "$nic${NIC_OPTIONS:+,$NIC_OPTIONS}")
   if make_disk; then

@@ -55,6 +55,18 @@ need() {
   command -v "$tool" >/dev/null || fail 2 "$package is installed, but there is no $tool in PATH"
 }
 
+# need_dpdk: DPDK's testpmd, and the drivers it loads.
+need_dpdk() {
+  local package
+  need dpdk-testpmd dpdk-dev dpdk
+  for package in librte-net-vhost23 librte-net-virtio23 librte-meta-allpmds; do
+    if is_debian && ! dpkg -s "$package" >/dev/null 2>&1; then
+      as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$package" >/dev/null ||
+        fail 2 "could not install $package"
+    fi
+  done
+}
+
 need_cargo() {
   command -v cargo >/dev/null ||
     fail 2 "cargo is missing: install Rust $(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$ROOT/Cargo.toml") or newer, with rustup or your distribution's packages"

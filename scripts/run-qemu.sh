@@ -18,6 +18,7 @@
 #   --client                 QEMU listens and vnic serve connects, again and again if it must
 #   --netdev user            QEMU's own NIC back-end in place of ours, to compare with; receiver: 127.0.0.1:9000
 #   --accel kvm|tcg          in place of: kvm if a guest really boots with it, else tcg
+#   --queue-pairs N          several queue pairs, one for each of the guest's --cpus say (1)
 #   --iommu                  an IOMMU between the NIC and the guest's memory; by itself where a row needs it (vfio-userspace)
 #   --nic-options LIST       more options for the NIC: packed=on
 #   --msix on|off            MSI-X interrupts in the NIC (off where this QEMU crashes with them)
@@ -32,7 +33,7 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 TASK=shell TRANSFER='' HAZARD='' WITNESS=device,guest,memory FILESYSTEM=tmpfs COMMAND='' SIZE=16M KERNEL='' MODULES='' WHICH=stable LINK=peer ROLE=server NETDEV=vhost
-ACCEL=${ACCEL:-} IOMMU='' NIC_OPTIONS='' MSIX='' MEMORY=512M CPUS=1 RUN=$ROOT/target/run APPEND='' SERVE_OPTIONS=() PRINT='' NEWER_QEMU=''
+ACCEL=${ACCEL:-} QUEUE_PAIRS=1 IOMMU='' NIC_OPTIONS='' MSIX='' MEMORY=512M CPUS=1 RUN=$ROOT/target/run APPEND='' SERVE_OPTIONS=() PRINT='' NEWER_QEMU=''
 QEMU=${QEMU:-qemu-system-x86_64} VNIC=${VNIC:-}
 
 while [ $# -gt 0 ]; do
@@ -56,6 +57,7 @@ while [ $# -gt 0 ]; do
     --client) ROLE=client ;;
     --netdev) NETDEV=$2 && shift ;;
     --accel) ACCEL=$2 && shift ;;
+    --queue-pairs) QUEUE_PAIRS=$2 && shift ;;
     --iommu) IOMMU=1 ;;
     --nic-options) NIC_OPTIONS=$2 && shift ;;
     --msix) MSIX=$2 && shift ;;
@@ -72,6 +74,8 @@ while [ $# -gt 0 ]; do
 done
 BYTES=$(numfmt --from=iec "${SIZE%B}" 2>/dev/null) || usage_error "--size $SIZE is no size: write 4096, 64K or 16M"
 case $NETDEV in vhost | user) ;; *) usage_error "--netdev $NETDEV: there is vhost (ours) and user (QEMU's)" ;; esac
+[[ $QUEUE_PAIRS =~ ^[1-9][0-9]*$ ]] || usage_error "--queue-pairs $QUEUE_PAIRS is no number of queue pairs"
+[ "$NETDEV" = vhost ] || [ "$QUEUE_PAIRS" = 1 ] || usage_error "--queue-pairs goes with our NIC: not with --netdev user"
 case $MSIX in '' | on | off) ;; *) usage_error "--msix is on or off" ;; esac
 case $ACCEL in '' | kvm | tcg) ;; *) usage_error "--accel is kvm or tcg" ;; esac
 [ -z "$KERNEL$MODULES" ] || { [ -n "$KERNEL" ] && [ -n "$MODULES" ]; } || usage_error "--kernel and --modules go together"
@@ -103,6 +107,7 @@ if [ "$NETDEV" = vhost ]; then
   [ -n "$VNIC" ] || build_vnic
   serve=("$VNIC" serve --socket-path "$RUN/vnic.sock" --link "$LINK" "${SERVE_OPTIONS[@]}")
   [ $ROLE = server ] || serve+=(--client)
+  [ "$QUEUE_PAIRS" = 1 ] || serve+=(--queue-pairs "$QUEUE_PAIRS")
   # The device's own capture runs along, to show that it disturbs nothing.
   [ "$HAZARD" != observer ] || serve+=(--capture "$RUN/hazard.pcapng")
   printf '+ %s\n' "${serve[*]}" >&2

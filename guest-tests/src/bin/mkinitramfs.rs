@@ -79,6 +79,7 @@ fn build(arguments: &Arguments, selection: &Selection) -> Result<Archive> {
     archive.add("/bin/agent", program(&arguments.program("agent"))?);
     archive.add("/bin/transfer", program(&arguments.program("transfer"))?);
     archive.add("/bin/userspace-nic", program(&arguments.program("userspace-nic"))?);
+    archive.add("/bin/nic-queues", program(&arguments.program("nic-queues"))?);
     archive.add("/bin/frame", program(&arguments.program("examples/frame"))?);
     archive.add("/bin/busybox", program(&arguments.busybox)?);
     for applet in applets(&arguments.busybox)? {
@@ -115,6 +116,7 @@ fn inputs(arguments: &Arguments) -> Result<String> {
         arguments.program("agent"),
         arguments.program("transfer"),
         arguments.program("userspace-nic"),
+        arguments.program("nic-queues"),
         arguments.program("examples/frame"),
         arguments.busybox.clone(),
         arguments.modules.clone(),

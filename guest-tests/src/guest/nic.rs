@@ -1,4 +1,5 @@
-//! The guest's NIC by ioctl: addresses, flags, routes (`ip addr`, `ip link`, `ip route`) and offloads (`ethtool -K`).
+//! The guest's NIC by ioctl: addresses, flags, routes (`ip addr`, `ip link`, `ip route`), offloads (`ethtool -K`), queue
+//! pairs (`ethtool -L`) and ring sizes (`ethtool -G`).
 //!
 //! Limits: legacy `ethtool_value` commands, which every kernel still answers; nothing here needs netlink.
 
@@ -32,6 +33,33 @@ const TSO: Switch = Switch { name: "tso", get: 0x1e, set: 0x1f };
 struct EthtoolValue {
     command: u32,
     data: u32,
+}
+
+/// `struct ethtool_channels` and `struct ethtool_ringparam`: a command, four limits, four figures.
+#[repr(C)]
+#[derive(Debug, Default, Clone, Copy)]
+struct EthtoolTable {
+    command: u32,
+    most: [u32; 4],
+    now: [u32; 4],
+}
+
+const GET_RINGS: u32 = 0x10;
+const SET_RINGS: u32 = 0x11;
+const GET_CHANNELS: u32 = 0x3c;
+const SET_CHANNELS: u32 = 0x3d;
+/// Where `EthtoolTable::now` has the receive and the transmit ring, and the queue pairs ("combined").
+const RX_RING: usize = 0;
+const TX_RING: usize = 3;
+const COMBINED: usize = 3;
+
+/// A figure that can be changed, and how far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Figure {
+    /// As it is.
+    pub now: u32,
+    /// At most.
+    pub most: u32,
 }
 
 /// `struct in6_ifreq`.
@@ -194,7 +222,55 @@ impl Nic {
         self.ethtool(&mut value).with_context(|| format!("switch {} of {}", switch.name, self.name))
     }
 
-    fn ethtool(&self, value: &mut EthtoolValue) -> Result<()> {
+    /// Queue pairs in use.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn pairs(&self) -> Result<Figure> {
+        let EthtoolTable { most, now, .. } = self.table(GET_CHANNELS).context("read the queue pairs")?;
+        Ok(Figure { now: now[COMBINED], most: most[COMBINED] })
+    }
+
+    /// Uses this many queue pairs (`ethtool -L NAME combined N`).
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn set_pairs(&self, pairs: u32) -> Result<()> {
+        let mut table = self.table(GET_CHANNELS).context("read the queue pairs")?;
+        table.command = SET_CHANNELS;
+        table.now[COMBINED] = pairs;
+        self.ethtool(&mut table).with_context(|| format!("use {pairs} queue pairs"))
+    }
+
+    /// Sizes of the receive and the transmit rings.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn rings(&self) -> Result<[Figure; 2]> {
+        let EthtoolTable { most, now, .. } = self.table(GET_RINGS).context("read the ring sizes")?;
+        Ok([RX_RING, TX_RING].map(|at| Figure { now: now[at], most: most[at] }))
+    }
+
+    /// Makes all rings of these sizes (`ethtool -G NAME rx N tx N`): each queue is reset on its own.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn set_rings(&self, receive: u32, transmit: u32) -> Result<()> {
+        let mut table = self.table(GET_RINGS).context("read the ring sizes")?;
+        table.command = SET_RINGS;
+        table.now[RX_RING] = receive;
+        table.now[TX_RING] = transmit;
+        self.ethtool(&mut table).with_context(|| format!("rings of {receive} and {transmit}"))
+    }
+
+    fn table(&self, command: u32) -> Result<EthtoolTable> {
+        let mut table = EthtoolTable { command, ..EthtoolTable::default() };
+        self.ethtool(&mut table)?;
+        Ok(table)
+    }
+
+    /// `value` is one of linux/ethtool.h's structs, with the command that belongs to it in front.
+    fn ethtool<T>(&self, value: &mut T) -> Result<()> {
         let mut request = self.request();
         request.ifr_ifru.ifru_data = std::ptr::from_mut(value).cast();
         self.ioctl(libc::SIOCETHTOOL, &mut request)
