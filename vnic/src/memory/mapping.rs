@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 use nix::sys::stat::fstat;
 use nix::sys::statfs::{HUGETLBFS_MAGIC, fstatfs};
@@ -109,6 +109,12 @@ impl Mapping {
     pub(super) fn host(&self) -> *mut u8 {
         // `skip` is less than a page and the mapping is that much longer than the region.
         self.region.as_ptr().wrapping_add(self.skip)
+    }
+
+    /// Is it of this file?
+    pub(super) fn is_of(&self, file: impl AsFd) -> bool {
+        let (Some(own), Ok(other)) = (self.region.file_offset(), fstat(file)) else { return false };
+        fstat(own.file()).is_ok_and(|own| (own.st_dev, own.st_ino) == (other.st_dev, other.st_ino))
     }
 
     /// Did its file shrink under it?

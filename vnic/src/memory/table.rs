@@ -1,6 +1,7 @@
 //! The set of mapped regions and the look-up of addresses in it.
 
 use std::fs::File;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::mapping::{Mapping, RegionSpec};
@@ -104,6 +105,12 @@ impl Memory {
         let mut mappings = self.mappings.clone();
         mappings.push(Arc::new(Mapping::new(spec, file.into())?));
         Ok(Memory::over(mappings))
+    }
+
+    /// Is there exactly this region, of the same file?
+    #[must_use]
+    pub fn has(&self, spec: RegionSpec, file: impl AsFd) -> bool {
+        self.mappings.iter().any(|mapping| *mapping.spec() == spec && mapping.is_of(&file))
     }
 
     /// The same memory without the region that has exactly these addresses and size.

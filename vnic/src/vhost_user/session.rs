@@ -256,6 +256,10 @@ impl Session {
 
     fn add_mem_reg(&mut self, region: RegionSpec, fds: Vec<OwnedFd>, device: &mut dyn Device) -> Outcome {
         let request = RequestCode::AddMemReg;
+        if fds.first().is_some_and(|fd| self.memory.has(region, fd)) {
+            // QEMU 7.2 says so once for each queue pair that the guest uses.
+            return Ok(None);
+        }
         let count = self.memory.regions().len();
         let max = usize::try_from(device.max_mem_slots()).unwrap_or(usize::MAX);
         if count >= max {

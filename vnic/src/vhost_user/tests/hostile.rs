@@ -263,7 +263,8 @@ fn memory_that_cannot_be_mapped_leaves_the_old_memory_in_use() {
     let expected = refused("SET_MEM_TABLE: memory region at 0x0+1048576 overlaps another");
     assert_eq!(bench.ask(&Acked(Request::SetMemTable(vec![good, good]))), expected);
     let expected = refused("ADD_MEM_REG: memory region at 0x0+1048576 overlaps another");
-    assert_eq!(bench.ask(&Acked(Request::AddMemReg(good))), expected);
+    let elsewhere = with(&|region| region.user_addr.0 += 0x1000);
+    assert_eq!(bench.ask(&Acked(Request::AddMemReg(elsewhere))), expected);
     let empty = with(&|region| region.size = 0);
     assert_eq!(
         bench.ask(&Acked(Request::SetMemTable(vec![empty]))),

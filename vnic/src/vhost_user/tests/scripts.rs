@@ -241,6 +241,25 @@ fn a_vring_is_reset_to_another_size_and_place_while_another_runs() {
     ]);
 }
 
+/// QEMU 7.2 has a vhost device for each queue pair, and each of them announces the memory.
+#[test]
+fn a_region_that_is_there_already_is_acknowledged_and_nothing_stops() {
+    let mut bench = Bench::running();
+    let region = bench.ram.specs()[0];
+    let mut other = region;
+    other.size -= 4096;
+    let refused = "refused: ADD_MEM_REG: memory region at 0x0+1044480 overlaps another; = 0x1";
+    bench.run(&[
+        (Acked(Request::AddMemReg(region)), "= 0x0"),
+        (Plain(Request::AddMemReg(region)), OWN),
+        (Acked(Request::AddMemReg(other)), refused),
+    ]);
+    // The same addresses, and another file.
+    bench.ram = GuestRam::new(RAM).unwrap();
+    let outcome = bench.ask(&Acked(Request::AddMemReg(region)));
+    assert!(outcome.contains("overlaps another; = 0x1"), "{outcome}");
+}
+
 #[test]
 fn memory_that_comes_and_goes_under_a_running_ring_pauses_it() {
     let mut bench = Bench::running();
