@@ -218,7 +218,7 @@ fn a_packed_ring_has_any_size_and_a_base_of_32_bits() {
     assert_eq!(VringBase::packed(base.packed_avail(), base.packed_used()), base);
 }
 
-/// `RING_RESET` (VIRTIO 1.3, 2.6.1 Virtqueue Reset) as QEMU has it: one vring is stopped and started again, elsewhere and
+/// `RING_RESET` (VIRTIO 1.3, 2.6.1 Virtqueue Reset) as the protocol can have it: one vring is stopped and started again, elsewhere and
 /// of another size, while the others run.
 #[test]
 fn a_vring_is_reset_to_another_size_and_place_while_another_runs() {
