@@ -6,6 +6,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use super::flights::Flights;
 use super::queue::{Notifiers, Queue, set_nonblocking};
 use super::shared::Shared;
 use super::worker::NotifierChange;
@@ -142,6 +143,7 @@ impl Device for NicDevice {
             held: false,
             stopped: false,
             blocked: false,
+            flights: Flights::default(),
             shared: shared.clone(),
         };
         if queue.ring.base() != setup.base.0 {

@@ -5,6 +5,7 @@
 //! | [`options`] | what `serve` is told |
 //! | [`shared`] | what the threads share |
 //! | [`queue`] | one queue at work |
+//! | [`flights`] | what the link has kept of it |
 //! | `transmit`, `receive`, `turn` | one burst of a queue, or of a pair |
 //! | [`worker`], [`workers`] | the data path's threads |
 //! | [`device`] | the device as the session drives it |
@@ -15,6 +16,7 @@
 pub mod control;
 pub mod device;
 mod eyes;
+pub mod flights;
 mod metrics;
 pub mod options;
 mod patience;

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
+use super::flights::Flights;
 use super::shared::{QueueShared, QueueState};
 use crate::ring::{Chain, Device, DeviceRing, RingError, RingLayout, Segments};
 
@@ -59,6 +60,8 @@ pub struct Queue {
     pub stopped: bool,
     /// transmitq: the link had no room; receiveq: a frame waits for buffers.
     pub blocked: bool,
+    /// transmitq: what the link has kept.
+    pub flights: Flights,
     /// Its public face.
     pub shared: Arc<QueueShared>,
 }
@@ -108,6 +111,35 @@ impl Queue {
     /// Returns a chain with `written` bytes in it.
     pub fn push_used(&mut self, chain: &Chain, written: u32) {
         if let Err(error) = self.ring.push_used(chain, written) {
+            self.stop_ring(&error);
+        }
+    }
+
+    /// The link is done with a frame it kept, of which it has read as much; `None`: the frame is lost.
+    pub fn land(&mut self, ticket: u16, read: Option<u32>) {
+        if !self.flights.land(ticket) {
+            return;
+        }
+        match read {
+            Some(read) => self.shared.counters.dma_read_bytes.add(u64::from(read)),
+            None => self.shared.counters.count_drop("link_error"),
+        }
+    }
+
+    /// Returns the chains of all kept frames that the link is done with.
+    pub fn return_landed(&mut self) {
+        let mut fault = None;
+        let mut any = false;
+        for chain in self.flights.landed() {
+            any = true;
+            if let Err(error) = self.ring.push_used(&chain, 0) {
+                fault = Some(error);
+            }
+        }
+        if any {
+            self.publish();
+        }
+        if let Some(error) = fault {
             self.stop_ring(&error);
         }
     }

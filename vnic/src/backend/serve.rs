@@ -25,7 +25,7 @@ use super::shared::{About, Shared};
 use super::worker::{Notice, Notices};
 use super::workers::Workers;
 use crate::link::capture::CaptureError;
-use crate::link::{self, AnyPort, Capture, LinkKind, OpenError};
+use crate::link::{self, AnyPort, Capture, LinkKind, OpenError, Share};
 use crate::net::features;
 use crate::observe::discovery;
 use crate::spec::Features;
@@ -94,7 +94,9 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
     let signals = block_signals()?;
     let workers = options.cpus.len().max(1);
     let pairs = usize::from(options.queue_pairs);
-    let ports = (0..workers).map(|_| link::open(&options.link, pairs)).collect::<Result<Vec<_>, _>>()?;
+    let ports = (0..workers)
+        .map(|worker| link::open_share(&options.link, Share { pairs, worker, workers }))
+        .collect::<Result<Vec<_>, _>>()?;
     let socket = Socket::open(&options.endpoint)?;
 
     let lacking = ports.iter().fold(Features::NONE, |all, port| Features(all.0 | port.lacks().0));

@@ -1,6 +1,7 @@
 //! The data path as a driver meets it: the driver half of the rings, real workers, real eventfds.
 
 mod endless;
+mod late;
 mod long;
 mod pairs;
 mod unmapped;

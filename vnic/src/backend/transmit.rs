@@ -1,5 +1,6 @@
 //! transmitq → link: one burst.
 
+use super::flights::Flights;
 use super::queue::Queue;
 use super::shared::QueueShared;
 use super::worker::{BURST, Eyes, Progress};
@@ -18,6 +19,8 @@ struct Tally {
     bytes: u64,
     read: u64,
     copied: u64,
+    /// Of the chains, those that the link has kept.
+    kept: u64,
 }
 
 impl Tally {
@@ -40,15 +43,23 @@ pub(super) trait Outlet {
 pub(super) struct ToLink<'a, P> {
     pub(super) port: &'a mut P,
     pub(super) pair: usize,
+    pub(super) flights: Flights,
 }
 
 impl<P: Port> Outlet for ToLink<'_, P> {
     #[inline(always)]
     fn offer(&mut self, queue: &QueueShared, frame: &Frame<'_>, eyes: &mut Eyes<'_>) -> Result<Transmitted, LinkError> {
         let transmitted = self.port.transmit(self.pair, frame)?;
-        if let Transmitted::Taken { read, copied } = transmitted
-            && eyes.open()
-        {
+        let (read, copied) = match transmitted {
+            Transmitted::Taken { read, copied } => (read, copied),
+            Transmitted::Kept { ticket } => {
+                self.flights.start(ticket, frame.chain());
+                // It is read from where it lies: that is what it is kept for.
+                (frame.len, 0)
+            }
+            Transmitted::Full => return Ok(Transmitted::Full),
+        };
+        if eyes.open() {
             eyes.transmitted(queue, frame, read, copied);
         }
         Ok(transmitted)
@@ -110,6 +121,13 @@ impl<O: Outlet> Transmit<'_, '_, O> {
                 self.tally.read += u64::from(read);
                 self.tally.copied += u64::from(copied);
             }
+            Ok(Transmitted::Kept { .. }) => {
+                self.tally.bytes += u64::from(frame.len);
+                self.tally.chains += 1;
+                self.tally.descriptors += u64::from(frame.chain().descriptors);
+                self.tally.kept += 1;
+                return Fate::Keep;
+            }
             Ok(Transmitted::Full) => return Fate::Leave,
             // The port has counted it by reason; a log line per frame would cost more than the frame.
             Err(_) => self.shared.counters.count_drop("link_error"),
@@ -130,6 +148,8 @@ pub(super) fn burst(queue: &mut Queue, outlet: &mut impl Outlet, features: Featu
     let Transmit { tally, .. } = transmit;
     if tally.chains > 0 {
         tally.add_to(&shared.counters);
+    }
+    if tally.chains > tally.kept {
         queue.publish();
     }
     match ended {

@@ -10,6 +10,9 @@
 //!    pair.)
 //! 4. Commands.
 //!
+//! A port may keep frames beyond the burst ([`Transmitted::Kept`](crate::link::Transmitted::Kept)) and say later, in any
+//! order, that it is done with them; their buffers go back then. Whoever takes a queue away has the port end that first.
+//!
 //! After passes without progress, as many as [`Patience`] says, notifications are armed, and if that finds nothing new
 //! either, the worker sleeps until a kick, a readable link, a command or the port's next deadline. While it works, it
 //! looks at its files only now and then: what they could tell, a pass finds by itself.
@@ -29,12 +32,13 @@ use nix::sys::eventfd::EventFd;
 
 pub use super::eyes::Eyes;
 use super::eyes::EyesState;
+use super::flights::Flights;
 use super::options::PollMode;
 use super::patience::Patience;
 use super::queue::{Kick, Queue};
 use super::shared::{QueueState, Shared};
 use super::{receive, transmit, turn};
-use crate::link::{LinkError, Port};
+use crate::link::{Completion, LinkError, Port};
 use crate::observe::flow::FlowWatch;
 use crate::ring::DeviceRing;
 use crate::spec::Features;
@@ -239,12 +243,45 @@ impl<P: Port> Worker<P> {
     /// One pass over port and queues. Returns whether anything was done.
     fn pass(&mut self, now: Instant) -> bool {
         self.port.poll(now);
+        let landed = self.land();
         let best = if P::TURNS { self.turn() } else { self.both_ways() };
+        let landed = landed | self.land();
         if !self.lost_told && self.queues.values().any(|queue| queue.segments.memory().lost()) {
             self.lost_told = true;
             self.notices.send(Notice::MemoryLost);
         }
-        best >= Progress::Some
+        landed || best >= Progress::Some
+    }
+
+    /// Returns the buffers of kept frames that the port is done with. Returns whether there were any.
+    fn land(&mut self) -> bool {
+        let mut any = false;
+        if P::KEEPS == 0 {
+            return any;
+        }
+        while let Some(Completion { pair, ticket, read }) = self.port.completed() {
+            any = true;
+            if let Some(queue) = u16::try_from(2 * pair + 1).ok().and_then(|index| self.queues.get_mut(&index)) {
+                queue.land(ticket, read);
+            }
+        }
+        if any {
+            self.queues.values_mut().filter(|queue| !queue.held).for_each(|queue| queue.return_landed());
+        }
+        any
+    }
+
+    /// Has the port end what it has of a queue, and returns the buffers: after that nobody touches them.
+    fn quiesce(&mut self, index: u16) {
+        if P::KEEPS == 0 || !is_transmitq(index) {
+            return;
+        }
+        self.port.quiesce(usize::from(index / 2));
+        self.land();
+        if let Some(queue) = self.queues.get_mut(&index) {
+            debug_assert_eq!(queue.flights.in_flight(), 0, "{}: the port still has frames", queue.shared.name);
+            queue.return_landed();
+        }
     }
 
     /// Every queue has its turn with the port.
@@ -253,10 +290,15 @@ impl<P: Port> Worker<P> {
         let mut best = Progress::Idle;
         for queue in self.queues.values_mut().filter(|queue| is_transmitq(queue.index) && queue.is_live()) {
             queue.ring.disable_notifications();
-            let mut link = transmit::ToLink { port: &mut self.port, pair: usize::from(queue.index / 2) };
+            let (pair, flights) = (usize::from(queue.index / 2), std::mem::take(&mut queue.flights));
+            let mut link = transmit::ToLink { port: &mut self.port, pair, flights };
             let progress = transmit::burst(queue, &mut link, self.features, &mut eyes);
+            queue.flights = link.flights;
             queue.blocked = progress == Progress::Blocked;
             best = best.max(progress);
+        }
+        if P::KEEPS > 0 {
+            self.port.flush();
         }
         if best > Progress::Idle {
             self.port.poll(Instant::now());
@@ -364,6 +406,7 @@ impl<P: Port> Worker<P> {
             match command {
                 Command::Start(queue) => self.start(queue),
                 Command::Stop { index, reply } => {
+                    self.quiesce(index);
                     let queue = self.queues.remove(&index);
                     if let Some(queue) = &queue {
                         self.unwatch_kick(queue);
@@ -373,6 +416,9 @@ impl<P: Port> Worker<P> {
                     answer(&reply, queue);
                 }
                 Command::Enable { index, on, reply } => {
+                    if !on {
+                        self.quiesce(index);
+                    }
                     if let Some(queue) = self.queues.get_mut(&index) {
                         queue.enabled = on;
                         queue.show_state();
@@ -388,6 +434,9 @@ impl<P: Port> Worker<P> {
                 Command::Hold { index, on, reply } => {
                     let found = self.queues.get_mut(&index).map(|queue| {
                         queue.held = on;
+                        if !on {
+                            queue.return_landed();
+                        }
                         queue.show_state();
                     });
                     answer(&reply, found.is_some());
@@ -400,6 +449,9 @@ impl<P: Port> Worker<P> {
     }
 
     fn start(&mut self, mut queue: Box<Queue>) {
+        if P::KEEPS > 0 && is_transmitq(queue.index) {
+            queue.flights = Flights::new(P::KEEPS);
+        }
         queue.show_state();
         self.lost_told = false;
         self.watch_kick(&mut queue);

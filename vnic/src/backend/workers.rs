@@ -59,7 +59,7 @@ impl Workers {
             // A worker of its own kind for each kind of link: its loop knows what it calls.
             match port {
                 AnyPort::Peer(port) => workers.add(*port, cpu, &plan),
-                AnyPort::Tap(port) => workers.add(port, cpu, &plan),
+                AnyPort::Tap(port) => workers.add(*port, cpu, &plan),
                 AnyPort::Sink(port) => workers.add(port, cpu, &plan),
                 AnyPort::CopyingSink(port) => workers.add(port, cpu, &plan),
                 AnyPort::Loopback(port) => workers.add(port, cpu, &plan),

@@ -19,12 +19,12 @@ pub enum LinkKind {
 }
 
 impl LinkKind {
-    /// Can several workers have a port of it each? The peer is one endpoint with one state, a tap one queue.
+    /// Can several workers have a port of it each? The peer is one endpoint with one state.
     #[must_use]
     pub const fn takes_many_workers(&self) -> bool {
         match self {
-            LinkKind::Peer | LinkKind::Tap(_) => false,
-            LinkKind::Sink | LinkKind::SinkCopy | LinkKind::Loopback => true,
+            LinkKind::Peer => false,
+            LinkKind::Tap(_) | LinkKind::Sink | LinkKind::SinkCopy | LinkKind::Loopback => true,
         }
     }
 }

@@ -37,7 +37,8 @@ use std::time::{Duration, Instant};
 pub use capture::Capture;
 pub use counters::LinkCounters;
 pub use kind::{LinkKind, ParseLinkError};
-pub use port::{AnyPort, OpenError, open};
+pub use port::{AnyPort, OpenError, open, open_share};
+pub use tap::Share;
 
 use crate::net::{Frame, ReceiveSpace};
 use crate::spec::Features;
@@ -52,8 +53,25 @@ pub enum Transmitted {
         /// Bytes copied once more before the frame left the NIC.
         copied: u32,
     },
+    /// The port will read the frame's buffers later; they stay with it until [`Port::completed`] names this ticket, which is
+    /// less than [`Port::KEEPS`] and no other kept frame's of the pair.
+    Kept {
+        /// The port's name for it.
+        ticket: u16,
+    },
     /// No room: offer the same frame again after [`Port::poll`] or [`Port::receive`]. Nothing was read, nothing is lost.
     Full,
+}
+
+/// A kept frame that the port is done with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Completion {
+    /// The pair it was sent on.
+    pub pair: usize,
+    /// As [`Transmitted::Kept`] named it.
+    pub ticket: u16,
+    /// Bytes read out of guest memory. `None`: the frame is lost; the port has counted it by reason.
+    pub read: Option<u32>,
 }
 
 /// What a port put into the driver's buffers.
@@ -95,6 +113,10 @@ pub trait Port: Send {
     /// and neither `transmit` nor `receive`.
     const TURNS: bool = false;
 
+    /// Most frames of a pair that are kept at a time; 0: every frame is done with when `transmit` returns. One that keeps
+    /// frames holds [their memory](Frame::memory) as well, and lets go of both before it is dropped.
+    const KEEPS: u16 = 0;
+
     /// Takes a frame from the driver, or says `Full`.
     ///
     /// # Errors
@@ -102,6 +124,20 @@ pub trait Port: Send {
     fn transmit(&mut self, pair: usize, frame: &Frame<'_>) -> Result<Transmitted, LinkError> {
         let _ = (pair, frame);
         Ok(Transmitted::Full)
+    }
+
+    /// A burst has ended: starts what was kept in it.
+    fn flush(&mut self) {}
+
+    /// The next kept frame that is done with, in whatever order. One of `readable_fds` says when there may be one.
+    fn completed(&mut self) -> Option<Completion> {
+        None
+    }
+
+    /// Ends all kept frames of `pair`, by waiting or by giving them up; `completed` then names each, and none of their
+    /// buffers is touched again.
+    fn quiesce(&mut self, pair: usize) {
+        let _ = pair;
     }
 
     /// Puts a frame of the driver straight into its buffers, of which `space` has enough, or as many as there will ever

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::loopback::Loopback;
 use super::peer::{Peer, Pinger};
 use super::sink::{CopyingSink, Sink};
-use super::tap::{Tap, TapError};
+use super::tap::{Share, Tap, TapError};
 use super::{LinkCounters, LinkKind, Port};
 use crate::spec::Features;
 
@@ -32,7 +32,7 @@ pub enum AnyPort {
     /// See [`Peer`].
     Peer(Box<Peer>),
     /// See [`Tap`].
-    Tap(Tap),
+    Tap(Box<Tap>),
     /// See [`Sink`].
     Sink(Sink),
     /// See [`CopyingSink`].
@@ -41,17 +41,25 @@ pub enum AnyPort {
     Loopback(Loopback),
 }
 
-/// Opens a link for one worker that serves `pairs` queue pairs.
+/// Opens a link for the only worker of a device with `pairs` queue pairs.
 ///
 /// # Errors
 /// The host lacks what the link needs.
 pub fn open(kind: &LinkKind, pairs: usize) -> Result<AnyPort, OpenError> {
+    open_share(kind, Share { pairs, worker: 0, workers: 1 })
+}
+
+/// Opens a link for one worker of several.
+///
+/// # Errors
+/// The host lacks what the link needs.
+pub fn open_share(kind: &LinkKind, share: Share) -> Result<AnyPort, OpenError> {
     Ok(match kind {
         LinkKind::Peer => {
             let failed = |source| OpenError::Io { link: kind.to_string(), source };
-            AnyPort::Peer(Box::new(Peer::new(pairs).map_err(failed)?))
+            AnyPort::Peer(Box::new(Peer::new(share.pairs).map_err(failed)?))
         }
-        LinkKind::Tap(name) => AnyPort::Tap(Tap::open(name)?),
+        LinkKind::Tap(name) => AnyPort::Tap(Box::new(Tap::open(name, share)?)),
         LinkKind::Sink => AnyPort::Sink(Sink::new()),
         LinkKind::SinkCopy => AnyPort::CopyingSink(CopyingSink::new()),
         LinkKind::Loopback => AnyPort::Loopback(Loopback::new()),

@@ -2,10 +2,11 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use super::header::{self, HeaderError};
 use super::vectored;
-use crate::memory::GuestSlice;
+use crate::memory::{GuestSlice, Memory};
 use crate::ring::{Chain, ChainView};
 use crate::spec::Features;
 use crate::spec::net::{NET_HEADER_LEN, NetHeader};
@@ -135,6 +136,12 @@ impl<'a> Frame<'a> {
     #[must_use]
     pub const fn chain(&self) -> &Chain {
         &self.view.chain
+    }
+
+    /// The memory it lies in: it stays where it is for as long as this is held.
+    #[must_use]
+    pub const fn memory(&self) -> &'a Arc<Memory> {
+        self.view.memory()
     }
 
     /// The chain with all its segments, the virtio-net header's included.

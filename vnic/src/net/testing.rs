@@ -78,7 +78,7 @@ impl Nic {
         frame: &[u8],
     ) -> Result<Transmitted, LinkError> {
         let (bytes, cuts) = as_linux_does(self.features, header, frame);
-        self.with_frame(&bytes, &cuts, |frame| port.transmit(0, &frame.unwrap()))
+        self.with_frame(&bytes, &cuts, |frame| offer(port, &frame.unwrap()))
     }
 
     /// Receives the next frame; `None`: there is none.
@@ -109,6 +109,21 @@ impl Nic {
         });
         turned.unwrap()
     }
+}
+
+/// Offers a frame to a port; one that it keeps is waited for.
+pub(crate) fn offer<P: Port>(port: &mut P, frame: &Frame<'_>) -> Result<Transmitted, LinkError> {
+    let transmitted = port.transmit(0, frame)?;
+    let Transmitted::Kept { ticket } = transmitted else { return Ok(transmitted) };
+    port.flush();
+    let done = port.completed().or_else(|| {
+        port.quiesce(0);
+        port.completed()
+    });
+    let done = done.expect("quiesced, so it is done with");
+    assert_eq!((done.pair, done.ticket), (0, ticket));
+    let lost = LinkError::Refused { bytes: frame.len, reason: "counted by the port" };
+    done.read.map(|read| Transmitted::Taken { read, copied: 0 }).ok_or(lost)
 }
 
 /// The bytes of a frame with its header, and where they are cut.

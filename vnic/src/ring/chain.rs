@@ -73,9 +73,16 @@ pub struct ChainView<'a> {
     pub chain: Chain,
     /// Found by an arena that outlives `'a`, and whose memory does.
     list: &'a [Segment],
+    memory: &'a Arc<Memory>,
 }
 
 impl<'a> ChainView<'a> {
+    /// The memory that its segments lie in.
+    #[must_use]
+    pub const fn memory(&self) -> &'a Arc<Memory> {
+        self.memory
+    }
+
     /// All segments, in order.
     #[must_use]
     pub const fn segments(&self) -> &'a [Segment] {
@@ -133,13 +140,13 @@ impl Segments {
     pub fn view(&self, chain: Chain) -> ChainView<'_> {
         let first = chain.first as usize;
         let list = self.list.get(first..first.saturating_add(chain.count as usize)).unwrap_or_default();
-        ChainView { chain, list }
+        ChainView { chain, list, memory: &self.memory }
     }
 
     /// A chain of a single segment, which was found through this arena's hint.
     #[inline(always)]
     pub(super) fn view_of_one<'s>(&'s self, chain: Chain, segment: &'s Segment) -> ChainView<'s> {
-        ChainView { chain, list: std::slice::from_ref(segment) }
+        ChainView { chain, list: std::slice::from_ref(segment), memory: &self.memory }
     }
 
     /// Forgets the chains popped since the arena held `len` segments.

@@ -5,33 +5,34 @@
 //!    segments go through as they are. `TUNSETVNETHDRSZ`: it is as long as the one negotiated with the driver.
 //! 2. `TUNSETOFFLOAD`: what the *driver* can receive (`guest_csum`, `guest_tso*`, `guest_uso*`) is what the kernel may hand
 //!    us. Kernels before 6.2 know no USO; then it is not offered.
-//! 3. Transmit is one `writev` of header and guest memory, receive one `readv` into the driver's buffers: nothing is
-//!    copied on this side. Only where the driver's buffers cannot take the longest frame is the next one read into
-//!    memory of the port, to see how long it is.
+//! 3. A device of several queue pairs has a queue of the tap for each (`IFF_MULTI_QUEUE`); the kernel sends frames only to
+//!    those whose receiveq is in use (`TUNSETQUEUE`), and always to the first.
+//! 4. Transmit: header and guest memory as they are, the frames of a burst with one system call (`batch`); without
+//!    io_uring, which some hosts forbid, each with a `writev`. The counter `transmit_calls` tells.
+//! 5. Receive is one `readv` into the driver's buffers: nothing is copied on this side. Only where these cannot take the
+//!    longest frame is the next one read into memory of the port, to see how long it is.
 //!
-//! Limits: one queue; a frame in more than 1023 pieces is refused; a larger MTU set while the device runs is seen at its
-//! next start.
+//! Limits: a frame in more than 1023 pieces is refused; a larger MTU set while the device runs is seen at its next start.
+//! Frames are received one by one: each read that is under way would tie up buffers for the longest frame there can be.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+mod batch;
+mod device;
+mod queue;
+
+use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
-
 use super::counters::counters;
-use super::{LinkCounters, LinkError, Port, Received, Transmitted};
+use super::{Completion, LinkCounters, LinkError, Port, Received, Transmitted};
 use crate::net::features::with_requirements_met;
 use crate::net::vectored::Scratch;
 use crate::net::{Frame, ReceiveSpace, header};
-use crate::spec::net::{NET_HEADER_LEN, NetHeader};
 use crate::spec::{Feature, Features};
-
-/// The file every tap is opened through.
-const CLONE_DEVICE: &str = "/dev/net/tun";
+use batch::{Added, Batch};
+pub use device::TapError;
+use queue::{Shape, TapQueue};
 
 /// The longest frame a tap gives: 64 KiB and an Ethernet header. VIRTIO 1.3, 5.1.6.3.1.
 const MAX_RECEIVE: usize = 65_550;
@@ -45,101 +46,58 @@ const USO: Features = Features::of(&[Feature::GuestUso4, Feature::GuestUso6, Fea
 /// Room beyond the MTU: Ethernet header and a VLAN tag.
 const ETHERNET_ROOM: usize = 18;
 
+/// How soon entries are offered again that the kernel had no memory for.
+const AGAIN: Duration = Duration::from_millis(1);
+
 counters!(Count {
     Frames = "transmitted_frames",
     Bytes = "transmitted_bytes",
+    Calls = "transmit_calls",
     Full = "transmit_full",
     Received = "received_frames",
     ReceivedBytes = "received_bytes",
     TooManyPieces = "dropped_too_many_pieces",
     Refused = "dropped_refused_by_kernel",
     Down = "dropped_tap_down",
+    Ended = "dropped_at_end",
     NoRoom = "dropped_no_room",
     Failed = "failed_calls",
 });
 
-/// Why a tap could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum TapError {
-    /// The kernel has no tun driver.
-    #[error("cannot use tap {name}: there is no {CLONE_DEVICE} (load the kernel's module: `sudo modprobe tun`)")]
-    NoDriver {
-        /// The tap's name.
-        name: String,
-    },
-    /// This user may not use the tun driver at all.
-    #[error("cannot use tap {name}: this user may not open {CLONE_DEVICE} (allow it: `sudo chmod 666 {CLONE_DEVICE}`)")]
-    DriverNotPermitted {
-        /// The tap's name.
-        name: String,
-    },
-    /// There is no such tap, and this user may not make one.
-    #[error(
-        "there is no tap {name}: make one with `sudo ip tuntap add {name} mode tap user $USER && sudo ip link set \
-         {name} up`"
-    )]
-    Missing {
-        /// The tap's name.
-        name: String,
-    },
-    /// It belongs to someone else.
-    #[error(
-        "this user may not use tap {name}: make it anew with `sudo ip tuntap del {name} mode tap && sudo ip tuntap add \
-         {name} mode tap user $USER && sudo ip link set {name} up`"
-    )]
-    NotPermitted {
-        /// The tap's name.
-        name: String,
-    },
-    /// Someone else is attached to it.
-    #[error("tap {name} is in use by another program: end that one, or choose another tap")]
-    Busy {
-        /// The tap's name.
-        name: String,
-    },
-    /// The device of that name is no tap, or one with several queues.
-    #[error("{name} is a network device, but not a tap with one queue: choose another name")]
-    WrongKind {
-        /// The tap's name.
-        name: String,
-    },
-    /// Anything else.
-    #[error("cannot use tap {name}: {action}: {source}")]
-    Io {
-        /// The tap's name.
-        name: String,
-        /// What was tried.
-        action: &'static str,
-        /// What the kernel said.
-        source: io::Error,
-    },
+/// The queue pairs of a device that one worker serves: every so many'th.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    /// Queue pairs of the device.
+    pub pairs: usize,
+    /// The worker's number.
+    pub worker: usize,
+    /// How many there are.
+    pub workers: usize,
 }
 
-/// The ioctls of `linux/if_tun.h`, and what they take.
-mod ioctls {
-    nix::ioctl_write_ptr_bad!(tunsetiff, nix::request_code_write!(b'T', 202, size_of::<libc::c_int>()), libc::ifreq);
-    nix::ioctl_write_int_bad!(tunsetoffload, nix::request_code_write!(b'T', 208, size_of::<libc::c_uint>()));
-    nix::ioctl_write_ptr!(tunsetvnethdrsz, b'T', 216, libc::c_int);
-    nix::ioctl_read_bad!(siocgifmtu, libc::SIOCGIFMTU, libc::ifreq);
-    nix::ioctl_read_bad!(siocgifflags, libc::SIOCGIFFLAGS, libc::ifreq);
+impl Share {
+    /// How many pairs that is.
+    const fn count(self) -> usize {
+        self.pairs.saturating_sub(self.worker).div_ceil(self.workers)
+    }
+
+    /// Where among them `pair` is.
+    const fn place(self, pair: usize) -> usize {
+        pair / self.workers
+    }
 }
 
 /// The port of a tap.
 #[derive(Debug)]
 pub struct Tap {
-    file: File,
     name: String,
-    header_len: usize,
+    share: Share,
+    // In front of `queues`: it ends what is in flight before their files are closed.
+    batch: Option<Batch>,
+    queues: Vec<TapQueue>,
+    shape: Shape,
     /// Does the kernel segment datagrams?
     uso: bool,
-    /// Room that the next frame may need.
-    largest: usize,
-    /// The last read found nothing, and `poll` has not been called since.
-    drained: bool,
-    /// A frame that was read before the driver had room, virtio-net header first, and its length with that.
-    held: Option<usize>,
-    /// Where it is; allocated when it is first needed.
-    held_bytes: Vec<u8>,
     scratch: Scratch,
     counters: Arc<LinkCounters>,
 }
@@ -149,59 +107,46 @@ impl Tap {
     ///
     /// # Errors
     /// In one sentence, with what to do.
-    pub fn open(name: &str) -> Result<Self, TapError> {
-        let named = || name.to_owned();
-        let failed = |action, source| TapError::Io { name: named(), action, source };
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
-            .open(CLONE_DEVICE)
-            .map_err(|error| match error.raw_os_error() {
-                Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => TapError::NoDriver { name: named() },
-                Some(libc::EACCES | libc::EPERM) => TapError::DriverNotPermitted { name: named() },
-                _ => failed("open /dev/net/tun", error),
-            })?;
-        let existed = exists(name);
-        let mut request = request(name);
-        // The flags fit: IFF_VNET_HDR is 0x4000.
-        request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
-        // SAFETY: the descriptor is open, the request a whole `ifreq` that outlives the call.
-        unsafe { ioctls::tunsetiff(file.as_raw_fd(), &raw const request) }.map_err(|errno| match errno {
-            Errno::EPERM if existed => TapError::NotPermitted { name: named() },
-            Errno::EPERM => TapError::Missing { name: named() },
-            Errno::EBUSY => TapError::Busy { name: named() },
-            Errno::EINVAL if existed => TapError::WrongKind { name: named() },
-            _ => failed("TUNSETIFF", errno.into()),
-        })?;
+    pub fn open(name: &str, share: Share) -> Result<Self, TapError> {
+        let files = device::attach(name, share.pairs, share.count())?;
+        let batch = Batch::new().inspect_err(|error| {
+            tracing::warn!(%error, "no io_uring on this host: tap {name} takes a system call per frame");
+        });
         let mut tap = Tap {
-            file,
-            name: named(),
-            header_len: 0,
+            name: name.to_owned(),
+            share,
+            batch: batch.ok(),
+            queues: files.into_iter().map(TapQueue::new).collect(),
+            shape: Shape { header_len: 0, largest: MAX_RECEIVE },
             uso: false,
-            largest: MAX_RECEIVE,
-            drained: false,
-            held: None,
-            held_bytes: Vec::new(),
             scratch: Scratch::default(),
             counters: Count::fresh(),
         };
         // Not even a kernel that knows it has it without checksums.
         tap.uso = tap.set_offloads(libc::TUN_F_CSUM | TUN_F_USO).is_ok();
-        tap.offload(Features::NONE).map_err(|(action, source)| failed(action, source))?;
-        if !tap.is_up() {
+        let offload = tap.offload(Features::NONE);
+        offload.map_err(|(action, source)| TapError::Io { name: name.to_owned(), action, source })?;
+        for pair in 0..share.pairs {
+            tap.set_receiving(pair, false);
+        }
+        if share.worker == 0 && !device::is_up(name) {
             tracing::warn!("tap {name} is down: frames are dropped until `ip link set {name} up`");
         }
         Ok(tap)
     }
 
+    /// The queue of a pair, if this port has it.
+    fn queue(&self, pair: usize) -> Option<&TapQueue> {
+        self.queues.get(self.share.place(pair)).filter(|_| pair % self.share.workers == self.share.worker)
+    }
+
     /// Sets header length and offloads by what the driver can receive.
     fn offload(&mut self, features: Features) -> Result<(), (&'static str, io::Error)> {
         let header_len = header::header_len(features);
-        let fd = self.file.as_raw_fd();
-        let int = header_len as libc::c_int;
-        // SAFETY: the descriptor is open; the length, an int, outlives the call.
-        unsafe { ioctls::tunsetvnethdrsz(fd, &raw const int) }.map_err(|errno| ("TUNSETVNETHDRSZ", errno.into()))?;
+        // The whole tap's, so one of its queues is enough.
+        if let Some(queue) = self.queues.first() {
+            device::set_header_len(queue.file(), header_len)?;
+        }
         let offloads = [
             (Feature::GuestCsum, libc::TUN_F_CSUM),
             (Feature::GuestTso4, libc::TUN_F_TSO4),
@@ -211,100 +156,32 @@ impl Tap {
         let features = with_requirements_met(features);
         let flags = offloads.iter().filter(|(feature, _)| features.has(*feature)).fold(0, |sum, (_, flag)| sum | flag);
         let uso = self.uso && features.has(Feature::GuestUso4) && features.has(Feature::GuestUso6);
-        let flags = if uso { flags | TUN_F_USO } else { flags };
-        self.set_offloads(flags).map_err(|errno| ("TUNSETOFFLOAD", errno.into()))?;
+        self.set_offloads(if uso { flags | TUN_F_USO } else { flags })?;
         let segmented = uso || features.has(Feature::GuestTso4) || features.has(Feature::GuestTso6);
-        self.largest = if segmented { MAX_RECEIVE } else { self.mtu().unwrap_or(1500) + ETHERNET_ROOM };
-        self.header_len = header_len;
-        // It has the old header, and offloads the driver may not take.
-        self.held = None;
+        let mtu = || device::mtu(&self.name).unwrap_or(1500);
+        self.shape = Shape { header_len, largest: if segmented { MAX_RECEIVE } else { mtu() + ETHERNET_ROOM } };
+        // What is held has the old header, and offloads the driver may not take.
+        self.queues.iter_mut().for_each(TapQueue::forget);
         Ok(())
     }
 
-    fn set_offloads(&self, flags: libc::c_uint) -> nix::Result<libc::c_int> {
-        // SAFETY: the descriptor is open; the argument is no pointer.
-        unsafe { ioctls::tunsetoffload(self.file.as_raw_fd(), flags as libc::c_int) }
+    fn set_offloads(&self, flags: libc::c_uint) -> Result<(), (&'static str, io::Error)> {
+        self.queues.first().map_or(Ok(()), |queue| device::set_offloads(queue.file(), flags))
     }
 
-    /// The held frame, `len` bytes with its header, into the driver's buffers.
-    fn receive_held(&mut self, len: usize, space: &mut ReceiveSpace<'_>) -> Result<Received, LinkError> {
-        let mut header = [0; NET_HEADER_LEN];
-        let (theirs, frame) = self.held_bytes.split_at(self.header_len.min(self.held_bytes.len()));
-        for (to, from) in header.iter_mut().zip(theirs) {
-            *to = *from;
-        }
-        let frame = frame.get(..len.saturating_sub(self.header_len)).unwrap_or_default();
-        // A tap gives frames of 64 KiB at most.
-        let bytes = frame.len() as u32;
-        if space.write(NetHeader::from_bytes(header), &[frame]).is_err() {
-            Count::NoRoom.add(&self.counters, 1);
-            return Err(LinkError::Refused { bytes, reason: "longer than the driver's buffers" });
-        }
-        Count::Received.add(&self.counters, 1);
-        Count::ReceivedBytes.add(&self.counters, u64::from(bytes));
-        Ok(Received::Frame { bytes })
-    }
-
-    fn mtu(&self) -> Option<usize> {
-        let mut request = request(&self.name);
-        let socket = any_socket()?;
-        // SAFETY: the descriptor is open, the request a whole `ifreq` that outlives the call.
-        unsafe { ioctls::siocgifmtu(socket.as_raw_fd(), &raw mut request) }.ok()?;
-        // SAFETY: the kernel has filled in the field that belongs to the request; any bytes are an int.
-        usize::try_from(unsafe { request.ifr_ifru.ifru_mtu }).ok()
-    }
-
-    fn is_up(&self) -> bool {
-        let mut request = request(&self.name);
-        let Some(socket) = any_socket() else { return true };
-        // SAFETY: the descriptor is open, the request a whole `ifreq` that outlives the call.
-        if unsafe { ioctls::siocgifflags(socket.as_raw_fd(), &raw mut request) }.is_err() {
-            return true;
-        }
-        // SAFETY: the kernel has filled in the field that belongs to the request; any bytes are a short.
-        libc::c_int::from(unsafe { request.ifr_ifru.ifru_flags }) & libc::IFF_UP != 0
-    }
-}
-
-/// A request about the device `name`, all else 0.
-fn request(name: &str) -> libc::ifreq {
-    let mut request =
-        libc::ifreq { ifr_name: [0; libc::IFNAMSIZ], ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: 0 } };
-    // All but the last byte, which stays 0.
-    for (to, from) in request.ifr_name.iter_mut().take(libc::IFNAMSIZ - 1).zip(name.bytes()) {
-        *to = from as libc::c_char;
-    }
-    request
-}
-
-fn exists(name: &str) -> bool {
-    nix::net::if_::if_nametoindex(name).is_ok()
-}
-
-/// A socket to ask about network devices with.
-fn any_socket() -> Option<OwnedFd> {
-    socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).ok()
-}
-
-impl Port for Tap {
-    fn transmit(&mut self, _pair: usize, frame: &Frame<'_>) -> Result<Transmitted, LinkError> {
-        let bytes = frame.len;
-        let header = frame.header.to_bytes();
-        let header = header.get(..self.header_len).unwrap_or(&header);
-        let Err(error) = frame.write_to(self.file.as_fd(), header, &mut self.scratch) else {
+    /// Counts a frame that was written, or why it was not.
+    fn written(&self, bytes: u32, result: io::Result<()>) -> Result<(), LinkError> {
+        let Err(error) = result else {
             // A tap takes a frame whole or not at all.
             Count::Frames.add(&self.counters, 1);
             Count::Bytes.add(&self.counters, u64::from(bytes));
-            return Ok(Transmitted::Taken { read: bytes, copied: 0 });
+            return Ok(());
         };
         let (count, reason) = match error.raw_os_error() {
-            Some(libc::EAGAIN) => {
-                Count::Full.add(&self.counters, 1);
-                return Ok(Transmitted::Full);
-            }
             Some(libc::E2BIG) => (Count::TooManyPieces, "in more pieces than one system call takes"),
             Some(libc::EINVAL) => (Count::Refused, "the kernel does not accept its header"),
             Some(libc::EIO) => (Count::Down, "the tap is down"),
+            Some(libc::ECANCELED) => (Count::Ended, "the queue was stopped before the tap had room"),
             _ => {
                 Count::Failed.add(&self.counters, 1);
                 return Err(LinkError::Io { action: "write to the tap", source: error });
@@ -313,82 +190,107 @@ impl Port for Tap {
         count.add(&self.counters, 1);
         Err(LinkError::Refused { bytes, reason })
     }
+}
+
+impl Port for Tap {
+    const KEEPS: u16 = batch::SLOTS;
+
+    fn transmit(&mut self, pair: usize, frame: &Frame<'_>) -> Result<Transmitted, LinkError> {
+        let bytes = frame.len;
+        let header = frame.header.to_bytes();
+        let header = header.get(..self.shape.header_len).unwrap_or(&header);
+        let Some(queue) = self.queues.get(self.share.place(pair)) else {
+            return Err(LinkError::Refused { bytes, reason: "no such queue pair" });
+        };
+        if let Some(batch) = &mut self.batch {
+            match batch.add(queue.file(), pair, header, frame) {
+                Added::Slot(ticket) => return Ok(Transmitted::Kept { ticket }),
+                Added::Full => {
+                    Count::Full.add(&self.counters, 1);
+                    return Ok(Transmitted::Full);
+                }
+                // By itself, behind those before it.
+                Added::TooManyPieces => self.flush(),
+            }
+        }
+        let Some(queue) = self.queues.get(self.share.place(pair)) else { return Ok(Transmitted::Full) };
+        Count::Calls.add(&self.counters, 1);
+        match frame.write_to(queue.file(), header, &mut self.scratch) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Count::Full.add(&self.counters, 1);
+                Ok(Transmitted::Full)
+            }
+            result => {
+                self.written(bytes, result.map(drop))?;
+                Ok(Transmitted::Taken { read: bytes, copied: 0 })
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        if let Some(batch) = &mut self.batch
+            && batch.is_waiting()
+        {
+            Count::Calls.add(&self.counters, 1);
+            batch.submit();
+        }
+    }
+
+    fn completed(&mut self) -> Option<Completion> {
+        let done = self.batch.as_mut()?.next()?;
+        let read = self.written(done.bytes, done.result).ok().map(|()| done.bytes);
+        Some(Completion { pair: done.pair, ticket: done.slot, read })
+    }
+
+    fn quiesce(&mut self, _pair: usize) {
+        // Those of other pairs too: it is rare, and soon over.
+        if let Some(batch) = &mut self.batch {
+            batch.quiesce();
+        }
+    }
 
     fn pending(&mut self, pair: usize) -> Option<usize> {
-        if pair != 0 {
-            return None;
-        }
-        match self.held {
-            Some(len) => Some(len.saturating_sub(self.header_len)),
-            None => (!self.drained).then_some(self.largest),
-        }
+        self.queue(pair)?.pending(self.shape)
     }
 
     fn settle(&mut self, pair: usize) -> bool {
-        if pair != 0 || self.drained || self.held.is_some() {
-            return false;
-        }
-        self.held_bytes.resize(NET_HEADER_LEN + MAX_RECEIVE, 0);
-        match self.file.read(&mut self.held_bytes) {
-            Ok(len) if len > self.header_len => self.held = Some(len),
-            Ok(_) => Count::Failed.add(&self.counters, 1),
-            Err(error) => {
-                self.drained = true;
-                if error.kind() != io::ErrorKind::WouldBlock {
-                    Count::Failed.add(&self.counters, 1);
-                }
-            }
-        }
-        true
+        let (shape, counters) = (self.shape, &self.counters);
+        self.queues.get_mut(self.share.place(pair)).is_some_and(|queue| queue.settle(shape, counters))
     }
 
-    fn receive(&mut self, _pair: usize, space: &mut ReceiveSpace<'_>) -> Result<Received, LinkError> {
-        if let Some(len) = self.held.take() {
-            return self.receive_held(len, space);
+    fn receive(&mut self, pair: usize, space: &mut ReceiveSpace<'_>) -> Result<Received, LinkError> {
+        let Some(queue) = self.queues.get_mut(self.share.place(pair)) else { return Ok(Received::Nothing) };
+        queue.receive(self.shape, space, &mut self.scratch, &self.counters)
+    }
+
+    fn set_receiving(&mut self, pair: usize, on: bool) {
+        // A tap without any queue would drop what it is given; the first keeps it for a driver that comes.
+        if pair != 0
+            && let Some(queue) = self.queue(pair)
+        {
+            queue.set_receiving(on);
         }
-        let read = match space.read_from(self.file.as_fd(), &mut self.scratch) {
-            Ok(read) => read,
-            Err(error) => {
-                // `poll` tries again.
-                self.drained = true;
-                if error.kind() == io::ErrorKind::WouldBlock {
-                    return Ok(Received::Nothing);
-                }
-                Count::Failed.add(&self.counters, 1);
-                return Err(LinkError::Io { action: "read from the tap", source: error });
-            }
-        };
-        // A tap gives frames of 64 KiB at most.
-        let bytes = read as u32;
-        if read == space.room() && read < self.largest {
-            // It may have been longer: the kernel cuts off what does not fit, and does not say so.
-            space.discard();
-            Count::NoRoom.add(&self.counters, 1);
-            return Err(LinkError::Refused { bytes, reason: "longer than the driver's buffers" });
-        }
-        Count::Received.add(&self.counters, 1);
-        Count::ReceivedBytes.add(&self.counters, u64::from(bytes));
-        Ok(Received::Frame { bytes })
     }
 
     fn poll(&mut self, _now: Instant) {
-        self.drained = false;
+        self.queues.iter_mut().for_each(|queue| queue.drained = false);
+        self.flush();
     }
 
     fn deadline(&mut self, _now: Instant) -> Option<Duration> {
-        None
+        self.batch.as_mut().is_some_and(Batch::is_waiting).then_some(AGAIN)
     }
 
     fn readable_fds(&self) -> Vec<BorrowedFd<'_>> {
-        vec![self.file.as_fd()]
+        self.queues.iter().map(TapQueue::file).chain(self.batch.as_ref().map(Batch::file)).collect()
     }
 
     fn writable_fds(&self) -> Vec<BorrowedFd<'_>> {
-        vec![self.file.as_fd()]
+        self.queues.iter().map(TapQueue::file).collect()
     }
 
     fn lacks(&self) -> Features {
-        if self.uso { Features::NONE } else { USO }
+        if self.uso || self.queues.is_empty() { Features::NONE } else { USO }
     }
 
     fn negotiated(&mut self, features: Features) -> Result<(), LinkError> {

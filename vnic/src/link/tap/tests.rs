@@ -7,10 +7,11 @@ use std::process::Command;
 use nix::sched::{CloneFlags, unshare};
 use smoltcp::socket::tcp;
 
+use super::device::CLONE_DEVICE;
 use super::*;
 use crate::link::testing::{Clock, Lab, Offload};
 use crate::net::features::OFFERED;
-use crate::net::testing::Nic;
+use crate::net::testing::{Nic, offer};
 use crate::spec::net::{GSO_UDP_L4, HDR_F_NEEDS_CSUM, NetHeader};
 
 /// Runs `test` in a thread with a network namespace of its own, or says why not.
@@ -45,8 +46,25 @@ fn ip(arguments: &str) {
     assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// The share of the only worker of a device with one pair.
+const ONE: Share = Share { pairs: 1, worker: 0, workers: 1 };
+
+/// Opens a tap. One that was closed just now can still be open in a child of another test, between `fork` and `exec`.
+fn open(name: &str, share: Share) -> Tap {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        match Tap::open(name, share) {
+            Err(TapError::Busy { .. }) if Instant::now() < deadline => std::thread::yield_now(),
+            opened => return opened.unwrap(),
+        }
+    }
+}
+
 fn tap() -> Tap {
-    let tap = Tap::open("vnic0").unwrap();
+    with_address(open("vnic0", ONE))
+}
+
+fn with_address(tap: Tap) -> Tap {
     ip("addr add 10.0.2.2/24 dev vnic0");
     ip("-6 addr add fec0::2/64 dev vnic0 nodad");
     ip("link set vnic0 up");
@@ -223,8 +241,17 @@ fn a_partial_checksum_from_the_driver_is_finished_by_the_kernel() {
 
 #[test]
 fn frames_that_cannot_go_out_are_counted_by_reason() {
-    in_namespace(|| {
+    for io_uring in [true, false] {
+        in_namespace(move || cannot_go_out(io_uring));
+    }
+}
+
+fn cannot_go_out(io_uring: bool) {
+    {
         let mut tap = tap();
+        if !io_uring {
+            tap.batch = None;
+        }
         tap.negotiated(OFFERED).unwrap();
         let mut nic = Nic::new(OFFERED, 4, 1526);
         // A header the device accepts and the kernel does not: a segment type that is not the packet's.
@@ -243,7 +270,7 @@ fn frames_that_cannot_go_out_are_counted_by_reason() {
         assert_eq!(tap.counters.get("dropped_refused_by_kernel"), 1);
         let bytes = [vec![0; 12], frame].concat();
         let in_pieces = |nic: &mut Nic, tap: &mut Tap, count| {
-            nic.with_frame(&bytes, &vec![1; count], |frame| tap.transmit(0, &frame.unwrap()).is_ok())
+            nic.with_frame(&bytes, &vec![1; count], |frame| offer(tap, &frame.unwrap()).is_ok())
         };
         assert!(in_pieces(&mut nic, &mut tap, 12 + 1022));
         assert!(!in_pieces(&mut nic, &mut tap, 12 + 1023));
@@ -251,7 +278,7 @@ fn frames_that_cannot_go_out_are_counted_by_reason() {
         ip("link set vnic0 down");
         assert!(nic.transmit(&mut tap, NetHeader::default(), &[0; 60]).is_err());
         assert_eq!(tap.counters.get("dropped_tap_down"), 1);
-    });
+    }
 }
 
 #[test]
@@ -300,14 +327,138 @@ fn a_frame_that_may_have_been_cut_off_is_not_given_to_the_driver() {
     });
 }
 
+/// Keeps `count` frames of the same bytes on `pair`.
+fn keep(nic: &mut Nic, tap: &mut Tap, pair: usize, count: usize) {
+    let bytes = vec![0; 12 + 60];
+    for _ in 0..count {
+        let kept = nic.with_frame(&bytes, &[], |frame| tap.transmit(pair, &frame.unwrap()).unwrap());
+        assert!(matches!(kept, Transmitted::Kept { .. }), "{kept:?}");
+    }
+}
+
+#[test]
+fn a_burst_goes_out_with_one_call_and_each_frame_is_done_with_once() {
+    in_namespace(|| {
+        let mut tap = tap();
+        tap.negotiated(OFFERED).unwrap();
+        if tap.batch.is_none() {
+            #[expect(clippy::print_stderr, reason = "how a test says that it was skipped")]
+            {
+                eprintln!("SKIP: this host allows no io_uring");
+            }
+            return;
+        }
+        let mut nic = Nic::new(OFFERED, 0, 0);
+        for burst in 1..=20 {
+            keep(&mut nic, &mut tap, 0, 100);
+            tap.flush();
+            tap.flush();
+            let mut tickets: Vec<u16> = std::iter::from_fn(|| tap.completed()).map(|done| done.ticket).collect();
+            tickets.sort_unstable();
+            tickets.dedup();
+            assert_eq!(tickets.len(), 100, "a tap takes its frames at once");
+            assert_eq!(
+                (tap.counters.get("transmit_calls"), tap.counters.get("transmitted_frames")),
+                (burst, burst * 100)
+            );
+        }
+        // As many as it keeps, and no more.
+        keep(&mut nic, &mut tap, 0, usize::from(Tap::KEEPS));
+        let full = nic.with_frame(&[0; 72], &[], |frame| tap.transmit(0, &frame.unwrap()).unwrap());
+        assert_eq!(full, Transmitted::Full);
+        tap.quiesce(0);
+        assert_eq!(std::iter::from_fn(|| tap.completed()).count(), usize::from(Tap::KEEPS));
+        // What it has when it is dropped goes out.
+        keep(&mut nic, &mut tap, 0, 3);
+        drop(tap);
+    });
+}
+
+#[test]
+fn a_pair_of_several_has_a_queue_of_its_own_and_only_those_in_use_are_given_frames() {
+    in_namespace(|| {
+        let share = |worker| Share { pairs: 3, worker, workers: 2 };
+        let mut first = open("vnic0", share(0));
+        let mut second = open("vnic0", share(1));
+        assert_eq!((first.queues.len(), second.queues.len()), (2, 1));
+        first = with_address(first);
+        for tap in [&mut first, &mut second] {
+            tap.negotiated(OFFERED).unwrap();
+        }
+        ip("neigh add 10.0.2.15 lladdr 52:54:00:12:34:56 dev vnic0");
+        // Frames by pair, of as many flows.
+        let arrived = |first: &mut Tap, second: &mut Tap| {
+            let sockets: Vec<UdpSocket> = (0..90).map(|_| UdpSocket::bind(("10.0.2.2", 0)).unwrap()).collect();
+            for socket in &sockets {
+                socket.send_to(b"hello", ("10.0.2.15", 7)).unwrap();
+            }
+            let mut frames = [0; 3];
+            let mut taken = |tap: &mut Tap, pair: usize| {
+                let Some(place) = tap.queue(pair).map(|_| tap.share.place(pair)) else { return };
+                tap.poll(Instant::now());
+                while tap.queues[place].settle(tap.shape, &tap.counters) && tap.pending(pair) != Some(tap.shape.largest)
+                {
+                    if tap.queues[place].drained {
+                        break;
+                    }
+                    tap.queues[place].forget();
+                    frames[pair] += 1;
+                }
+            };
+            for pair in 0..3 {
+                taken(first, pair);
+                taken(second, pair);
+            }
+            frames
+        };
+        let [all, 0, 0] = arrived(&mut first, &mut second) else { panic!("frames for a pair that is not in use") };
+        assert!(all >= 90, "{all}");
+        second.set_receiving(1, true);
+        first.set_receiving(2, true);
+        second.set_receiving(1, true);
+        let spread = arrived(&mut first, &mut second);
+        assert!(spread.iter().all(|frames| *frames > 0), "{spread:?}");
+        second.set_receiving(1, false);
+        let [some, 0, more] = arrived(&mut first, &mut second) else { panic!("frames for a pair that was given up") };
+        assert!(some > 0 && more > 0);
+        let mut nic = Nic::new(OFFERED, 0, 0);
+        keep(&mut nic, &mut first, 2, 1);
+        keep(&mut nic, &mut second, 1, 1);
+        // To send, a pair needs no receiveq in use.
+        for (tap, pair) in [(&mut first, 2), (&mut second, 1)] {
+            tap.flush();
+            let done = tap.completed().unwrap();
+            assert_eq!((done.pair, done.read), (pair, Some(60)));
+        }
+    });
+}
+
+#[test]
+fn a_tap_made_beforehand_serves_one_pair_and_several_if_it_was_made_for_that() {
+    in_namespace(|| {
+        let several = Share { pairs: 2, worker: 0, workers: 1 };
+        ip("tuntap add vnic1 mode tap");
+        ip("tuntap add vnic2 mode tap multi_queue");
+        for (name, share) in [("vnic1", ONE), ("vnic2", ONE), ("vnic2", several)] {
+            assert_eq!(open(name, share).queues.len(), share.pairs, "{name}");
+        }
+        let error = Tap::open("vnic1", several).unwrap_err();
+        assert!(matches!(error, TapError::OneQueue { pairs: 2, .. }), "{error}");
+        assert!(error.to_string().contains("multi_queue"), "{error}");
+        let _used = open("vnic1", ONE);
+        assert!(matches!(Tap::open("vnic1", several), Err(TapError::OneQueue { .. })));
+        assert!(matches!(Tap::open("lo", several), Err(TapError::WrongKind { .. })));
+    });
+}
+
 #[test]
 fn what_is_wrong_with_a_tap_is_said_in_one_sentence() {
     in_namespace(|| {
         let tap = tap();
-        let busy = Tap::open("vnic0").unwrap_err();
+        let busy = Tap::open("vnic0", ONE).unwrap_err();
         assert!(matches!(busy, TapError::Busy { .. }), "{busy}");
         drop(tap);
-        let wrong = Tap::open("lo").unwrap_err();
+        let wrong = Tap::open("lo", ONE).unwrap_err();
         assert!(matches!(wrong, TapError::WrongKind { .. }), "{wrong}");
         ip("tuntap add vnic1 mode tap user 12345");
         // From here on without the right to make devices, or to use others'.
@@ -315,8 +466,8 @@ fn what_is_wrong_with_a_tap_is_said_in_one_sentence() {
         // For this thread alone, as `nix` would do it for all.
         // SAFETY: a system call without pointers.
         assert_eq!(unsafe { libc::syscall(libc::SYS_setresuid, nobody.as_raw(), nobody.as_raw(), nobody.as_raw()) }, 0);
-        let missing = Tap::open("vnic7").unwrap_err();
-        let foreign = Tap::open("vnic1").unwrap_err();
+        let missing = Tap::open("vnic7", ONE).unwrap_err();
+        let foreign = Tap::open("vnic1", ONE).unwrap_err();
         // The clone device itself may be root's alone.
         if std::fs::OpenOptions::new().read(true).write(true).open(CLONE_DEVICE).is_ok() {
             assert!(matches!(missing, TapError::Missing { .. }), "{missing}");
