@@ -7,6 +7,7 @@
 #   scripts/bench.sh --all          every ring format and frame size: about half an hour
 #   scripts/bench.sh --only WORDS   the cases whose name has these words: --only 'pump, 64 B split'
 #   scripts/bench.sh --rounds N     rounds of each comparison (5)
+#   scripts/bench.sh --against PROGRAM  another build of vnic as the yardstick, in place of DPDK
 #   scripts/bench.sh --engine       only the ring engine, against virtio-queue
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
@@ -16,7 +17,7 @@ while [ $# -gt 0 ]; do
   case $1 in
     --all) WORDS+=(--all) && shift ;;
     --engine) ENGINE=1 && shift ;;
-    --only | --rounds | --seconds)
+    --against | --only | --rounds | --seconds)
       [ $# -ge 2 ] || usage_error "$1 wants a value"
       WORDS+=("$1" "$2") && shift 2
       ;;

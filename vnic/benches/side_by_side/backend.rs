@@ -15,6 +15,8 @@ use serde_json::Value;
 pub(crate) enum Backend {
     /// `vnic serve --link` with this link.
     Vnic(&'static str),
+    /// The same of another build.
+    Other(&'static str),
     /// DPDK's `net_vhost` in testpmd with this forward mode.
     Dpdk(&'static str),
 }
@@ -23,6 +25,7 @@ impl Backend {
     pub(crate) fn name(self) -> String {
         match self {
             Backend::Vnic(link) => link.to_owned(),
+            Backend::Other(link) => format!("{link} before"),
             Backend::Dpdk(mode) => format!("dpdk {mode}"),
         }
     }
@@ -37,14 +40,14 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts one on CPU 0 and waits until its socket is there.
+    /// Starts one on CPU 0 and waits until its socket is there. `vnic` is the program, of whichever build.
     pub(crate) fn start(backend: Backend, vnic: &Path, folder: &Path) -> Result<Self> {
         let name = backend.name().replace([' ', ':'], "-");
         let socket = folder.join(format!("{name}.sock"));
         let _ = fs::remove_file(&socket);
         let log = File::create(folder.join(format!("{name}.log")))?;
         let mut command = match backend {
-            Backend::Vnic(link) => {
+            Backend::Vnic(link) | Backend::Other(link) => {
                 let mut command = Command::new(vnic);
                 command.args(["serve", "--link", link, "--cpu", "0", "--socket-path"]).arg(&socket);
                 command
@@ -60,7 +63,7 @@ impl Server {
         };
         command.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log);
         let child = command.spawn().with_context(|| format!("start {command:?}"))?;
-        let vnic = matches!(backend, Backend::Vnic(_)).then(|| vnic.to_owned());
+        let vnic = (!matches!(backend, Backend::Dpdk(_))).then(|| vnic.to_owned());
         let mut server = Server { child, socket, vnic };
         let deadline = Instant::now() + Duration::from_secs(20);
         while !server.socket.exists() {

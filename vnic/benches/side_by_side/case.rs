@@ -62,6 +62,15 @@ pub(crate) const SHAPES: [Shape; 3] =
     [Shape { segment: 64, segments: 1 }, Shape { segment: 1518, segments: 1 }, Shape { segment: 2048, segments: 4 }];
 
 impl Case {
+    /// This case with another build as the yardstick, once for each of our links.
+    pub(crate) fn against_other_build(&self) -> Vec<Case> {
+        let ours = self.backends.iter().filter_map(|backend| match backend {
+            Backend::Vnic(link) => Some(vec![*backend, Backend::Other(link)]),
+            _ => None,
+        });
+        ours.map(|backends| Case { backends, targets: vec![None], ..self.clone() }).collect()
+    }
+
     pub(crate) fn name(&self) -> String {
         let driver = match self.driver {
             Driver::Pump => "pump",

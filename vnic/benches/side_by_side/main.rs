@@ -25,7 +25,8 @@ use backend::{Backend, Server};
 use case::{Case, Driver};
 use outcome::{Outcome, Runs, spread};
 
-const USAGE: &str = "usage: side_by_side --vnic PROGRAM --out FOLDER [--rounds N] [--seconds S] [--only WORDS] [--all]";
+const USAGE: &str = "usage: side_by_side --vnic PROGRAM --out FOLDER [--rounds N] [--seconds S] [--only WORDS] [--all] \
+                     [--against PROGRAM]";
 
 /// What to do.
 struct Args {
@@ -35,6 +36,8 @@ struct Args {
     seconds: f64,
     only: String,
     all: bool,
+    /// Another build of `vnic`, to be the yardstick in DPDK's place.
+    against: Option<PathBuf>,
 }
 
 impl Args {
@@ -46,6 +49,7 @@ impl Args {
             seconds: 0.5,
             only: String::new(),
             all: false,
+            against: None,
         };
         let mut words = std::env::args().skip(1);
         while let Some(word) = words.next() {
@@ -57,6 +61,7 @@ impl Args {
                 "--seconds" => args.seconds = value()?.parse().context("--seconds wants a number")?,
                 "--only" => args.only = value()?,
                 "--all" => args.all = true,
+                "--against" => args.against = Some(value()?.into()),
                 // Cargo says this to every benchmark.
                 "--bench" => {}
                 other => bail!("unknown word {other}; {USAGE}"),
@@ -77,7 +82,11 @@ fn main() -> Result<()> {
     }
     let args = Args::parse()?;
     fs::create_dir_all(&args.out)?;
-    let cases: Vec<Case> = case::cases(args.all).into_iter().filter(|case| case.name().contains(&args.only)).collect();
+    let mut cases: Vec<Case> =
+        case::cases(args.all).into_iter().filter(|case| case.name().contains(&args.only)).collect();
+    if args.against.is_some() {
+        cases = cases.iter().flat_map(Case::against_other_build).collect();
+    }
     let mut outcomes = Vec::new();
     println!("{}", Outcome::head());
     let started = Instant::now();
@@ -127,7 +136,11 @@ fn measure(case: &Case, args: &Args) -> Outcome {
 
 /// One run: a fresh back-end, a fresh driver. Frames per second, and the back-end's idle share where it says so.
 fn once(case: &Case, backend: Backend, args: &Args) -> Result<(f64, Option<f64>)> {
-    let server = Server::start(backend, &args.vnic, &args.out)?;
+    let program = match (backend, &args.against) {
+        (Backend::Other(_), Some(other)) => other,
+        _ => &args.vnic,
+    };
+    let server = Server::start(backend, program, &args.out)?;
     let features = case.format.features();
     match case.driver {
         Driver::Pump => {

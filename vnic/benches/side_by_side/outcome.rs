@@ -74,7 +74,7 @@ impl Outcome {
     pub(crate) fn head() -> String {
         format!(
             "{:<40} {:<12} {:>24} {:>6}  {:<20} {}",
-            "case", "back-end", "Mframes/s (least–most)", "idle", "ratio to DPDK's", "target"
+            "case", "back-end", "Mframes/s (least–most)", "idle", "ratio to the last", "target"
         )
     }
 }

@@ -208,12 +208,16 @@ struct Packed {
     used_wrap: bool,
     next_avail: u16,
     avail_wrap: bool,
+    /// By slot: the buffer whose address stands there.
+    buffers: Vec<u16>,
 }
 
 impl Packed {
     fn new(raw: Raw, at: RingLayout, shape: Shape) -> Self {
         raw.u16(at.avail + 2).store(PACKED_EVENT_DISABLE, Ordering::Relaxed);
-        let mut ring = Packed { raw, at, shape, next_used: 0, used_wrap: true, next_avail: 0, avail_wrap: true };
+        let buffers = vec![u16::MAX; usize::from(SIZE)];
+        let mut ring =
+            Packed { raw, at, shape, next_used: 0, used_wrap: true, next_avail: 0, avail_wrap: true, buffers };
         for chain in 0..SIZE / shape.segments {
             ring.give(chain * shape.segments);
         }
@@ -238,11 +242,21 @@ impl Packed {
     }
 
     #[inline(always)]
-    fn write(&self, slot: u16, wrap: bool, id: u16, part: u16) {
+    fn write(&mut self, slot: u16, wrap: bool, id: u16, part: u16) {
         let next = if part + 1 < self.shape.segments { DESC_F_NEXT } else { 0 };
         let flags = next | if wrap { DESC_F_AVAIL } else { DESC_F_USED };
         let rest = u64::from(length(self.shape, part)) | u64::from(id) << 32 | u64::from(flags) << 48;
-        self.raw.descriptor(self.at.desc, slot, id + part, rest);
+        let buffer = id + part;
+        match self.buffers.get_mut(usize::from(slot)) {
+            // A used descriptor leaves the address as it was.
+            Some(before) if *before == buffer => {
+                self.raw.u64(self.at.desc + 16 * u64::from(slot) + 8).store(rest, Ordering::Release);
+            }
+            before => {
+                before.into_iter().for_each(|before| *before = buffer);
+                self.raw.descriptor(self.at.desc, slot, buffer, rest);
+            }
+        }
     }
 }
 
