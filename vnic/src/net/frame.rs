@@ -190,9 +190,14 @@ impl<'a> Frame<'a> {
 
 /// Copies slices into `out` one behind the other, as much as fits.
 #[inline(never)]
-fn gather<'a>(slices: impl Iterator<Item = GuestSlice<'a>>, out: &mut [u8]) -> usize {
+fn gather<'a>(slices: impl Iterator<Item = GuestSlice<'a>> + Clone, out: &mut [u8]) -> usize {
     let mut done = 0;
+    let mut ahead = slices.clone();
+    ahead.next();
     for slice in slices {
+        if let Some(next) = ahead.next() {
+            next.expect_read();
+        }
         let Some(rest) = out.get_mut(done..).filter(|rest| !rest.is_empty()) else { break };
         done += slice.copy_to(rest);
     }
