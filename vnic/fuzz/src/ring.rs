@@ -22,7 +22,8 @@ use arbitrary::{Arbitrary, Unstructured};
 use vnic::memory::testing::GuestRam;
 use vnic::memory::{Access, Gpa};
 use vnic::ring::{
-    Chain, ChainView, Device, DeviceRing, Ended, Fate, RingError, RingLayout, Segments, Touch, Visitor, interrupted,
+    Chain, ChainView, Device, DeviceRing, Ended, Fate, RingError, RingLayout, Segments, Singles, Touch, Visitor,
+    interrupted,
 };
 use vnic::spec::{Feature, Features};
 
@@ -553,7 +554,7 @@ impl Bench {
         };
         let drained = |glances: u8| {
             let (mut device, mut segments) = new(64);
-            let mut look = Describe { glances, chains: Vec::new() };
+            let mut look = Describe { glances, chains: Vec::new(), glanced: VecDeque::new() };
             let end = device.drain(&mut segments, u16::MAX, &mut look).map(drop);
             (look.chains, end)
         };
@@ -577,18 +578,31 @@ fn describe(view: ChainView<'_>) -> Description {
     (Chain { first: 0, ..view.chain }, segments)
 }
 
+/// Leaves the ring as it is, so nothing goes back at a glance; but what was glanced at must be what is followed then.
 struct Describe {
     glances: u8,
     chains: Vec<Description>,
+    glanced: VecDeque<Description>,
 }
 
 impl Visitor for Describe {
-    fn glance(&mut self, chain: ChainView<'_>) -> Option<Fate> {
+    fn glances(&self) -> bool {
+        self.glances != 0
+    }
+
+    fn glance(&mut self, singles: Singles<'_>) -> usize {
         self.glances = self.glances.rotate_left(1);
-        (self.glances & 1 == 1).then(|| self.visit(chain))
+        self.glanced.clear();
+        if self.glances & 1 == 1 {
+            self.glanced.extend(singles.views().map(describe));
+        }
+        0
     }
 
     fn visit(&mut self, chain: ChainView<'_>) -> Fate {
+        if let Some(glanced) = self.glanced.pop_front() {
+            assert_eq!(glanced, describe(chain), "followed anew");
+        }
         self.chains.push(describe(chain));
         Fate::Keep
     }
@@ -603,9 +617,21 @@ struct Look<'b> {
 }
 
 impl Visitor for Look<'_> {
-    fn glance(&mut self, chain: ChainView<'_>) -> Option<Fate> {
-        self.glances = self.glances.rotate_left(1);
-        (self.glances & 1 == 1).then(|| self.visit(chain))
+    fn glances(&self) -> bool {
+        self.glances != 0
+    }
+
+    fn glance(&mut self, singles: Singles<'_>) -> usize {
+        let before = self.seen.len();
+        for view in singles.views() {
+            self.glances = self.glances.rotate_left(1);
+            if self.glances & 1 == 0 {
+                break;
+            }
+            check_chain(&self.guest.borrow(), view, self.features);
+            self.seen.push((view.chain, Fate::Return));
+        }
+        self.seen.len() - before
     }
 
     fn visit(&mut self, chain: ChainView<'_>) -> Fate {

@@ -7,7 +7,7 @@ use super::worker::{BURST, Eyes, Progress};
 use crate::link::{LinkError, Port, Transmitted};
 use crate::net::{Frame, header_len};
 use crate::observe::counters::QueueCounters;
-use crate::ring::{ChainView, DeviceRing, Ended, Fate, Visitor};
+use crate::ring::{ChainView, DeviceRing, Ended, Fate, Singles, Visitor};
 use crate::spec::Features;
 use crate::spec::net::NET_HEADER_LEN;
 
@@ -21,9 +21,40 @@ struct Tally {
     copied: u64,
     /// Of the chains, those that the link has kept.
     kept: u64,
+    /// Chains whose frames went nowhere.
+    lost: u64,
 }
 
 impl Tally {
+    /// The link has taken a frame.
+    #[inline(always)]
+    fn taken(&mut self, frame: &Frame<'_>, read: u32, copied: u32) {
+        self.chains += 1;
+        self.descriptors += u64::from(frame.chain().descriptors);
+        self.bytes += u64::from(frame.len);
+        self.read += u64::from(read);
+        self.copied += u64::from(copied);
+    }
+
+    /// The chain goes back, and what is in it nowhere.
+    #[cold]
+    fn lost(&mut self, chain: ChainView<'_>, queue: &QueueShared, reason: &'static str) {
+        self.chains += 1;
+        self.lost += 1;
+        self.descriptors += u64::from(chain.chain.descriptors);
+        queue.counters.count_drop(reason);
+    }
+
+    #[inline(always)]
+    fn add(&mut self, other: &Tally) {
+        self.chains += other.chains;
+        self.descriptors += other.descriptors;
+        self.bytes += other.bytes;
+        self.read += other.read;
+        self.copied += other.copied;
+        self.lost += other.lost;
+    }
+
     fn add_to(&self, counters: &QueueCounters) {
         counters.chains.add(self.chains);
         counters.descriptors.add(self.descriptors);
@@ -35,9 +66,18 @@ impl Tally {
 
 /// What takes the frames of a burst.
 pub(super) trait Outlet {
-    /// Takes a frame, or says that it is full. What it has taken it shows to `eyes`, if anyone looks.
-    fn offer(&mut self, queue: &QueueShared, frame: &Frame<'_>, eyes: &mut Eyes<'_>) -> Result<Transmitted, LinkError>;
+    /// Does it keep frames?
+    const KEEPS: bool;
+
+    /// So many frames, of so many bytes together, were taken in this burst.
+    fn transmitted(&mut self, frames: u64, bytes: u64);
+
+    /// Takes a frame, or says that it is full. What it has taken it shows to the eyes of the onlookers.
+    fn offer(&mut self, frame: &Frame<'_>, onlookers: Onlookers<'_, '_>) -> Result<Transmitted, LinkError>;
 }
+
+/// The transmitq, and who looks on; `None` where nobody does.
+pub(super) type Onlookers<'a, 'e> = Option<(&'a QueueShared, &'a mut Eyes<'e>)>;
 
 /// The link, for one queue pair.
 pub(super) struct ToLink<'a, P> {
@@ -47,8 +87,14 @@ pub(super) struct ToLink<'a, P> {
 }
 
 impl<P: Port> Outlet for ToLink<'_, P> {
+    const KEEPS: bool = P::KEEPS > 0;
+
+    fn transmitted(&mut self, frames: u64, bytes: u64) {
+        self.port.transmitted(frames, bytes);
+    }
+
     #[inline(always)]
-    fn offer(&mut self, queue: &QueueShared, frame: &Frame<'_>, eyes: &mut Eyes<'_>) -> Result<Transmitted, LinkError> {
+    fn offer(&mut self, frame: &Frame<'_>, onlookers: Onlookers<'_, '_>) -> Result<Transmitted, LinkError> {
         let transmitted = self.port.transmit(self.pair, frame)?;
         let (read, copied) = match transmitted {
             Transmitted::Taken { read, copied } => (read, copied),
@@ -59,7 +105,7 @@ impl<P: Port> Outlet for ToLink<'_, P> {
             }
             Transmitted::Full => return Ok(Transmitted::Full),
         };
-        if eyes.open() {
+        if let Some((queue, eyes)) = onlookers {
             eyes.transmitted(queue, frame, read, copied);
         }
         Ok(transmitted)
@@ -72,25 +118,40 @@ struct Transmit<'a, 'e, O> {
     features: Features,
     shared: &'a QueueShared,
     eyes: &'a mut Eyes<'e>,
-    /// A glance can be enough: nobody watches, and headers are not the short ones.
+    /// A glance can be enough: nobody watches, no frame is kept, and headers are not the short ones.
     glances: bool,
     tally: Tally,
 }
 
 impl<O: Outlet> Visitor for Transmit<'_, '_, O> {
     #[inline(always)]
-    fn glance(&mut self, chain: ChainView<'_>) -> Option<Fate> {
-        if !self.glances {
-            return None;
+    fn glances(&self) -> bool {
+        self.glances
+    }
+
+    #[inline(always)]
+    fn glance(&mut self, singles: Singles<'_>) -> usize {
+        let mut tally = Tally::default();
+        for chain in singles.views() {
+            let Some(frame) = Frame::plain(chain) else { break };
+            match self.outlet.offer(&frame, None) {
+                Ok(Transmitted::Taken { read, copied }) => tally.taken(&frame, read, copied),
+                // One that keeps frames is not asked at a glance.
+                Ok(Transmitted::Full | Transmitted::Kept { .. }) => break,
+                Err(_) => tally.lost(frame.view(), self.shared, "link_error"),
+            }
         }
-        let frame = Frame::plain(chain)?;
-        Some(self.offer(&frame))
+        self.tally.add(&tally);
+        tally.chains as usize
     }
 
     #[inline(always)]
     fn visit(&mut self, chain: ChainView<'_>) -> Fate {
-        match self.glance(chain) {
-            Some(fate) => fate,
+        if !self.glances {
+            return self.look(chain);
+        }
+        match Frame::plain(chain) {
+            Some(frame) => self.offer(&frame),
             None => self.look(chain),
         }
     }
@@ -104,9 +165,7 @@ impl<O: Outlet> Transmit<'_, '_, O> {
             Ok(frame) => self.offer(&frame),
             // The chain is sound, what it holds is no frame: the driver gets it back, the others live on.
             Err(error) => {
-                self.shared.counters.count_drop(error.name());
-                self.tally.chains += 1;
-                self.tally.descriptors += u64::from(chain.chain.descriptors);
+                self.tally.lost(chain, self.shared, error.name());
                 Fate::Return
             }
         }
@@ -115,38 +174,32 @@ impl<O: Outlet> Transmit<'_, '_, O> {
     /// Offers a frame to the outlet.
     #[inline(always)]
     fn offer(&mut self, frame: &Frame<'_>) -> Fate {
-        match self.outlet.offer(self.shared, frame, self.eyes) {
-            Ok(Transmitted::Taken { read, copied }) => {
-                self.tally.bytes += u64::from(frame.len);
-                self.tally.read += u64::from(read);
-                self.tally.copied += u64::from(copied);
-            }
+        let onlookers = self.eyes.open().then_some((self.shared, &mut *self.eyes));
+        match self.outlet.offer(frame, onlookers) {
+            Ok(Transmitted::Taken { read, copied }) => self.tally.taken(frame, read, copied),
             Ok(Transmitted::Kept { .. }) => {
-                self.tally.bytes += u64::from(frame.len);
-                self.tally.chains += 1;
-                self.tally.descriptors += u64::from(frame.chain().descriptors);
+                self.tally.taken(frame, 0, 0);
                 self.tally.kept += 1;
                 return Fate::Keep;
             }
             Ok(Transmitted::Full) => return Fate::Leave,
             // The port has counted it by reason; a log line per frame would cost more than the frame.
-            Err(_) => self.shared.counters.count_drop("link_error"),
+            Err(_) => self.tally.lost(frame.view(), self.shared, "link_error"),
         }
-        self.tally.chains += 1;
-        self.tally.descriptors += u64::from(frame.chain().descriptors);
         Fate::Return
     }
 }
 
 /// Takes up to [`BURST`] chains from `queue` and offers their frames to `outlet`. What it has no room for stays in the
 /// ring.
-pub(super) fn burst(queue: &mut Queue, outlet: &mut impl Outlet, features: Features, eyes: &mut Eyes<'_>) -> Progress {
+pub(super) fn burst<O: Outlet>(queue: &mut Queue, outlet: &mut O, features: Features, eyes: &mut Eyes<'_>) -> Progress {
     let Queue { ring, segments, shared, .. } = queue;
-    let glances = !eyes.open() && header_len(features) == NET_HEADER_LEN;
+    let glances = !eyes.open() && header_len(features) == NET_HEADER_LEN && !O::KEEPS;
     let mut transmit = Transmit { outlet, features, shared, eyes, glances, tally: Tally::default() };
     let ended = ring.drain(segments, BURST, &mut transmit);
     let Transmit { tally, .. } = transmit;
     if tally.chains > 0 {
+        outlet.transmitted(tally.chains - tally.lost, tally.bytes);
         tally.add_to(&shared.counters);
     }
     if tally.chains > tally.kept {

@@ -7,8 +7,7 @@
 //! Invariant: no chain of the receiveq is kept from burst to burst; those that were popped ahead and not needed go back.
 
 use super::queue::Queue;
-use super::shared::QueueShared;
-use super::transmit::{self, Outlet};
+use super::transmit::{self, Onlookers, Outlet};
 use super::worker::{Eyes, Progress};
 use crate::link::{LinkError, Port, Transmitted};
 use crate::net::{Frame, ReceiveSpace, header_len};
@@ -111,8 +110,12 @@ struct Turn<'a, P> {
 }
 
 impl<P: Port> Outlet for Turn<'_, P> {
+    const KEEPS: bool = false;
+
+    fn transmitted(&mut self, _frames: u64, _bytes: u64) {}
+
     #[inline(always)]
-    fn offer(&mut self, queue: &QueueShared, frame: &Frame<'_>, eyes: &mut Eyes<'_>) -> Result<Transmitted, LinkError> {
+    fn offer(&mut self, frame: &Frame<'_>, onlookers: Onlookers<'_, '_>) -> Result<Transmitted, LinkError> {
         let needed = frame.len as usize + header_len(self.features);
         let count = match self.stock.room(self.receiveq, needed, self.features.has(Feature::MrgRxbuf)) {
             Ok(Room::Chains(count)) => count,
@@ -129,7 +132,7 @@ impl<P: Port> Outlet for Turn<'_, P> {
         let chains = self.stock.chains.get(self.stock.next..).and_then(|chains| chains.get(..count));
         let mut space = ReceiveSpace::new(segments, chains.unwrap_or_default(), self.features);
         self.port.turn(frame, &mut space)?;
-        if eyes.open() {
+        if let Some((queue, eyes)) = onlookers {
             eyes.transmitted(queue, frame, frame.len, 0);
             eyes.received(shared, segments, &space, frame.len);
         }

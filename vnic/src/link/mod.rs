@@ -140,6 +140,11 @@ pub trait Port: Send {
         let _ = pair;
     }
 
+    /// In a burst, `transmit` has taken so many frames, of so many bytes together. For ports that count no frame singly.
+    fn transmitted(&mut self, frames: u64, bytes: u64) {
+        let _ = (frames, bytes);
+    }
+
     /// Puts a frame of the driver straight into its buffers, of which `space` has enough, or as many as there will ever
     /// be: then the frame is lost and counted.
     ///

@@ -14,43 +14,21 @@ use crate::net::{Frame, MAX_FRAME_LEN};
 
 counters!(Count { Frames = "transmitted_frames", Bytes = "transmitted_bytes" });
 
-/// What both kinds count, and nothing else.
-#[derive(Debug)]
-struct Vanished {
-    /// Since the last [`Port::poll`]: frames, their bytes.
-    since: [u64; 2],
-    counters: Arc<LinkCounters>,
-}
-
-impl Vanished {
-    fn new() -> Self {
-        Vanished { since: [0; 2], counters: Count::fresh() }
-    }
-
-    #[inline(always)]
-    fn count(&mut self, frame: &Frame<'_>) {
-        let [frames, bytes] = &mut self.since;
-        *frames += 1;
-        *bytes += u64::from(frame.len);
-    }
-
-    fn publish(&mut self) {
-        for (count, since) in [Count::Frames, Count::Bytes].into_iter().zip(std::mem::take(&mut self.since)) {
-            count.add(&self.counters, since);
-        }
-    }
+fn count(counters: &LinkCounters, frames: u64, bytes: u64) {
+    Count::Frames.add(counters, frames);
+    Count::Bytes.add(counters, bytes);
 }
 
 /// The port of `sink`: no payload byte is read.
 #[derive(Debug)]
-pub struct Sink(Vanished);
+pub struct Sink(Arc<LinkCounters>);
 
 impl Sink {
     /// A port of its own.
     #[must_use]
     #[expect(clippy::new_without_default, reason = "a port is opened, not defaulted")]
     pub fn new() -> Self {
-        Sink(Vanished::new())
+        Sink(Count::fresh())
     }
 }
 
@@ -63,7 +41,7 @@ const ALIGN: usize = 64;
 /// The port of `sink:copy`: a frame is gathered into host memory, each into the place behind the one before.
 #[derive(Debug)]
 pub struct CopyingSink {
-    vanished: Vanished,
+    counters: Arc<LinkCounters>,
     pool: Box<[u8]>,
     /// Where the next frame goes.
     next: usize,
@@ -75,30 +53,30 @@ impl CopyingSink {
     #[expect(clippy::new_without_default, reason = "a port is opened, not defaulted")]
     pub fn new() -> Self {
         let pool = vec![0; POOL + MAX_FRAME_LEN as usize].into_boxed_slice();
-        CopyingSink { vanished: Vanished::new(), pool, next: 0 }
+        CopyingSink { counters: Count::fresh(), pool, next: 0 }
     }
 }
 
 impl Port for Sink {
     #[inline(always)]
-    fn transmit(&mut self, _pair: usize, frame: &Frame<'_>) -> Result<Transmitted, LinkError> {
-        self.0.count(frame);
+    fn transmit(&mut self, _pair: usize, _frame: &Frame<'_>) -> Result<Transmitted, LinkError> {
         Ok(Transmitted::Taken { read: 0, copied: 0 })
     }
 
-    fn poll(&mut self, _now: Instant) {
-        self.0.publish();
+    fn transmitted(&mut self, frames: u64, bytes: u64) {
+        count(&self.0, frames, bytes);
     }
 
+    fn poll(&mut self, _now: Instant) {}
+
     fn counters(&self) -> Arc<LinkCounters> {
-        Arc::clone(&self.0.counters)
+        Arc::clone(&self.0)
     }
 }
 
 impl Port for CopyingSink {
     #[inline(always)]
     fn transmit(&mut self, _pair: usize, frame: &Frame<'_>) -> Result<Transmitted, LinkError> {
-        self.vanished.count(frame);
         // `next` is below POOL, and behind that there is room for any frame.
         let room = self.pool.get_mut(self.next..).unwrap_or_default();
         let read = frame.copy_to(room);
@@ -110,12 +88,14 @@ impl Port for CopyingSink {
         Ok(Transmitted::Taken { read: read as u32, copied: read as u32 })
     }
 
-    fn poll(&mut self, _now: Instant) {
-        self.vanished.publish();
+    fn transmitted(&mut self, frames: u64, bytes: u64) {
+        count(&self.counters, frames, bytes);
     }
 
+    fn poll(&mut self, _now: Instant) {}
+
     fn counters(&self) -> Arc<LinkCounters> {
-        Arc::clone(&self.vanished.counters)
+        Arc::clone(&self.counters)
     }
 }
 
@@ -132,7 +112,7 @@ mod tests {
         let taken = nic.transmit(&mut port, NetHeader::default(), &[7; 9000]).unwrap();
         assert_eq!(taken, Transmitted::Taken { read: 0, copied: 0 });
         assert_eq!(port.pending(0), None);
-        port.poll(Instant::now());
+        port.transmitted(1, 9000);
         assert_eq!((port.counters().get("transmitted_frames"), port.counters().get("transmitted_bytes")), (1, 9000));
     }
 

@@ -39,7 +39,7 @@ fn take(fixture: &Fixture, drained: bool) {
     let (mut device, mut segments) = (fixture.device(), warm_segments(&fixture.ram));
     let mut chains = Vec::new();
     if drained {
-        let mut keep = Keep { fixture, chains: Vec::new() };
+        let mut keep = Keep { fixture, chains: Vec::new(), glanced: false };
         let _ = device.drain(&mut segments, u16::MAX, &mut keep);
         chains = keep.chains;
     } else {
@@ -66,12 +66,22 @@ fn check(fixture: &Fixture, view: ChainView<'_>) {
 struct Keep<'f> {
     fixture: &'f Fixture,
     chains: Vec<Chain>,
+    /// Was the last one only glanced at?
+    glanced: bool,
 }
 
 impl Visitor for Keep<'_> {
-    fn glance(&mut self, chain: ChainView<'_>) -> Option<Fate> {
-        // Every other one takes more than a glance, and is followed anew.
-        self.chains.len().is_multiple_of(2).then(|| self.visit(chain))
+    fn glances(&self) -> bool {
+        true
+    }
+
+    fn glance(&mut self, singles: Singles<'_>) -> usize {
+        // Every other one takes more than a glance, and is followed anew; the others go back.
+        if std::mem::replace(&mut self.glanced, true) {
+            self.glanced = false;
+            return 0;
+        }
+        singles.views().take(1).map(|view| check(self.fixture, view)).count()
     }
 
     fn visit(&mut self, chain: ChainView<'_>) -> Fate {

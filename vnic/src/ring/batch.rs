@@ -2,57 +2,50 @@
 //!
 //! Place: the device halves' `drain`, for the chains that nearly all are on a busy transmitq. Finding one is a row of loads
 //! that wait for one another: entry, descriptor, buffer. Found a handful at a time, with each buffer asked for, they wait
-//! at the same time.
+//! at the same time; and what is looked at and used together needs no word in memory from one chain to the next.
 
-use super::chain::{Chain, Segment};
+use super::chain::{Segment, Segments, Singles};
 use super::pointers::prefetch_to_read;
-use crate::spec::ring::UsedElem;
 
 /// Most chains of a batch.
 pub(super) const BATCH: usize = 32;
 
-/// One of them.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Ready {
-    pub(super) head: u16,
-    /// Its place, as [`Chain::idx`] has it.
-    pub(super) idx: u16,
-    /// Found through the hint of the arena that it will be looked at in.
-    pub(super) segment: Segment,
-}
-
-impl Ready {
-    const NONE: Ready =
-        Ready { head: 0, idx: 0, segment: Segment { addr: 0, host: std::ptr::null_mut(), len: 0, continues: false } };
-
-    /// The chain it is.
-    #[inline(always)]
-    pub(super) const fn chain(&self) -> Chain {
-        Chain::of_one(self.head, self.idx, self.segment.len)
-    }
-}
-
 /// The batch.
 #[derive(Debug)]
 pub(super) struct Batch {
-    list: [Ready; BATCH],
+    heads: [u16; BATCH],
+    /// Their places, as [`Chain::idx`](super::Chain::idx) has them.
+    places: [u16; BATCH],
+    segments: [Segment; BATCH],
     len: usize,
 }
 
 impl Batch {
     #[inline(always)]
     pub(super) const fn new() -> Self {
-        Batch { list: [Ready::NONE; BATCH], len: 0 }
+        Batch { heads: [0; BATCH], places: [0; BATCH], segments: [Segment::NONE; BATCH], len: 0 }
     }
 
-    /// Adds a chain, and asks for its first bytes. There must be room.
+    /// Puts a chain at place `at`, and asks for its first bytes. The segment was found through the hint of the arena that
+    /// it will be looked at in.
     #[inline(always)]
-    pub(super) fn push(&mut self, ready: Ready) {
-        if let Some(place) = self.list.get_mut(self.len) {
-            prefetch_to_read(ready.segment.host);
-            *place = ready;
-            self.len += 1;
+    pub(super) fn set(&mut self, at: usize, head: u16, idx: u16, segment: Segment) {
+        let Batch { heads, places, segments, .. } = self;
+        if let (Some(to_head), Some(place), Some(to)) = (heads.get_mut(at), places.get_mut(at), segments.get_mut(at)) {
+            prefetch_to_read(segment.host);
+            (*to_head, *place, *to) = (head, idx, segment);
         }
+    }
+
+    /// The chains at the first `len` places are the batch.
+    #[inline(always)]
+    pub(super) const fn set_len(&mut self, len: usize) {
+        self.len = len;
+    }
+
+    #[inline(always)]
+    pub(super) const fn len(&self) -> usize {
+        self.len
     }
 
     #[inline(always)]
@@ -60,44 +53,23 @@ impl Batch {
         self.len == BATCH
     }
 
+    /// The heads from place `at` on.
     #[inline(always)]
-    pub(super) const fn clear(&mut self) {
-        self.len = 0;
+    pub(super) fn heads_from(&self, at: usize) -> &[u16] {
+        self.heads.get(at..self.len).unwrap_or_default()
     }
 
-    /// What was added since the last `clear`.
+    /// Bytes of the buffer at place `at`.
     #[inline(always)]
-    pub(super) fn ready(&self) -> &[Ready] {
-        self.list.get(..self.len).unwrap_or_default()
-    }
-}
-
-/// Used elements on their way to the used ring: written together, as the driver reads that ring meanwhile and would take a
-/// line that is written bit by bit away as often.
-#[derive(Debug)]
-pub(super) struct Shadow {
-    list: [UsedElem; BATCH + 1],
-    len: usize,
-}
-
-impl Shadow {
-    #[inline(always)]
-    pub(super) const fn new() -> Self {
-        Shadow { list: [UsedElem { id: 0, len: 0 }; BATCH + 1], len: 0 }
+    pub(super) fn len_at(&self, at: usize) -> u32 {
+        self.segments.get(at).map_or(0, |segment| segment.len)
     }
 
-    /// Adds an element. There must be room: for a batch and one more.
+    /// The chains from place `at` on, to be looked at.
     #[inline(always)]
-    pub(super) fn push(&mut self, elem: UsedElem) {
-        if let Some(place) = self.list.get_mut(self.len) {
-            *place = elem;
-            self.len += 1;
-        }
-    }
-
-    /// What was added, in that order; it is empty then.
-    #[inline(always)]
-    pub(super) fn take(&mut self) -> &[UsedElem] {
-        self.list.get(..std::mem::take(&mut self.len)).unwrap_or_default()
+    pub(super) fn from<'s>(&'s self, at: usize, arena: &'s Segments) -> Singles<'s> {
+        let Batch { heads, places, segments, len } = self;
+        let (heads, places) = (heads.get(at..*len).unwrap_or_default(), places.get(at..*len).unwrap_or_default());
+        arena.singles(heads, places, segments.get(at..*len).unwrap_or_default())
     }
 }

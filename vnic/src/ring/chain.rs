@@ -37,7 +37,7 @@ pub struct Chain {
 impl Chain {
     /// A direct chain of one device-readable descriptor.
     #[inline(always)]
-    pub(super) const fn of_one(head: u16, idx: u16, len: u32) -> Self {
+    const fn of_one(head: u16, idx: u16, len: u32) -> Self {
         Chain {
             head,
             idx,
@@ -64,6 +64,35 @@ pub struct Segment {
     pub len: u32,
     /// Is this the same descriptor as the segment before?
     pub continues: bool,
+}
+
+impl Segment {
+    /// No bytes, nowhere.
+    pub(super) const NONE: Segment = Segment { addr: 0, host: std::ptr::null_mut(), len: 0, continues: false };
+}
+
+/// Chains that are a single device-readable buffer each, in the order of the ring.
+#[derive(Debug, Clone, Copy)]
+pub struct Singles<'a> {
+    heads: &'a [u16],
+    places: &'a [u16],
+    /// Found by an arena that outlives `'a`, and whose memory does.
+    list: &'a [Segment],
+    memory: &'a Arc<Memory>,
+}
+
+impl<'a> Singles<'a> {
+    /// The chains.
+    #[inline(always)]
+    pub fn views(&self) -> impl Iterator<Item = ChainView<'a>> + use<'a> {
+        let memory = self.memory;
+        let chains = self.heads.iter().zip(self.places).zip(self.list);
+        chains.map(move |((head, idx), segment)| ChainView {
+            chain: Chain::of_one(*head, *idx, segment.len),
+            list: std::slice::from_ref(segment),
+            memory,
+        })
+    }
 }
 
 /// A chain with its segments.
@@ -101,7 +130,7 @@ impl<'a> ChainView<'a> {
     }
 }
 
-/// Segments of a view, which alone may be given.
+/// Segments of a view or of singles, which alone may be given.
 #[inline(always)]
 fn slices<'a>(segments: &'a [Segment]) -> impl ExactSizeIterator<Item = GuestSlice<'a>> + Clone + use<'a> {
     // SAFETY: an arena found them, and its memory stays mapped for 'a.
@@ -143,10 +172,10 @@ impl Segments {
         ChainView { chain, list, memory: &self.memory }
     }
 
-    /// A chain of a single segment, which was found through this arena's hint.
+    /// Chains of a single segment each, found through this arena's hint.
     #[inline(always)]
-    pub(super) fn view_of_one<'s>(&'s self, chain: Chain, segment: &'s Segment) -> ChainView<'s> {
-        ChainView { chain, list: std::slice::from_ref(segment), memory: &self.memory }
+    pub(super) fn singles<'s>(&'s self, heads: &'s [u16], places: &'s [u16], list: &'s [Segment]) -> Singles<'s> {
+        Singles { heads, places, list, memory: &self.memory }
     }
 
     /// Forgets the chains popped since the arena held `len` segments.

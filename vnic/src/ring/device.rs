@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::packed::PackedDevice;
 use super::split::SplitDevice;
-use super::{Chain, ChainView, RingError, RingLayout, Segments};
+use super::{Chain, ChainView, RingError, RingLayout, Segments, Singles};
 
 /// What a device does with a ring.
 ///
@@ -93,10 +93,14 @@ pub enum Fate {
 
 /// Who looks at the chains of a burst.
 pub trait Visitor {
-    /// Looks at a chain that is a single device-readable buffer, as most are that a busy driver sends. `None`: it takes
-    /// more than a glance; the chain is then followed anew and shown to `visit`. Worth `#[inline(always)]`: it is the
-    /// body of the loop.
-    fn glance(&mut self, chain: ChainView<'_>) -> Option<Fate>;
+    /// May a glance be enough? If not, every chain is shown to `visit`. Asked once a burst.
+    fn glances(&self) -> bool;
+
+    /// Looks at chains that are a single device-readable buffer each, as most are that a busy driver sends. Returns how many
+    /// of them, from the first on, are done with and go back to the driver. The one behind them takes more than a glance:
+    /// it is followed anew and shown to `visit`, and what is behind that to `glance` again. Worth `#[inline(always)]`: with
+    /// its counts in locals, it is the loop.
+    fn glance(&mut self, singles: Singles<'_>) -> usize;
 
     /// Looks at any chain.
     fn visit(&mut self, chain: ChainView<'_>) -> Fate;

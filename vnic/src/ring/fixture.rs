@@ -25,7 +25,7 @@ use crate::spec::{Feature, Features};
 use super::chain::{ChainBuilder, Follower};
 use super::{
     BufferSnapshot, Chain, ChainSnapshot, ChainView, Device, DeviceRing, Ended, Fate, RingError, RingLayout, Segments,
-    Visitor,
+    Singles, Visitor,
 };
 
 pub(super) const MIB: u64 = 1 << 20;
@@ -257,8 +257,9 @@ fn show_view(view: ChainView<'_>, size: u16) -> String {
 /// Pops all chains of `ring`: these, in the notation, and then the end or this error; by the walk alone, through the fast
 /// lane, and drained in one burst.
 pub(super) fn check(ring: &str, expect: Result<&str, RingError>) {
-    let fixture = Fixture::read(ring);
-    for mut segments in [fixture.segments(), warm_segments(&fixture.ram)] {
+    for warm in [false, true] {
+        let fixture = Fixture::read(ring);
+        let mut segments = if warm { warm_segments(&fixture.ram) } else { fixture.segments() };
         let mut device = fixture.device();
         let mut chains = Vec::new();
         let outcome = loop {
@@ -274,11 +275,12 @@ pub(super) fn check(ring: &str, expect: Result<&str, RingError>) {
             }
         };
         assert_eq!(outcome, expect.clone().map(str::to_owned), "{ring}");
-        for glances in [true, false] {
+        // Glances last: what was only glanced at goes back, over the chains of a packed ring.
+        for glances in [false, true] {
             let mut device = fixture.device();
-            let mut keeper = Keeper { seen: Vec::new(), glances, size: fixture.layout.size };
+            let mut keeper = Keeper { seen: Vec::new(), glances, glanced: 0, size: fixture.layout.size };
             let ended = device.drain(&mut segments, u16::MAX, &mut keeper);
-            assert_eq!(usize::from(device.in_flight()), keeper.seen.len());
+            assert_eq!(usize::from(device.in_flight()), keeper.seen.len() - keeper.glanced);
             if let Err(error) = &ended {
                 let again = device.drain(&mut segments, u16::MAX, &mut keeper);
                 assert_eq!(again, Err(error.clone()), "the ring has not moved");
@@ -292,17 +294,26 @@ pub(super) fn check(ring: &str, expect: Result<&str, RingError>) {
     }
 }
 
-/// Writes down the chains of a burst, and keeps them.
+/// Writes down the chains of a burst, and keeps them; what it only glanced at goes back.
 struct Keeper {
     seen: Vec<String>,
     /// A glance is enough, where one is offered.
     glances: bool,
+    /// How many times it was.
+    glanced: usize,
     size: u16,
 }
 
 impl Visitor for Keeper {
-    fn glance(&mut self, chain: ChainView<'_>) -> Option<Fate> {
-        self.glances.then(|| self.visit(chain))
+    fn glances(&self) -> bool {
+        self.glances
+    }
+
+    fn glance(&mut self, singles: Singles<'_>) -> usize {
+        let before = self.seen.len();
+        self.seen.extend(singles.views().map(|view| show_view(view, self.size)));
+        self.glanced += self.seen.len() - before;
+        self.seen.len() - before
     }
 
     fn visit(&mut self, chain: ChainView<'_>) -> Fate {

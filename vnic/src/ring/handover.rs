@@ -207,8 +207,12 @@ in_every_order_of_events! {
 struct Look(Vec<(u64, u32)>);
 
 impl Visitor for Look {
-    fn glance(&mut self, chain: ChainView<'_>) -> Option<Fate> {
-        Some(self.visit(chain))
+    fn glances(&self) -> bool {
+        true
+    }
+
+    fn glance(&mut self, singles: Singles<'_>) -> usize {
+        singles.views().map(|view| self.visit(view)).count()
     }
 
     fn visit(&mut self, chain: ChainView<'_>) -> Fate {

@@ -71,6 +71,11 @@ impl Heads {
         }
     }
 
+    /// Heads that were taken stay available.
+    pub(super) fn untake_all(&mut self, heads: &[u16]) {
+        heads.iter().for_each(|head| self.untake(*head));
+    }
+
     #[inline]
     fn unkeep(&mut self, head: u16, to: u32) -> bool {
         let Some(mark) = self.marks.get_mut(usize::from(head)).filter(|mark| **mark == KEPT) else { return false };

@@ -36,7 +36,7 @@ pub mod split;
 mod tests;
 mod walk;
 
-pub use chain::{Chain, ChainView, Segment, Segments};
+pub use chain::{Chain, ChainView, Segment, Segments, Singles};
 pub use device::{Device, DeviceRing, Ended, Fate, Visitor};
 pub use driver::{Buffer, DriverRing, Placement, Used};
 pub use error::RingError;

@@ -433,8 +433,15 @@ struct Fates<'r, R> {
 }
 
 impl<R: FnMut(u64) -> u64> Visitor for Fates<'_, R> {
-    fn glance(&mut self, chain: ChainView<'_>) -> Option<Fate> {
-        ((self.random)(3) > 0).then(|| self.visit(chain))
+    fn glances(&self) -> bool {
+        // As good as random: from burst to burst.
+        self.chains.len().is_multiple_of(2)
+    }
+
+    fn glance(&mut self, singles: Singles<'_>) -> usize {
+        let count = (self.random)(singles.views().count() as u64 + 1) as usize;
+        self.chains.extend(singles.views().take(count).map(|view| (view.chain, Fate::Return)));
+        count
     }
 
     fn visit(&mut self, chain: ChainView<'_>) -> Fate {

@@ -23,11 +23,11 @@
 use std::sync::Arc;
 
 use crate::memory::{Hint, Memory};
-use crate::ring::batch::{Batch, Ready};
+use crate::ring::batch::{BATCH, Batch};
 use crate::ring::chain::ChainBuilder;
 use crate::ring::heads::Heads;
 use crate::ring::lane::{Doubt, Lane};
-use crate::ring::pointers::{PackedPointers, Word, full_fence};
+use crate::ring::pointers::{PackedParts, PackedPointers, Word, full_fence};
 use crate::ring::walk::Rules;
 use crate::ring::{Chain, DeviceRing, Ended, Fate, RingError, RingLayout, Segment, Segments, Visitor};
 use crate::spec::ring::{
@@ -71,6 +71,8 @@ pub struct PackedDevice {
     done: Option<Box<[u16]>>,
     /// The driver was last told not to kick.
     quiet: bool,
+    /// The last burst was a long one.
+    deep: bool,
 }
 
 impl PackedDevice {
@@ -97,6 +99,7 @@ impl PackedDevice {
             ids: Heads::new(IDS),
             fresh: true,
             quiet: false,
+            deep: false,
             done: in_order.then(|| vec![0; usize::from(size)].into_boxed_slice()),
         })
     }
@@ -155,42 +158,79 @@ impl PackedDevice {
         }
     }
 
-    /// Takes at most `limit` chains from `next_avail` on into `batch`, as long as each is a single device-readable buffer
-    /// where `hint` says, until the batch is full.
+    /// Takes at most `count` chains from `next_avail` on into `batch`, as long as each is a single device-readable buffer
+    /// where `hint` says.
     #[inline(always)]
-    fn find(&mut self, hint: Hint, limit: u16, batch: &mut Batch) {
-        batch.clear();
+    fn find(&mut self, parts: PackedParts, hint: Hint, count: u16, batch: &mut Batch) {
+        let size = self.rules.size;
+        let count = usize::from(count.min(size - self.held)).min(BATCH);
         let mut at = self.next_avail;
-        for _ in 0..limit.min(self.rules.size - self.held) {
-            if batch.is_full() {
-                return;
+        let mut found = 0;
+        while found < count {
+            if self.deep && at.slot.is_multiple_of(SLOTS_PER_LINE) {
+                parts.expect(at.after(SLOTS_AHEAD.min(size), size).slot);
             }
-            if at.slot.is_multiple_of(SLOTS_PER_LINE) {
-                self.ring.expect(at.after(SLOTS_AHEAD.min(self.rules.size), self.rules.size).slot);
-            }
-            let word = self.ring.word(at.slot);
+            let word = parts.word(at.slot);
             let one = word.flags & (DESC_F_NEXT | DESC_F_WRITE | DESC_F_INDIRECT) == 0;
             if !one || !at.is_available(word.flags) {
-                return;
+                break;
             }
-            let addr = self.ring.addr(at.slot);
-            let Some(host) = hint.hit(addr, u64::from(word.len)) else { return };
+            let addr = parts.addr(at.slot);
+            let Some(host) = hint.hit(addr, u64::from(word.len)) else { break };
             if self.ids.take(word.id).is_err() {
-                return;
+                break;
             }
             let segment = Segment { addr, host, len: word.len, continues: false };
-            batch.push(Ready { head: word.id, idx: at.slot, segment });
-            at = at.after(1, self.rules.size);
+            batch.set(found, word.id, at.slot, segment);
+            at = at.after(1, size);
+            found += 1;
+        }
+        batch.set_len(found);
+    }
+
+    /// The chains at `next_avail`, of one slot each, are used.
+    #[inline(always)]
+    fn use_up_run(&mut self, parts: PackedParts, ids: &[u16]) {
+        let size = self.rules.size;
+        if self.done.is_some() && self.held > 0 {
+            for id in ids {
+                let slot = self.next_avail.slot;
+                self.advance(1);
+                self.use_up(slot, *id, 1, 0);
+            }
+            return;
+        }
+        // In order or not, their places are the next ones. A batch is no longer than the ring, so it wraps once at most.
+        let mut rest = ids;
+        if self.next_used == self.published
+            && let Some((first, behind)) = ids.split_first()
+        {
+            self.first = Some(Word { len: 0, id: *first, flags: self.next_used.used() });
+            self.next_used = self.next_used.after(1, size);
+            rest = behind;
+        }
+        while !rest.is_empty() {
+            let next = self.next_used;
+            let (here, wrapped) = rest.split_at(rest.len().min(usize::from(size - next.slot)));
+            parts.set_word_run(next.slot, here, next.used());
+            self.next_used = next.after(here.len() as u16, size);
+            rest = wrapped;
+        }
+        self.next_avail = self.next_avail.after(ids.len() as u16, size);
+        if !ids.is_empty() {
+            self.refused = None;
         }
     }
 
-    /// Does with the chain at `next_avail`, of this id and so many slots, what the visitor said. `Some`: the burst ends.
+    /// Shows `visitor` the chain at `next_avail`, which starts with `word`, and does what it says. `Some`: the burst ends.
     #[inline(always)]
-    fn settle(&mut self, visited: Result<(u16, u16, Fate), RingError>) -> Option<Result<Ended, RingError>> {
-        let (head, slots, fate) = match visited {
-            Ok(visited) => visited,
-            Err(error) => return Some(Err(error)),
-        };
+    fn next(
+        &mut self,
+        into: &mut Segments,
+        word: Word,
+        visitor: &mut impl Visitor,
+    ) -> Result<Option<Ended>, RingError> {
+        let (head, slots, fate) = self.visit_chain(into, word, visitor)?;
         let slot = self.next_avail.slot;
         match fate {
             Fate::Return => {
@@ -204,10 +244,10 @@ impl PackedDevice {
             Fate::Leave => {
                 self.ids.untake(head);
                 self.refuse();
-                return Some(Ok(Ended::Left));
+                return Ok(Some(Ended::Left));
             }
         }
-        None
+        Ok(None)
     }
 
     /// Shows `visitor` the chain at `next_avail`, which starts with `word`. Returns its id, the slots it takes, and what
@@ -327,46 +367,51 @@ impl DeviceRing for PackedDevice {
 
     #[inline]
     fn drain(&mut self, into: &mut Segments, limit: u16, visitor: &mut impl Visitor) -> Result<Ended, RingError> {
+        // What the loop needs stays in registers: no store of its own can change it.
+        let (parts, glances) = (*self.ring, visitor.glances());
         let mut left = limit;
         let mut batch = Batch::new();
-        'burst: loop {
-            self.find(into.hint(), left, &mut batch);
-            for (at, ready) in batch.ready().iter().enumerate() {
-                let visited = match visitor.glance(into.view_of_one(ready.chain(), &ready.segment)) {
-                    Some(fate) => Ok((ready.head, 1, fate)),
-                    None => {
-                        // Followed anew: given back first, and its word as it was when it was found.
-                        self.ids.untake(ready.head);
-                        let flags = self.next_avail.available();
-                        let word = Word { len: ready.segment.len, id: ready.head, flags };
-                        self.visit_chain(into, word, visitor)
-                    }
-                };
-                left -= 1;
-                match self.settle(visited) {
-                    None => {}
-                    Some(ended) => {
-                        batch.ready().iter().skip(at + 1).for_each(|ready| self.ids.untake(ready.head));
-                        break 'burst ended;
-                    }
-                }
-            }
+        let ended = 'burst: loop {
             if left == 0 {
                 break Ok(Ended::Limit);
             }
-            if !batch.is_full() {
+            if glances {
+                self.find(parts, into.hint(), left, &mut batch);
+            }
+            let mut at = 0;
+            while at < batch.len() {
+                let ids = batch.heads_from(at);
+                let (done, rest) = ids.split_at(visitor.glance(batch.from(at, into)).min(ids.len()));
+                self.use_up_run(parts, done);
+                at += done.len();
+                left -= done.len() as u16;
+                let Some((id, behind)) = rest.split_first() else { break };
+                // It is followed anew: given back first, and its word as it was when it was found.
+                self.ids.untake(*id);
+                let word = Word { len: batch.len_at(at), id: *id, flags: self.next_avail.available() };
+                let stopped = self.next(into, word, visitor);
+                if stopped != Ok(None) {
+                    self.ids.untake_all(behind);
+                    break 'burst stopped.map(|ended| ended.unwrap_or(Ended::Left));
+                }
+                at += 1;
+                left -= 1;
+            }
+            if left > 0 && !batch.is_full() {
                 // The next is not a usual one, or there is none.
-                let word = self.ring.word(self.next_avail.slot);
+                let word = parts.word(self.next_avail.slot);
                 if !self.next_avail.is_available(word.flags) {
                     break Ok(Ended::Empty);
                 }
-                left -= 1;
-                let visited = self.visit_chain(into, word, visitor);
-                if let Some(ended) = self.settle(visited) {
-                    break ended;
+                match self.next(into, word, visitor) {
+                    Ok(None) => left -= 1,
+                    stopped => break stopped.map(|ended| ended.unwrap_or(Ended::Left)),
                 }
             }
-        }
+        };
+        // Far ahead lies what the driver has written already, if there was more than a handful.
+        self.deep = limit - left >= SLOTS_AHEAD;
+        ended
     }
 
     fn unpop(&mut self, chains: &[Chain]) -> Result<(), RingError> {

@@ -30,7 +30,7 @@ use crate::spec::ring::Descriptor;
 
 use super::RingError;
 use atomics::{AtomicU64, fence};
-pub(super) use packed::{PackedPointers, Word};
+pub(super) use packed::{PackedParts, PackedPointers, Word};
 pub(super) use split::{SplitParts, SplitPointers};
 
 /// The host address of a ring part, checked as the module's first invariant says.

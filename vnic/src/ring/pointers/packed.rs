@@ -1,5 +1,6 @@
 //! Pointers into a packed ring.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -36,14 +37,21 @@ impl Word {
     }
 }
 
-/// Host pointers to the three parts of a packed ring.
+/// The parts of a packed ring, and the memory they are in.
 #[derive(Debug)]
 pub(in crate::ring) struct PackedPointers {
+    parts: PackedParts,
+    memory: Arc<Memory>,
+}
+
+/// Host pointers to the three parts of a packed ring. Reached through [`PackedPointers`] only, or as a copy in a local of a
+/// method that borrows one: a loop whose pointers no store can change.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::ring) struct PackedParts {
     desc: *mut u8,
     driver_event: *mut u8,
     device_event: *mut u8,
     size: u16,
-    memory: Arc<Memory>,
 }
 
 // SAFETY: the pointers point into shared memory that `memory` keeps mapped; all accesses are atomic.
@@ -51,25 +59,36 @@ unsafe impl Send for PackedPointers {}
 // SAFETY: as above.
 unsafe impl Sync for PackedPointers {}
 
+impl Deref for PackedPointers {
+    type Target = PackedParts;
+
+    #[inline(always)]
+    fn deref(&self) -> &PackedParts {
+        &self.parts
+    }
+}
+
 impl PackedPointers {
     pub(in crate::ring) fn new(layout: &RingLayout, memory: Arc<Memory>) -> Result<Self, RingError> {
         layout::check_packed_size(layout.size)?;
         let desc = (layout.desc, layout::desc_len(layout.size), DESC_ALIGN);
         let event = |addr| (addr, size_of::<PackedEvent>() as u64, EVENT_ALIGN);
-        Ok(PackedPointers {
+        let parts = PackedParts {
             // The device writes used descriptors over available ones.
             desc: part(&memory, "descriptor ring", desc, Access::Write)?,
             driver_event: part(&memory, "driver event suppression", event(layout.avail), Access::Read)?,
             device_event: part(&memory, "device event suppression", event(layout.used), Access::Write)?,
             size: layout.size,
-            memory,
-        })
+        };
+        Ok(PackedPointers { parts, memory })
     }
 
     pub(in crate::ring) fn memory(&self) -> &Arc<Memory> {
         &self.memory
     }
+}
 
+impl PackedParts {
     pub(in crate::ring) fn size(&self) -> u16 {
         self.size
     }
@@ -112,6 +131,19 @@ impl PackedPointers {
     #[inline]
     pub(in crate::ring) fn set_word(&self, slot: u16, word: Word) {
         self.halves(slot).1.store(word.to_bits(), Ordering::Relaxed);
+    }
+
+    /// Stores words for these ids, of no bytes and with the same flags, from `slot` on as far as the ring goes, behind one that
+    /// the other side waits for.
+    #[inline(always)]
+    pub(in crate::ring) fn set_word_run(&self, slot: u16, ids: &[u16], flags: u16) {
+        let slot = usize::from(slot);
+        let first = self.desc.wrapping_add(16 * slot).cast::<u64>();
+        for (at, id) in ids.iter().take(usize::from(self.size).saturating_sub(slot)).enumerate() {
+            // SAFETY: `slot + at` is below `size`; `new` checked 16 * size bytes and alignment to 16.
+            let word = unsafe { AtomicU64::from_ptr(first.add(2 * at + 1)) };
+            word.store(Word { len: 0, id: *id, flags }.to_bits(), Ordering::Relaxed);
+        }
     }
 
     /// Stores the word of `slot` that the other side waits for: it then finds all that was stored before.

@@ -13,6 +13,9 @@ use crate::spec::{Feature, Features};
 use super::atomics::{AtomicU16, AtomicU32};
 use super::{load_descriptor, part, prefetch_to_read, prefetch_to_write, store_descriptor};
 
+/// Most elements of the used ring that are asked for at once.
+const USED_RUN: u16 = 32;
+
 /// The parts of a split ring, and the memory they are in.
 #[derive(Debug)]
 pub(in crate::ring) struct SplitPointers {
@@ -159,29 +162,33 @@ impl SplitParts {
         prefetch_to_read(self.avail.wrapping_add(4 + 2 * self.slot(idx)));
     }
 
-    /// The lines of `count` elements of the used ring from `idx` on will be written soon.
+    /// The lines of `count` elements of the used ring from `idx` on will be written soon; of the first 32 of them.
     #[inline(always)]
     pub(in crate::ring) fn expect_used_run(&self, idx: u16, count: u16) {
-        for at in (0..count.min(self.size)).step_by(8) {
+        for at in (0..count.min(USED_RUN)).step_by(8) {
             prefetch_to_write(self.used.wrapping_add(4 + 8 * self.slot(idx.wrapping_add(at))));
         }
     }
 
-    /// Writes elements of the used ring from `idx` on, no more than the ring has; visible to the driver once `used.idx`
-    /// passes them.
+    /// Writes elements of the used ring from `idx` on for these heads, nothing written into their chains; no more than the
+    /// ring has. Visible to the driver once `used.idx` passes them. All at once, as the driver reads that ring meanwhile and
+    /// would take a line that is written bit by bit away as often.
     #[inline(always)]
-    pub(in crate::ring) fn set_used_run(&self, idx: u16, elems: &[UsedElem]) {
+    pub(in crate::ring) fn set_used_run(&self, idx: u16, heads: &[u16]) {
         #[cfg(test)]
         if super::watched::is_modelled() {
-            return (0..).zip(elems).for_each(|(at, elem)| self.set_used(idx.wrapping_add(at), *elem));
+            let elem = |head: &u16| UsedElem { id: u32::from(*head), len: 0 };
+            return (0..).zip(heads).for_each(|(at, head)| self.set_used(idx.wrapping_add(at), elem(head)));
         }
         let slot = self.slot(idx);
-        let (here, wrapped) = elems.split_at(elems.len().min(usize::from(self.size) - slot));
+        let (here, wrapped) = heads.split_at(heads.len().min(usize::from(self.size) - slot));
         for (slot, part) in [(slot, here), (0, wrapped)] {
-            let count = part.len().min(usize::from(self.size));
-            // SAFETY: `slot + count` is at most `size`, and `new` checked 4 + 8 * size bytes; `part` is host memory. The
-            // driver does not look there before the release store of `used.idx`.
-            unsafe { std::ptr::copy_nonoverlapping(part.as_ptr().cast(), self.used.add(4 + 8 * slot), 8 * count) };
+            let first = self.used.wrapping_add(4 + 8 * slot).cast::<[u32; 2]>();
+            for (at, head) in part.iter().take(usize::from(self.size)).enumerate() {
+                // SAFETY: `slot + at` is below `size`, and `new` checked 4 + 8 * size bytes and alignment to 4. The driver does
+                // not look there before the release store of `used.idx`.
+                unsafe { first.add(at).write([u32::from(*head), 0]) };
+            }
         }
     }
 

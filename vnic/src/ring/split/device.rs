@@ -16,12 +16,11 @@
 //! Invariants: a head is taken only when it is not out, and returned only when it is (`heads`), so no more is returned
 //! than was taken.
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::memory::{Hint, Memory};
-use crate::ring::batch::{BATCH, Batch, Ready, Shadow};
+use crate::ring::batch::{BATCH, Batch};
 use crate::ring::chain::ChainBuilder;
 use crate::ring::heads::{Heads, Refused};
 use crate::ring::lane::{Doubt, Lane};
@@ -38,6 +37,11 @@ use super::need_event;
 const AVAIL_PER_LINE: u16 = 32;
 /// How far ahead the available ring is asked for, as far as it is known to be written.
 const AVAIL_AHEAD: u16 = 128;
+
+/// Elements of the used ring in a cache line.
+const USED_PER_LINE: u16 = 8;
+/// How far ahead the used ring is asked for.
+const USED_AHEAD: u16 = BATCH as u16;
 
 /// The device half of a split ring. See the [module](self).
 #[derive(Debug)]
@@ -154,47 +158,54 @@ impl SplitDevice {
         }
     }
 
-    /// Takes the chains of available entries `range` into `batch` as long as each is a single device-readable buffer where
-    /// `hint` says, until the batch is full.
+    /// Takes the chains of at most `count` available entries from `start` on into `batch`, as long as each is a single
+    /// device-readable buffer where `hint` says.
     #[inline(always)]
-    fn find(&mut self, parts: SplitParts, hint: Hint, range: Range<u16>, batch: &mut Batch) {
-        batch.clear();
-        let mut idx = range.start;
-        while idx != range.end && !batch.is_full() {
-            if idx.is_multiple_of(AVAIL_PER_LINE) && self.seen_avail.wrapping_sub(idx) > AVAIL_AHEAD {
-                parts.expect_avail(idx.wrapping_add(AVAIL_AHEAD));
-            }
+    fn find(&mut self, parts: SplitParts, hint: Hint, start: u16, count: u16, batch: &mut Batch) {
+        if self.seen_avail.wrapping_sub(start) > AVAIL_AHEAD {
+            parts.expect_avail(start.wrapping_add(AVAIL_AHEAD));
+        }
+        let count = usize::from(count).min(BATCH);
+        let mut found = 0;
+        while found < count {
+            // Below BATCH.
+            let idx = start.wrapping_add(found as u16);
             let head = parts.avail_entry(idx).load(Ordering::Relaxed);
-            let Some(desc) = parts.desc(head).filter(|desc| desc.flags == 0) else { return };
-            let Some(host) = hint.hit(desc.addr, u64::from(desc.len)) else { return };
+            let Some(desc) = parts.desc(head).filter(|desc| desc.flags == 0) else { break };
+            let Some(host) = hint.hit(desc.addr, u64::from(desc.len)) else { break };
             if self.heads.take(head).is_err() {
-                return;
+                break;
             }
             let segment = Segment { addr: desc.addr, host, len: desc.len, continues: false };
-            batch.push(Ready { head, idx, segment });
-            idx = idx.wrapping_add(1);
+            batch.set(found, head, idx, segment);
+            found += 1;
         }
+        batch.set_len(found);
     }
 
-    /// Does with a chain what the visitor said, but for its used element, which `shadow` gets. Returns whether to go on
-    /// with the next.
+    /// Writes the used elements of chains that stand one behind the other from available entry `idx` on.
     #[inline(always)]
-    fn settle(&mut self, idx: u16, head: u16, fate: Fate, shadow: &mut Shadow) -> bool {
+    fn use_up_run(&mut self, parts: SplitParts, idx: u16, heads: &[u16]) {
+        if self.in_order.as_ref().is_some_and(|order| idx.wrapping_add(order.skew) != self.next_used) {
+            for (at, head) in (0_u16..).zip(heads) {
+                self.use_up(idx.wrapping_add(at), *head, 0);
+            }
+            return;
+        }
+        // In order or not, their places are the next ones: no younger chain was taken yet.
+        parts.set_used_run(self.next_used, heads);
+        self.next_used = self.next_used.wrapping_add(heads.len() as u16);
+    }
+
+    /// Does with the chain of available entry `idx` what the visitor said. Returns whether to go on with the next.
+    #[inline(always)]
+    fn settle(&mut self, idx: u16, head: u16, fate: Fate) -> bool {
         match fate {
-            Fate::Return if self.in_order.is_none() => shadow.push(UsedElem { id: u32::from(head), len: 0 }),
             Fate::Return => self.use_up(idx, head, 0),
             Fate::Keep => self.heads.keep(head),
             Fate::Leave => self.heads.untake(head),
         }
         fate != Fate::Leave
-    }
-
-    /// Writes the used elements of `shadow`.
-    #[inline(always)]
-    fn write_used(&mut self, parts: SplitParts, shadow: &mut Shadow) {
-        let elems = shadow.take();
-        parts.set_used_run(self.next_used, elems);
-        self.next_used = self.next_used.wrapping_add(elems.len() as u16);
     }
 
     /// Shows `visitor` the chain at `head`, which was taken.
@@ -282,45 +293,53 @@ impl DeviceRing for SplitDevice {
             self.ring.expect_avail(self.next_avail.wrapping_add(at));
         }
         // What the loop needs stays in registers: no store of its own can change it.
-        let parts = *self.ring;
+        let (parts, glances) = (*self.ring, visitor.glances());
         let mut idx = self.next_avail;
-        let (mut batch, mut shadow) = (Batch::new(), Shadow::new());
+        let mut batch = Batch::new();
+        parts.expect_used_run(self.next_used, waiting.min(limit).min(USED_AHEAD));
         let ended = 'burst: loop {
-            parts.expect_used_run(self.next_used, BATCH as u16);
-            self.find(parts, into.hint(), idx..end, &mut batch);
-            for (at, ready) in batch.ready().iter().enumerate() {
-                let visited = match visitor.glance(into.view_of_one(ready.chain(), &ready.segment)) {
-                    Some(fate) => Ok(fate),
-                    None => self.visit_chain(into, idx, ready.head, visitor),
-                };
-                let ended = match visited {
-                    Ok(fate) if self.settle(idx, ready.head, fate, &mut shadow) => {
-                        idx = idx.wrapping_add(1);
-                        continue;
-                    }
-                    Ok(_) => Ok(Ended::Left),
-                    Err(error) => Err(error),
-                };
-                batch.ready().iter().skip(at + 1).for_each(|ready| self.heads.untake(ready.head));
-                break 'burst ended;
-            }
-            self.write_used(parts, &mut shadow);
-            if idx == end {
+            let left = end.wrapping_sub(idx);
+            if left == 0 {
                 break Ok(if waiting > limit { Ended::Limit } else { Ended::Empty });
             }
-            if !batch.is_full() {
+            if glances {
+                self.find(parts, into.hint(), idx, left, &mut batch);
+                if left > USED_AHEAD && batch.is_full() {
+                    parts.expect_used_run(self.next_used.wrapping_add(USED_AHEAD), left - USED_AHEAD);
+                }
+            }
+            let mut at = 0;
+            while at < batch.len() {
+                let heads = batch.heads_from(at);
+                let (done, rest) = heads.split_at(visitor.glance(batch.from(at, into)).min(heads.len()));
+                self.use_up_run(parts, idx, done);
+                at += done.len();
+                idx = idx.wrapping_add(done.len() as u16);
+                let Some((head, behind)) = rest.split_first() else { break };
+                match self.visit_chain(into, idx, *head, visitor) {
+                    Ok(fate) if self.settle(idx, *head, fate) => {}
+                    stopped => {
+                        self.heads.untake_all(behind);
+                        break 'burst stopped.map(|_| Ended::Left);
+                    }
+                }
+                at += 1;
+                idx = idx.wrapping_add(1);
+            }
+            if idx != end && !batch.is_full() {
                 // The next is not a usual one.
+                if left > USED_AHEAD && self.next_used.is_multiple_of(USED_PER_LINE) {
+                    parts.expect_used_run(self.next_used.wrapping_add(USED_AHEAD), 1);
+                }
                 match self.take(idx).and_then(|head| Ok((head, self.visit_chain(into, idx, head, visitor)?))) {
-                    Ok((head, fate)) if self.settle(idx, head, fate, &mut shadow) => idx = idx.wrapping_add(1),
-                    Ok(_) => break Ok(Ended::Left),
-                    Err(error) => break Err(error),
+                    Ok((head, fate)) if self.settle(idx, head, fate) => idx = idx.wrapping_add(1),
+                    stopped => break stopped.map(|_| Ended::Left),
                 }
             }
         };
         if idx != self.next_avail || ended == Ok(Ended::Left) {
             self.refused = ended == Ok(Ended::Left);
         }
-        self.write_used(parts, &mut shadow);
         self.next_avail = idx;
         ended
     }
