@@ -309,7 +309,7 @@ fn play(format: Format, bytes: &mut Unstructured<'_>) -> arbitrary::Result<()> {
             features = features.with(Feature::RingPacked);
             let size = u16::from(size % 128) + 1;
             let (layout, _) = RingLayout::packed_at(RING, size).expect("such a ring can be");
-            (layout, u32::from(start % size | start & 0x8000))
+            (layout, u32::from((start % size) | (start & 0x8000)))
         }
     };
     let ram = RAM.take().unwrap_or_else(|| GuestRam::with_regions(&REGIONS).expect("guest memory"));
