@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use vnic::observe::protocol::FlowBooks;
-use vnic::record::row::{Row, Way};
+use vnic::record::row::Row;
 use vnic::record::run::{ContextSwitches, DeviceBooks, GuestBooks, MemoryBooks, Method, NicState, Verdict};
 use vnic::record::verdict::{self, Circumstances};
 use vnic::record::wire::{Books, PAGE_SIZE, PageRun, Receipt};
@@ -157,11 +157,6 @@ pub(super) fn judged(row: &Row, expected: Option<Verdict>, transfer: &Transfer, 
     for note in &method.notes {
         method.why.push_str("; ");
         method.why.push_str(note);
-    }
-    if row.way() == Way::Cipher {
-        method
-            .notes
-            .push("what the cipher wrote went through no copying function and is not in the CPU copies".to_owned());
     }
     if let Some(refusal) = refused_wish(row, transfer.nic) {
         method.verdict = None;

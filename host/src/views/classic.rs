@@ -131,8 +131,7 @@ impl<'a> Line<'a> {
             if faults > 0.0 { format!("{text} + {faults} by faults") } else { text }
         });
         let copies = |count: Option<f64>, book| count.map(|count| beside(format!("{count:.2}"), count, book, 0.05));
-        let claims = self.kernel_claims.iter().filter(|(_, count)| **count > 0);
-        let claims: Vec<String> = claims.map(|(claim, count)| format!("{count} {claim}")).collect();
+        let claims: Vec<String> = self.kernel_claims.iter().map(|(claim, count)| format!("{claim} {count}")).collect();
         [
             switches,
             self.context_switches.map(|count| count.to_string()),

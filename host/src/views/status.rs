@@ -4,7 +4,7 @@ use std::fmt::{self, Write};
 use std::path::Path;
 
 use anyhow::Result;
-use vnic::observe::protocol::{QueueStatus, Status};
+use vnic::observe::protocol::{IotlbStatus, QueueStatus, Status};
 
 use super::figures;
 use super::style::{self, BAD, DIM, GOOD, HEAD, WARN};
@@ -65,12 +65,45 @@ fn text(status: &Status, control: &Path) -> Result<String, fmt::Error> {
             region.offset
         )?;
     }
+    if let Some(iotlb) = &status.iotlb {
+        write_iotlb(out, iotlb, &label)?;
+    }
     queues(out, &status.queues)?;
     let counted: Vec<String> = nonzero(status.link_counters.iter(), |_| true);
     if !counted.is_empty() {
         writeln!(out, "\n{}{}", label("link"), counted.join("  "))?;
     }
     Ok(text)
+}
+
+fn write_iotlb(out: &mut String, iotlb: &IotlbStatus, label: &dyn Fn(&str) -> String) -> fmt::Result {
+    let IotlbStatus { entries, bytes, hits, misses, updates, invalidations, evicted, first } = iotlb;
+    let [entries_text, hits, misses, updates, invalidations] =
+        [entries, hits, misses, updates, invalidations].map(|count| figures::count(*count));
+    writeln!(
+        out,
+        "{}{entries_text} translations of {}  {DIM}hits {hits}, misses {misses}, updates {updates}, invalidations {invalidations}{}{DIM:#}",
+        label("IOTLB"),
+        figures::bytes(*bytes),
+        if *evicted > 0 { format!(", given up {}", figures::count(*evicted)) } else { String::new() }
+    )?;
+    for entry in first {
+        let may = [(entry.read, 'R'), (entry.write, 'W')];
+        let may: String = may.iter().map(|(may, letter)| if *may { *letter } else { '-' }).collect();
+        writeln!(
+            out,
+            "{}{:#014x}  {:>9}  {may}  {DIM}at {:#014x}{DIM:#}",
+            label(""),
+            entry.iova,
+            figures::bytes(entry.size),
+            entry.gpa
+        )?;
+    }
+    let more = entries.saturating_sub(first.len() as u64);
+    if more > 0 {
+        writeln!(out, "{}{DIM}and {} more{DIM:#}", label(""), figures::count(more))?;
+    }
+    Ok(())
 }
 
 fn served(status: &Status) -> String {
@@ -135,6 +168,9 @@ fn queues(out: &mut String, queues: &[QueueStatus]) -> fmt::Result {
         writeln!(out, "{DIM}{quiet} more queues were never used{DIM:#}")?;
     }
     for queue in queues {
+        if let Some(waits) = &queue.waits {
+            writeln!(out, "{WARN}{}: {waits}{WARN:#}", queue.queue)?;
+        }
         if let Some(error) = &queue.error {
             writeln!(out, "{BAD}{}: {error}{BAD:#}", queue.queue)?;
         }
@@ -155,6 +191,7 @@ mod tests {
         let queue = |at: usize, chains| QueueStatus {
             queue: format!("transmitq{at}"),
             state: "off".to_owned(),
+            waits: None,
             error: None,
             size: 0,
             counters: [("chains".to_owned(), chains)].into(),

@@ -23,7 +23,7 @@ pub(super) const PLAIN: Style = Style::new();
 pub(super) fn of_state(state: &str) -> Style {
     match state {
         "running" => GOOD,
-        "held" => WARN,
+        "held" | "waiting" => WARN,
         "stopped" => BAD,
         _ => DIM,
     }

@@ -214,6 +214,7 @@ mod tests {
         QueueStatus {
             queue: "transmitq0".to_owned(),
             state: "running".to_owned(),
+            waits: None,
             error: None,
             size: 256,
             counters: [("chains".to_owned(), chains), ("bytes".to_owned(), bytes)].into(),

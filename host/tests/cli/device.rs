@@ -147,6 +147,7 @@ fn queue(name: &str, chains: u64) -> QueueStatus {
     QueueStatus {
         queue: name.to_owned(),
         state: "running".to_owned(),
+        waits: None,
         error: None,
         size: 256,
         counters: [("chains", chains), ("descriptors", 3 * chains), ("bytes", 65160 * chains), ("drops", 0)]
@@ -156,7 +157,7 @@ fn queue(name: &str, chains: u64) -> QueueStatus {
 }
 
 fn readable(addr: u64, len: u32, file_page: Option<u64>) -> BufferSnapshot {
-    BufferSnapshot { writable: false, addr, len, file_page }
+    BufferSnapshot { file_page, ..BufferSnapshot::at(addr, len) }
 }
 
 /// A device with a guest at work.
@@ -198,6 +199,7 @@ pub(crate) fn busy() -> Script {
             },
             protocol_features: names(&["mq", "reply_ack"]),
             regions: vec![RegionStatus { gpa: 0, size: 512 << 20, user_addr: 0x7f00_0000_0000, offset: 0 }],
+            iotlb: None,
             queues: vec![queue("receiveq0", 40), queue("transmitq0", 1234)],
             idle_ns: 0,
             link_counters: [("tx_frames".to_owned(), 1234)].into(),

@@ -123,7 +123,7 @@ fn the_textbooks_figures_stand_beside_the_measured_ones_where_they_differ() {
             "read-write-no-sg    csum         4 a chunk                                4                 3.00 (textbook 2)  1.00 (textbook 2)  4          –          _copy_from_iter + _copy_to_iter + skb_copy_bits   ",
             "mmap-write          sg+csum+tso  2 a chunk (textbook 4) + 8192 by faults  4                 1.00               1.00 (textbook 2)  2          –          _copy_from_iter                                   ",
             "sendfile            sg+csum+tso  2 in all                                 4                 0.00               1.00 (textbook 2)  1          2.50                                                         ",
-            "msg-zerocopy-no-sg  csum         2.34 a chunk                             4                 1.00               1.00               2          –          0.75 skb_copy_and_csum_bits + 0.25 skb_copy_bits  256 zero-copy",
+            "msg-zerocopy-no-sg  csum         2.34 a chunk                             4                 1.00               1.00               2          –          0.75 skb_copy_and_csum_bits + 0.25 skb_copy_bits  zero-copy 256",
         ]
     );
     let note = "read-write-no-sg, msg-zerocopy-no-sg: scatter-gather was switched off";

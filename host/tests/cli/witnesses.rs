@@ -94,16 +94,6 @@ fn a_lie_of_any_witness_is_a_disagreement_that_shows_all_figures() {
 }
 
 #[test]
-fn what_a_cipher_wrote_is_said_to_be_in_no_books() {
-    let scratch = Scratch::new();
-    let run = judge(&scratch, Manner::Right, "ktls-sendfile", device(0, 1));
-    assert_eq!(run.outcome.code, Some(0), "{:?}", run.outcome);
-    let row = row(&run);
-    assert_eq!((&row["verdict"], &row["cpu_copies"]), (&json!("copied"), &json!(0.0)), "{row}");
-    assert!(row["notes"][0].as_str().unwrap().contains("the cipher wrote"), "{row}");
-}
-
-#[test]
 fn a_witness_that_is_missing_does_not_disagree_and_is_said() {
     let scratch = Scratch::new();
     // The device cannot look through the memory.

@@ -169,7 +169,7 @@ impl Control {
 
     fn scan(&self, name: &str) -> Reply {
         let Some(index) = self.shared.index_of(name) else { return self.no_queue(name) };
-        let memory = self.shared.view().memory.clone();
+        let memory = status::memory(&self.shared);
         let look = || status::rings(&self.shared, Some(index)).into_iter().next();
         match (look(), memory) {
             (Some(ring), Some(memory)) => match scan::scan(&ring, look, &memory) {

@@ -11,11 +11,12 @@ use super::queue::{Notifiers, Queue, set_nonblocking};
 use super::shared::Shared;
 use super::worker::NotifierChange;
 use super::workers::Workers;
-use crate::memory::Memory;
-use crate::ring::{self, DeviceRing, RingLayout, Segments};
-use crate::spec::Features;
+use crate::memory::iotlb::Updated;
+use crate::memory::{IotlbEntry, Iova, Memory};
+use crate::ring::{self, Away, DeviceRing, RingError, RingLayout, Segments};
 use crate::spec::vhost_user::{ProtocolFeature, ProtocolFeatures};
-use crate::vhost_user::{Device, DeviceError, QueueSetup, VringBase};
+use crate::spec::{Feature, Features};
+use crate::vhost_user::{BackendChannel, Device, DeviceError, QueueSetup, VringBase};
 
 /// Room for segments before an arena has to grow: a 64 KiB frame of single pages, and some.
 const SEGMENTS: usize = 128;
@@ -39,6 +40,8 @@ pub struct NicDevice {
     workers: Arc<Workers>,
     limits: Limits,
     memory: Arc<Memory>,
+    /// The same as rings and arenas see it: behind the guest's IOMMU, or not.
+    reached: Arc<Memory>,
     features: Features,
 }
 
@@ -46,7 +49,29 @@ impl NicDevice {
     /// A device without memory or queues.
     #[must_use]
     pub fn new(shared: Arc<Shared>, workers: Arc<Workers>, limits: Limits) -> Self {
-        NicDevice { shared, workers, limits, memory: Arc::new(Memory::empty()), features: Features::NONE }
+        let memory = Arc::new(Memory::empty());
+        NicDevice { shared, workers, limits, reached: memory.clone(), memory, features: Features::NONE }
+    }
+
+    /// Do the driver's addresses go through an IOMMU?
+    fn translates(&self) -> bool {
+        self.features.has(Feature::AccessPlatform)
+    }
+
+    /// `memory` as rings and arenas are to see it.
+    fn reached(&self, memory: &Arc<Memory>) -> Arc<Memory> {
+        match self.translates() {
+            true => Arc::new(memory.behind(self.shared.iommu.iotlb.clone())),
+            false => memory.clone(),
+        }
+    }
+
+    /// The device half of a ring; behind an IOMMU its worker looks for it.
+    fn ring(&self, layout: RingLayout, memory: &Arc<Memory>, base: u32) -> Result<ring::Device, RingError> {
+        match self.translates() {
+            true => Ok(ring::Device::Away(Away { base, size: layout.size })),
+            false => ring::Device::new(layout, memory.clone(), self.features, base),
+        }
     }
 
     /// The queues that are set up.
@@ -61,13 +86,18 @@ impl Device for NicDevice {
     }
 
     fn protocol_features(&self) -> ProtocolFeatures {
-        ProtocolFeatures::of(&[
+        let always = ProtocolFeatures::of(&[
             ProtocolFeature::Mq,
             ProtocolFeature::ReplyAck,
             ProtocolFeature::ConfigureMemSlots,
             ProtocolFeature::ResetDevice,
             ProtocolFeature::Status,
-        ])
+        ]);
+        // The channel is for what a device behind an IOMMU asks.
+        match self.offered().has(Feature::AccessPlatform) {
+            true => always.with(ProtocolFeature::BackendReq),
+            false => always,
+        }
     }
 
     fn vrings(&self) -> u16 {
@@ -89,6 +119,7 @@ impl Device for NicDevice {
     fn set_features(&mut self, features: Features) -> Result<(), DeviceError> {
         self.workers.negotiated(features)?;
         self.features = features;
+        self.reached = self.reached(&self.memory);
         self.shared.view().negotiated = features;
         Ok(())
     }
@@ -96,11 +127,12 @@ impl Device for NicDevice {
     fn set_memory(&mut self, memory: Arc<Memory>) -> Result<(), DeviceError> {
         let mut stopped: Vec<Queue> =
             self.running().into_iter().filter_map(|index| self.workers.stop_queue(index)).collect();
+        let reached = self.reached(&memory);
         // All of them get the new memory, or none does.
         let mut rings = Vec::with_capacity(stopped.len());
         let mut outcome = Ok(());
         for queue in &stopped {
-            match ring::Device::new(queue.layout, memory.clone(), self.features, queue.ring.base()) {
+            match self.ring(queue.layout, &reached, queue.ring.base()) {
                 Ok(ring) => rings.push(ring),
                 Err(error) => {
                     outcome = Err(format!("{}: {error}", queue.shared.name).into());
@@ -111,8 +143,11 @@ impl Device for NicDevice {
         if outcome.is_ok() {
             for (queue, ring) in stopped.iter_mut().zip(rings) {
                 queue.ring = ring;
-                queue.segments = Segments::new(memory.clone(), SEGMENTS);
+                queue.segments = Segments::new(reached.clone(), SEGMENTS);
+                queue.waits = None;
             }
+            self.shared.iommu.clear();
+            self.reached = reached;
             self.shared.view().memory = (!memory.regions().is_empty()).then(|| memory.clone());
             self.memory = memory;
         }
@@ -136,14 +171,17 @@ impl Device for NicDevice {
         let queue = Queue {
             index,
             layout,
-            ring: ring::Device::new(layout, self.memory.clone(), self.features, setup.base.0)?,
-            segments: Segments::new(self.memory.clone(), SEGMENTS),
+            ring: self.ring(layout, &self.reached, setup.base.0)?,
+            segments: Segments::new(self.reached.clone(), SEGMENTS),
             notifiers: Notifiers { kick: setup.kick, call: setup.call, err: setup.err },
             enabled: setup.enabled,
             held: false,
             stopped: false,
             blocked: false,
             flights: Flights::default(),
+            waits: None,
+            again: false,
+            iommu: self.shared.iommu.clone(),
             shared: shared.clone(),
         };
         if queue.ring.base() != setup.base.0 {
@@ -186,7 +224,30 @@ impl Device for NicDevice {
             let _ = self.stop_queue(index);
         }
         self.features = Features::NONE;
+        self.reached = self.memory.clone();
+        self.shared.iommu.clear();
         self.shared.view().negotiated = Features::NONE;
+    }
+
+    fn set_backend_channel(&mut self, channel: Option<BackendChannel>) -> Result<(), DeviceError> {
+        self.shared.iommu.set_channel(channel);
+        Ok(())
+    }
+
+    fn iotlb_update(&mut self, entry: IotlbEntry) -> Result<(), DeviceError> {
+        let Updated { replaced, awaited } = self.shared.iommu.update(&entry);
+        if replaced {
+            self.workers.forget(entry.iova, Iova(entry.iova.0.saturating_add(entry.size.saturating_sub(1))));
+        } else if awaited {
+            self.workers.translated();
+        }
+        Ok(())
+    }
+
+    fn iotlb_invalidate(&mut self, first: Iova, last: Iova) -> Result<(), DeviceError> {
+        self.shared.iommu.invalidate(first, last);
+        self.workers.forget(first, last);
+        Ok(())
     }
 }
 

@@ -3,8 +3,11 @@
 //! Place: called by the bursts for each chain, after the link has taken or filled it and before the driver gets it
 //! back, so that what is shown is what was sent. Costs one branch per chain while nobody looks.
 
+use std::sync::Arc;
+
 use super::shared::{QueueShared, Shared};
 use crate::link::Capture;
+use crate::memory::Memory;
 use crate::net::{Frame, ReceiveSpace};
 use crate::observe::flow::FlowWatch;
 use crate::observe::tracer::{Event, EventBuffer};
@@ -24,7 +27,7 @@ impl EyesState {
     pub fn look<'a>(&'a mut self, shared: &Shared) -> Eyes<'a> {
         let traced = shared.traced();
         let open = traced || self.watch.is_some() || self.capture.is_some();
-        Eyes { open, traced, started: shared.started, state: self }
+        Eyes { open, traced, started: shared.started, memory: None, state: self }
     }
 }
 
@@ -35,6 +38,8 @@ pub struct Eyes<'a> {
     open: bool,
     traced: bool,
     started: std::time::Instant,
+    /// Behind an IOMMU: the memory of the queue that is looked at.
+    memory: Option<Arc<Memory>>,
     state: &'a mut EyesState,
 }
 
@@ -45,6 +50,12 @@ impl Eyes<'_> {
         self.open
     }
 
+    /// The next chains are of this arena.
+    pub fn turn_to(&mut self, segments: &Segments) {
+        let memory = segments.memory();
+        self.memory = memory.iotlb().map(|_| Arc::clone(memory));
+    }
+
     /// A frame the link has taken.
     #[inline(never)]
     pub fn transmitted(&mut self, queue: &QueueShared, frame: &Frame<'_>, read: u32, copied: u32) {
@@ -52,7 +63,7 @@ impl Eyes<'_> {
             capture.transmitted(&queue.name, frame);
         }
         if let Some(watch) = &mut self.state.watch {
-            watch.frame(frame, frame.chain().descriptors, read, copied);
+            watch.frame(frame, read, copied, self.memory.as_deref());
         }
         if self.traced {
             let mut event = self.event(frame.view(), 0);
@@ -70,6 +81,7 @@ impl Eyes<'_> {
             capture.received(&queue.name, segments, space);
         }
         if self.traced {
+            self.turn_to(segments);
             for (at, (chain, written)) in space.filled().enumerate() {
                 let mut event = self.event(segments.view(*chain), written);
                 if at == 0 {
@@ -94,7 +106,9 @@ impl Eyes<'_> {
         };
         for (at, segment) in view.segments().iter().enumerate() {
             let writable = at >= chain.readable as usize;
-            event.push(EventBuffer { addr: segment.addr, len: segment.len, writable });
+            let translated = self.memory.as_ref().and_then(|memory| memory.gpa_at(segment.host));
+            let gpa = translated.map_or(segment.addr, |gpa| gpa.0);
+            event.push(EventBuffer { addr: segment.addr, gpa, len: segment.len, writable });
         }
         event
     }

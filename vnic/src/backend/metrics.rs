@@ -45,6 +45,9 @@ pub(super) fn text(shared: &Shared) -> String {
             let _ = writeln!(out, "vnic_queue_{family}_total{{queue=\"{queue}\"}} {count}");
         }
     }
+    for (name, count) in shared.iommu.iotlb.counters.named() {
+        let _ = writeln!(out, "# TYPE vnic_iotlb_{name}_total counter\nvnic_iotlb_{name}_total {count}");
+    }
     for (name, count) in shared.link_counters() {
         let _ = writeln!(out, "# TYPE vnic_link_{name}_total counter\nvnic_link_{name}_total {count}");
     }

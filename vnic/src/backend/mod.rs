@@ -9,6 +9,7 @@
 //! | `transmit`, `receive`, `turn` | one burst of a queue, or of a pair |
 //! | [`worker`], [`workers`] | the data path's threads |
 //! | [`device`] | the device as the session drives it |
+//! | [`iommu`] | the IOTLB and whom to ask |
 //! | `eyes` | what looks on: tracer, watched flow, capture |
 //! | [`serve()`] | the session thread |
 //! | [`control`] | the control socket, with `status`, `trace`, `metrics` |
@@ -17,6 +18,7 @@ pub mod control;
 pub mod device;
 mod eyes;
 pub mod flights;
+pub mod iommu;
 mod metrics;
 pub mod options;
 mod patience;

@@ -8,8 +8,12 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::flights::Flights;
+use super::iommu::Iommu;
 use super::shared::{QueueShared, QueueState};
-use crate::ring::{Chain, Device, DeviceRing, RingError, RingLayout, Segments};
+use crate::memory::iotlb::Waiting;
+use crate::memory::{MemoryError, Miss};
+use crate::ring::{Away, Chain, Device, DeviceRing, RingError, RingLayout, Segments};
+use crate::spec::Features;
 
 /// Files of a queue. Each is the front-end's and may be anything, so none may block: see [`set_nonblocking`].
 #[derive(Debug, Default)]
@@ -62,6 +66,12 @@ pub struct Queue {
     pub blocked: bool,
     /// transmitq: what the link has kept.
     pub flights: Flights,
+    /// Behind an IOMMU: what it cannot go on without.
+    pub waits: Option<Waiting>,
+    /// It came while it was asked for: the queue is to be looked at again.
+    pub again: bool,
+    /// Whom to ask then.
+    pub iommu: Arc<Iommu>,
     /// Its public face.
     pub shared: Arc<QueueShared>,
 }
@@ -70,7 +80,7 @@ impl Queue {
     /// May chains be taken from it?
     #[must_use]
     pub fn is_live(&self) -> bool {
-        self.is_in_use() && !self.held
+        self.is_in_use() && !self.held && self.waits.is_none()
     }
 
     /// Is it in use, though its buffers may be held?
@@ -82,10 +92,13 @@ impl Queue {
     /// Publishes its state for the CLI.
     pub fn show_state(&self) {
         self.show_base();
+        let waits = self.waits.as_ref().and_then(Waiting::first);
+        self.shared.set_waits_for(waits);
         self.shared.set_state(match (self.stopped, self.enabled, self.held) {
             (true, _, _) => QueueState::Stopped,
             (_, false, _) => QueueState::Disabled,
             (_, _, true) => QueueState::Held,
+            _ if waits.is_some() => QueueState::Waiting,
             _ => QueueState::Running,
         });
     }
@@ -103,9 +116,82 @@ impl Queue {
         }
     }
 
-    /// As [`Queue::stop`], for a fault of the ring itself.
+    /// As [`Queue::stop`], for a fault of the ring itself. A missing translation is none: the queue waits for it.
+    #[cold]
     pub fn stop_ring(&mut self, error: &RingError) {
+        match error.memory() {
+            Some(MemoryError::Untranslated { addr, access }) => {
+                let misses = match self.segments.missing() {
+                    [] => &[Miss { iova: *addr, access: *access }],
+                    misses => misses,
+                };
+                self.waits = self.iommu.ask(misses);
+                self.again = self.waits.is_none();
+                return self.show_state();
+            }
+            Some(MemoryError::Forbidden { addr, access }) => self.iommu.tell_forbidden(*addr, *access),
+            _ => {}
+        }
         self.stop(error.name(), error);
+    }
+
+    /// Translations have come or gone: goes on if all are there that the queue waits for, or else asks for what nobody
+    /// asks for any more.
+    pub fn look_again(&mut self, features: Features) {
+        let Some(waiting) = &mut self.waits else { return };
+        if self.iommu.is_over(waiting) {
+            self.waits = None;
+            self.reach(features);
+        }
+        self.show_state();
+    }
+
+    /// The translations of the addresses from `first` to `last`, both included, are void: nothing of them is used once this
+    /// returns. No chain is in flight.
+    pub fn forget(&mut self, first: u64, last: u64, features: Features) {
+        self.segments.forget(first, last);
+        let lies_there = |(addr, len, _)| addr <= last && first <= u64::saturating_add(addr, len);
+        if self.layout.parts(features).into_iter().any(lies_there) {
+            self.let_go();
+        }
+        self.look_again(features);
+        self.reach(features);
+    }
+
+    /// Gives up the pointers into the ring.
+    fn let_go(&mut self) {
+        self.ring = Device::Away(Away { base: self.ring.base(), size: self.layout.size });
+    }
+
+    /// Brings a ring that is away within reach, or waits for what that takes.
+    pub fn reach(&mut self, features: Features) {
+        let Device::Away(Away { base, .. }) = self.ring else { return };
+        if self.waits.is_some() || self.stopped {
+            return;
+        }
+        let memory = Arc::clone(self.segments.memory());
+        let mut misses = Vec::new();
+        for (part, (addr, len, access)) in
+            ["descriptor area", "driver area", "device area"].into_iter().zip(self.layout.parts(features))
+        {
+            if let Err(source) = memory.misses(addr, len, access, &mut misses) {
+                return self.stop_ring(&RingError::RingUnmapped { part, source });
+            }
+        }
+        if !misses.is_empty() {
+            self.waits = self.iommu.ask(&misses);
+            if self.waits.is_some() {
+                return self.show_state();
+            }
+        }
+        match Device::new(self.layout, memory, features, base) {
+            Ok(ring) => {
+                self.ring = ring;
+                // What was returned last may never have been announced.
+                self.ring_call();
+            }
+            Err(error) => self.stop_ring(&error),
+        }
     }
 
     /// Returns a chain with `written` bytes in it.

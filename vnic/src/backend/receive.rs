@@ -122,6 +122,7 @@ fn gather(queue: &mut Queue, bytes: usize, mergeable: bool, chains: &mut Vec<Cha
                 return Gathered::TooFew;
             }
             Err(error) => {
+                queue.unpop(chains);
                 queue.stop_ring(&error);
                 return Gathered::Stopped;
             }

@@ -9,9 +9,11 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use super::iommu::Iommu;
 use crate::link::LinkCounters;
 use crate::link::peer::Pinger;
-use crate::memory::Memory;
+use crate::memory::iotlb::PAGE;
+use crate::memory::{Access, Memory, Miss};
 use crate::observe::counters::QueueCounters;
 use crate::observe::flow::FilePages;
 use crate::observe::tracer::EventRing;
@@ -32,6 +34,8 @@ pub enum QueueState {
     Held = 3,
     /// Stopped because of what the driver wrote.
     Stopped = 4,
+    /// Waits for translations of the guest's IOMMU.
+    Waiting = 5,
 }
 
 impl QueueState {
@@ -44,6 +48,7 @@ impl QueueState {
             QueueState::Running => "running",
             QueueState::Held => "held",
             QueueState::Stopped => "stopped",
+            QueueState::Waiting => "waiting",
         }
     }
 
@@ -53,10 +58,14 @@ impl QueueState {
             2 => QueueState::Running,
             3 => QueueState::Held,
             4 => QueueState::Stopped,
+            5 => QueueState::Waiting,
             _ => QueueState::Off,
         }
     }
 }
+
+/// In a queue's word for the page it waits for: there is one.
+const WAITS: u64 = 2;
 
 /// The face of one queue to everyone but its worker.
 #[derive(Debug)]
@@ -72,6 +81,8 @@ pub struct QueueShared {
     /// Where the ring stands, as `DeviceRing::base` says it: of a packed ring nobody could tell from memory.
     pub base: AtomicU32,
     state: AtomicU8,
+    /// The page whose translation it waits for, with `WAITS` and, lowest, whether to write; 0: none.
+    waits_for: AtomicU64,
     error: Mutex<Option<String>>,
 }
 
@@ -86,6 +97,7 @@ impl QueueShared {
             trace_lost: AtomicU64::new(0),
             base: AtomicU32::new(0),
             state: AtomicU8::new(QueueState::Off as u8),
+            waits_for: AtomicU64::new(0),
             error: Mutex::new(None),
         }
     }
@@ -112,6 +124,21 @@ impl QueueShared {
     /// Says why it stopped, or forgets it.
     pub fn set_error(&self, error: Option<String>) {
         *lock(&self.error) = error;
+    }
+
+    /// Says which translation it waits for, or none.
+    pub fn set_waits_for(&self, miss: Option<Miss>) {
+        // Shown to the page: below, there is room for what for.
+        let word = miss.map_or(0, |miss| miss.iova & !(PAGE - 1) | WAITS | u64::from(miss.access == Access::Write));
+        self.waits_for.store(word, Ordering::Relaxed);
+    }
+
+    /// The page whose translation it waits for, and what for.
+    #[must_use]
+    pub fn waits_for(&self) -> Option<Miss> {
+        let word = self.waits_for.load(Ordering::Relaxed);
+        let access = if word & 1 == 0 { Access::Read } else { Access::Write };
+        (word & WAITS != 0).then_some(Miss { iova: word & !(PAGE - 1), access })
     }
 
     /// Why it stopped.
@@ -175,6 +202,8 @@ pub struct Shared {
     pub tracers: AtomicU32,
     /// Nanoseconds in which workers had nothing to do, asleep or looking, all of them together; up to the last work they found.
     pub idle_ns: AtomicU64,
+    /// The guest's IOMMU, where there is one.
+    pub iommu: Arc<Iommu>,
     /// Has the link's peer ping the guest, where there is one.
     pub pinger: Option<Pinger>,
     links: Vec<Arc<LinkCounters>>,
@@ -191,6 +220,7 @@ impl Shared {
             queues: (0..queues).map(|index| Arc::new(QueueShared::new(index))).collect(),
             tracers: AtomicU32::new(0),
             idle_ns: AtomicU64::new(0),
+            iommu: Arc::new(Iommu::new()),
             pinger: None,
             links,
             view: Mutex::new(View::default()),

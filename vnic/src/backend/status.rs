@@ -1,12 +1,20 @@
 //! `vnic status` and `vnic rings`, put together from what is shared.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::iommu::Iommu;
 use super::shared::{Shared, View};
-use crate::observe::protocol::{FeatureSets, QueueStatus, RegionStatus, RingSnapshot, Status};
+use crate::memory::{IotlbEntry, Memory};
+use crate::observe::protocol::{
+    FeatureSets, IotlbStatus, QueueStatus, RegionStatus, RingSnapshot, Status, TranslationStatus,
+};
 use crate::ring::snapshot;
 use crate::spec::Feature;
+
+/// Translations that the status shows singly.
+const SHOWN: usize = 16;
 
 /// The whole state.
 #[must_use]
@@ -26,6 +34,7 @@ pub(super) fn status(shared: &Shared) -> Status {
         },
         protocol_features: view.protocol_features.clone(),
         regions: regions(&view),
+        iotlb: view.negotiated.has(Feature::AccessPlatform).then(|| iotlb(&shared.iommu)),
         queues: queues(shared, &view),
         idle_ns: shared.idle_ns.load(Ordering::Relaxed),
         link_counters: shared.link_counters(),
@@ -50,6 +59,9 @@ fn queues(shared: &Shared, view: &View) -> Vec<QueueStatus> {
         .map(|(queue, index)| QueueStatus {
             queue: queue.name.clone(),
             state: queue.state().name().to_owned(),
+            waits: queue
+                .waits_for()
+                .map(|miss| format!("waits for a translation of {:#x}, to {}", miss.iova, miss.access)),
             error: queue.error(),
             size: view.rings.get(&index).map_or(0, |ring| ring.size),
             counters: queue.counts(),
@@ -57,15 +69,47 @@ fn queues(shared: &Shared, view: &View) -> Vec<QueueStatus> {
         .collect()
 }
 
+fn iotlb(iommu: &Iommu) -> IotlbStatus {
+    let entries = iommu.seen.entries();
+    let counters = &iommu.iotlb.counters;
+    let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    IotlbStatus {
+        entries: entries.len() as u64,
+        bytes: entries.iter().fold(0, |sum, entry| sum.saturating_add(entry.size)),
+        hits: count(&counters.hits),
+        misses: count(&counters.misses),
+        updates: count(&counters.updates),
+        invalidations: count(&counters.invalidations),
+        evicted: count(&counters.evicted),
+        first: entries.iter().take(SHOWN).map(translation).collect(),
+    }
+}
+
+fn translation(entry: &IotlbEntry) -> TranslationStatus {
+    let IotlbEntry { iova, size, gpa, read, write } = *entry;
+    TranslationStatus { iova: iova.0, size, gpa: gpa.0, read, write }
+}
+
+/// Guest memory as the driver's addresses have it, for someone who only looks; `None`: there is none.
+#[must_use]
+pub(super) fn memory(shared: &Shared) -> Option<Arc<Memory>> {
+    let view = shared.view();
+    let memory = view.memory.clone()?;
+    Some(match view.negotiated.has(Feature::AccessPlatform) {
+        true => Arc::new(memory.behind(shared.iommu.seen.clone())),
+        false => memory,
+    })
+}
+
 /// Snapshots of the rings that are set up, or of `only` one. The lock is let go before guest memory is read.
 #[must_use]
 pub(super) fn rings(shared: &Shared, only: Option<u16>) -> Vec<RingSnapshot> {
-    let (memory, rings, pages, features) = {
+    let Some(memory) = memory(shared) else { return Vec::new() };
+    let (rings, pages, features) = {
         let view = shared.view();
-        let Some(memory) = view.memory.clone() else { return Vec::new() };
         let wanted = view.rings.iter().filter(|(index, _)| only.is_none_or(|only| only == **index));
         let rings: BTreeMap<u16, _> = wanted.map(|(index, layout)| (*index, *layout)).collect();
-        (memory, rings, view.pages.clone(), view.negotiated)
+        (rings, view.pages.clone(), view.negotiated)
     };
     rings
         .iter()
@@ -78,7 +122,8 @@ pub(super) fn rings(shared: &Shared, only: Option<u16>) -> Vec<RingSnapshot> {
             };
             if let Some(pages) = &pages {
                 for buffer in ring.chains.iter_mut().flat_map(|chain| chain.buffers.iter_mut()) {
-                    buffer.file_page = pages.page_at(buffer.addr);
+                    let gpa = buffer.gpa(features.has(Feature::AccessPlatform));
+                    buffer.file_page = gpa.and_then(|gpa| pages.page_at(gpa));
                 }
             }
             Some(ring)

@@ -1,6 +1,7 @@
 //! The data path as a driver meets it: the driver half of the rings, real workers, real eventfds.
 
 mod endless;
+mod iommu;
 mod late;
 mod long;
 mod pairs;
@@ -127,7 +128,8 @@ fn readable(fd: &OwnedFd) -> bool {
     poll(&mut fds, PollTimeout::try_from(PATIENCE).unwrap()).unwrap() == 1
 }
 
-const FEATURES: spec::Features = OFFERED.without(Feature::RingPacked).without(Feature::InOrder);
+const FEATURES: spec::Features =
+    OFFERED.without(Feature::RingPacked).without(Feature::InOrder).without(Feature::AccessPlatform);
 
 /// Where a new ring begins.
 fn start_of(features: spec::Features) -> VringBase {

@@ -13,6 +13,7 @@ use crate::net::parse::Summary;
 use crate::observe::flow::FilePages;
 use crate::observe::protocol::{BufferSnapshot, ChainEvent, TraceEvent};
 use crate::observe::tracer::{Event, Read};
+use crate::spec::Feature;
 
 /// How long a follower that is up to date waits before it looks again, milliseconds. The data path does not tell it:
 /// that would be a syscall per packet.
@@ -42,7 +43,10 @@ pub(super) fn follow(stream: &mut UnixStream, shared: &Shared) -> std::io::Resul
     let _tracing = Tracing::new(shared);
     let mut batch: Vec<(u64, TraceEvent)> = Vec::new();
     loop {
-        let pages = shared.view().pages.clone();
+        let (pages, behind_iommu) = {
+            let view = shared.view();
+            (view.pages.clone(), view.negotiated.has(Feature::AccessPlatform))
+        };
         for (queue, reader) in &mut readers {
             for _ in 0..BATCH {
                 let Some(read) = reader.read() else { break };
@@ -50,7 +54,7 @@ pub(super) fn follow(stream: &mut UnixStream, shared: &Shared) -> std::io::Resul
                 let at = batch.last().map_or(0, |(at, _)| *at);
                 batch.push(match read {
                     Read::Event(event) => {
-                        (event.at_ns, TraceEvent::Chain(describe(&queue.name, &event, pages.as_ref())))
+                        (event.at_ns, TraceEvent::Chain(describe(&queue.name, &event, pages.as_ref(), behind_iommu)))
                     }
                     Read::Lost(events) => {
                         queue.trace_lost.fetch_add(events, Ordering::Relaxed);
@@ -85,12 +89,14 @@ fn is_closed(stream: &UnixStream) -> std::io::Result<bool> {
     }
 }
 
-fn describe(queue: &str, event: &Event, pages: Option<&Arc<FilePages>>) -> ChainEvent {
+fn describe(queue: &str, event: &Event, pages: Option<&Arc<FilePages>>, behind_iommu: bool) -> ChainEvent {
     let buffers = event.buffers().iter().map(|buffer| BufferSnapshot {
         writable: buffer.writable,
         addr: buffer.addr,
         len: buffer.len,
-        file_page: pages.and_then(|pages| pages.page_at(buffer.addr)),
+        // Without an IOMMU the two are the same, and one is enough.
+        gpa: behind_iommu.then_some(buffer.gpa),
+        file_page: pages.and_then(|pages| pages.page_at(buffer.gpa)),
     });
     ChainEvent {
         at_ns: event.at_ns,

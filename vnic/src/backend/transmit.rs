@@ -194,6 +194,9 @@ impl<O: Outlet> Transmit<'_, '_, O> {
 /// ring.
 pub(super) fn burst<O: Outlet>(queue: &mut Queue, outlet: &mut O, features: Features, eyes: &mut Eyes<'_>) -> Progress {
     let Queue { ring, segments, shared, .. } = queue;
+    if eyes.open() {
+        eyes.turn_to(segments);
+    }
     let glances = !eyes.open() && header_len(features) == NET_HEADER_LEN && !O::KEEPS;
     let mut transmit = Transmit { outlet, features, shared, eyes, glances, tally: Tally::default() };
     let ended = ring.drain(segments, BURST, &mut transmit);

@@ -72,7 +72,13 @@ impl Stock {
         let mut room = 0;
         let mut slots = 0;
         while self.chains.len() < self.expected || (room < bytes && mergeable) {
-            let Some(chain) = queue.ring.pop(&mut queue.segments)? else { break };
+            let chain = match queue.ring.pop(&mut queue.segments) {
+                Ok(Some(chain)) => chain,
+                Ok(None) => break,
+                // Its translation is missing, behind an IOMMU; those before it will do.
+                Err(error) if error.is_miss() && self.at_hand(bytes, mergeable).is_some() => break,
+                Err(error) => return Err(error),
+            };
             if let Some(slice) = queue.segments.view(chain).writable().next() {
                 slice.expect_write();
             }

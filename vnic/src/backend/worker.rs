@@ -39,9 +39,10 @@ use super::queue::{Kick, Queue};
 use super::shared::{QueueState, Shared};
 use super::{receive, transmit, turn};
 use crate::link::{Completion, LinkError, Port};
+use crate::memory::Iova;
 use crate::observe::flow::FlowWatch;
 use crate::ring::DeviceRing;
-use crate::spec::Features;
+use crate::spec::{Feature, Features};
 
 /// Most frames of one queue in one pass.
 pub const BURST: u16 = 256;
@@ -113,6 +114,17 @@ pub enum Command {
         watch: Option<Box<FlowWatch>>,
         /// Gets the old one.
         reply: SyncSender<Option<Box<FlowWatch>>>,
+    },
+    /// Translations came that queues may wait for.
+    Translated,
+    /// Translations are void.
+    Forget {
+        /// The first address.
+        first: Iova,
+        /// The last one.
+        last: Iova,
+        /// Told when no queue uses them any more.
+        reply: SyncSender<()>,
     },
     /// End the thread.
     Quit,
@@ -244,9 +256,12 @@ impl<P: Port> Worker<P> {
     fn pass(&mut self, now: Instant) -> bool {
         self.port.poll(now);
         let landed = self.land();
-        let best = if P::TURNS { self.turn() } else { self.both_ways() };
+        let mut best = if P::TURNS { self.turn() } else { self.both_ways() };
         let landed = landed | self.land();
-        if !self.lost_told && self.queues.values().any(|queue| queue.segments.memory().lost()) {
+        if self.features.has(Feature::AccessPlatform) {
+            best = best.max(self.behind_iommu());
+        }
+        if !self.lost_told && self.queues.values().any(|queue| queue.segments.memory().lost() || queue.ring.lost()) {
             self.lost_told = true;
             self.notices.send(Notice::MemoryLost);
         }
@@ -282,6 +297,16 @@ impl<P: Port> Worker<P> {
             debug_assert_eq!(queue.flights.in_flight(), 0, "{}: the port still has frames", queue.shared.name);
             queue.return_landed();
         }
+    }
+
+    /// Behind an IOMMU, after a pass: counts, and says whether a queue is to be looked at again.
+    fn behind_iommu(&mut self) -> Progress {
+        let hits = self.queues.values().map(|queue| queue.segments.take_hits()).sum();
+        if hits > 0 {
+            self.shared.iommu.iotlb.counters.hits.fetch_add(hits, Ordering::Relaxed);
+        }
+        let again = self.queues.values_mut().fold(false, |any, queue| std::mem::take(&mut queue.again) | any);
+        if again { Progress::More } else { Progress::Idle }
     }
 
     /// Every queue has its turn with the port.
@@ -410,6 +435,7 @@ impl<P: Port> Worker<P> {
                     let queue = self.queues.remove(&index);
                     if let Some(queue) = &queue {
                         self.unwatch_kick(queue);
+                        queue.shared.set_waits_for(None);
                         queue.shared.set_state(QueueState::Off);
                     }
                     self.tell_port(index);
@@ -442,6 +468,17 @@ impl<P: Port> Worker<P> {
                     answer(&reply, found.is_some());
                 }
                 Command::Watch { watch, reply } => answer(&reply, std::mem::replace(&mut self.eyes.watch, watch)),
+                Command::Translated => {
+                    let features = self.features;
+                    self.queues.values_mut().for_each(|queue| queue.look_again(features));
+                }
+                Command::Forget { first, last, reply } => {
+                    let features = self.features;
+                    // What the port still has may lie there.
+                    (0..self.shared.queues.len() as u16).for_each(|index| self.quiesce(index));
+                    self.queues.values_mut().for_each(|queue| queue.forget(first.0, last.0, features));
+                    answer(&reply, ());
+                }
                 Command::Quit => return false,
             }
         }
@@ -457,6 +494,7 @@ impl<P: Port> Worker<P> {
         self.watch_kick(&mut queue);
         // What a back-end before us returned may never have been announced.
         queue.ring_call();
+        queue.reach(self.features);
         let index = queue.index;
         self.queues.insert(index, queue);
         self.tell_port(index);

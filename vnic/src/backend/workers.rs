@@ -14,6 +14,7 @@ use super::queue::Queue;
 use super::shared::Shared;
 use super::worker::{Command, Notices, NotifierChange, Worker};
 use crate::link::{AnyPort, Capture, LinkError, Port};
+use crate::memory::Iova;
 use crate::observe::flow::FlowWatch;
 use crate::spec::Features;
 
@@ -144,6 +145,18 @@ impl Workers {
             .filter_map(|worker| self.ask_worker(worker, |reply| Command::Watch { watch: part(), reply }).flatten())
             .map(|watch| *watch)
             .collect()
+    }
+
+    /// Translations came that queues may wait for.
+    pub fn translated(&self) {
+        (0..self.handles.len()).for_each(|worker| self.send_to(worker, Command::Translated));
+    }
+
+    /// Translations are void; returns once no queue uses them any more.
+    pub fn forget(&self, first: Iova, last: Iova) {
+        for worker in 0..self.handles.len() {
+            self.ask_worker(worker, |reply| Command::Forget { first, last, reply });
+        }
     }
 
     fn ask<T>(&self, index: u16, command: impl FnOnce(SyncSender<T>) -> Command) -> Option<T> {

@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// What the device wants to do with a range.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Access {
     /// The device reads guest memory.
     Read,
@@ -54,6 +54,32 @@ pub enum MemoryError {
         addr: u64,
         /// What it must be a multiple of.
         align: u64,
+    },
+    /// Behind an IOMMU: no translation is known. No fault, but a miss: the front-end is to be asked.
+    #[error("{addr:#x} has no translation to {access} through")]
+    Untranslated {
+        /// The address.
+        addr: u64,
+        /// What for.
+        access: Access,
+    },
+    /// Behind an IOMMU: the translation does not allow it.
+    #[error("the IOMMU forbids the device to {access} {addr:#x}")]
+    Forbidden {
+        /// The address.
+        addr: u64,
+        /// What it wanted.
+        access: Access,
+    },
+    /// Behind an IOMMU: the translation leads out of the guest's memory.
+    #[error("{addr:#x} is translated to {gpa:#x}+{size}, which is not (wholly) guest memory")]
+    Astray {
+        /// The address.
+        addr: u64,
+        /// Where the translation begins, guest-physical.
+        gpa: u64,
+        /// Its size.
+        size: u64,
     },
     /// A user address in no region.
     #[error("user address {addr:#x}+{len} is in no memory region")]

@@ -54,6 +54,7 @@ pub(super) struct Mapping {
     guard: Guard,
     region: MmapRegion,
     skip: usize,
+    page: u64,
     spec: RegionSpec,
 }
 
@@ -81,7 +82,7 @@ impl Mapping {
             .build()
             .map_err(|e| failed(e.to_string()))?;
         let guard = Guard::new(region.as_ptr() as usize, mapped, page as usize).map_err(|e| failed(e.to_string()))?;
-        Ok(Mapping { guard, region, skip: skip as usize, spec })
+        Ok(Mapping { guard, region, skip: skip as usize, page, spec })
     }
 
     /// Memory of this process alone in place of a file's, for the interpreter that runs the tests: it maps no files.
@@ -98,7 +99,7 @@ impl Mapping {
         };
         let region = region.expect("a test's memory");
         let guard = Guard::new(region.as_ptr() as usize, mapped, page as usize).expect("a slot");
-        Mapping { guard, region, skip: skip as usize, spec }
+        Mapping { guard, region, skip: skip as usize, page, spec }
     }
 
     pub(super) fn spec(&self) -> &RegionSpec {
@@ -115,6 +116,18 @@ impl Mapping {
     pub(super) fn is_of(&self, file: impl AsFd) -> bool {
         let (Some(own), Ok(other)) = (self.region.file_offset(), fstat(file)) else { return false };
         fstat(own.file()).is_ok_and(|own| (own.st_dev, own.st_ino) == (other.st_dev, other.st_ino))
+    }
+
+    /// The page size of its file, bytes.
+    pub(super) fn page(&self) -> u64 {
+        self.page
+    }
+
+    /// The file, and where in it the byte at `host` is, if it is one of the mapping's pages.
+    pub(super) fn file_at(&self, host: *const u8) -> Option<(&File, u64)> {
+        let offset = (host as u64).checked_sub(self.region.as_ptr() as u64)?;
+        let file = self.region.file_offset()?;
+        (offset < self.region.size() as u64).then(|| (file.file(), file.start() + offset))
     }
 
     /// Did its file shrink under it?

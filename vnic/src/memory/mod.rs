@@ -10,14 +10,17 @@
 //! Invariants: every byte of a region in a [`Memory`] is mapped readable and writable for as long as the `Memory`
 //! lives, whatever becomes of the file behind it ([`fault`] fills the hole that a truncation tears).
 //!
-//! Limits: no dirty log and no IOTLB yet; both have their place in [`Memory::pieces`], the one way from a guest
-//! address to host memory.
+//! Behind an IOMMU the addresses are IOVAs: the same regions, seen through an [`Iotlb`].
+//!
+//! Limits: no dirty log yet; it has its place in [`Memory::pieces`].
 
 mod address;
 mod error;
 pub mod fault;
+pub mod iotlb;
 mod mapping;
 mod slice;
+mod stitch;
 mod survey;
 mod table;
 pub mod testing;
@@ -26,7 +29,10 @@ mod tests;
 
 pub use address::{Gpa, Iova, UserAddr};
 pub use error::{Access, MemoryError};
+pub use iotlb::{Iotlb, IotlbEntry, Miss};
+pub(crate) use iotlb::{Tlb, next_page};
 pub use mapping::RegionSpec;
 pub use slice::GuestSlice;
+pub(crate) use stitch::Stitch;
 pub(crate) use table::{Found, Hint};
 pub use table::{MAX_REGIONS, Memory, Pieces};

@@ -2,8 +2,6 @@
 
 use std::marker::PhantomData;
 
-use super::Gpa;
-
 /// Bytes of guest memory that are mapped, checked and contiguous on the host, for as long as `'m` keeps the mapping
 /// alive. The guest may change them at any moment: they are only ever copied, never borrowed as `&[u8]`.
 #[derive(Debug, Clone, Copy)]
@@ -25,12 +23,6 @@ impl<'m> GuestSlice<'m> {
     #[must_use]
     pub const fn addr(&self) -> u64 {
         self.addr
-    }
-
-    /// The same as a guest-physical address; right only without an IOMMU.
-    #[must_use]
-    pub const fn gpa(&self) -> Gpa {
-        Gpa(self.addr)
     }
 
     /// Length in bytes.

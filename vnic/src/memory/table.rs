@@ -4,8 +4,9 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use super::iotlb::{self, Iotlb, Miss};
 use super::mapping::{Mapping, RegionSpec};
-use super::{Access, Gpa, GuestSlice, MemoryError, UserAddr};
+use super::{Access, Gpa, GuestSlice, MemoryError, Stitch, UserAddr};
 
 /// Regions a memory table may have: what other back-ends take (libvhost-user's and QEMU's limit).
 pub const MAX_REGIONS: usize = 509;
@@ -16,6 +17,11 @@ pub const MAX_REGIONS: usize = 509;
 pub(crate) struct Hint(Entry);
 
 impl Hint {
+    /// As if the last look-up had ended in these `size` bytes at `start`, which are mapped at `host`.
+    pub(crate) fn over(start: u64, size: u64, host: *mut u8) -> Self {
+        Hint(Entry { start, size, host })
+    }
+
     /// The host address of `len` bytes at `addr`, if they lie wholly in the region.
     #[inline(always)]
     pub(crate) fn hit(&self, addr: u64, len: u64) -> Option<*mut u8> {
@@ -58,6 +64,8 @@ pub struct Memory {
     mappings: Vec<Arc<Mapping>>,
     specs: Vec<RegionSpec>,
     entries: Vec<Entry>,
+    /// Behind an IOMMU: addresses are IOVAs.
+    iotlb: Option<Arc<Iotlb>>,
 }
 
 // SAFETY: the raw pointers in `entries` point into `mappings`, which are shared bytes that nobody borrows; a `Memory`
@@ -134,7 +142,19 @@ impl Memory {
             host: mapping.host(),
         };
         let entries = mappings.iter().map(entry).collect();
-        Memory { mappings, specs, entries }
+        Memory { mappings, specs, entries, iotlb: None }
+    }
+
+    /// The same memory behind an IOMMU: addresses are IOVAs from here on, translated by `iotlb`.
+    #[must_use]
+    pub fn behind(&self, iotlb: Arc<Iotlb>) -> Self {
+        Memory { iotlb: Some(iotlb), ..Memory::over(self.mappings.clone()) }
+    }
+
+    /// What translates this memory's addresses; `None`: they are guest-physical.
+    #[must_use]
+    pub fn iotlb(&self) -> Option<&Arc<Iotlb>> {
+        self.iotlb.as_ref()
     }
 
     /// The regions, by rising guest-physical address.
@@ -173,10 +193,99 @@ impl Memory {
     /// Part of the range is unmapped, or it wraps.
     pub fn pieces(&self, addr: u64, len: u64, access: Access) -> Result<Pieces<'_>, MemoryError> {
         let mut hint = Hint::default();
+        let pieces = |next, left, rest| Pieces { memory: self, next: Some(next), left, rest };
         match self.find(addr, len, access, &mut hint)? {
-            Found::Whole(host) => Ok(Pieces { memory: self, at: 0, next: Some(Piece { addr, host, len }), left: 0 }),
-            Found::Split { first, at } => Ok(Pieces { memory: self, at, next: Some(first), left: len - first.len }),
+            Found::Whole(host) => Ok(pieces(Piece { addr, host, len }, 0, Rest::From(0))),
+            Found::Split { first, at } => Ok(pieces(first, len - first.len, Rest::From(at))),
+            Found::Scattered => {
+                let mut list = self.translate(addr, len, access)?.into_iter();
+                let next = list.next().ok_or(MemoryError::Unmapped { addr, len })?;
+                Ok(pieces(next, len - next.len, Rest::Listed(list)))
+            }
         }
+    }
+
+    /// The host address of `size` bytes at `gpa`, all in one region.
+    pub(super) fn host_of(&self, gpa: u64, size: u64) -> Option<*mut u8> {
+        let at = self.entries.partition_point(|entry| entry.start <= gpa).checked_sub(1)?;
+        let entry = self.entries.get(at)?;
+        let offset = gpa - entry.start;
+        (offset < entry.size && size <= entry.size - offset).then(|| entry.host.wrapping_add(offset as usize))
+    }
+
+    /// The guest-physical address of a host address that a look-up in this memory gave.
+    #[must_use]
+    pub fn gpa_at(&self, host: *const u8) -> Option<Gpa> {
+        let within = |entry: &Entry| {
+            let offset = (host as u64).wrapping_sub(entry.host as u64);
+            (offset < entry.size).then(|| Gpa(entry.start + offset))
+        };
+        self.entries.iter().find_map(within)
+    }
+
+    /// Behind an IOMMU: every piece of a range, neighbours on the host as one. Off the data path: a queue has its own copy
+    /// of the translations, and an arena for the pieces.
+    fn translate(&self, addr: u64, len: u64, access: Access) -> Result<Vec<Piece>, MemoryError> {
+        let Some(iotlb) = &self.iotlb else { return Err(MemoryError::Unmapped { addr, len }) };
+        let mut pieces: Vec<Piece> = Vec::new();
+        let (mut at, mut left) = (addr, len);
+        while left > 0 {
+            let piece = iotlb.look_up(self, at, access)?.from(at, left);
+            at = at.wrapping_add(piece.len);
+            left -= piece.len;
+            match pieces.last_mut() {
+                Some(last) if last.host.wrapping_add(last.len as usize) == piece.host => last.len += piece.len,
+                _ => pieces.push(piece),
+            }
+        }
+        Ok(pieces)
+    }
+
+    /// The host memory of `len` bytes at `addr` in one piece: as [`slice`](Memory::slice), or, where the IOMMU has scattered
+    /// pages in a row, mapped once more in that row, for as long as the stitch lives.
+    ///
+    /// # Errors
+    /// As `slice`.
+    pub(crate) fn in_a_row(
+        &self,
+        addr: u64,
+        len: u64,
+        access: Access,
+    ) -> Result<(*mut u8, Option<Stitch>), MemoryError> {
+        let split = match self.slice(addr, len, access) {
+            Ok(slice) => return Ok((slice.as_ptr(), None)),
+            Err(split @ MemoryError::Split { .. }) if self.iotlb.is_some() => split,
+            Err(error) => return Err(error),
+        };
+        let place = |piece: Piece| {
+            let at =
+                self.entries.iter().position(|entry| (piece.host as u64).wrapping_sub(entry.host as u64) < entry.size);
+            Some((piece, self.mappings.get(at?)?.as_ref()))
+        };
+        let pieces: Option<Vec<_>> = self.translate(addr, len, access)?.into_iter().map(place).collect();
+        let stitch = pieces.and_then(|pieces| Stitch::new(&pieces)).ok_or(split)?;
+        Ok((stitch.host(), Some(stitch)))
+    }
+
+    /// Behind an IOMMU: adds to `misses` what is missing of a range, page by page.
+    ///
+    /// # Errors
+    /// Part of it can never be had: it wraps, is forbidden, or leads out of memory.
+    pub fn misses(&self, addr: u64, len: u64, access: Access, misses: &mut Vec<Miss>) -> Result<(), MemoryError> {
+        let Some(iotlb) = &self.iotlb else { return Ok(()) };
+        let end = addr.checked_add(len).ok_or(MemoryError::Wraps { addr, len })?;
+        let mut at = addr;
+        while at < end {
+            at = match iotlb.look_up(self, at, access) {
+                Ok(whole) => at.saturating_add(whole.from(at, end - at).len),
+                Err(MemoryError::Untranslated { .. }) => {
+                    misses.push(Miss { iova: at, access });
+                    iotlb::next_page(at)
+                }
+                Err(error) => return Err(error),
+            };
+        }
+        Ok(())
     }
 
     /// The first step of [`pieces`](Memory::pieces): where `len` bytes at `addr` are. The hint is used and renewed; it
@@ -190,13 +299,24 @@ impl Memory {
     }
 
     #[inline(never)]
-    fn search(&self, addr: u64, len: u64, _access: Access, hint: &mut Hint) -> Result<Found, MemoryError> {
+    fn search(&self, addr: u64, len: u64, access: Access, hint: &mut Hint) -> Result<Found, MemoryError> {
         if len == 0 {
             // Nothing is touched: no address is wrong.
             return Ok(Found::Whole(std::ptr::NonNull::dangling().as_ptr()));
         }
         if addr.checked_add(len).is_none() {
             return Err(MemoryError::Wraps { addr, len });
+        }
+        if let Some(iotlb) = &self.iotlb {
+            let piece = iotlb.look_up(self, addr, access)?.from(addr, len);
+            if piece.len == len {
+                return Ok(Found::Whole(piece.host));
+            }
+            // All of it, or nothing.
+            return Ok(match self.translate(addr, len, access)?.as_slice() {
+                [whole] => Found::Whole(whole.host),
+                _ => Found::Scattered,
+            });
         }
         let unmapped = MemoryError::Unmapped { addr, len };
         let after = self.entries.partition_point(|entry| entry.start <= addr);
@@ -280,17 +400,27 @@ pub(crate) enum Found {
         /// Index of the region.
         at: usize,
     },
+    /// Behind an IOMMU: the translation of its first byte does not reach to its end.
+    Scattered,
 }
 
 /// The pieces of a range. See [`Memory::pieces`].
 #[derive(Debug)]
 pub struct Pieces<'m> {
     memory: &'m Memory,
-    /// Region of `next`.
-    at: usize,
     next: Option<Piece>,
     /// Bytes after `next`.
     left: u64,
+    rest: Rest,
+}
+
+/// Where the pieces behind the next one are.
+#[derive(Debug)]
+enum Rest {
+    /// In the regions behind this one.
+    From(usize),
+    /// Behind an IOMMU: wherever it says.
+    Listed(std::vec::IntoIter<Piece>),
 }
 
 impl<'m> Iterator for Pieces<'m> {
@@ -299,16 +429,21 @@ impl<'m> Iterator for Pieces<'m> {
     fn next(&mut self) -> Option<GuestSlice<'m>> {
         let piece = self.next.take()?;
         if self.left > 0 {
-            self.at += 1;
-            // `find` saw that the regions after `at` go on without a hole until all is covered.
-            self.next = self.memory.entries.get(self.at).map(|entry| Piece {
-                addr: entry.start,
-                host: entry.host,
-                len: entry.size.min(self.left),
-            });
+            self.next = match &mut self.rest {
+                Rest::From(at) => {
+                    *at += 1;
+                    // `find` saw that the regions after `at` go on without a hole until all is covered.
+                    self.memory.entries.get(*at).map(|entry| Piece {
+                        addr: entry.start,
+                        host: entry.host,
+                        len: entry.size.min(self.left),
+                    })
+                }
+                Rest::Listed(list) => list.next(),
+            };
             self.left -= self.next.map_or(self.left, |next| next.len);
         }
-        // SAFETY: `find` took the piece from a region of the memory, in bounds, and it stays mapped for 'm.
+        // SAFETY: `find` or `translate` took the piece from a region of the memory, in bounds, and it stays mapped for 'm.
         Some(unsafe { GuestSlice::new(piece.addr, piece.host, piece.len as usize) })
     }
 }

@@ -22,6 +22,7 @@ pub const OFFERED: Features = Features::of(&[
     Feature::EventIdx,
     Feature::RingPacked,
     Feature::InOrder,
+    Feature::AccessPlatform,
     Feature::ProtocolFeatures,
     Feature::Version1,
     Feature::GuestUso4,

@@ -11,13 +11,14 @@
 //!    datagrams, the offset in front of the bytes ([`datagram`]).
 //! 3. Each new byte is looked up by its guest-physical page: in the file's pages, or not.
 //!
-//! Limits: addresses are guest-physical; behind an IOMMU the caller passes translated ones.
+//! Behind an IOMMU the page is the one that the address led to, not the address's own.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::protocol::FlowBooks;
+use crate::memory::Memory;
 use crate::net::Frame;
 use crate::net::parse::{HEAD_LEN, Packet, Transport, parse};
 use crate::record::datagram;
@@ -112,9 +113,9 @@ impl FlowWatch {
         FlowWatch { flow: self.flow, pages, stream, totals: Totals::default() }
     }
 
-    /// Looks at a transmitted frame of `descriptors` descriptors, of which the device read `read` bytes and copied
-    /// `copied` once more.
-    pub fn frame(&mut self, frame: &Frame<'_>, descriptors: u16, read: u32, copied: u32) {
+    /// Looks at a transmitted frame, of which the device read `read` bytes and copied `copied` once more. `translated` is
+    /// the memory that it is in, behind an IOMMU.
+    pub fn frame(&mut self, frame: &Frame<'_>, read: u32, copied: u32, translated: Option<&Memory>) {
         let mut head = [0; HEAD_LEN];
         let seen = frame.peek(&mut head);
         let packet = match parse(seen, frame.len) {
@@ -147,12 +148,12 @@ impl FlowWatch {
         let before = self.stream.sent.fetch_max(start.saturating_add(payload), Ordering::Relaxed);
         let old = before.saturating_sub(start).min(payload);
         self.totals.chains += 1;
-        self.totals.descriptors += u64::from(descriptors);
+        self.totals.descriptors += u64::from(frame.chain().descriptors);
         self.totals.payload += payload - old;
         self.totals.retransmitted += old;
         self.totals.read += u64::from(read).saturating_sub(header_len);
         self.totals.copied += u64::from(copied).saturating_sub(header_len);
-        self.attribute(frame, header_len + old, payload - old, start.wrapping_add(old));
+        self.attribute(frame, translated, header_len + old, payload - old, start.wrapping_add(old));
     }
 
     /// Where in the stream the frame's payload starts. A frame from before the first one seen (the SYN's neighbours
@@ -168,14 +169,23 @@ impl FlowWatch {
     }
 
     /// Sorts `count` bytes of `frame` from `skip` on, which stand at `offset` in the stream.
-    fn attribute(&mut self, frame: &Frame<'_>, mut skip: u64, mut count: u64, mut offset: u64) {
+    fn attribute(
+        &mut self,
+        frame: &Frame<'_>,
+        translated: Option<&Memory>,
+        mut skip: u64,
+        mut count: u64,
+        mut offset: u64,
+    ) {
         for slice in frame.segments() {
             let len = slice.len() as u64;
             if skip >= len {
                 skip -= len;
                 continue;
             }
-            let (mut addr, mut left) = (slice.addr() + skip, (len - skip).min(count));
+            // A slice is in one region, so its guest-physical addresses follow one another, too.
+            let gpa = translated.and_then(|memory| memory.gpa_at(slice.as_ptr())).map_or(slice.addr(), |gpa| gpa.0);
+            let (mut addr, mut left) = (gpa + skip, (len - skip).min(count));
             skip = 0;
             count -= left;
             while left > 0 {

@@ -55,7 +55,7 @@ mod tests {
             head: 12,
             idx: 65535,
             indirect: false,
-            buffers: vec![BufferSnapshot { writable: false, addr: 0x1f000, len: 78, file_page: None }],
+            buffers: vec![BufferSnapshot::at(0x1f000, 78)],
             descriptors: 3,
             written: 0,
             summary: "10.0.2.15:1 > 10.0.2.2:9000 tcp seq 1 len 8192".to_owned(),

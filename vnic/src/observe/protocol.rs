@@ -142,6 +142,9 @@ pub struct Status {
     pub protocol_features: Vec<String>,
     /// Guest memory.
     pub regions: Vec<RegionStatus>,
+    /// The guest's IOMMU, where the driver's addresses go through one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iotlb: Option<IotlbStatus>,
     /// One per queue.
     pub queues: Vec<QueueStatus>,
     /// Nanoseconds in which the workers had nothing to do, all of them together, up to the last work they found.
@@ -175,13 +178,52 @@ pub struct RegionStatus {
     pub offset: u64,
 }
 
+/// The IOTLB: what the front-end has said of the guest's IOMMU.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IotlbStatus {
+    /// Translations there are.
+    pub entries: u64,
+    /// Bytes they translate.
+    pub bytes: u64,
+    /// Look-ups that found a translation.
+    pub hits: u64,
+    /// Translations the front-end was asked for.
+    pub misses: u64,
+    /// Translations it gave.
+    pub updates: u64,
+    /// Invalidations.
+    pub invalidations: u64,
+    /// Translations given up for want of room.
+    pub evicted: u64,
+    /// The first translations by address.
+    pub first: Vec<TranslationStatus>,
+}
+
+/// One translation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TranslationStatus {
+    /// First address, as descriptors have it.
+    pub iova: u64,
+    /// Size, bytes.
+    pub size: u64,
+    /// Where it leads, guest-physical.
+    pub gpa: u64,
+    /// May the device read there?
+    pub read: bool,
+    /// May it write there?
+    pub write: bool,
+}
+
 /// One queue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueueStatus {
     /// `receiveq0`, `transmitq0`, …
     pub queue: String,
-    /// `off`, `disabled`, `running`, `held` or `stopped`.
+    /// `off`, `disabled`, `running`, `held`, `waiting` (for the guest's IOMMU) or `stopped`.
     pub state: String,
+    /// Behind an IOMMU: the translation it waits for, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits: Option<String>,
     /// Why it stopped: the ring error.
     pub error: Option<String>,
     /// Queue size.

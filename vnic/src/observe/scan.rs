@@ -159,8 +159,7 @@ mod tests {
     fn ring(buffers: &[(u64, u32)]) -> RingSnapshot {
         let text = "transmitq0 split size=256 avail.idx=1 used.idx=0 in-flight=1";
         let mut ring: RingSnapshot = text.parse().unwrap();
-        let buffer =
-            |(addr, len): &(u64, u32)| BufferSnapshot { writable: false, addr: *addr, len: *len, file_page: None };
+        let buffer = |(addr, len): &(u64, u32)| BufferSnapshot::at(*addr, *len);
         ring.chains = vec![ChainSnapshot {
             slot: 0,
             head: 0,
@@ -221,7 +220,7 @@ mod tests {
         ram.write(0x20_0000, &stamps(0, 640)).unwrap();
         let mut ring = ring(&[(0x10_0000, 4096)]);
         let mut again = ring.chains[0].clone();
-        again.buffers[0] = BufferSnapshot { writable: false, addr: 0x20_0000, len: 640, file_page: None };
+        again.buffers[0] = BufferSnapshot::at(0x20_0000, 640);
         ring.chains.push(again);
         let report = looked(&ring, &ram).unwrap();
         assert_eq!((report.held_stamps, report.sent_again, report.agreed()), (54, 10, Some(1)));

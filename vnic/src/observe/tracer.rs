@@ -25,13 +25,16 @@ const SLOTS: usize = 2048;
 
 const HEAD_WORDS: usize = HEAD_BYTES / 8;
 const FIXED_WORDS: usize = 4;
-const SLOT_WORDS: usize = FIXED_WORDS + HEAD_WORDS + 2 * MAX_BUFFERS;
+const BUFFER_WORDS: usize = 3;
+const SLOT_WORDS: usize = FIXED_WORDS + HEAD_WORDS + BUFFER_WORDS * MAX_BUFFERS;
 
 /// One descriptor of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct EventBuffer {
     /// As the driver wrote it.
     pub addr: u64,
+    /// Where its first byte is, guest-physical.
+    pub gpa: u64,
     /// Bytes.
     pub len: u32,
     /// Device-writable?
@@ -144,6 +147,7 @@ impl EventRing {
         }
         for buffer in event.buffers() {
             put(buffer.addr);
+            put(buffer.gpa);
             put(u64::from(buffer.len) | u64::from(buffer.writable) << 32);
         }
         self.done.store(number + 1, Ordering::Release);
@@ -222,9 +226,9 @@ fn decode(words: &[u64]) -> Event {
     }
     let count = (word(3) >> 8) as u8;
     for at in 0..usize::from(count).min(MAX_BUFFERS) {
-        let first = FIXED_WORDS + HEAD_WORDS + 2 * at;
-        let second = word(first + 1);
-        event.push(EventBuffer { addr: word(first), len: second as u32, writable: second >> 32 & 1 == 1 });
+        let first = FIXED_WORDS + HEAD_WORDS + BUFFER_WORDS * at;
+        let (addr, gpa, rest) = (word(first), word(first + 1), word(first + 2));
+        event.push(EventBuffer { addr, gpa, len: rest as u32, writable: rest >> 32 & 1 == 1 });
     }
     event
 }
@@ -248,7 +252,12 @@ mod tests {
         };
         event.head_bytes[..54].fill(number as u8);
         for at in 0..30 {
-            event.push(EventBuffer { addr: number << 20 | at, len: 4096, writable: at % 2 == 1 });
+            event.push(EventBuffer {
+                addr: number << 20 | at,
+                gpa: number << 40 | at,
+                len: 4096,
+                writable: at % 2 == 1,
+            });
         }
         event
     }

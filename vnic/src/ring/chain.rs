@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::memory::{Access, Found, GuestSlice, Hint, Memory, MemoryError};
+use crate::memory::{Access, Found, GuestSlice, Hint, Memory, MemoryError, Miss, Tlb, next_page};
 use crate::spec::ring::{DESC_F_WRITE, Descriptor};
 
 use super::RingError;
@@ -145,7 +145,10 @@ fn slices<'a>(segments: &'a [Segment]) -> impl ExactSizeIterator<Item = GuestSli
 pub struct Segments {
     memory: Arc<Memory>,
     list: Vec<Segment>,
+    /// Without an IOMMU.
     hint: Hint,
+    /// With one.
+    tlb: Option<Tlb>,
 }
 
 // SAFETY: the segments' pointers point into shared memory that `memory` keeps mapped; nobody borrows its bytes.
@@ -155,7 +158,8 @@ impl Segments {
     /// An empty arena for chains over `memory`, with room for `capacity` segments before it has to grow.
     #[must_use]
     pub fn new(memory: Arc<Memory>, capacity: usize) -> Self {
-        Segments { memory, list: Vec::with_capacity(capacity), hint: Hint::default() }
+        let tlb = memory.iotlb().map(|iotlb| Tlb::new(Arc::clone(iotlb)));
+        Segments { memory, list: Vec::with_capacity(capacity), hint: Hint::default(), tlb }
     }
 
     /// Forgets all chains; keeps the room.
@@ -201,10 +205,35 @@ impl Segments {
         &self.memory
     }
 
-    /// Where the last look-up found its region.
+    /// Where the last look-up found its region; behind an IOMMU nothing is found there.
     #[inline]
     pub(super) fn hint(&self) -> Hint {
         self.hint
+    }
+
+    /// Behind an IOMMU: the host address of a range whose translation this arena has used before.
+    #[inline(always)]
+    pub(super) fn translated(&self, addr: u64, len: u64, access: Access) -> Option<*mut u8> {
+        self.tlb.as_ref()?.hit(addr, len, access)
+    }
+
+    /// Behind an IOMMU: the translations that the last chain could not be followed without.
+    #[must_use]
+    pub fn missing(&self) -> &[Miss] {
+        self.tlb.as_ref().map(Tlb::missing).unwrap_or_default()
+    }
+
+    /// Behind an IOMMU: look-ups that found a translation since this was last asked.
+    pub fn take_hits(&self) -> u64 {
+        self.tlb.as_ref().map_or(0, Tlb::take_hits)
+    }
+
+    /// Forgets all chains, and the translations of the addresses from `first` to `last`, both included.
+    pub fn forget(&mut self, first: u64, last: u64) {
+        self.clear();
+        if let Some(tlb) = &mut self.tlb {
+            tlb.forget(first, last);
+        }
     }
 
     /// Appends a segment found through this arena's own hint, if that takes no allocation.
@@ -269,8 +298,8 @@ pub(super) trait Follower<'m> {
     /// Descriptors so far.
     fn descriptors(&self) -> u16;
 
-    /// The memory the chain's addresses are in, and where the last look-up found its region.
-    fn memory(&self) -> (&'m Memory, Hint);
+    /// The memory the chain's addresses are in, and where in it a table at `addr` is likely to be found.
+    fn memory(&mut self, addr: u64) -> (&'m Memory, Hint);
 }
 
 /// A chain while the device follows it.
@@ -279,6 +308,9 @@ pub(super) struct ChainBuilder<'s> {
     memory: &'s Memory,
     list: &'s mut Vec<Segment>,
     hint: &'s mut Hint,
+    tlb: Option<&'s mut Tlb>,
+    /// The first buffer whose translation is missing.
+    incomplete: Option<RingError>,
     tally: Tally,
     first: usize,
     readable: usize,
@@ -287,17 +319,24 @@ pub(super) struct ChainBuilder<'s> {
 impl<'s> ChainBuilder<'s> {
     #[inline]
     pub(super) fn new(into: &'s mut Segments, head: u16) -> Self {
-        let Segments { memory, list, hint } = into;
+        let Segments { memory, list, hint, tlb } = into;
         let first = list.len();
-        ChainBuilder { memory, list, hint, tally: Tally::new(head), first, readable: 0 }
+        let mut tlb = tlb.as_mut();
+        if let Some(tlb) = &mut tlb {
+            tlb.forget_misses();
+        }
+        ChainBuilder { memory, list, hint, tlb, incomplete: None, tally: Tally::new(head), first, readable: 0 }
     }
 
     /// Appends the segments of one buffer. A buffer of no bytes is one empty segment, whatever its address.
     #[inline(always)]
     fn push(&mut self, addr: u64, len: u32, access: Access) -> Result<(), MemoryError> {
+        if self.tlb.is_some() && len > 0 {
+            return self.push_translated(addr, len, access);
+        }
         match self.memory.find(addr, u64::from(len), access, self.hint)? {
             Found::Whole(host) => self.list.push(Segment { addr, host, len, continues: false }),
-            Found::Split { .. } => self.push_pieces(addr, len, access)?,
+            Found::Split { .. } | Found::Scattered => self.push_pieces(addr, len, access)?,
         }
         Ok(())
     }
@@ -312,6 +351,45 @@ impl<'s> ChainBuilder<'s> {
             continues = true;
         }
         Ok(())
+    }
+
+    /// Behind an IOMMU: what neighbours on the host is one segment, whatever translations it came from. A miss does not
+    /// end the look: all misses of a chain are found in one walk.
+    #[inline(never)]
+    fn push_translated(&mut self, addr: u64, len: u32, access: Access) -> Result<(), MemoryError> {
+        let Some(tlb) = &mut self.tlb else { return Ok(()) };
+        let end = addr.checked_add(u64::from(len)).ok_or(MemoryError::Wraps { addr, len: u64::from(len) })?;
+        let (mut at, mut missing) = (addr, None);
+        while at < end && !tlb.is_full() {
+            match tlb.piece(self.memory, at, end - at, access) {
+                Ok(piece) => {
+                    // A piece is no longer than the buffer, whose length is a u32.
+                    let continues = at != addr;
+                    match self.list.last_mut() {
+                        Some(last) if continues && last.host.wrapping_add(last.len as usize) == piece.host => {
+                            last.len += piece.len as u32;
+                        }
+                        _ => self.list.push(Segment { addr: at, host: piece.host, len: piece.len as u32, continues }),
+                    }
+                    at += piece.len;
+                }
+                Err(error @ MemoryError::Untranslated { .. }) => {
+                    missing.get_or_insert(error);
+                    at = next_page(at);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        missing.map_or(Ok(()), Err)
+    }
+
+    /// Is every buffer translated?
+    ///
+    /// # Errors
+    /// The first that is not.
+    #[inline]
+    pub(super) fn complete(&mut self) -> Result<(), RingError> {
+        self.incomplete.take().map_or(Ok(()), Err)
     }
 
     /// Packed rings: the buffer id, which stands in a chain's last descriptor.
@@ -351,7 +429,13 @@ impl<'s> Follower<'s> for ChainBuilder<'s> {
     fn buffer(&mut self, index: u16, desc: &Descriptor) -> Result<(), RingError> {
         let access = self.tally.take(index, desc)?;
         let head = self.tally.head;
-        self.push(desc.addr, desc.len, access).map_err(|source| RingError::Unmapped { head, index, source })?;
+        match self.push(desc.addr, desc.len, access) {
+            Ok(()) => {}
+            Err(source @ MemoryError::Untranslated { .. }) => {
+                self.incomplete.get_or_insert(RingError::Unmapped { head, index, source });
+            }
+            Err(source) => return Err(RingError::of_buffer(head, index, source)),
+        }
         if access == Access::Read {
             self.readable = self.list.len() - self.first;
         }
@@ -364,7 +448,11 @@ impl<'s> Follower<'s> for ChainBuilder<'s> {
     }
 
     #[inline]
-    fn memory(&self) -> (&'s Memory, Hint) {
-        (self.memory, *self.hint)
+    fn memory(&mut self, addr: u64) -> (&'s Memory, Hint) {
+        let hint = match &mut self.tlb {
+            Some(tlb) => tlb.hint(self.memory, addr),
+            None => *self.hint,
+        };
+        (self.memory, hint)
     }
 }

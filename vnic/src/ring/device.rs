@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::packed::PackedDevice;
 use super::split::SplitDevice;
-use super::{Chain, ChainView, RingError, RingLayout, Segments, Singles};
+use super::{Away, Chain, ChainView, RingError, RingLayout, Segments, Singles};
 
 /// What a device does with a ring.
 ///
@@ -124,6 +124,8 @@ pub enum Device {
     Split(SplitDevice),
     /// VIRTIO 1.3, 2.8 Packed Virtqueues.
     Packed(PackedDevice),
+    /// Behind an IOMMU: not within reach at the moment.
+    Away(Away),
 }
 
 impl Device {
@@ -137,6 +139,16 @@ impl Device {
         }
         Ok(Device::Split(SplitDevice::new(layout, memory, features, base)?))
     }
+
+    /// Has a file shrunk under pages that the ring alone has mapped? As [`Memory::lost`].
+    #[must_use]
+    pub fn lost(&self) -> bool {
+        match self {
+            Device::Split(ring) => ring.lost(),
+            Device::Packed(ring) => ring.lost(),
+            Device::Away(_) => false,
+        }
+    }
 }
 
 macro_rules! forward {
@@ -146,6 +158,7 @@ macro_rules! forward {
                 match self {
                     Device::Split(ring) => ring.$name($($arg),*),
                     Device::Packed(ring) => ring.$name($($arg),*),
+                    Device::Away(ring) => ring.$name($($arg),*),
                 }
             })*
 
@@ -159,6 +172,7 @@ macro_rules! forward {
                 match self {
                     Device::Split(ring) => ring.drain(into, limit, visitor),
                     Device::Packed(ring) => ring.drain(into, limit, visitor),
+                    Device::Away(ring) => ring.drain(into, limit, visitor),
                 }
             }
         }

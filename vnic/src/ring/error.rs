@@ -152,6 +152,16 @@ ring_errors! {
         /// What is wrong with it.
         source: MemoryError,
     } = "unmapped";
+    /// A buffer that the driver's own IOMMU forbids the device to read, or to write.
+    #[error("head {head}: descriptor {index}: {source}")]
+    Forbidden {
+        /// The chain's head.
+        head: u16,
+        /// The descriptor.
+        index: u16,
+        /// What is wrong with it.
+        source: MemoryError,
+    } = "forbidden";
     /// An indirect table though the feature was not negotiated.
     #[error("head {head}: descriptor {index} is indirect, which was not negotiated")]
     IndirectNotNegotiated {
@@ -261,4 +271,33 @@ ring_errors! {
         /// Descriptors there are.
         free: usize,
     } = "full";
+}
+
+impl RingError {
+    /// The buffer of descriptor `index` cannot be had.
+    #[must_use]
+    pub fn of_buffer(head: u16, index: u16, source: MemoryError) -> Self {
+        match source {
+            MemoryError::Forbidden { .. } => RingError::Forbidden { head, index, source },
+            source => RingError::Unmapped { head, index, source },
+        }
+    }
+
+    /// Is it no fault, but a translation that is missing?
+    #[must_use]
+    pub const fn is_miss(&self) -> bool {
+        matches!(self.memory(), Some(MemoryError::Untranslated { .. }))
+    }
+
+    /// What is wrong with an address, if it is an address.
+    #[must_use]
+    pub const fn memory(&self) -> Option<&MemoryError> {
+        match self {
+            RingError::Unmapped { source, .. }
+            | RingError::Forbidden { source, .. }
+            | RingError::IndirectUnmapped { source, .. }
+            | RingError::RingUnmapped { source, .. } => Some(source),
+            _ => None,
+        }
+    }
 }

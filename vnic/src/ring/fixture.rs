@@ -246,7 +246,7 @@ fn show_view(view: ChainView<'_>, size: u16) -> String {
             Some(last) if segment.continues => last.len += segment.len,
             _ => {
                 let writable = at as u32 >= chain.readable;
-                buffers.push(BufferSnapshot { writable, addr: segment.addr, len: segment.len, file_page: None });
+                buffers.push(BufferSnapshot { writable, ..BufferSnapshot::at(segment.addr, segment.len) });
             }
         }
     }

@@ -6,7 +6,7 @@
 //! walk makes errors. So the lane need not know every rule, but it must never take what the walk would refuse; the
 //! differential tests run through both.
 
-use crate::memory::Hint;
+use crate::memory::{Access, Hint};
 use crate::spec::ring::{DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, Descriptor};
 
 use super::chain::{Chain, Segment, Segments};
@@ -38,7 +38,8 @@ impl<'s> Lane<'s> {
     #[inline(always)]
     pub(super) fn take(&mut self, desc: &Descriptor, limit: u16) -> Result<(), Doubt> {
         let readable_after_writable = desc.flags & DESC_F_WRITE == 0 && self.readable != self.descriptors;
-        let host = self.hint.hit(desc.addr, u64::from(desc.len));
+        let access = if desc.flags & DESC_F_WRITE == 0 { Access::Read } else { Access::Write };
+        let host = self.find(desc.addr, u64::from(desc.len), access);
         let (Some(host), false) = (host, readable_after_writable || self.descriptors == limit) else {
             return Err(Doubt);
         };
@@ -97,8 +98,15 @@ impl<'s> Lane<'s> {
         if odd || !rules.indirect || self.descriptors != 0 {
             return Err(Doubt);
         }
-        // SAFETY: the hint is the arena's, whose memory lives at least as long as 's.
-        unsafe { HostTable::new(self.hint, refers.addr, refers.len / 16) }.ok_or(Doubt)
+        let host = self.find(refers.addr, u64::from(refers.len), Access::Read).ok_or(Doubt)?;
+        // SAFETY: the arena found it, in memory that lives at least as long as 's.
+        unsafe { HostTable::new(host, refers.len / 16) }.ok_or(Doubt)
+    }
+
+    /// The host address of a range, where the look-up before ended or, behind an IOMMU, where the queue's copy says.
+    #[inline(always)]
+    fn find(&self, addr: u64, len: u64, access: Access) -> Option<*mut u8> {
+        self.hint.hit(addr, len).or_else(|| self.segments.translated(addr, len, access))
     }
 
     /// The chain is complete.

@@ -1,5 +1,6 @@
 //! Where the parts of a ring lie, how long they are and how they must be aligned.
 
+use crate::memory::Access;
 use crate::spec::ring::{AVAIL_ALIGN, DESC_ALIGN, MAX_QUEUE_SIZE, USED_ALIGN};
 use crate::spec::{Feature, Features};
 
@@ -60,6 +61,22 @@ pub fn check_packed_size(size: u16) -> Result<(), RingError> {
 }
 
 impl RingLayout {
+    /// The three parts with their lengths, and what the device does with each: descriptor, driver and device area.
+    #[must_use]
+    pub fn parts(&self, features: Features) -> [(u64, u64, Access); 3] {
+        let (desc, avail, used) = (self.desc, self.avail, self.used);
+        let size = self.size;
+        if features.has(Feature::RingPacked) {
+            // The device writes used descriptors over available ones.
+            return [(desc, desc_len(size), Access::Write), (avail, 4, Access::Read), (used, 4, Access::Write)];
+        }
+        [
+            (desc, desc_len(size), Access::Read),
+            (avail, avail_len(size, features), Access::Read),
+            (used, used_len(size, features), Access::Write),
+        ]
+    }
+
     /// A packed ring of `size` entries laid out from `base` on. Returns the layout and the first address behind it.
     ///
     /// # Errors

@@ -9,12 +9,14 @@
 //! | [`snapshot`] | what stands in a ring, passively; the ring notation |
 //! | [`packed`] | packed rings: device half, driver half |
 //! | `lane`, `walk` | following a chain: the usual ones, and any |
+//! | `away` | a ring out of reach, behind an IOMMU |
 //! | `chain` | what is found: chains and the arena of their segments |
 //! | `pointers` | the only file with raw pointers into a ring |
 //! | [`RingError`] | what a driver can get wrong, with stable names |
 
 #[cfg(test)]
 mod ambush;
+mod away;
 mod batch;
 mod chain;
 pub mod device;
@@ -36,6 +38,7 @@ pub mod split;
 mod tests;
 mod walk;
 
+pub use away::Away;
 pub use chain::{Chain, ChainView, Segment, Segments, Singles};
 pub use device::{Device, DeviceRing, Ended, Fate, Visitor};
 pub use driver::{Buffer, DriverRing, Placement, Used};

@@ -104,7 +104,7 @@ pub(super) fn indirect_table<'m>(
 /// Checks the descriptor that refers to an indirect table. VIRTIO 1.3, 2.7.5.3.1 Driver Requirements: Indirect
 /// Descriptors.
 pub(super) fn open_table<'m>(
-    chain: &impl Follower<'m>,
+    chain: &mut impl Follower<'m>,
     head: u16,
     index: u16,
     refers: &Descriptor,
@@ -126,7 +126,7 @@ pub(super) fn open_table<'m>(
     if len / 16 > MAX_INDIRECT_ENTRIES {
         return Err(RingError::IndirectTooLong { head, index, len, max: 16 * MAX_INDIRECT_ENTRIES });
     }
-    let (memory, hint) = chain.memory();
+    let (memory, hint) = chain.memory(refers.addr);
     IndirectTable::new(memory, refers.addr, len / 16, hint).map_err(|source| RingError::IndirectUnmapped {
         head,
         index,

@@ -18,7 +18,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::channel::BackendChannel;
-use crate::memory::{Gpa, Iova, Memory};
+use crate::memory::{IotlbEntry, Iova, Memory};
 use crate::spec::Features;
 use crate::spec::vhost_user::ProtocolFeatures;
 
@@ -90,21 +90,6 @@ pub struct RingAddresses {
     pub driver: u64,
     /// Used ring; packed: device event suppression structure.
     pub device: u64,
-}
-
-/// A translation that the front-end's IOMMU gave.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct IotlbEntry {
-    /// First address, as descriptors have it.
-    pub iova: Iova,
-    /// Bytes, not 0; the last one is an address.
-    pub size: u64,
-    /// Where they are; all in one memory region.
-    pub gpa: Gpa,
-    /// May the device read them?
-    pub read: bool,
-    /// May the device write them?
-    pub write: bool,
 }
 
 /// All that a queue needs to start. The files are shared with the session, which keeps `call` and `err` for the next start.

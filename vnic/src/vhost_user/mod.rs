@@ -19,7 +19,7 @@ pub mod session;
 pub mod socket;
 
 pub use channel::BackendChannel;
-pub use device::{Device, DeviceError, IotlbEntry, PackedIndex, QueueSetup, RingAddresses, VringBase};
+pub use device::{Device, DeviceError, PackedIndex, QueueSetup, RingAddresses, VringBase};
 pub use error::SessionError;
 pub use session::{Handled, Session};
 

@@ -26,11 +26,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::channel::BackendChannel;
-use super::device::{Device, DeviceError, IotlbEntry};
+use super::device::{Device, DeviceError};
 use super::error::SessionError;
 use super::message::{self, Answer, Reply, Request, Rule};
 use super::socket::{Connection, Message, Received};
-use crate::memory::{Iova, Memory, MemoryError, RegionSpec, UserAddr};
+use crate::memory::{IotlbEntry, Iova, Memory, MemoryError, RegionSpec, UserAddr};
 use crate::spec::vhost_user::{
     IOTLB_INVALIDATE, IOTLB_READ, IOTLB_UPDATE, IOTLB_WRITE, Iotlb, ProtocolFeature, ProtocolFeatures, RequestCode,
     STATUS_FEATURES_OK,

@@ -22,7 +22,7 @@
 
 use std::sync::Arc;
 
-use crate::memory::{Hint, Memory};
+use crate::memory::{Access, Memory};
 use crate::ring::batch::{BATCH, Batch};
 use crate::ring::chain::ChainBuilder;
 use crate::ring::heads::Heads;
@@ -104,6 +104,11 @@ impl PackedDevice {
         })
     }
 
+    /// Is the ring's memory gone? As [`Memory::lost`].
+    pub(in crate::ring) fn lost(&self) -> bool {
+        self.ring.lost()
+    }
+
     #[inline]
     fn is_available(&self, at: Position) -> bool {
         at.is_available(self.ring.word(at.slot).flags)
@@ -146,7 +151,8 @@ impl PackedDevice {
     fn walk(&self, into: &mut Segments, word: Word) -> Result<Chain, RingError> {
         let start = self.next_avail;
         let mut chain = ChainBuilder::new(into, start.slot);
-        match follow(&mut chain, &self.ring, (start, word), self.held, self.rules) {
+        let walked = follow(&mut chain, &self.ring, (start, word), self.held, self.rules);
+        match walked.and_then(|walked| chain.complete().map(|()| walked)) {
             Ok(Walked { slots, indirect, id }) => {
                 chain.set_head(id);
                 Ok(chain.finish(start.slot, slots, indirect))
@@ -159,9 +165,10 @@ impl PackedDevice {
     }
 
     /// Takes at most `count` chains from `next_avail` on into `batch`, as long as each is a single device-readable buffer
-    /// where `hint` says.
+    /// where `into` says at once.
     #[inline(always)]
-    fn find(&mut self, parts: PackedParts, hint: Hint, count: u16, batch: &mut Batch) {
+    fn find(&mut self, parts: PackedParts, into: &Segments, count: u16, batch: &mut Batch) {
+        let hint = into.hint();
         let size = self.rules.size;
         let count = usize::from(count.min(size - self.held)).min(BATCH);
         let mut at = self.next_avail;
@@ -176,7 +183,9 @@ impl PackedDevice {
                 break;
             }
             let addr = parts.addr(at.slot);
-            let Some(host) = hint.hit(addr, u64::from(word.len)) else { break };
+            let len = u64::from(word.len);
+            let host = hint.hit(addr, len).or_else(|| into.translated(addr, len, Access::Read));
+            let Some(host) = host else { break };
             if self.ids.take(word.id).is_err() {
                 break;
             }
@@ -376,7 +385,7 @@ impl DeviceRing for PackedDevice {
                 break Ok(Ended::Limit);
             }
             if glances {
-                self.find(parts, into.hint(), left, &mut batch);
+                self.find(parts, into, left, &mut batch);
             }
             let mut at = 0;
             while at < batch.len() {

@@ -4,7 +4,7 @@
 //!
 //! Invariants:
 //! - A pointer set is made only by `new`, which checks that each part is wholly guest memory, in one piece on the host
-//!   and aligned there; it holds the [`Memory`] that keeps the pages mapped.
+//!   and aligned there; it holds the [`Memory`], and the [`Stitch`]es, that keep the pages mapped.
 //! - Slots are masked or compared with the size before they are used as an offset.
 //! - The peer may write any of it at any moment, so all loads and stores are atomics, each value loaded once. Acquire
 //!   and release stand where one side hands entries to the other; everything between is relaxed, as the index orders it.
@@ -25,7 +25,7 @@ mod atomics {
 use std::marker::PhantomData;
 use std::sync::atomic::Ordering;
 
-use crate::memory::{Access, Found, Hint, Memory, MemoryError};
+use crate::memory::{Access, Found, Hint, Memory, MemoryError, Stitch};
 use crate::spec::ring::Descriptor;
 
 use super::RingError;
@@ -39,13 +39,15 @@ fn part(
     name: &'static str,
     (addr, len, align): (u64, u64, u64),
     access: Access,
+    stitches: &mut Vec<Stitch>,
 ) -> Result<*mut u8, RingError> {
     let unmapped = |source| RingError::RingUnmapped { part: name, source };
-    let slice = memory.slice(addr, len, access).map_err(unmapped)?;
-    if !addr.is_multiple_of(align) || !(slice.as_ptr() as u64).is_multiple_of(align) {
+    let (host, stitch) = memory.in_a_row(addr, len, access).map_err(unmapped)?;
+    if !addr.is_multiple_of(align) || !(host as u64).is_multiple_of(align) {
         return Err(unmapped(MemoryError::Misaligned { addr, align }));
     }
-    Ok(slice.as_ptr())
+    stitches.extend(stitch);
+    Ok(host)
 }
 
 /// Asks the CPU for the cache line at `at`, to be written: the other side has had it. Only a hint, to whatever address;
@@ -118,7 +120,7 @@ impl<'m> IndirectTable<'m> {
     pub(super) fn new(memory: &'m Memory, addr: u64, len: u32, mut hint: Hint) -> Result<Self, MemoryError> {
         let host = match memory.find(addr, 16 * u64::from(len), Access::Read, &mut hint)? {
             Found::Whole(host) if (host as usize).is_multiple_of(8) => Some(host),
-            Found::Whole(_) | Found::Split { .. } => None,
+            Found::Whole(_) | Found::Split { .. } | Found::Scattered => None,
         };
         Ok(IndirectTable { memory, addr, host, len })
     }
@@ -156,13 +158,12 @@ pub(super) struct HostTable<'m> {
 }
 
 impl HostTable<'_> {
-    /// The table of `len` descriptors at `addr`, if it is that usual case.
+    /// The table of `len` descriptors at `host`, if it is aligned.
     ///
     /// # Safety
-    /// The hint's memory must live as long as the table.
+    /// `host` is where the table is in memory that lives as long as it, 16 bytes for each descriptor.
     #[inline(always)]
-    pub(super) unsafe fn new(hint: Hint, addr: u64, len: u32) -> Option<Self> {
-        let host = hint.hit(addr, 16 * u64::from(len))?;
+    pub(super) unsafe fn new(host: *mut u8, len: u32) -> Option<Self> {
         (host as usize).is_multiple_of(8).then_some(HostTable { host, len, memory: PhantomData })
     }
 

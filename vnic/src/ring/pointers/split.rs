@@ -4,7 +4,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::memory::{Access, Memory};
+use crate::memory::{Access, Memory, Stitch};
 use crate::ring::RingError;
 use crate::ring::layout::{self, RingLayout};
 use crate::spec::ring::{AVAIL_ALIGN, DESC_ALIGN, Descriptor, USED_ALIGN, UsedElem};
@@ -21,6 +21,7 @@ const USED_RUN: u16 = 32;
 pub(in crate::ring) struct SplitPointers {
     parts: SplitParts,
     memory: Arc<Memory>,
+    stitches: Vec<Stitch>,
 }
 
 /// Host pointers to the three parts of a split ring. Reached through [`SplitPointers`] only, or as a copy in a local of a
@@ -61,18 +62,24 @@ impl SplitPointers {
             (layout.avail, layout::avail_len(size, features), AVAIL_ALIGN),
             (layout.used, layout::used_len(size, features), USED_ALIGN),
         );
+        let mut stitches = Vec::new();
         let parts = SplitParts {
-            desc: part(&memory, "descriptor table", desc, Access::Read)?,
-            avail: part(&memory, "available ring", avail, Access::Read)?,
-            used: part(&memory, "used ring", used, Access::Write)?,
+            desc: part(&memory, "descriptor table", desc, Access::Read, &mut stitches)?,
+            avail: part(&memory, "available ring", avail, Access::Read, &mut stitches)?,
+            used: part(&memory, "used ring", used, Access::Write, &mut stitches)?,
             size,
             event_idx: features.has(Feature::EventIdx),
         };
-        Ok(SplitPointers { parts, memory })
+        Ok(SplitPointers { parts, memory, stitches })
     }
 
     pub(in crate::ring) fn memory(&self) -> &Arc<Memory> {
         &self.memory
+    }
+
+    /// Did a file shrink under pages of the ring that were mapped for it alone?
+    pub(in crate::ring) fn lost(&self) -> bool {
+        self.stitches.iter().any(Stitch::lost)
     }
 }
 

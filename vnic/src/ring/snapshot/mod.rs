@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::memory::{Hint, Memory};
+use crate::memory::{Hint, Memory, MemoryError};
 use crate::spec::ring::Descriptor;
 use crate::spec::{Feature, Features};
 
@@ -83,9 +83,26 @@ pub struct BufferSnapshot {
     pub addr: u64,
     /// Length, bytes.
     pub len: u32,
+    /// Behind an IOMMU: where its first byte is, guest-physical, as far as the device was told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpa: Option<u64>,
     /// The file page it lies in, where a watched file's pages are known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file_page: Option<u64>,
+}
+
+impl BufferSnapshot {
+    /// A device-readable buffer of which no more is known than where it is.
+    #[must_use]
+    pub const fn at(addr: u64, len: u32) -> Self {
+        BufferSnapshot { writable: false, addr, len, gpa: None, file_page: None }
+    }
+
+    /// Where it is in guest-physical memory, where that is known: without an IOMMU, at its address.
+    #[must_use]
+    pub fn gpa(&self, behind_iommu: bool) -> Option<u64> {
+        if behind_iommu { self.gpa } else { Some(self.addr) }
+    }
 }
 
 /// A snapshot of the split ring of `queue` at `layout`. Of a packed ring it can only say that it needs the device's
@@ -172,10 +189,14 @@ impl<'m> Follower<'m> for Onlooker<'m> {
     fn buffer(&mut self, index: u16, desc: &Descriptor) -> Result<(), RingError> {
         let access = self.tally.take(index, desc)?;
         let head = self.tally.head;
-        let unmapped = |source| RingError::Unmapped { head, index, source };
-        self.memory.pieces(desc.addr, u64::from(desc.len), access).map_err(unmapped)?;
+        match self.memory.pieces(desc.addr, u64::from(desc.len), access) {
+            // Behind an IOMMU: the device has had no use for it so far.
+            Ok(_) | Err(MemoryError::Untranslated { .. }) => {}
+            Err(source) => return Err(RingError::of_buffer(head, index, source)),
+        }
         let writable = access == crate::memory::Access::Write;
-        self.buffers.push(BufferSnapshot { writable, addr: desc.addr, len: desc.len, file_page: None });
+        let gpa = self.memory.iotlb().and_then(|iotlb| iotlb.gpa_of(desc.addr)).map(|gpa| gpa.0);
+        self.buffers.push(BufferSnapshot { writable, gpa, ..BufferSnapshot::at(desc.addr, desc.len) });
         Ok(())
     }
 
@@ -183,7 +204,7 @@ impl<'m> Follower<'m> for Onlooker<'m> {
         self.tally.descriptors
     }
 
-    fn memory(&self) -> (&'m Memory, Hint) {
+    fn memory(&mut self, _addr: u64) -> (&'m Memory, Hint) {
         (self.memory, Hint::default())
     }
 }

@@ -6,7 +6,7 @@
 //!   [6] head 14: indirect(2): R 0x1f040+78 -> R 0x31000+1448
 //! ```
 //!
-//! `R` is device-readable, `W` device-writable; `(page N)` is page N of the file whose pages are known. What is wrong
+//! `R` is device-readable, `W` device-writable; behind an IOMMU ` at 0x1dc0000` says where an address leads; `(page N)` is page N of the file whose pages are known. What is wrong
 //! stands behind `!`, at its chain or on a line of its own; `~` says that the ring moved while it was read.
 
 use std::fmt;
@@ -51,6 +51,9 @@ impl fmt::Display for ChainSnapshot {
 impl fmt::Display for BufferSnapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {:#x}+{}", if self.writable { 'W' } else { 'R' }, self.addr, self.len)?;
+        if let Some(gpa) = self.gpa {
+            write!(f, " at {gpa:#x}")?;
+        }
         match self.file_page {
             Some(page) => write!(f, " (page {page})"),
             None => Ok(()),
@@ -175,10 +178,16 @@ impl FromStr for BufferSnapshot {
             Some((range, page)) => (range, Some(page.strip_suffix(')').ok_or_else(|| wrong(text, "`(page N)`"))?)),
             None => (range, None),
         };
+        let (range, gpa) = match range.split_once(" at 0x") {
+            Some((range, gpa)) => {
+                (range, Some(u64::from_str_radix(gpa, 16).map_err(|_| wrong(text, "` at 0xADDRESS`"))?))
+            }
+            None => (range, None),
+        };
         let (addr, len) =
             range.strip_prefix("0x").and_then(|range| range.split_once('+')).ok_or_else(|| wrong(text, BUFFER))?;
         let addr = u64::from_str_radix(addr, 16).map_err(|_| wrong(text, BUFFER))?;
         let file_page = page.map(|page| number(page, "`(page N)`")).transpose()?;
-        Ok(BufferSnapshot { writable, addr, len: number(len, BUFFER)?, file_page })
+        Ok(BufferSnapshot { writable, addr, len: number(len, BUFFER)?, gpa, file_page })
     }
 }

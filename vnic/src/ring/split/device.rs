@@ -19,7 +19,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::memory::{Hint, Memory};
+use crate::memory::{Access, Memory};
 use crate::ring::batch::{BATCH, Batch};
 use crate::ring::chain::ChainBuilder;
 use crate::ring::heads::{Heads, Refused};
@@ -106,6 +106,11 @@ impl SplitDevice {
         })
     }
 
+    /// Is the ring's memory gone? As [`Memory::lost`].
+    pub(in crate::ring) fn lost(&self) -> bool {
+        self.ring.lost()
+    }
+
     /// Loads `avail.idx`. Returns how many entries are waiting.
     #[inline]
     fn refresh(&mut self) -> Result<u16, RingError> {
@@ -159,9 +164,10 @@ impl SplitDevice {
     }
 
     /// Takes the chains of at most `count` available entries from `start` on into `batch`, as long as each is a single
-    /// device-readable buffer where `hint` says.
+    /// device-readable buffer where `into` says at once.
     #[inline(always)]
-    fn find(&mut self, parts: SplitParts, hint: Hint, start: u16, count: u16, batch: &mut Batch) {
+    fn find(&mut self, parts: SplitParts, into: &Segments, start: u16, count: u16, batch: &mut Batch) {
+        let hint = into.hint();
         if self.seen_avail.wrapping_sub(start) > AVAIL_AHEAD {
             parts.expect_avail(start.wrapping_add(AVAIL_AHEAD));
         }
@@ -172,7 +178,9 @@ impl SplitDevice {
             let idx = start.wrapping_add(found as u16);
             let head = parts.avail_entry(idx).load(Ordering::Relaxed);
             let Some(desc) = parts.desc(head).filter(|desc| desc.flags == 0) else { break };
-            let Some(host) = hint.hit(desc.addr, u64::from(desc.len)) else { break };
+            let (addr, len) = (desc.addr, u64::from(desc.len));
+            let host = hint.hit(addr, len).or_else(|| into.translated(addr, len, Access::Read));
+            let Some(host) = host else { break };
             if self.heads.take(head).is_err() {
                 break;
             }
@@ -252,7 +260,8 @@ impl SplitDevice {
     #[inline(never)]
     fn walk(&mut self, into: &mut Segments, idx: u16, head: u16) -> Result<Chain, RingError> {
         let mut chain = ChainBuilder::new(into, head);
-        match split_chain(&mut chain, head, self.rules, |index| self.ring.desc(index)) {
+        let walked = split_chain(&mut chain, head, self.rules, |index| self.ring.desc(index));
+        match walked.and_then(|indirect| chain.complete().map(|()| indirect)) {
             Ok(indirect) => Ok(chain.finish(idx, 1, indirect)),
             Err(error) => {
                 chain.abandon();
@@ -303,7 +312,7 @@ impl DeviceRing for SplitDevice {
                 break Ok(if waiting > limit { Ended::Limit } else { Ended::Empty });
             }
             if glances {
-                self.find(parts, into.hint(), idx, left, &mut batch);
+                self.find(parts, into, idx, left, &mut batch);
                 if left > USED_AHEAD && batch.is_full() {
                     parts.expect_used_run(self.next_used.wrapping_add(USED_AHEAD), left - USED_AHEAD);
                 }

@@ -16,9 +16,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::message::{Request, VringFile};
 use super::socket::send_on;
-use super::{BackendChannel, Device, DeviceError, Handled, IotlbEntry, QueueSetup, Session, SessionError, VringBase};
+use super::{BackendChannel, Device, DeviceError, Handled, QueueSetup, Session, SessionError, VringBase};
 use crate::memory::testing::{GuestRam, USER_BASE};
-use crate::memory::{Gpa, Iova, Memory};
+use crate::memory::{Gpa, IotlbEntry, Iova, Memory};
 use crate::spec::vhost_user::{
     FLAG_NEED_REPLY, FLAG_REPLY, HEADER_LEN, ProtocolFeature, ProtocolFeatures, VERSION, VringAddr, VringState,
 };
