@@ -46,14 +46,6 @@ fn books_show_the_copies_of_every_textbook_method_and_hazards_go_as_described() 
         }
     }
 
-    note("without scatter-gather all is copied; the kernel notices it of a frame that it need not cut into segments");
-    for (bytes, claim) in [(1000, "sends reported copied"), (2 * 1460, "sends reported zero-copy")] {
-        let (_, ended) = agent.transfer(&TransferSpec { books: true, nic: no_sg, ..spec("msg-zerocopy", bytes) });
-        let books = ended.books;
-        assert_eq!(books.claims.get(claim), Some(&1), "{bytes}: {:?}", books.claims);
-        assert_eq!(books.copied_bytes["skb_copy_bits"], Some(bytes), "{bytes}: {:?}", books.copied_bytes);
-    }
-
     note("four mode switches per chunk of read-write, one call for all of sendfile");
     let (_, ended) = agent.transfer(&TransferSpec { books: true, ..spec("read-write", BYTES) });
     assert_eq!(ended.books.syscalls, Some(2 * BYTES / 65536), "{:?}", ended.books.reasons);
