@@ -9,14 +9,16 @@
 #   scripts/bench.sh --rounds N     rounds of each comparison (5)
 #   scripts/bench.sh --against PROGRAM  another build of vnic as the yardstick, in place of DPDK
 #   scripts/bench.sh --engine       only the ring engine, against virtio-queue
+#   scripts/bench.sh --iommu        only what a guest's IOMMU costs: our back-end behind one against itself without
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
-WORDS=() ENGINE=''
+WORDS=() ENGINE='' IOMMU=''
 while [ $# -gt 0 ]; do
   case $1 in
     --all) WORDS+=(--all) && shift ;;
     --engine) ENGINE=1 && shift ;;
+    --iommu) IOMMU=1 && shift ;;
     --against | --only | --rounds | --seconds)
       [ $# -ge 2 ] || usage_error "$1 wants a value"
       WORDS+=("$1" "$2") && shift 2
@@ -36,6 +38,14 @@ if [ -n "$ENGINE" ]; then
 fi
 
 [ "$(nproc)" -ge 2 ] || fail 2 "this needs two CPUs, one for each side"
+behind_an_iommu() {
+  run cargo build --release --workspace --locked --bin vnic
+  run cargo bench --workspace --locked --bench iommu -- --vnic "$ROOT/target/release/vnic" --out "$OUT" "$@"
+}
+if [ -n "$IOMMU" ]; then
+  behind_an_iommu "${WORDS[@]}"
+  exit
+fi
 can_be_root || fail 2 "DPDK wants huge pages, and they want root: run it as root"
 need_dpdk
 
@@ -57,11 +67,14 @@ fi
 
 run cargo build --release --workspace --locked --bin vnic
 run cargo bench --workspace --locked --bench side_by_side -- --vnic "$ROOT/target/release/vnic" --out "$OUT" "${WORDS[@]}"
+behind_an_iommu
 {
   printf '{"machine": "%s", "cpus": %d, "kernel": "%s", "dpdk": "%s", "date": "%s",\n "side_by_side": ' \
     "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -1)" "$(nproc)" "$(uname -r)" \
     "$(dpkg-query -W -f '${Version}' dpdk-dev 2>/dev/null || echo unknown)" "$(date -u +%FT%TZ)"
   cat "$OUT/side_by_side.json"
+  printf ',\n "iommu": '
+  cat "$OUT/iommu.json"
   printf '}\n'
 } >"$OUT/bench.json"
 say "$OUT/bench.json, $OUT/side_by_side.svg"

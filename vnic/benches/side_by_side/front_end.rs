@@ -4,13 +4,16 @@ use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use vnic::memory::testing::GuestRam;
 use vnic::ring::RingLayout;
-use vnic::spec::vhost_user::{HEADER_LEN, ProtocolFeature, ProtocolFeatures, VringAddr, VringState};
+use vnic::spec::vhost_user::{
+    HEADER_LEN, IOTLB_READ, IOTLB_UPDATE, IOTLB_WRITE, Iotlb, ProtocolFeature, ProtocolFeatures, VringAddr, VringState,
+};
 use vnic::spec::{Feature, Features};
 use vnic::vhost_user::message::{Request, VringFile};
 use vnic::vhost_user::socket::Connection;
@@ -18,18 +21,26 @@ use vnic::vhost_user::socket::Connection;
 /// A session with a back-end whose rings run.
 pub(crate) struct FrontEnd {
     /// To be kept open: its end is the session's.
-    _session: Connection,
+    _session: Arc<Connection>,
     /// Available-buffer notifications of the transmitq.
     pub(crate) kick: EventFd,
     _others: Vec<EventFd>,
 }
 
 impl FrontEnd {
-    /// Connects to `socket`, announces `ram`, starts the rings of one pair at `rings` (receiveq, transmitq).
-    pub(crate) fn start(socket: &Path, ram: &GuestRam, rings: [RingLayout; 2], wanted: Features) -> Result<Self> {
+    /// Connects to `socket`, announces `ram`, starts the rings of one pair at `rings` (receiveq, transmitq); behind an IOMMU
+    /// that leaves every address where it is, in `translations` of so many bytes.
+    pub(crate) fn start(
+        socket: &Path,
+        ram: &GuestRam,
+        rings: [RingLayout; 2],
+        wanted: Features,
+        translations: Option<u64>,
+    ) -> Result<Self> {
+        let wanted = if translations.is_some() { wanted.with(Feature::AccessPlatform) } else { wanted };
         let stream = connect(socket)?;
         let mut reader = stream.try_clone()?;
-        let session = Connection::new(OwnedFd::from(stream));
+        let session = Arc::new(Connection::new(OwnedFd::from(stream)));
         let send = |request: &Request, fds: &[BorrowedFd<'_>]| session.send(&request.to_bytes(0), fds);
         let mut ask = |request: Request| -> Result<u64> {
             send(&request, &[])?;
@@ -45,8 +56,19 @@ impl FrontEnd {
         }
         let protocol = ProtocolFeatures(ask(Request::GetProtocolFeatures)?);
         // DPDK waits for as many rings as it has been told of, so it is told of none that do not come.
-        let used = ProtocolFeatures(protocol.0 & ProtocolFeatures::of(&[ProtocolFeature::Mq]).0);
-        send(&Request::SetProtocolFeatures(used), &[])?;
+        let mut taken = ProtocolFeatures::of(&[ProtocolFeature::Mq]);
+        if translations.is_some() {
+            taken = taken.with(ProtocolFeature::BackendReq);
+        }
+        send(&Request::SetProtocolFeatures(ProtocolFeatures(protocol.0 & taken.0)), &[])?;
+        if let Some(size) = translations {
+            let (ours, theirs) = UnixStream::pair()?;
+            send(&Request::SetBackendReqFd, &[theirs.as_fd()])?;
+            let user = ram.specs().first().map_or(0, |spec| spec.user_addr.0 - spec.gpa.0);
+            let session = session.clone();
+            // Ends with the session, which closes the channel.
+            std::thread::spawn(move || translate(ours, &session, user, size));
+        }
         send(&Request::SetFeatures(wanted.with(Feature::ProtocolFeatures)), &[])?;
         send(&Request::SetMemTable(ram.specs().to_vec()), &vec![ram.fd(); ram.specs().len()])?;
         let mut kicks = Vec::new();
@@ -54,7 +76,11 @@ impl FrontEnd {
         for (index, ring) in (0..).zip(rings) {
             let state = |num| VringState { index, num };
             let file = VringFile { index, present: true };
-            let user = |gpa: u64| ram.specs().first().map_or(0, |spec| spec.user_addr.0 + gpa - spec.gpa.0);
+            // Behind an IOMMU the device finds its rings as it finds everything.
+            let user = |gpa: u64| match translations {
+                Some(_) => gpa,
+                None => ram.specs().first().map_or(0, |spec| spec.user_addr.0 + gpa - spec.gpa.0),
+            };
             let base = if wanted.has(Feature::RingPacked) { 0x8000_8000 } else { 0 };
             let (kick, call) = (eventfd()?, eventfd()?);
             send(&Request::SetVringNum(state(u32::from(ring.size))), &[])?;
@@ -79,6 +105,20 @@ impl FrontEnd {
         let kick = kicks.pop().context("no transmitq")?;
         others.append(&mut kicks);
         Ok(FrontEnd { _session: session, kick, _others: others })
+    }
+}
+
+/// The IOMMU: answers each miss with the translation that it lies in.
+fn translate(mut channel: UnixStream, session: &Connection, user: u64, size: u64) {
+    let mut message = [0; HEADER_LEN + size_of::<Iotlb>()];
+    while channel.read_exact(&mut message).is_ok() {
+        let Some(asked) = message.get(HEADER_LEN..).and_then(|payload| payload.first_chunk::<8>()) else { return };
+        let iova = u64::from_le_bytes(*asked) & !(size - 1);
+        let answer =
+            Iotlb { iova, size, user_address: user + iova, permissions: IOTLB_READ | IOTLB_WRITE, kind: IOTLB_UPDATE };
+        if session.send(&Request::IotlbMsg(answer).to_bytes(0), &[]).is_err() {
+            return;
+        }
     }
 }
 

@@ -147,7 +147,7 @@ fn once(case: &Case, backend: Backend, args: &Args) -> Result<(f64, Option<f64>)
             // A thread of its own: processes would inherit its CPU.
             let pump = || {
                 pin(1).context("CPU 1 is for the driver; this machine needs two")?;
-                pump::run(server.socket(), case.shape, features, args.seconds)
+                pump::run(server.socket(), case.shape, features, None, args.seconds)
             };
             let pumped = std::thread::scope(|scope| scope.spawn(pump).join());
             let pumped = pumped.map_err(|_| anyhow!("the pump panicked"))??;

@@ -60,8 +60,15 @@ pub(crate) struct Pumped {
     pub(crate) kicks: u64,
 }
 
-/// Drives the back-end that listens on `socket` for `seconds`, after a fifth of a second to warm up.
-pub(crate) fn run(socket: &Path, shape: Shape, features: Features, seconds: f64) -> Result<Pumped> {
+/// Drives the back-end that listens on `socket` for `seconds`, after a fifth of a second to warm up. Behind an IOMMU
+/// where it is said how many bytes one of its translations has.
+pub(crate) fn run(
+    socket: &Path,
+    shape: Shape,
+    features: Features,
+    translations: Option<u64>,
+    seconds: f64,
+) -> Result<Pumped> {
     let ram = GuestRam::new(RAM)?;
     let packed = features.has(Feature::RingPacked);
     let layout = |base| if packed { RingLayout::packed_at(base, SIZE) } else { RingLayout::split_at(base, SIZE) };
@@ -70,7 +77,7 @@ pub(crate) fn run(socket: &Path, shape: Shape, features: Features, seconds: f64)
     let raw = Raw::map(&ram)?;
     let mut ring: Box<dyn Ring> =
         if packed { Box::new(Packed::new(raw, transmit, shape)) } else { Box::new(Split::new(raw, transmit, shape)) };
-    let front_end = FrontEnd::start(socket, &ram, [receive, transmit], features.with(Feature::Version1))?;
+    let front_end = FrontEnd::start(socket, &ram, [receive, transmit], features.with(Feature::Version1), translations)?;
     front_end.kick.write(1)?;
     let mut kicks = 0;
     let mut count = |until: Instant| -> Result<(u64, Duration)> {
