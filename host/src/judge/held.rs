@@ -18,7 +18,7 @@ impl Held {
     /// Holds every transmitq that is set up at the device behind `control`.
     pub(super) fn transmitqs(control: &Path) -> Result<Self> {
         let mut client = Client::open(Some(control))?;
-        let running = |state: &str| matches!(state, "running" | "held");
+        let running = |state: &str| matches!(state, "running" | "waiting" | "held");
         let queues = client.status()?.queues;
         let queues = queues.into_iter().filter(|queue| queue.queue.starts_with("transmitq") && running(&queue.state));
         let mut held = Held { client, queues: Vec::new() };

@@ -11,9 +11,10 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use super::metrics;
-use super::shared::Shared;
+use super::shared::{QueueState, Shared};
 use super::status;
 use super::trace;
 use super::workers::Workers;
@@ -21,11 +22,17 @@ use crate::observe::flow::{FilePages, FlowWatch};
 use crate::observe::protocol::{FlowBooks, Reply, Request};
 use crate::observe::scan;
 use crate::record::wire::{Flow, PageRun};
+use crate::spec::Feature;
 
 /// Most clients at a time.
 pub const MAX_CLIENTS: usize = 16;
 /// Longest request line, bytes: the pages of a very fragmented 1 GiB file.
 const MAX_LINE: u64 = 64 << 20;
+
+/// How long the guest's IOMMU has for the translations of what a held queue was given.
+const TRANSLATED: Duration = Duration::from_secs(2);
+/// How long between two looks for them.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// What every client's thread works on.
 #[derive(Debug)]
@@ -142,8 +149,23 @@ impl Control {
     fn rings(&self, queue: Option<&str>) -> Reply {
         match queue.map(|name| self.shared.index_of(name).ok_or(name)) {
             None => Reply::Rings { rings: status::rings(&self.shared, None) },
-            Some(Ok(index)) => Reply::Rings { rings: status::rings(&self.shared, Some(index)) },
+            Some(Ok(index)) => {
+                self.look_over(index);
+                Reply::Rings { rings: status::rings(&self.shared, Some(index)) }
+            }
             Some(Err(name)) => self.no_queue(name),
+        }
+    }
+
+    /// Behind an IOMMU: has the translations fetched of what a held queue was given, as far as they come.
+    fn look_over(&self, index: u16) {
+        let held = self.shared.queues.get(usize::from(index)).is_some_and(|queue| queue.state() == QueueState::Held);
+        if !held || !self.shared.view().negotiated.has(Feature::AccessPlatform) {
+            return;
+        }
+        let deadline = Instant::now() + TRANSLATED;
+        while !self.workers.look_over(index) && Instant::now() < deadline {
+            std::thread::sleep(LOOK_AGAIN);
         }
     }
 
@@ -169,6 +191,7 @@ impl Control {
 
     fn scan(&self, name: &str) -> Reply {
         let Some(index) = self.shared.index_of(name) else { return self.no_queue(name) };
+        self.look_over(index);
         let memory = status::memory(&self.shared);
         let look = || status::rings(&self.shared, Some(index)).into_iter().next();
         match (look(), memory) {

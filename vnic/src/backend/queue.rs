@@ -158,6 +158,28 @@ impl Queue {
         self.reach(features);
     }
 
+    /// Held, and behind an IOMMU: asks for what the next of its chains misses. Returns whether all are translated, or never
+    /// will be. Each stays in the ring.
+    pub fn look_over(&mut self) -> bool {
+        if !self.held || self.stopped || !self.enabled {
+            return true;
+        }
+        let mut chains = Vec::new();
+        while self.waits.is_none() {
+            // One at a time: only that it can be followed is of interest.
+            self.segments.clear();
+            match self.ring.pop(&mut self.segments) {
+                Ok(Some(chain)) => chains.push(chain),
+                Err(error) if error.is_miss() => self.stop_ring(&error),
+                // What is wrong with a chain is said when it is the device's turn to take it.
+                Ok(None) | Err(_) => break,
+            }
+        }
+        self.unpop(&chains);
+        self.segments.clear();
+        self.waits.is_none()
+    }
+
     /// Gives up the pointers into the ring.
     fn let_go(&mut self) {
         self.ring = Device::Away(Away { base: self.ring.base(), size: self.layout.size });

@@ -117,6 +117,13 @@ pub enum Command {
     },
     /// Translations came that queues may wait for.
     Translated,
+    /// Ask for what the chains of a held queue miss.
+    LookOver {
+        /// The queue's index.
+        index: u16,
+        /// Told whether they miss nothing.
+        reply: SyncSender<bool>,
+    },
     /// Translations are void.
     Forget {
         /// The first address.
@@ -471,6 +478,9 @@ impl<P: Port> Worker<P> {
                 Command::Translated => {
                     let features = self.features;
                     self.queues.values_mut().for_each(|queue| queue.look_again(features));
+                }
+                Command::LookOver { index, reply } => {
+                    answer(&reply, self.queues.get_mut(&index).is_none_or(|queue| queue.look_over()));
                 }
                 Command::Forget { first, last, reply } => {
                     let features = self.features;

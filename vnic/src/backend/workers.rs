@@ -152,6 +152,12 @@ impl Workers {
         (0..self.handles.len()).for_each(|worker| self.send_to(worker, Command::Translated));
     }
 
+    /// Asks for what the chains of a held queue miss. Returns whether they miss nothing (any more).
+    #[must_use]
+    pub fn look_over(&self, index: u16) -> bool {
+        self.ask(index, |reply| Command::LookOver { index, reply }).unwrap_or(true)
+    }
+
     /// Translations are void; returns once no queue uses them any more.
     pub fn forget(&self, first: Iova, last: Iova) {
         for worker in 0..self.handles.len() {

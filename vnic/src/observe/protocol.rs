@@ -4,7 +4,8 @@
 //! [`Request::Trace`] the connection carries [`TraceEvent`] lines until either side closes it. A client that instead
 //! sends `GET /metrics` gets the counters in Prometheus text form over HTTP.
 //!
-//! Everything here is passive but `Hold` and `Release`, which say what they do.
+//! Everything here is passive but `Hold` and `Release`, which say what they do. Behind a guest's IOMMU a look into a held
+//! queue asks the front-end for the translations that its chains miss.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -186,7 +186,8 @@ fn all_that_a_chain_misses_is_asked_for_at_once_and_once() {
         assert!(behind.is_silent());
         let iotlb = behind.status().iotlb.unwrap();
         assert_eq!((iotlb.entries, iotlb.misses, iotlb.updates), (6, 8, 6), "{iotlb:?}");
-        assert!(iotlb.hits >= 200 * 4, "{iotlb:?}");
+        // A header and a payload each time: the pages of a payload are neighbours, and looked up as one.
+        assert!(iotlb.hits >= 200 * 2, "{iotlb:?}");
         assert_eq!(behind.rig.counter(TX, "errors") + behind.rig.counter(RX, "errors"), 0);
     }
 }
@@ -231,13 +232,13 @@ fn a_buffer_lies_wherever_its_pages_are() {
         for (page, at) in [(0, 0x2_5000), (1, 0x2_3000), (2, 0x2_4000)] {
             behind.give_page(iova(PAYLOAD) + page * PAGE, at, "r");
         }
-        behind.rig.tx.used();
         let write = |page| (iova(RECEIVE) + page * PAGE, Access::Write);
         assert_eq!(behind.misses(4), [0, 1, 2, 3].map(write));
         // Back to front.
         for page in 0..4 {
             behind.give_page(iova(RECEIVE) + page * PAGE, RECEIVE + (3 - page) * PAGE, "w");
         }
+        behind.rig.tx.used();
         let written = behind.rig.rx.used().written as usize;
         let mut got: Vec<u8> = Vec::new();
         for page in 0..4 {
@@ -254,7 +255,6 @@ fn a_frame_waits_for_translations_of_the_buffers_it_goes_into() {
     behind.misses(2);
     behind.give_shifted(HEADER, "r");
     behind.give_shifted(PAYLOAD, "r");
-    behind.rig.tx.used();
     behind.rig.rx.add(&[Buffer::writable(iova(RECEIVE), 2000)]);
     assert_eq!(behind.misses(1), [(iova(RECEIVE), Access::Write)]);
     behind.give_shifted(RECEIVE, "w");
@@ -263,6 +263,7 @@ fn a_frame_waits_for_translations_of_the_buffers_it_goes_into() {
     behind.rig.rx.add(&[Buffer::writable(iova(RECEIVE) + PAGE, 2000)]);
     assert_eq!(behind.misses(1), [(iova(RECEIVE) + PAGE, Access::Write)]);
     behind.give_shifted(RECEIVE + PAGE, "w");
+    behind.rig.tx.used();
     assert_eq!((behind.rig.rx.used().written, behind.rig.rx.used().written), (2000, 1012));
 }
 
@@ -348,10 +349,7 @@ fn a_write_into_what_may_only_be_read_is_an_error_by_name_and_told() {
     assert!(readable(&behind.rig.rx.err), "the err file tells");
     assert_eq!((behind.rig.counter(RX, "error_forbidden"), behind.state(RX)), (1, QueueState::Stopped));
     assert_eq!(behind.rig.ram.read(RECEIVE, 8).unwrap(), [0; 8]);
-    // The other queue lives on.
-    behind.send(iova(PAYLOAD), 100);
-    behind.rig.tx.used();
-    behind.rig.tx.used();
+    assert_eq!((behind.rig.counter(TX, "errors"), behind.state(TX)), (0, QueueState::Running));
 }
 
 #[test]
@@ -361,11 +359,10 @@ fn a_front_end_that_grants_more_than_was_asked_is_asked_for_the_rest() {
     behind.misses(2);
     behind.give_shifted(HEADER, "rw");
     behind.give_shifted(PAYLOAD, "rw");
-    behind.rig.tx.used();
-    // The device read there; the right to write was never checked by the guest's IOMMU.
+    // The device reads there; the right to write was never checked by the guest's IOMMU.
     behind.rig.rx.add(&[Buffer::writable(iova(PAYLOAD), 2000)]);
     assert_eq!(behind.misses(1), [(iova(PAYLOAD), Access::Write)]);
-    assert_eq!(behind.state(RX), QueueState::Waiting);
+    behind.rig.wait_for("waiting", |rig| rig.shared.queues[0].state() == QueueState::Waiting);
 }
 
 #[test]
@@ -461,6 +458,32 @@ fn a_reset_forgets_the_iommu() {
     behind.rig.device.start_queue(TX, setup).unwrap();
     behind.rig.send(100);
     behind.rig.tx.used();
+}
+
+/// While a queue is held, nothing is taken from it; what its chains miss is asked for all the same when someone wants to
+/// look into them.
+#[test]
+fn what_a_held_queue_was_given_can_be_looked_into() {
+    for features in formats() {
+        let mut behind = Behind::ready(&LinkKind::Sink, features);
+        assert!(behind.rig.workers.hold(TX, true));
+        behind.send(iova(PAYLOAD), 100);
+        behind.send(iova(PAYLOAD) + PAGE, 100);
+        assert!(behind.is_silent());
+        assert!(!behind.rig.workers.look_over(TX));
+        assert_eq!(behind.misses(2), [(iova(HEADER), Access::Read), (iova(PAYLOAD), Access::Read)]);
+        assert!(!behind.rig.workers.look_over(TX) && behind.is_silent());
+        behind.give_shifted(HEADER, "r");
+        behind.give_shifted(PAYLOAD, "r");
+        assert!(!behind.rig.workers.look_over(TX));
+        assert_eq!(behind.misses(1), [(iova(PAYLOAD) + PAGE, Access::Read)]);
+        behind.give_shifted(PAYLOAD + PAGE, "r");
+        assert!(behind.rig.workers.look_over(TX));
+        assert_eq!((behind.state(TX), behind.rig.counter(TX, "chains")), (QueueState::Held, 0));
+        assert!(behind.rig.workers.hold(TX, false));
+        behind.rig.tx.used();
+        behind.rig.tx.used();
+    }
 }
 
 #[test]
