@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use arbitrary::{Arbitrary, Unstructured};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::unistd::ftruncate;
 use vnic::backend::PollMode;
@@ -165,6 +166,9 @@ thread_local! {
 
 impl Rig {
     fn new() -> Self {
+        // As in every program that Rust starts; this one libFuzzer starts. The files that the device writes to are anything.
+        // SAFETY: nobody else here has a say about this signal.
+        unsafe { signal(Signal::SIGPIPE, SigHandler::SigIgn) }.expect("a signal can be ignored");
         let port = link::open(&LinkKind::Loopback, PAIRS.into()).expect("a link");
         let offered = OFFERED.with(Feature::ProtocolFeatures);
         let shared = Shared::new(About { offered, ..About::default() }, 2 * PAIRS, vec![port.counters()]);

@@ -14,7 +14,7 @@
 //! - popping and draining find the same in a ring that keeps still, through a cold arena and a warm one.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -93,6 +93,8 @@ enum Write {
     Desc { slot: u8, place: Place, len: Length, flags: u16, next: u8 },
     /// A descriptor with plausible flags: linked to the one behind it or not.
     Plain { slot: u8, place: Place, len: Length, more: bool, writable: bool, lap: bool },
+    /// Chains of one buffer each, in so many slots from there on; their ids repeat, or do not.
+    Fill { from: u8, count: u8, ids: u8, lap: bool },
     /// One that refers to a table.
     Indirect { slot: u8, place: Place, count: u8, lap: bool },
     /// A descriptor of a table.
@@ -177,8 +179,8 @@ impl Guest {
     }
 
     fn write(&mut self, what: Write) {
-        let layout = self.layout;
-        let lap = |lap: bool| match (self.format, lap) {
+        let (format, layout) = (self.format, self.layout);
+        let lap = move |lap: bool| match (format, lap) {
             (Format::Split, _) => 0,
             (Format::Packed, true) => 1 << 7,
             (Format::Packed, false) => 1 << 15,
@@ -198,6 +200,15 @@ impl Guest {
                     flags,
                     (slot + 1) % layout.size,
                 );
+            }
+            Write::Fill { from, count, ids, lap: turn } => {
+                let from = self.slot(from);
+                for at in (0..u16::from(count % 8)).map(|at| (from + at) % layout.size) {
+                    let id = if self.format == Format::Packed { at % (u16::from(ids) + 1) } else { 0 };
+                    self.desc(layout.desc + 16 * u64::from(at), BUFFERS, 60, lap(turn), id);
+                    self.write(Write::Entry { slot: at as u8, head: (at % (u16::from(ids) + 1)) as u8 });
+                }
+                self.write(Write::More(count % 8));
             }
             Write::Indirect { slot, place, count, lap: turn } => {
                 let slot = self.slot(slot);
@@ -281,6 +292,8 @@ struct Bench {
     /// Chains that are out, in the order they were popped.
     out: Vec<Chain>,
     returned: Vec<Chain>,
+    /// Heads that came back and whose return is perhaps not published.
+    unpublished: HashSet<u16>,
     taken: u64,
     back: u64,
     /// Comparisons that may still come: each makes five devices.
@@ -302,12 +315,14 @@ fn play(format: Format, bytes: &mut Unstructured<'_>) -> arbitrary::Result<()> {
         .fold(Features::NONE, |set, (at, feature)| if bits >> at & 1 == 1 { set.with(*feature) } else { set });
     let (layout, base) = match format {
         Format::Split => {
-            let (layout, _) = RingLayout::split_at(RING, 1 << (size % 8)).expect("such a ring can be");
+            // Small ones more often: they are full soon.
+            let (layout, _) = RingLayout::split_at(RING, 1 << if size < 128 { size % 3 } else { size % 8 })
+                .expect("such a ring can be");
             (layout, u32::from(start))
         }
         Format::Packed => {
             features = features.with(Feature::RingPacked);
-            let size = u16::from(size % 128) + 1;
+            let size = u16::from(if size < 128 { size % 4 } else { size % 128 }) + 1;
             let (layout, _) = RingLayout::packed_at(RING, size).expect("such a ring can be");
             (layout, u32::from((start % size) | (start & 0x8000)))
         }
@@ -374,6 +389,7 @@ impl Bench {
             segments,
             out: Vec::new(),
             returned: Vec::new(),
+            unpublished: HashSet::new(),
             taken: 0,
             back: 0,
             comparisons: 3,
@@ -408,6 +424,7 @@ impl Bench {
                     assert_eq!(result, Ok(()));
                     self.out.retain(|other| other.head != chain.head);
                     self.returned.push(chain);
+                    self.unpublished.insert(chain.head);
                     self.back += 1;
                 }
             }
@@ -441,6 +458,9 @@ impl Bench {
             }
             Step::Publish => {
                 self.device.publish();
+                if !self.features.has(Feature::InOrder) {
+                    self.unpublished.clear();
+                }
                 if self.out.is_empty() {
                     self.segments.clear();
                 }
@@ -462,6 +482,7 @@ impl Bench {
                 let base = self.device.base();
                 (self.device, self.segments) = Self::device(&self.guest, self.features, base, 64);
                 self.returned.clear();
+                self.unpublished.clear();
             }
             Step::Compare => {
                 if let Some(left) = self.comparisons.checked_sub(1) {
@@ -498,8 +519,9 @@ impl Bench {
                 self.taken += 1;
             }
             Ok(None) => assert_eq!((self.segments.len(), self.device.base()), (kept, base)),
-            Err(_) => {
+            Err(error) => {
                 assert_eq!((self.segments.len(), self.device.base(), self.device.in_flight()), (kept, base, out));
+                self.check_error(&error);
             }
         }
     }
@@ -519,13 +541,25 @@ impl Bench {
                 Fate::Keep => self.out.push(chain),
                 Fate::Return => {
                     self.returned.push(chain);
+                    self.unpublished.insert(chain.head);
                     self.back += 1;
                 }
                 Fate::Leave => continue,
             }
             self.taken += 1;
         }
+        if let Err(error) = ended {
+            self.check_error(&error);
+        }
         // The arena of the burst is gone, and with it the chains' segments; that they are out counts.
+    }
+
+    /// A head that is said to be out is out.
+    fn check_error(&self, error: &RingError) {
+        if let RingError::HeadInFlight { head, .. } = error {
+            let out = self.out.iter().any(|chain| chain.head == *head) || self.unpublished.contains(head);
+            assert!(out, "head {head} is not out");
+        }
     }
 
     /// Nothing changes meanwhile: three ways to find out what is in the ring.

@@ -303,6 +303,7 @@ impl Queue {
 }
 
 /// Adds one to an eventfd. A full one already means "notified"; anything else the front-end put there is its own loss.
+/// A pipe that nobody reads is an error here and no signal: a program that Rust starts ignores `SIGPIPE`.
 fn signal(fd: BorrowedFd<'_>) {
     let _ = nix::unistd::write(fd, &1u64.to_ne_bytes());
 }
