@@ -86,6 +86,7 @@ impl Stock {
             slots += if chain.indirect { 1 } else { usize::from(chain.descriptors) };
             self.chains.push(chain);
         }
+        queue.ring.expect(AHEAD as u16);
         // A ring that is full of buffers will never have more.
         let all = || (slots >= usize::from(queue.ring.size())).then_some(self.chains.len());
         Ok(self.at_hand(bytes, mergeable).or_else(all).map_or(Room::TooLittle, Room::Chains))
@@ -166,6 +167,7 @@ pub(super) fn burst<P: Port>(
 ) -> [Progress; 2] {
     let (chains, descriptors, bytes, starved, broken) = (0, 0, 0, false, None);
     let mut turn = Turn { port, receiveq, stock, features, chains, descriptors, bytes, starved, broken };
+    turn.receiveq.ring.expect(AHEAD as u16);
     let sent = transmit::burst(transmitq, &mut turn, features, eyes);
     let Turn { chains, descriptors, bytes, starved, broken, .. } = turn;
     stock.expected = stock.next.clamp(1, AHEAD);

@@ -35,6 +35,9 @@ pub trait DeviceRing: Send {
     /// A chain, or the ring, breaks the rules. Nothing of it was taken; what the visitor saw before it counts.
     fn drain(&mut self, into: &mut Segments, limit: u16, visitor: &mut impl Visitor) -> Result<Ended, RingError>;
 
+    /// The next `count` chains will be popped soon, as far as they are there: asks the CPU for their first descriptors.
+    fn expect(&mut self, count: u16);
+
     /// Gives back the chains popped last, in the order they were popped: the next `pop` finds the first of them again.
     /// Until the driver adds more, [`enable_notifications`](DeviceRing::enable_notifications) does not count what was
     /// given back as available.
@@ -180,6 +183,7 @@ macro_rules! forward {
 }
 forward! {
     fn pop(&mut, into: &mut Segments) -> Result<Option<Chain>, RingError>;
+    fn expect(&mut, count: u16) -> ();
     fn unpop(&mut, chains: &[Chain]) -> Result<(), RingError>;
     fn push_used(&mut, chain: &Chain, written: u32) -> Result<(), RingError>;
     fn publish(&mut) -> bool;

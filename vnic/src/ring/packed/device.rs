@@ -423,6 +423,13 @@ impl DeviceRing for PackedDevice {
         ended
     }
 
+    #[inline]
+    fn expect(&mut self, count: u16) {
+        for ahead in (0..count.min(self.rules.size)).step_by(SLOTS_PER_LINE.into()) {
+            self.ring.expect(self.next_avail.after(ahead, self.rules.size).slot);
+        }
+    }
+
     fn unpop(&mut self, chains: &[Chain]) -> Result<(), RingError> {
         if !chains.is_empty() {
             self.refuse();

@@ -169,6 +169,12 @@ impl SplitParts {
         prefetch_to_read(self.avail.wrapping_add(4 + 2 * self.slot(idx)));
     }
 
+    /// The line of descriptor `index`, if there is one, will be read soon.
+    #[inline(always)]
+    pub(in crate::ring) fn expect_desc(&self, index: u16) {
+        prefetch_to_read(self.desc.wrapping_add(16 * usize::from(index)));
+    }
+
     /// The lines of `count` elements of the used ring from `idx` on will be written soon; of the first 32 of them.
     #[inline(always)]
     pub(in crate::ring) fn expect_used_run(&self, idx: u16, count: u16) {

@@ -353,6 +353,15 @@ impl DeviceRing for SplitDevice {
         ended
     }
 
+    #[inline]
+    fn expect(&mut self, count: u16) {
+        for ahead in 0..count.min(self.rules.size) {
+            // What stands there may be old, or anything: it is a hint.
+            let head = self.ring.avail_entry(self.next_avail.wrapping_add(ahead)).load(Ordering::Relaxed);
+            self.ring.expect_desc(head);
+        }
+    }
+
     fn unpop(&mut self, chains: &[Chain]) -> Result<(), RingError> {
         for chain in chains.iter().rev() {
             if chain.idx != self.next_avail.wrapping_sub(1) || !self.heads.untake_kept(chain.head) {
