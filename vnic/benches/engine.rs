@@ -69,6 +69,8 @@ fn split_ring(ram: &GuestRam, descriptors: u16, indirect: bool) -> RingLayout {
 struct Look(u16);
 
 impl Visitor for Look {
+    const READS: bool = false;
+
     fn glances(&self) -> bool {
         true
     }

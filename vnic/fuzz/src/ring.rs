@@ -620,6 +620,8 @@ struct Describe {
 }
 
 impl Visitor for Describe {
+    const READS: bool = false;
+
     fn glances(&self) -> bool {
         self.glances != 0
     }
@@ -651,6 +653,8 @@ struct Look<'b> {
 }
 
 impl Visitor for Look<'_> {
+    const READS: bool = false;
+
     fn glances(&self) -> bool {
         self.glances != 0
     }

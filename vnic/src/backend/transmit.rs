@@ -68,6 +68,8 @@ impl Tally {
 pub(super) trait Outlet {
     /// Does it keep frames?
     const KEEPS: bool;
+    /// Does it read the frames itself?
+    const READS: bool;
 
     /// So many frames, of so many bytes together, were taken in this burst.
     fn transmitted(&mut self, frames: u64, bytes: u64);
@@ -88,6 +90,7 @@ pub(super) struct ToLink<'a, P> {
 
 impl<P: Port> Outlet for ToLink<'_, P> {
     const KEEPS: bool = P::KEEPS > 0;
+    const READS: bool = P::READS;
 
     fn transmitted(&mut self, frames: u64, bytes: u64) {
         self.port.transmitted(frames, bytes);
@@ -124,6 +127,8 @@ struct Transmit<'a, 'e, O> {
 }
 
 impl<O: Outlet> Visitor for Transmit<'_, '_, O> {
+    const READS: bool = O::READS;
+
     #[inline(always)]
     fn glances(&self) -> bool {
         self.glances

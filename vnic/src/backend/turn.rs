@@ -118,6 +118,7 @@ struct Turn<'a, P> {
 
 impl<P: Port> Outlet for Turn<'_, P> {
     const KEEPS: bool = false;
+    const READS: bool = true;
 
     fn transmitted(&mut self, _frames: u64, _bytes: u64) {}
 

@@ -117,6 +117,9 @@ pub trait Port: Send {
     /// frames holds [their memory](Frame::memory) as well, and lets go of both before it is dropped.
     const KEEPS: u16 = 0;
 
+    /// Does [`transmit`](Port::transmit) read the frames itself, and at once? Then they are asked for from memory beforehand.
+    const READS: bool = false;
+
     /// Takes a frame from the driver, or says `Full`.
     ///
     /// # Errors

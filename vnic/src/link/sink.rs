@@ -75,6 +75,8 @@ impl Port for Sink {
 }
 
 impl Port for CopyingSink {
+    const READS: bool = true;
+
     #[inline(always)]
     fn transmit(&mut self, _pair: usize, frame: &Frame<'_>) -> Result<Transmitted, LinkError> {
         // `next` is below POOL, and behind that there is room for any frame.

@@ -71,6 +71,8 @@ struct Keep<'f> {
 }
 
 impl Visitor for Keep<'_> {
+    const READS: bool = false;
+
     fn glances(&self) -> bool {
         true
     }

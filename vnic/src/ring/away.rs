@@ -16,9 +16,11 @@ impl DeviceRing for Away {
         Ok(None)
     }
 
-    fn drain(&mut self, _into: &mut Segments, _limit: u16, _visitor: &mut impl Visitor) -> Result<Ended, RingError> {
+    fn drain<V: Visitor>(&mut self, _: &mut Segments, _: u16, _: &mut V) -> Result<Ended, RingError> {
         Ok(Ended::Empty)
     }
+
+    fn expect(&mut self, _count: u16) {}
 
     fn unpop(&mut self, chains: &[Chain]) -> Result<(), RingError> {
         chains.first().map_or(Ok(()), |chain| Err(RingError::NotInFlight { head: chain.head }))

@@ -18,21 +18,26 @@ pub(super) struct Batch {
     places: [u16; BATCH],
     segments: [Segment; BATCH],
     len: usize,
+    /// The buffers are read beyond their first cache line.
+    reads: bool,
 }
 
 impl Batch {
     #[inline(always)]
-    pub(super) const fn new() -> Self {
-        Batch { heads: [0; BATCH], places: [0; BATCH], segments: [Segment::NONE; BATCH], len: 0 }
+    pub(super) const fn new(reads: bool) -> Self {
+        Batch { heads: [0; BATCH], places: [0; BATCH], segments: [Segment::NONE; BATCH], len: 0, reads }
     }
 
     /// Puts a chain at place `at`, and asks for its first bytes. The segment was found through the hint of the arena that
     /// it will be looked at in.
     #[inline(always)]
     pub(super) fn set(&mut self, at: usize, head: u16, idx: u16, segment: Segment) {
-        let Batch { heads, places, segments, .. } = self;
+        let Batch { heads, places, segments, reads, .. } = self;
         if let (Some(to_head), Some(place), Some(to)) = (heads.get_mut(at), places.get_mut(at), segments.get_mut(at)) {
             prefetch_to_read(segment.host);
+            if *reads {
+                prefetch_to_read(segment.host.wrapping_add(64));
+            }
             (*to_head, *place, *to) = (head, idx, segment);
         }
     }
@@ -68,7 +73,7 @@ impl Batch {
     /// The chains from place `at` on, to be looked at.
     #[inline(always)]
     pub(super) fn from<'s>(&'s self, at: usize, arena: &'s Segments) -> Singles<'s> {
-        let Batch { heads, places, segments, len } = self;
+        let Batch { heads, places, segments, len, .. } = self;
         let (heads, places) = (heads.get(at..*len).unwrap_or_default(), places.get(at..*len).unwrap_or_default());
         arena.singles(heads, places, segments.get(at..*len).unwrap_or_default())
     }

@@ -33,7 +33,7 @@ pub trait DeviceRing: Send {
     ///
     /// # Errors
     /// A chain, or the ring, breaks the rules. Nothing of it was taken; what the visitor saw before it counts.
-    fn drain(&mut self, into: &mut Segments, limit: u16, visitor: &mut impl Visitor) -> Result<Ended, RingError>;
+    fn drain<V: Visitor>(&mut self, into: &mut Segments, limit: u16, visitor: &mut V) -> Result<Ended, RingError>;
 
     /// The next `count` chains will be popped soon, as far as they are there: asks the CPU for their first descriptors.
     fn expect(&mut self, count: u16);
@@ -96,6 +96,10 @@ pub enum Fate {
 
 /// Who looks at the chains of a burst.
 pub trait Visitor {
+    /// Does it read what is in the buffers, beyond a header? Then their second cache line is asked for as well: enough for
+    /// short frames, while of long ones the CPU foresees the rest by itself.
+    const READS: bool;
+
     /// May a glance be enough? If not, every chain is shown to `visit`. Asked once a burst.
     fn glances(&self) -> bool;
 
@@ -166,11 +170,11 @@ macro_rules! forward {
             })*
 
             #[inline]
-            fn drain(
+            fn drain<V: Visitor>(
                 &mut self,
                 into: &mut Segments,
                 limit: u16,
-                visitor: &mut impl Visitor,
+                visitor: &mut V,
             ) -> Result<Ended, RingError> {
                 match self {
                     Device::Split(ring) => ring.drain(into, limit, visitor),

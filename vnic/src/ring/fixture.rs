@@ -305,6 +305,8 @@ struct Keeper {
 }
 
 impl Visitor for Keeper {
+    const READS: bool = false;
+
     fn glances(&self) -> bool {
         self.glances
     }

@@ -207,6 +207,8 @@ in_every_order_of_events! {
 struct Look(Vec<(u64, u32)>);
 
 impl Visitor for Look {
+    const READS: bool = false;
+
     fn glances(&self) -> bool {
         true
     }

@@ -433,6 +433,8 @@ struct Fates<'r, R> {
 }
 
 impl<R: FnMut(u64) -> u64> Visitor for Fates<'_, R> {
+    const READS: bool = false;
+
     fn glances(&self) -> bool {
         // As good as random: from burst to burst.
         self.chains.len().is_multiple_of(2)

@@ -375,11 +375,11 @@ impl DeviceRing for PackedDevice {
     }
 
     #[inline]
-    fn drain(&mut self, into: &mut Segments, limit: u16, visitor: &mut impl Visitor) -> Result<Ended, RingError> {
+    fn drain<V: Visitor>(&mut self, into: &mut Segments, limit: u16, visitor: &mut V) -> Result<Ended, RingError> {
         // What the loop needs stays in registers: no store of its own can change it.
         let (parts, glances) = (*self.ring, visitor.glances());
         let mut left = limit;
-        let mut batch = Batch::new();
+        let mut batch = Batch::new(V::READS);
         let ended = 'burst: loop {
             if left == 0 {
                 break Ok(Ended::Limit);

@@ -295,7 +295,7 @@ impl DeviceRing for SplitDevice {
     }
 
     #[inline]
-    fn drain(&mut self, into: &mut Segments, limit: u16, visitor: &mut impl Visitor) -> Result<Ended, RingError> {
+    fn drain<V: Visitor>(&mut self, into: &mut Segments, limit: u16, visitor: &mut V) -> Result<Ended, RingError> {
         let waiting = self.refresh()?;
         let end = self.next_avail.wrapping_add(waiting.min(limit));
         for at in (0..AVAIL_AHEAD.min(waiting)).step_by(AVAIL_PER_LINE.into()) {
@@ -304,7 +304,7 @@ impl DeviceRing for SplitDevice {
         // What the loop needs stays in registers: no store of its own can change it.
         let (parts, glances) = (*self.ring, visitor.glances());
         let mut idx = self.next_avail;
-        let mut batch = Batch::new();
+        let mut batch = Batch::new(V::READS);
         parts.expect_used_run(self.next_used, waiting.min(limit).min(USED_AHEAD));
         let ended = 'burst: loop {
             let left = end.wrapping_sub(idx);
