@@ -151,6 +151,11 @@ impl Memory {
         Memory { iotlb: Some(iotlb), ..Memory::over(self.mappings.clone()) }
     }
 
+    /// The same memory as it is in front of the IOMMU: addresses are guest-physical.
+    pub(super) fn in_front(&self) -> Self {
+        Memory::over(self.mappings.clone())
+    }
+
     /// What translates this memory's addresses; `None`: they are guest-physical.
     #[must_use]
     pub fn iotlb(&self) -> Option<&Arc<Iotlb>> {

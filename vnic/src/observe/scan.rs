@@ -150,6 +150,7 @@ fn for_each_stamp(bytes: &[u8], finder: &Finder<'_>, mut found: impl FnMut(usize
 mod tests {
     use super::*;
     use crate::memory::testing::GuestRam;
+    use crate::memory::{Gpa, Iotlb, IotlbEntry, Iova};
     use crate::observe::protocol::Reply;
     use crate::record::stamp::fill;
     use crate::ring::snapshot::{BufferSnapshot, ChainSnapshot};
@@ -188,6 +189,21 @@ mod tests {
         let report = looked(&ring(&[(0x1000, 66), (0x10_0000, 8192)]), &ram).unwrap();
         assert_eq!((report.held_stamps, report.agreed()), (128, Some(1)));
         assert_eq!(report.places, [0x10_0000]);
+    }
+
+    #[test]
+    fn behind_an_iommu_the_instances_are_counted_in_all_of_memory() {
+        let ram = GuestRam::new(4 << 20).unwrap();
+        ram.write(0x10_0000, &stamps(0, 4096)).unwrap();
+        ram.write(0x20_0000, &stamps(0, 4096)).unwrap();
+        let iotlb = Iotlb::for_onlookers();
+        let iova = 0xffff_f000;
+        iotlb.update(&IotlbEntry { iova: Iova(iova), size: 4096, gpa: Gpa(0x10_0000), read: true, write: false });
+        let behind = Arc::new(ram.memory().behind(Arc::new(iotlb)));
+        let ring = ring(&[(iova, 4096)]);
+        let report = scan(&ring, || Some(ring.clone()), &behind).unwrap();
+        assert_eq!((report.held_stamps, report.agreed()), (64, Some(2)));
+        assert_eq!(report.places, [0x10_0000, 0x20_0000]);
     }
 
     #[test]
