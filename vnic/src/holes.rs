@@ -92,7 +92,10 @@ const HOLES: &[Hole] = holes! {
         "ring::packed::hostile::a_chain_that_goes_on_where_nothing_is_available_is_rejected";
     "the same head twice in flight", "CVE-2026-45782":
         "ring::split::hostile::the_same_head_twice_in_flight_is_rejected"
-        "ring::packed::hostile::the_same_id_twice_in_flight_is_rejected";
+        "ring::packed::hostile::the_same_id_twice_in_flight_is_rejected"
+        "backend::tests::late::a_head_that_is_in_flight_is_not_taken_again"
+        "backend::tests::late::frames_that_are_done_with_late_and_out_of_order_come_back_once_each_and_unchanged"
+        "backend::tests::late::what_is_in_flight_is_ended_before_a_queue_is_given_up";
     "a producer that never stops", "CVE-2019-3900":
         "backend::tests::endless::an_endless_producer_starves_no_queue_no_request_and_no_stop"
         "ring::split::hostile::a_producer_that_never_stops_gives_one_chain_at_a_time";
@@ -109,6 +112,10 @@ const HOLES: &[Hole] = holes! {
         "backend::tests::unmapped::replaced_memory_has_no_user_left_once_the_request_is_answered"
         "ring::split::hostile::memory_that_is_replaced_stays_mapped_for_chains_in_flight"
         "backend::tests::memory_without_the_rings_is_refused_and_the_old_goes_on";
+    "an IOTLB entry invalidated with chains in flight", "":
+        "backend::tests::iommu::once_an_invalidation_is_answered_the_old_page_is_not_touched"
+        "backend::tests::iommu::a_ring_whose_translation_is_void_is_left_alone_and_goes_on_when_it_is_back"
+        "memory::iotlb::tests::what_was_invalidated_while_someone_waited_is_asked_again";
     "a memory file shorter than its region", "":
         "memory::tests::a_file_shorter_than_its_region_is_refused_before_it_is_mapped"
         "vhost_user::tests::hostile::memory_that_cannot_be_mapped_leaves_the_old_memory_in_use";
