@@ -27,7 +27,7 @@ impl EyesState {
     pub fn look<'a>(&'a mut self, shared: &Shared) -> Eyes<'a> {
         let traced = shared.traced();
         let open = traced || self.watch.is_some() || self.capture.is_some();
-        Eyes { open, traced, started: shared.started, memory: None, state: self }
+        Eyes { open, traced, started: shared.started, at_ns: None, memory: None, state: self }
     }
 }
 
@@ -40,6 +40,8 @@ pub struct Eyes<'a> {
     started: std::time::Instant,
     /// Behind an IOMMU: the memory of the queue that is looked at.
     memory: Option<Arc<Memory>>,
+    /// When the pass saw its first event: the others have the same time, for asking takes longer than many a frame.
+    at_ns: Option<u64>,
     state: &'a mut EyesState,
 }
 
@@ -56,6 +58,20 @@ impl Eyes<'_> {
         self.memory = memory.iotlb().map(|_| Arc::clone(memory));
     }
 
+    /// Would any of them see the next frames of `queue`? Not so if only a tracer looks that has no room for events.
+    #[inline]
+    pub fn see(&self, queue: &QueueShared) -> bool {
+        self.open && (self.state.watch.is_some() || self.state.capture.is_some() || queue.events.has_room())
+    }
+
+    /// So many chains of `queue` went by that nobody was shown.
+    #[inline]
+    pub fn missed(&self, queue: &QueueShared, chains: u64) {
+        if self.traced && chains > 0 {
+            queue.events.lose(chains);
+        }
+    }
+
     /// A frame the link has taken.
     #[inline(never)]
     pub fn transmitted(&mut self, queue: &QueueShared, frame: &Frame<'_>, read: u32, copied: u32) {
@@ -65,7 +81,9 @@ impl Eyes<'_> {
         if let Some(watch) = &mut self.state.watch {
             watch.frame(frame, read, copied, self.memory.as_deref());
         }
-        if self.traced {
+        if self.traced && !queue.events.has_room() {
+            queue.events.lose(1);
+        } else if self.traced {
             let mut event = self.event(frame.view(), 0);
             event.frame_len = frame.len;
             event.gso_size = frame.header.gso_size;
@@ -93,10 +111,10 @@ impl Eyes<'_> {
         }
     }
 
-    fn event(&self, view: ChainView<'_>, written: u32) -> Event {
+    fn event(&mut self, view: ChainView<'_>, written: u32) -> Event {
         let chain = &view.chain;
         let mut event = Event {
-            at_ns: self.started.elapsed().as_nanos() as u64,
+            at_ns: *self.at_ns.get_or_insert_with(|| self.started.elapsed().as_nanos() as u64),
             head: chain.head,
             idx: chain.idx,
             descriptors: chain.descriptors,

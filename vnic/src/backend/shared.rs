@@ -76,7 +76,7 @@ pub struct QueueShared {
     pub counters: QueueCounters,
     /// Its events, while someone traces.
     pub events: EventRing,
-    /// Events that were overwritten before a follower had read them; each follower counts its own.
+    /// Events that had no room, or were overwritten before a follower had read them; each follower counts its own.
     pub trace_lost: AtomicU64,
     /// Where the ring stands, as `DeviceRing::base` says it: of a packed ring nobody could tell from memory.
     pub base: AtomicU32,

@@ -626,7 +626,7 @@ fn a_follower_that_is_too_slow_is_told_what_it_missed_and_it_is_counted() {
     let shared = Arc::clone(&rig.shared);
     let follower = std::thread::spawn(move || super::trace::follow(&mut socket, &shared));
     rig.wait_for("tracing", |rig| rig.shared.traced());
-    // Nobody reads meanwhile: what the socket does not hold is overwritten in the end.
+    // Nobody reads meanwhile: what the socket does not hold is lost in the end.
     for _ in 0..FRAMES {
         rig.send(60);
         rig.tx.used();

@@ -121,7 +121,9 @@ struct Transmit<'a, 'e, O> {
     features: Features,
     shared: &'a QueueShared,
     eyes: &'a mut Eyes<'e>,
-    /// A glance can be enough: nobody watches, no frame is kept, and headers are not the short ones.
+    /// The eyes see the frames of this burst.
+    seen: bool,
+    /// A glance can be enough: nobody sees them, no frame is kept, and headers are not the short ones.
     glances: bool,
     tally: Tally,
 }
@@ -179,7 +181,7 @@ impl<O: Outlet> Transmit<'_, '_, O> {
     /// Offers a frame to the outlet.
     #[inline(always)]
     fn offer(&mut self, frame: &Frame<'_>) -> Fate {
-        let onlookers = self.eyes.open().then_some((self.shared, &mut *self.eyes));
+        let onlookers = self.seen.then_some((self.shared, &mut *self.eyes));
         match self.outlet.offer(frame, onlookers) {
             Ok(Transmitted::Taken { read, copied }) => self.tally.taken(frame, read, copied),
             Ok(Transmitted::Kept { .. }) => {
@@ -199,13 +201,17 @@ impl<O: Outlet> Transmit<'_, '_, O> {
 /// ring.
 pub(super) fn burst<O: Outlet>(queue: &mut Queue, outlet: &mut O, features: Features, eyes: &mut Eyes<'_>) -> Progress {
     let Queue { ring, segments, shared, .. } = queue;
-    if eyes.open() {
+    let seen = eyes.see(shared);
+    if seen {
         eyes.turn_to(segments);
     }
-    let glances = !eyes.open() && header_len(features) == NET_HEADER_LEN && !O::KEEPS;
-    let mut transmit = Transmit { outlet, features, shared, eyes, glances, tally: Tally::default() };
+    let glances = !seen && header_len(features) == NET_HEADER_LEN && !O::KEEPS;
+    let mut transmit = Transmit { outlet, features, shared, eyes, seen, glances, tally: Tally::default() };
     let ended = ring.drain(segments, BURST, &mut transmit);
-    let Transmit { tally, .. } = transmit;
+    let Transmit { tally, eyes, .. } = transmit;
+    if !seen {
+        eyes.missed(shared, tally.chains - tally.lost);
+    }
     if tally.chains > 0 {
         outlet.transmitted(tally.chains - tally.lost, tally.bytes);
         tally.add_to(&shared.counters);

@@ -112,6 +112,8 @@ struct Turn<'a, P> {
     chains: u64,
     descriptors: u64,
     bytes: u64,
+    /// Of the chains, those whose frames nobody was shown.
+    unseen: u64,
     starved: bool,
     broken: Option<RingError>,
 }
@@ -140,6 +142,7 @@ impl<P: Port> Outlet for Turn<'_, P> {
         let chains = self.stock.chains.get(self.stock.next..).and_then(|chains| chains.get(..count));
         let mut space = ReceiveSpace::new(segments, chains.unwrap_or_default(), self.features);
         self.port.turn(frame, &mut space)?;
+        let seen = onlookers.is_some();
         if let Some((queue, eyes)) = onlookers {
             eyes.transmitted(queue, frame, frame.len, 0);
             eyes.received(shared, segments, &space, frame.len);
@@ -148,6 +151,7 @@ impl<P: Port> Outlet for Turn<'_, P> {
         for (chain, written) in space.filled() {
             self.stock.next += 1;
             self.chains += 1;
+            self.unseen += u64::from(!seen);
             self.descriptors += u64::from(chain.descriptors);
             if let Err(error) = ring.push_used(chain, written) {
                 self.broken = Some(error);
@@ -166,11 +170,12 @@ pub(super) fn burst<P: Port>(
     stock: &mut Stock,
     eyes: &mut Eyes<'_>,
 ) -> [Progress; 2] {
-    let (chains, descriptors, bytes, starved, broken) = (0, 0, 0, false, None);
-    let mut turn = Turn { port, receiveq, stock, features, chains, descriptors, bytes, starved, broken };
+    let (chains, descriptors, bytes, unseen, starved, broken) = (0, 0, 0, 0, false, None);
+    let mut turn = Turn { port, receiveq, stock, features, chains, descriptors, bytes, unseen, starved, broken };
     turn.receiveq.ring.expect(AHEAD as u16);
     let sent = transmit::burst(transmitq, &mut turn, features, eyes);
-    let Turn { chains, descriptors, bytes, starved, broken, .. } = turn;
+    let Turn { chains, descriptors, bytes, unseen, starved, broken, .. } = turn;
+    eyes.missed(&receiveq.shared, unseen);
     stock.expected = stock.next.clamp(1, AHEAD);
     let put_back = stock.put_back(receiveq);
     let counters = &receiveq.shared.counters;

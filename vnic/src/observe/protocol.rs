@@ -239,7 +239,7 @@ pub struct QueueStatus {
 pub enum TraceEvent {
     /// A chain that went through a queue.
     Chain(ChainEvent),
-    /// Events that were overwritten before they could be read.
+    /// Events that had no room, or were overwritten before they could be read.
     Lost {
         /// The queue's name.
         queue: String,

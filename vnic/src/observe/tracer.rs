@@ -1,12 +1,14 @@
-//! The event tracer: a fixed ring of chain events per queue, overwritten when nobody reads fast enough.
+//! The event tracer: a fixed ring of chain events per queue; what has no room in it is counted instead.
 //!
 //! Place: the worker that owns a queue writes; any number of readers follow, each at its own pace. A reader never
 //! makes the writer wait, and always learns how many events it missed.
 //!
 //! Operation:
-//! 1. The writer announces the slot it is about to overwrite (`begun`), fills it, then publishes it (`done`).
-//! 2. A reader copies a published slot, then looks at `begun` again: had the writer come round to the slot meanwhile,
-//!    the copy may be torn and is counted as lost instead.
+//! 1. The ring is full when it holds nothing that the foremost reader has read. Then the writer counts the event and goes
+//!    on: a count costs next to nothing, an event more than many a frame. Every event says how many were lost before it.
+//! 2. The writer announces the slot it is about to overwrite (`begun`), fills it, then publishes it (`done`).
+//! 3. A reader copies a published slot, then looks at `begun` again: had the writer come round to the slot meanwhile, as it
+//!    may before any but the foremost reader, the copy may be torn and is counted as lost instead.
 //!
 //! Invariants: one writer per ring. Slots hold plain words, so a torn copy is wrong but never undefined behaviour.
 //!
@@ -24,7 +26,9 @@ pub const HEAD_BYTES: usize = 96;
 const SLOTS: usize = 2048;
 
 const HEAD_WORDS: usize = HEAD_BYTES / 8;
-const FIXED_WORDS: usize = 4;
+const FIXED_WORDS: usize = 5;
+/// The word that says how many events were lost before this one.
+const LOST_WORD: usize = 4;
 const BUFFER_WORDS: usize = 3;
 const SLOT_WORDS: usize = FIXED_WORDS + HEAD_WORDS + BUFFER_WORDS * MAX_BUFFERS;
 
@@ -117,12 +121,36 @@ pub struct EventRing {
     words: OnceLock<Box<[AtomicU64]>>,
     begun: AtomicU64,
     done: AtomicU64,
+    /// Events that had no room, ever.
+    lost: AtomicU64,
+    /// Where the foremost reader is.
+    read: AtomicU64,
 }
 
 impl EventRing {
-    /// Writes an event over the oldest. Only the owning worker may call it.
+    /// Is there room for an event? Only the owning worker can rely on it.
+    #[inline]
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        // One slot is kept away from the readers: see `Reader::read`.
+        let unread = self.done.load(Ordering::Relaxed).saturating_sub(self.read.load(Ordering::Acquire));
+        unread < SLOTS as u64 - 1
+    }
+
+    /// Counts events that had no room, or whose chains nobody looked at because none would have had. Only the owning worker
+    /// may call it.
+    #[inline]
+    pub fn lose(&self, events: u64) {
+        self.lost.store(self.lost.load(Ordering::Relaxed) + events, Ordering::Release);
+    }
+
+    /// Writes an event, or counts it if there is no room. Only the owning worker may call it.
     pub fn record(&self, event: &Event) {
         if self.words.get().is_none() {
+            return;
+        }
+        if !self.has_room() {
+            self.lose(1);
             return;
         }
         let number = self.done.load(Ordering::Relaxed);
@@ -142,6 +170,7 @@ impl EventRing {
             | u64::from(event.gso_size) << 48);
         put(u64::from(event.written) | u64::from(event.frame_len) << 32);
         put(u64::from(event.head_len) | u64::from(event.buffer_count) << 8 | u64::from(event.indirect) << 16);
+        put(self.lost.load(Ordering::Relaxed));
         for bytes in event.head_bytes.as_chunks::<8>().0 {
             put(u64::from_le_bytes(*bytes));
         }
@@ -157,7 +186,9 @@ impl EventRing {
     #[must_use]
     pub fn reader(&self) -> Reader<'_> {
         self.words.get_or_init(|| (0..SLOTS * SLOT_WORDS).map(|_| AtomicU64::new(0)).collect());
-        Reader { ring: self, next: self.done.load(Ordering::Acquire) }
+        let next = self.done.load(Ordering::Acquire);
+        self.read.fetch_max(next, Ordering::AcqRel);
+        Reader { ring: self, next, lost: self.lost.load(Ordering::Acquire), behind_gap: None }
     }
 
     fn slot(&self, number: u64) -> &[AtomicU64] {
@@ -171,7 +202,7 @@ impl EventRing {
 pub enum Read {
     /// The next event.
     Event(Box<Event>),
-    /// This many events were overwritten before they could be read.
+    /// This many events had no room, or were overwritten before they could be read.
     Lost(u64),
 }
 
@@ -180,14 +211,24 @@ pub enum Read {
 pub struct Reader<'r> {
     ring: &'r EventRing,
     next: u64,
+    /// How many of those that had no room it has told of.
+    lost: u64,
+    /// What comes behind the gap it has just told of.
+    behind_gap: Option<Box<Event>>,
 }
 
 impl Reader<'_> {
     /// The next event, or how many were lost, or `None` when the reader is up to date.
     pub fn read(&mut self) -> Option<Read> {
+        if let Some(event) = self.behind_gap.take() {
+            return Some(Read::Event(event));
+        }
         let done = self.ring.done.load(Ordering::Acquire);
         if self.next == done {
-            return None;
+            let lost = self.ring.lost.load(Ordering::Acquire);
+            // With an event meanwhile, that one knows better how many came before it.
+            let still = self.ring.done.load(Ordering::Acquire) == done;
+            return self.gap(if still { lost } else { self.lost }).map(Read::Lost);
         }
         // The slot of event `done - SLOTS` may be under the writer's pen already: keep one slot away.
         let oldest = done.saturating_sub(SLOTS as u64 - 1);
@@ -200,10 +241,25 @@ impl Reader<'_> {
         fence(Ordering::Acquire);
         let begun = self.ring.begun.load(Ordering::Relaxed);
         self.next += 1;
+        self.ring.read.fetch_max(self.next, Ordering::AcqRel);
         if begun >= self.next + SLOTS as u64 {
             return Some(Read::Lost(1));
         }
-        Some(Read::Event(Box::new(decode(&words))))
+        let event = Box::new(decode(&words));
+        match self.gap(words.get(LOST_WORD).copied().unwrap_or_default()) {
+            Some(lost) => {
+                self.behind_gap = Some(event);
+                Some(Read::Lost(lost))
+            }
+            None => Some(Read::Event(event)),
+        }
+    }
+
+    /// How many had no room since it last told, if so many had none ever.
+    fn gap(&mut self, ever: u64) -> Option<u64> {
+        let lost = ever.saturating_sub(self.lost);
+        self.lost += lost;
+        (lost > 0).then_some(lost)
     }
 }
 
@@ -280,13 +336,32 @@ mod tests {
         for number in 0..total {
             ring.record(&event(number));
         }
-        let Some(Read::Lost(lost)) = reader.read() else { panic!("must have lost some") };
-        let mut read = 0;
-        while let Some(next) = reader.read() {
-            assert_eq!(next, Read::Event(Box::new(event(lost + read))));
-            read += 1;
+        let kept = SLOTS as u64 - 1;
+        for number in 0..kept {
+            assert_eq!(reader.read(), Some(Read::Event(Box::new(event(number)))));
         }
-        assert_eq!(lost + read, total);
+        ring.record(&event(total));
+        assert_eq!(reader.read(), Some(Read::Lost(total - kept)));
+        assert_eq!(reader.read(), Some(Read::Event(Box::new(event(total)))));
+        ring.lose(3);
+        assert_eq!(reader.read(), Some(Read::Lost(3)));
+        assert_eq!(reader.read(), None);
+    }
+
+    #[test]
+    fn a_reader_far_behind_the_foremost_learns_how_many_it_missed() {
+        let ring = EventRing::default();
+        let (mut slow, mut foremost) = (ring.reader(), ring.reader());
+        let total = SLOTS as u64 + 100;
+        for number in 0..total {
+            ring.record(&event(number));
+            assert_eq!(foremost.read(), Some(Read::Event(Box::new(event(number)))));
+        }
+        let Some(Read::Lost(lost)) = slow.read() else { panic!("must have lost some") };
+        for number in lost..total {
+            assert_eq!(slow.read(), Some(Read::Event(Box::new(event(number)))));
+        }
+        assert_eq!(slow.read(), None);
     }
 
     #[test]
