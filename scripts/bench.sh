@@ -6,6 +6,7 @@
 #   scripts/bench.sh                what has a target: about ten minutes
 #   scripts/bench.sh --all          every ring format and frame size: about half an hour
 #   scripts/bench.sh --only WORDS   the cases whose name has these words: --only 'pump, 64 B split'
+#                                   or 'latency', 'idle' or 'memory' for what is no frame rate, 'tracer on', '2 pairs'
 #   scripts/bench.sh --rounds N     rounds of each comparison (5)
 #   scripts/bench.sh --against PROGRAM  another build of vnic as the yardstick, in place of DPDK
 #   scripts/bench.sh --engine       only the ring engine, against virtio-queue
@@ -31,6 +32,8 @@ need_cargo
 cd "$ROOT"
 OUT=$ROOT/target/bench
 mkdir -p "$OUT"
+# What a run before this one left is not of this one.
+rm -f "$OUT/side_by_side.json" "$OUT/singles.json"
 
 if [ -n "$ENGINE" ]; then
   run cargo bench --workspace --locked --bench engine
@@ -75,6 +78,9 @@ behind_an_iommu
   cat "$OUT/side_by_side.json"
   printf ',\n "iommu": '
   cat "$OUT/iommu.json"
+  [ ! -e "$OUT/singles.json" ] || { printf ',\n "latency_idle_memory": ' && cat "$OUT/singles.json"; }
+  # Not measured here yet: null, with the reason.
+  printf ',\n "guest_sendfile": null, "guest_sendfile_not_run": "this script boots no guest"'
   printf '}\n'
 } >"$OUT/bench.json"
 say "$OUT/bench.json, $OUT/side_by_side.svg"

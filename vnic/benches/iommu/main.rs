@@ -7,8 +7,10 @@
 #[expect(dead_code, reason = "DPDK's back-end is no part of this comparison")]
 #[path = "../side_by_side/backend.rs"]
 mod backend;
+#[expect(dead_code, reason = "latency is no part of this comparison")]
 #[path = "../side_by_side/front_end.rs"]
 mod front_end;
+#[expect(dead_code, reason = "latency is no part of this comparison")]
 #[path = "../side_by_side/outcome.rs"]
 mod outcome;
 #[path = "../side_by_side/pump.rs"]
@@ -105,6 +107,7 @@ fn measure(case: String, shape: Shape, features: Features, args: &Args) -> Outco
         backend: (*name).to_owned(),
         frames_per_second,
         idle: None,
+        trace_lost: None,
         ratio: None,
         target: translations.map(|_| TARGET),
     });
@@ -117,7 +120,7 @@ fn measure(case: String, shape: Shape, features: Features, args: &Args) -> Outco
 
 /// One run: a fresh back-end on CPU 0, the pump on CPU 1. Frames per second.
 fn once(args: &Args, shape: Shape, features: Features, translations: Option<u64>) -> Result<f64> {
-    let server = Server::start(Backend::Vnic("sink"), &args.vnic, &args.out)?;
+    let server = Server::start(Backend::Vnic("sink"), 1, &args.vnic, &args.out)?;
     // A thread of its own: processes would inherit its CPU.
     let pump = || {
         pin(1).context("CPU 1 is for the driver; this machine needs two")?;

@@ -15,6 +15,10 @@ use serde_json::Value;
 pub(crate) enum Backend {
     /// `vnic serve --link` with this link.
     Vnic(&'static str),
+    /// The same with `--poll never`: it sleeps whenever there is nothing to do.
+    Sleepy(&'static str),
+    /// The same with `vnic trace` beside it.
+    Traced(&'static str),
     /// The same of another build.
     Other(&'static str),
     /// DPDK's `net_vhost` in testpmd with this forward mode.
@@ -25,6 +29,8 @@ impl Backend {
     pub(crate) fn name(self) -> String {
         match self {
             Backend::Vnic(link) => link.to_owned(),
+            Backend::Sleepy(link) => format!("{link} sleepy"),
+            Backend::Traced(link) => format!("{link} traced"),
             Backend::Other(link) => format!("{link} before"),
             Backend::Dpdk(mode) => format!("dpdk {mode}"),
         }
@@ -35,36 +41,43 @@ impl Backend {
 #[derive(Debug)]
 pub(crate) struct Server {
     child: Child,
+    tracer: Option<Child>,
     socket: PathBuf,
     vnic: Option<PathBuf>,
 }
 
 impl Server {
-    /// Starts one on CPU 0 and waits until its socket is there. `vnic` is the program, of whichever build.
-    pub(crate) fn start(backend: Backend, vnic: &Path, folder: &Path) -> Result<Self> {
+    /// Starts one with `pairs` queue pairs on CPU 0 and waits until its socket is there. `vnic` is the program, of whichever
+    /// build.
+    pub(crate) fn start(backend: Backend, pairs: u16, vnic: &Path, folder: &Path) -> Result<Self> {
         let name = backend.name().replace([' ', ':'], "-");
         let socket = folder.join(format!("{name}.sock"));
         let _ = fs::remove_file(&socket);
         let log = File::create(folder.join(format!("{name}.log")))?;
         let mut command = match backend {
-            Backend::Vnic(link) | Backend::Other(link) => {
+            Backend::Vnic(link) | Backend::Sleepy(link) | Backend::Traced(link) | Backend::Other(link) => {
                 let mut command = Command::new(vnic);
                 command.args(["serve", "--link", link, "--cpu", "0", "--socket-path"]).arg(&socket);
+                command.args(["--queue-pairs", &pairs.to_string()]);
+                if matches!(backend, Backend::Sleepy(_)) {
+                    command.args(["--poll", "never"]);
+                }
                 command
             }
             Backend::Dpdk(mode) => {
                 let mut command = Command::new("dpdk-testpmd");
                 command.args(["--lcores", "0@0,1@0", "--no-pci", "-m", "256", "--file-prefix=back-end"]);
-                command.arg(format!("--vdev=net_vhost0,iface={},queues=1", socket.display()));
+                command.arg(format!("--vdev=net_vhost0,iface={},queues={pairs}", socket.display()));
                 command.args(["--", "--total-num-mbufs=16384", "--auto-start", "--stats-period=1000"]);
                 command.args(["--port-topology=loop", &format!("--forward-mode={mode}")]);
+                command.args([format!("--rxq={pairs}"), format!("--txq={pairs}")]);
                 command
             }
         };
         command.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log);
         let child = command.spawn().with_context(|| format!("start {command:?}"))?;
         let vnic = (!matches!(backend, Backend::Dpdk(_))).then(|| vnic.to_owned());
-        let mut server = Server { child, socket, vnic };
+        let mut server = Server { child, tracer: None, socket, vnic };
         let deadline = Instant::now() + Duration::from_secs(20);
         while !server.socket.exists() {
             if let Some(status) = server.child.try_wait()? {
@@ -75,7 +88,52 @@ impl Server {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
+        if matches!(backend, Backend::Traced(_)) {
+            server.tracer = Some(server.trace()?);
+        }
         Ok(server)
+    }
+
+    /// Follows its events, which go nowhere. The client is the nicest there is, as is the thread that feeds it: both CPUs are
+    /// taken, and what is asked is what tracing costs the data path, not how two programs share a CPU.
+    fn trace(&self) -> Result<Child> {
+        let mut command = Command::new("nice");
+        command.args(["-n", "19"]).arg(self.vnic.as_ref().context("only ours is traced")?);
+        command.args(["trace", "--json", "--control"]).arg(self.control());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().with_context(|| format!("start {command:?}"))
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn control(&self) -> PathBuf {
+        PathBuf::from(format!("{}.control", self.socket.display()))
+    }
+
+    /// What `vnic status --json` says; only ours does.
+    fn status(&self) -> Option<Value> {
+        let mut command = Command::new(self.vnic.as_ref()?);
+        let asked = command.args(["status", "--json", "--control"]).arg(self.control()).output().ok()?;
+        serde_json::from_slice(&asked.stdout).ok()
+    }
+
+    /// Share of the first transmitq's chains that the tracer lost, if there is one.
+    pub(crate) fn trace_lost(&self) -> Option<f64> {
+        self.tracer.as_ref()?;
+        // It is behind: it counts what it has lost as it comes to the gap.
+        let (deadline, mut before) = (Instant::now() + Duration::from_secs(3), None);
+        loop {
+            let status = self.status()?;
+            let counters = status.get("queues")?.get(1)?.get("counters")?;
+            let [lost, chains] = [counters.get("trace_lost")?.as_f64()?, counters.get("chains")?.as_f64()?];
+            if before == Some((lost, chains)) || Instant::now() > deadline {
+                return Some(lost / chains);
+            }
+            before = Some((lost, chains));
+            std::thread::sleep(Duration::from_millis(200));
+        }
     }
 
     pub(crate) fn socket(&self) -> &Path {
@@ -84,15 +142,13 @@ impl Server {
 
     /// Nanoseconds in which it had nothing to do, so far; only ours says so.
     pub(crate) fn idle_ns(&self) -> Option<u64> {
-        let control = format!("{}.control", self.socket.display());
-        let asked =
-            Command::new(self.vnic.as_ref()?).args(["status", "--json", "--control", &control]).output().ok()?;
-        serde_json::from_slice::<Value>(&asked.stdout).ok()?.get("idle_ns")?.as_u64()
+        self.status()?.get("idle_ns")?.as_u64()
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
+        self.tracer.iter_mut().for_each(end);
         end(&mut self.child);
     }
 }

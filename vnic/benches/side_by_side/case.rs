@@ -21,6 +21,8 @@ pub(crate) struct Case {
     pub(crate) driver: Driver,
     pub(crate) shape: Shape,
     pub(crate) format: Format,
+    /// Queue pairs.
+    pub(crate) pairs: u16,
     /// The last is the yardstick.
     pub(crate) backends: Vec<Backend>,
     /// The ratios that are to be reached, of all back-ends but the last.
@@ -77,7 +79,10 @@ impl Case {
             Driver::Dpdk(Mode::Transmit) => "DPDK's driver",
             Driver::Dpdk(Mode::BothWays) => "DPDK's driver, both ways",
         };
-        format!("{driver}, {} {}", self.shape, self.format.name())
+        let pairs = if self.pairs == 1 { String::new() } else { format!(", {} pairs", self.pairs) };
+        let traced = self.backends.iter().any(|backend| matches!(backend, Backend::Traced(_)));
+        let traced = if traced { ", tracer on" } else { "" };
+        format!("{driver}, {} {}{pairs}{traced}", self.shape, self.format.name())
     }
 }
 
@@ -102,7 +107,7 @@ pub(crate) fn cases(all: bool) -> Vec<Case> {
                 let [pump, pump_copy, dpdk, dpdk_copy] = targets(shape, format);
                 let targets = if driver == Driver::Pump { vec![pump, pump_copy] } else { vec![dpdk, dpdk_copy] };
                 if all || targets.iter().any(Option::is_some) {
-                    cases.push(Case { driver, shape, format, backends: sinks.to_vec(), targets });
+                    cases.push(Case { driver, shape, format, pairs: 1, backends: sinks.to_vec(), targets });
                 }
             }
         }
@@ -113,9 +118,18 @@ pub(crate) fn cases(all: bool) -> Vec<Case> {
             driver: Driver::Dpdk(Mode::BothWays),
             shape: SHAPES[0],
             format: *format,
+            pairs: 1,
             backends: loops.clone(),
             targets: vec![Some(1.2)],
         });
+    }
+    // One driver's CPU for both pairs.
+    let (shape, format) = (SHAPES[0], Format::Split);
+    let driver = Driver::Dpdk(Mode::Transmit);
+    cases.push(Case { driver, shape, format, pairs: 2, backends: sinks.to_vec(), targets: vec![None; 2] });
+    for (driver, target) in [(Driver::Pump, 0.5), (driver, 0.9)] {
+        let backends = vec![Backend::Traced("sink"), Backend::Vnic("sink")];
+        cases.push(Case { driver, shape, format, pairs: 1, backends, targets: vec![Some(target)] });
     }
     cases
 }

@@ -24,6 +24,8 @@ pub(crate) struct FrontEnd {
     _session: Arc<Connection>,
     /// Available-buffer notifications of the transmitq.
     pub(crate) kick: EventFd,
+    /// Used-buffer notifications of the transmitq.
+    pub(crate) call: EventFd,
     _others: Vec<EventFd>,
 }
 
@@ -72,7 +74,7 @@ impl FrontEnd {
         send(&Request::SetFeatures(wanted.with(Feature::ProtocolFeatures)), &[])?;
         send(&Request::SetMemTable(ram.specs().to_vec()), &vec![ram.fd(); ram.specs().len()])?;
         let mut kicks = Vec::new();
-        let mut others = Vec::new();
+        let mut calls = Vec::new();
         for (index, ring) in (0..).zip(rings) {
             let state = |num| VringState { index, num };
             let file = VringFile { index, present: true };
@@ -98,13 +100,14 @@ impl FrontEnd {
             send(&Request::SetVringKick(file), &[kick.as_fd()])?;
             send(&Request::SetVringEnable(state(1)), &[])?;
             kicks.push(kick);
-            others.push(call);
+            calls.push(call);
         }
         // Answered only when all before it has been taken in.
         ask(Request::GetFeatures)?;
         let kick = kicks.pop().context("no transmitq")?;
-        others.append(&mut kicks);
-        Ok(FrontEnd { _session: session, kick, _others: others })
+        let call = calls.pop().context("no transmitq")?;
+        kicks.append(&mut calls);
+        Ok(FrontEnd { _session: session, kick, call, _others: kicks })
     }
 }
 

@@ -7,9 +7,11 @@
 mod backend;
 mod case;
 mod front_end;
+mod latency;
 mod outcome;
 mod plot;
 mod pump;
+mod singles;
 mod testpmd;
 
 use std::collections::BTreeMap;
@@ -88,6 +90,7 @@ fn main() -> Result<()> {
         cases = cases.iter().flat_map(Case::against_other_build).collect();
     }
     let mut outcomes = Vec::new();
+    fs::write(args.out.join("side_by_side.json"), "[]")?;
     println!("{}", Outcome::head());
     let started = Instant::now();
     for (at, case) in cases.iter().enumerate() {
@@ -99,19 +102,26 @@ fn main() -> Result<()> {
         // After each case: a run that is cut short leaves what it has.
         fs::write(args.out.join("side_by_side.json"), serde_json::to_vec_pretty(&outcomes)?)?;
     }
+    // Words that say what there is to say: latency, idle time, memory.
+    if args.against.is_none() && "latency, idle CPU, memory".contains(&args.only) {
+        let singles = singles::measure(args.rounds, &args.vnic, &args.out);
+        singles.iter().for_each(|single| println!("{}", single.line()));
+        fs::write(args.out.join("singles.json"), serde_json::to_vec_pretty(&singles)?)?;
+    }
     plot::draw(&outcomes, &args.out.join("side_by_side.svg"))
 }
 
 fn measure(case: &Case, args: &Args) -> Outcome {
-    let mut figures: BTreeMap<usize, (Vec<f64>, Vec<f64>)> = BTreeMap::new();
+    let mut figures: BTreeMap<usize, [Vec<f64>; 3]> = BTreeMap::new();
     let mut not_run = None;
     'rounds: for _ in 0..args.rounds {
         for (at, backend) in case.backends.iter().enumerate() {
             match once(case, *backend, args) {
-                Ok((rate, idle)) => {
-                    let (rates, idles) = figures.entry(at).or_default();
-                    rates.push(rate);
-                    idles.extend(idle);
+                Ok(run) => {
+                    let [rates, idles, losts] = figures.entry(at).or_default();
+                    rates.push(run.frames_per_second);
+                    idles.extend(run.idle);
+                    losts.extend(run.trace_lost);
                 }
                 Err(error) => {
                     not_run = Some(format!("{}: {error:#}", backend.name()));
@@ -120,10 +130,11 @@ fn measure(case: &Case, args: &Args) -> Outcome {
             }
         }
     }
-    let runs = figures.into_iter().map(|(at, (frames_per_second, idles))| Runs {
+    let runs = figures.into_iter().map(|(at, [frames_per_second, idles, losts])| Runs {
         backend: case.backends.get(at).map_or_else(String::new, |backend| backend.name()),
         frames_per_second,
         idle: spread(&idles).map(|[median, ..]| median),
+        trace_lost: spread(&losts).map(|[median, ..]| median),
         ratio: None,
         target: case.targets.get(at).copied().flatten(),
     });
@@ -134,13 +145,20 @@ fn measure(case: &Case, args: &Args) -> Outcome {
     outcome
 }
 
-/// One run: a fresh back-end, a fresh driver. Frames per second, and the back-end's idle share where it says so.
-fn once(case: &Case, backend: Backend, args: &Args) -> Result<(f64, Option<f64>)> {
+/// What one run came to.
+struct Run {
+    frames_per_second: f64,
+    idle: Option<f64>,
+    trace_lost: Option<f64>,
+}
+
+/// One run: a fresh back-end, a fresh driver.
+fn once(case: &Case, backend: Backend, args: &Args) -> Result<Run> {
     let program = match (backend, &args.against) {
         (Backend::Other(_), Some(other)) => other,
         _ => &args.vnic,
     };
-    let server = Server::start(backend, program, &args.out)?;
+    let server = Server::start(backend, case.pairs, program, &args.out)?;
     let features = case.format.features();
     match case.driver {
         Driver::Pump => {
@@ -154,12 +172,15 @@ fn once(case: &Case, backend: Backend, args: &Args) -> Result<(f64, Option<f64>)
             if pumped.waited < 0.5 {
                 eprintln!("    the pump waited only {:.0} % of the time: it is the limit", pumped.waited * 100.0);
             }
-            Ok((pumped.chains_per_second, None))
+            let trace_lost = server.trace_lost();
+            Ok(Run { frames_per_second: pumped.chains_per_second, idle: None, trace_lost })
         }
         Driver::Dpdk(mode) => {
             let idle = || server.idle_ns();
-            let drove = testpmd::run(server.socket(), case.shape, features, mode, 2.0 * args.seconds, idle)?;
-            Ok((drove.frames_per_second, drove.idle))
+            let drove =
+                testpmd::run(server.socket(), case.pairs, case.shape, features, mode, 2.0 * args.seconds, idle)?;
+            let trace_lost = server.trace_lost();
+            Ok(Run { frames_per_second: drove.frames_per_second, idle: drove.idle, trace_lost })
         }
     }
 }

@@ -10,6 +10,8 @@ pub(crate) struct Runs {
     pub(crate) frames_per_second: Vec<f64>,
     /// Share of its time in which our back-end had nothing to do, the median; `null` for DPDK's, which does not say.
     pub(crate) idle: Option<f64>,
+    /// Share of the chains that a tracer beside it lost, the median; `null` where none ran.
+    pub(crate) trace_lost: Option<f64>,
     /// Median of the rounds' ratios to the yardstick in the same round, with the smallest and the largest.
     pub(crate) ratio: Option<[f64; 3]>,
     /// What the ratio is to be, at least.
@@ -34,6 +36,14 @@ pub(crate) fn spread(figures: &[f64]) -> Option<[f64; 3]> {
     let upper = *sorted.get(middle)?;
     let median = if sorted.len().is_multiple_of(2) { (upper + sorted.get(middle - 1)?) / 2.0 } else { upper };
     Some([median, *sorted.first()?, *sorted.last()?])
+}
+
+/// The figure that so large a share of them does not exceed; NaN of nothing.
+pub(crate) fn percentile(figures: &[f64], share: f64) -> f64 {
+    let mut sorted = figures.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let at = (sorted.len() as f64 * share) as usize;
+    sorted.get(at).or(sorted.last()).copied().unwrap_or(f64::NAN)
 }
 
 impl Outcome {
@@ -63,6 +73,9 @@ impl Outcome {
             };
             let line = format!("{:<40} {:<12} {rate:>24} {idle:>6}  {ratio:<20} {target}", self.case, runs.backend);
             lines.push(line.trim_end().to_owned());
+            if let Some(lost) = runs.trace_lost {
+                lines.push(format!("{:<40} the tracer lost {:.1} % of its events", "", lost * 100.0));
+            }
         }
         if let Some(why) = &self.not_run {
             lines.push(format!("{:<40} not run: {why}", self.case));

@@ -22,7 +22,7 @@ pub(crate) fn draw(outcomes: &[Outcome], path: &Path) -> Result<()> {
     area.fill(&WHITE).map_err(failed)?;
     let count = bars.len() as f64;
     let mut chart = ChartBuilder::on(&area)
-        .caption("Frames per second, as ratio to DPDK's vhost", ("sans-serif", 18))
+        .caption("Ratios to the last back-end of each case: DPDK's vhost where it is one", ("sans-serif", 18))
         .margin(10)
         .x_label_area_size(30)
         .build_cartesian_2d(-0.9 * most..most, 0.0..count.max(1.0))

@@ -29,7 +29,8 @@ const SIZE: u16 = 1024;
 const BUFFERS: u64 = 1 << 20;
 /// A buffer's stride. Not a power of two, or all buffers would share a few sets of each cache.
 const STRIDE: u64 = 2048 + 64 + 12;
-const RAM: u64 = 8 << 20;
+/// Bytes of memory.
+pub(crate) const RAM: u64 = 8 << 20;
 
 /// What a chain looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,11 +124,11 @@ trait Ring {
 
 /// The memory as this process sees it.
 #[derive(Clone, Copy)]
-struct Raw(*mut u8);
+pub(crate) struct Raw(*mut u8);
 
 impl Raw {
     /// Maps the file for the rest of the process's life.
-    fn map(ram: &GuestRam) -> Result<Self> {
+    pub(crate) fn map(ram: &GuestRam) -> Result<Self> {
         let len = usize::try_from(RAM)?.try_into()?;
         let flags = MapFlags::MAP_SHARED | MapFlags::MAP_POPULATE;
         // SAFETY: a new mapping; it is shared with the back-end, and only atomics touch it.
@@ -136,7 +137,7 @@ impl Raw {
     }
 
     #[inline(always)]
-    fn u16(&self, at: u64) -> &AtomicU16 {
+    pub(crate) fn u16(&self, at: u64) -> &AtomicU16 {
         // SAFETY: every caller computes `at` from a layout inside the RAM bytes that are mapped for good, aligned to 2.
         unsafe { AtomicU16::from_ptr(self.0.add(at as usize).cast()) }
     }
@@ -148,7 +149,7 @@ impl Raw {
     }
 
     /// Writes the chain that starts at descriptor `first`; its buffers are those of its descriptors' numbers.
-    fn descriptor(&self, desc: u64, slot: u16, buffer: u16, rest: u64) {
+    pub(crate) fn descriptor(&self, desc: u64, slot: u16, buffer: u16, rest: u64) {
         let at = desc + 16 * u64::from(slot);
         self.u64(at).store(BUFFERS + STRIDE * u64::from(buffer), Ordering::Relaxed);
         self.u64(at + 8).store(rest, Ordering::Release);

@@ -30,17 +30,18 @@ pub(crate) struct Drove {
     pub(crate) idle: Option<f64>,
 }
 
-/// Runs the driver against the back-end on `socket` for `seconds`, after a second to warm up. `idle_ns` is what the
-/// back-end says of its idle time so far.
+/// Runs the driver with `pairs` queue pairs against the back-end on `socket` for `seconds`, after a second to warm up.
+/// `idle_ns` is what the back-end says of its idle time so far.
 pub(crate) fn run(
     socket: &Path,
+    pairs: u16,
     shape: Shape,
     features: Features,
     mode: Mode,
     seconds: f64,
     idle_ns: impl Fn() -> Option<u64>,
 ) -> Result<Drove> {
-    let mut device = format!("--vdev=net_virtio_user0,path={},queues=1,queue_size=1024", socket.display());
+    let mut device = format!("--vdev=net_virtio_user0,path={},queues={pairs},queue_size=1024", socket.display());
     for (feature, option) in [(Feature::RingPacked, ",packed_vq=1"), (Feature::InOrder, ",in_order=1")] {
         if features.has(feature) {
             device.push_str(option);
@@ -65,6 +66,7 @@ pub(crate) fn run(
         "256",
     ]);
     command.arg(device).args(["--", "-i", "--total-num-mbufs=16384", forward, "--txd=1024", "--rxd=1024"]);
+    command.args([format!("--rxq={pairs}"), format!("--txq={pairs}")]);
     command.arg("--auto-start").arg(format!("--txpkts={lengths}"));
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut driver = Driver::start(command)?;

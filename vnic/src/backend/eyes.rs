@@ -46,12 +46,6 @@ pub struct Eyes<'a> {
 }
 
 impl Eyes<'_> {
-    /// Does anyone look? If not, there is nothing to show.
-    #[inline]
-    pub fn open(&self) -> bool {
-        self.open
-    }
-
     /// The next chains are of this arena.
     pub fn turn_to(&mut self, segments: &Segments) {
         let memory = segments.memory();
