@@ -92,6 +92,8 @@ compose_command() { # compose_command ACCEL TASK
   fi
   if [ "$NETDEV" = user ]; then
     QEMU_COMMAND+=(-netdev user,id=net)
+  elif [ "$NETDEV" != vhost ]; then
+    QEMU_COMMAND+=(-netdev "tap,id=net,ifname=${NETDEV#tap:},script=no,downscript=no")
   else
     # As client of a serve that may be away for a while, QEMU tries again every second.
     local chardev="socket,id=vhost,path=$RUN/vnic.sock"

@@ -16,7 +16,7 @@
 #   --newer-qemu             the QEMU of Debian's backports
 #   --link peer|tap:NAME|…   where the NIC's frames go (peer); tap needs rights for the device
 #   --client                 QEMU listens and vnic serve connects, again and again if it must
-#   --netdev user            QEMU's own NIC back-end in place of ours, to compare with; receiver: 127.0.0.1:9000
+#   --netdev user|tap:NAME   QEMU's own NIC back-ends in place of ours, to compare with; receiver for user: 127.0.0.1:9000
 #   --accel kvm|tcg          in place of: kvm if a guest really boots with it, else tcg
 #   --queue-pairs N          several queue pairs, one for each of the guest's --cpus say (1)
 #   --iommu                  an IOMMU between the NIC and the guest's memory; by itself where a row needs it (vfio-userspace)
@@ -73,14 +73,14 @@ while [ $# -gt 0 ]; do
   shift
 done
 BYTES=$(numfmt --from=iec "${SIZE%B}" 2>/dev/null) || usage_error "--size $SIZE is no size: write 4096, 64K or 16M"
-case $NETDEV in vhost | user) ;; *) usage_error "--netdev $NETDEV: there is vhost (ours) and user (QEMU's)" ;; esac
+case $NETDEV in vhost | user | tap:?*) ;; *) usage_error "--netdev $NETDEV: there is vhost (ours), user and tap:NAME (QEMU's)" ;; esac
 [[ $QUEUE_PAIRS =~ ^[1-9][0-9]*$ ]] || usage_error "--queue-pairs $QUEUE_PAIRS is no number of queue pairs"
-[ "$NETDEV" = vhost ] || [ "$QUEUE_PAIRS" = 1 ] || usage_error "--queue-pairs goes with our NIC: not with --netdev user"
+[ "$NETDEV" = vhost ] || [ "$QUEUE_PAIRS" = 1 ] || usage_error "--queue-pairs goes with our NIC: not with --netdev ${NETDEV%%:*}"
 case $MSIX in '' | on | off) ;; *) usage_error "--msix is on or off" ;; esac
 case $ACCEL in '' | kvm | tcg) ;; *) usage_error "--accel is kvm or tcg" ;; esac
 [ -z "$KERNEL$MODULES" ] || { [ -n "$KERNEL" ] && [ -n "$MODULES" ]; } || usage_error "--kernel and --modules go together"
 case ,$TRANSFER, in *,vfio-userspace,*) IOMMU=1 ;; esac
-[ "$TASK" != transfer ] || [ "$NETDEV" = vhost ] || usage_error "--transfer is judged by our NIC: not with --netdev user"
+[ "$TASK" != transfer ] || [ "$NETDEV" = vhost ] || usage_error "--transfer is judged by our NIC: not with --netdev ${NETDEV%%:*}"
 
 . "$(dirname "$0")/guest.sh"
 

@@ -8,9 +8,8 @@ use plotters::prelude::*;
 use crate::outcome::Outcome;
 
 /// Draws the median ratio of every back-end that was compared, with its spread and the line where both are alike.
-pub(crate) fn draw(outcomes: &[Outcome], path: &Path) -> Result<()> {
+pub(crate) fn draw<'o>(outcomes: impl Iterator<Item = &'o Outcome>, path: &Path) -> Result<()> {
     let bars: Vec<(String, [f64; 3])> = outcomes
-        .iter()
         .flat_map(|outcome| {
             outcome.runs.iter().filter_map(|runs| Some((format!("{}: {}", outcome.case, runs.backend), runs.ratio?)))
         })

@@ -1,13 +1,25 @@
 //! What came of it: medians, ratios, the table, the record.
 
+use std::time::Instant;
+
 use serde::Serialize;
+
+/// What a figure counts, per second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Unit {
+    /// Frames of the wire, or chains where those are the same.
+    Frames,
+    /// Bytes of the file.
+    Bytes,
+}
 
 /// Runs of one back-end in one case.
 #[derive(Debug, Serialize)]
 pub(crate) struct Runs {
     pub(crate) backend: String,
-    /// Frames per second, one figure per round.
-    pub(crate) frames_per_second: Vec<f64>,
+    /// Of the outcome's unit per second, one figure per round.
+    pub(crate) figures: Vec<f64>,
     /// Share of its time in which our back-end had nothing to do, the median; `null` for DPDK's, which does not say.
     pub(crate) idle: Option<f64>,
     /// Share of the chains that a tracer beside it lost, the median; `null` where none ran.
@@ -22,6 +34,7 @@ pub(crate) struct Runs {
 #[derive(Debug, Serialize)]
 pub(crate) struct Outcome {
     pub(crate) case: String,
+    pub(crate) unit: Unit,
     pub(crate) runs: Vec<Runs>,
     /// Why it was not run to its end.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -46,24 +59,35 @@ pub(crate) fn percentile(figures: &[f64], share: f64) -> f64 {
     sorted.get(at).or(sorted.last()).copied().unwrap_or(f64::NAN)
 }
 
+impl Runs {
+    /// Of a back-end, so far without a figure.
+    pub(crate) fn of(backend: impl Into<String>, target: Option<f64>) -> Self {
+        Runs { backend: backend.into(), figures: Vec::new(), idle: None, trace_lost: None, ratio: None, target }
+    }
+}
+
 impl Outcome {
     /// Fills in the ratios to the last back-end, round by round.
     pub(crate) fn compare(&mut self) {
-        let Some(yardstick) = self.runs.last().map(|last| last.frames_per_second.clone()) else { return };
+        let Some(yardstick) = self.runs.last().map(|last| last.figures.clone()) else { return };
         let count = self.runs.len();
         for runs in self.runs.iter_mut().take(count - 1) {
-            let ratios: Vec<f64> =
-                runs.frames_per_second.iter().zip(&yardstick).map(|(ours, theirs)| ours / theirs).collect();
+            let ratios: Vec<f64> = runs.figures.iter().zip(&yardstick).map(|(ours, theirs)| ours / theirs).collect();
             runs.ratio = spread(&ratios);
         }
     }
 
-    /// Lines of the table.
-    pub(crate) fn lines(&self) -> Vec<String> {
+    /// Prints the lines of the table.
+    pub(crate) fn print(&self) {
+        self.lines().iter().for_each(|line| println!("{line}"));
+    }
+
+    fn lines(&self) -> Vec<String> {
         let mut lines = Vec::new();
         for runs in &self.runs {
-            let Some([median, least, most]) = spread(&runs.frames_per_second) else { continue };
-            let rate = format!("{:7.2} ({:.2}–{:.2})", median / 1e6, least / 1e6, most / 1e6);
+            let Some([median, least, most]) = spread(&runs.figures) else { continue };
+            let unit = if self.unit == Unit::Frames { "fr/s" } else { "B/s" };
+            let rate = format!("{:7.2} ({:.2}–{:.2}) M{unit}", median / 1e6, least / 1e6, most / 1e6);
             let idle = runs.idle.map_or_else(|| "–".to_owned(), |idle| format!("{:.0} %", idle * 100.0));
             let ratio = runs.ratio.map_or_else(String::new, |[m, l, h]| format!("{m:5.2} ({l:.2}–{h:.2})"));
             let target = match (runs.target, runs.ratio) {
@@ -71,7 +95,7 @@ impl Outcome {
                 (Some(target), Some(_)) => format!("≥ {target} NOT reached"),
                 _ => String::new(),
             };
-            let line = format!("{:<40} {:<12} {rate:>24} {idle:>6}  {ratio:<20} {target}", self.case, runs.backend);
+            let line = format!("{:<40} {:<12} {rate:>30} {idle:>6}  {ratio:<20} {target}", self.case, runs.backend);
             lines.push(line.trim_end().to_owned());
             if let Some(lost) = runs.trace_lost {
                 lines.push(format!("{:<40} the tracer lost {:.1} % of its events", "", lost * 100.0));
@@ -86,8 +110,27 @@ impl Outcome {
     /// The table's head.
     pub(crate) fn head() -> String {
         format!(
-            "{:<40} {:<12} {:>24} {:>6}  {:<20} {}",
-            "case", "back-end", "Mframes/s (least–most)", "idle", "ratio to the last", "target"
+            "{:<40} {:<12} {:>30} {:>6}  {:<20} {}",
+            "case", "back-end", "median (least–most)", "idle", "ratio to the last", "target"
         )
+    }
+}
+
+/// Says on standard error which comparison is under way.
+pub(crate) struct Progress {
+    started: Instant,
+    at: usize,
+    of: usize,
+}
+
+impl Progress {
+    pub(crate) fn new(of: usize) -> Self {
+        Progress { started: Instant::now(), at: 0, of }
+    }
+
+    pub(crate) fn next(&mut self, case: &str) {
+        self.at += 1;
+        let minutes = self.started.elapsed().as_secs() / 60;
+        eprintln!("[{}/{}] {case} ({minutes} min so far)", self.at, self.of);
     }
 }

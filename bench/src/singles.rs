@@ -18,6 +18,9 @@ const PINGS: usize = 5000;
 /// How long an idle back-end is watched.
 const IDLE: Duration = Duration::from_secs(3);
 
+/// All of it, as it is asked for.
+pub(crate) const NAMES: &str = "latency, idle CPU, memory";
+
 /// What is measured, in order; and what it is to be at most, of ours.
 const WHAT: [(&str, Option<f64>); 4] = [
     ("kick to call, median, µs", None),
@@ -55,7 +58,7 @@ impl Single {
 }
 
 /// All of them, the back-ends in turn, round after round.
-pub(crate) fn measure(rounds: usize, vnic: &Path, folder: &Path) -> Vec<Single> {
+pub(crate) fn measure(rounds: u32, vnic: &Path, folder: &Path) -> Vec<Single> {
     let mut singles: Vec<Single> = WHAT
         .iter()
         .flat_map(|(what, most)| {

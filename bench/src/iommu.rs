@@ -1,0 +1,66 @@
+//! What the guest's IOMMU costs, once the IOTLB is warm: the same pump against the same back-end, with and without.
+//!
+//! The translations are single pages, as a guest's IOMMU has them of a page cache, or huge ones.
+
+use anyhow::Result;
+use vnic::spec::Features;
+
+use crate::Args;
+use crate::backend::{Backend, Server};
+use crate::case::{Format, SHAPES};
+use crate::outcome::{Outcome, Runs, Unit};
+use crate::pump::{self, Shape};
+
+/// What the ratio is to be, at least.
+const TARGET: f64 = 0.9;
+/// The IOMMU's translations in bytes; the last is the yardstick.
+const IOMMUS: [(&str, Option<u64>); 3] =
+    [("IOMMU 4 KiB", Some(4 << 10)), ("IOMMU 2 MiB", Some(2 << 20)), ("no IOMMU", None)];
+
+/// One comparison.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Case {
+    shape: Shape,
+    format: Format,
+}
+
+impl Case {
+    pub(crate) fn name(self) -> String {
+        format!("pump, {} {}, IOMMU", self.shape, self.format.name())
+    }
+}
+
+/// The cases that are asked for.
+pub(crate) fn cases(args: &Args) -> Vec<Case> {
+    let formats = [Format::Split, Format::Packed].into_iter();
+    let cases = formats.flat_map(|format| SHAPES.map(|shape| Case { shape, format }));
+    cases.filter(|case| args.wants(&case.name())).collect()
+}
+
+/// All rounds of a case.
+pub(crate) fn measure(case: &Case, args: &Args) -> Outcome {
+    let mut runs = IOMMUS.map(|(name, translations)| Runs::of(name, translations.map(|_| TARGET)));
+    let mut not_run = None;
+    'rounds: for _ in 0..args.rounds {
+        for ((name, translations), runs) in IOMMUS.iter().zip(&mut runs) {
+            match once(args, case.shape, case.format.features(), *translations) {
+                Ok(rate) => runs.figures.push(rate),
+                Err(error) => {
+                    not_run = Some(format!("{name}: {error:#}"));
+                    break 'rounds;
+                }
+            }
+        }
+    }
+    let mut outcome = Outcome { case: case.name(), unit: Unit::Frames, runs: runs.into(), not_run };
+    if outcome.not_run.is_none() {
+        outcome.compare();
+    }
+    outcome
+}
+
+/// One run against a fresh back-end. Frames per second.
+fn once(args: &Args, shape: Shape, features: Features, translations: Option<u64>) -> Result<f64> {
+    let server = Server::start(Backend::Vnic("sink"), 1, &args.vnic, &args.out)?;
+    pump::on_cpu_1(server.socket(), shape, features, translations, args.seconds)
+}

@@ -1,0 +1,100 @@
+//! This NIC beside others: the same work for each in turn, round after round, in one run.
+//!
+//! `scripts/bench.sh` installs what it needs and runs it. Rounds are interleaved, as the machine's speed changes from
+//! minute to minute; only ratios within a round are compared. A comparison that cannot be run says why.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for people")]
+
+mod backend;
+mod case;
+mod front_end;
+mod iommu;
+mod latency;
+mod outcome;
+mod plot;
+mod pump;
+mod record;
+mod sendfile;
+mod side_by_side;
+mod singles;
+mod testpmd;
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Parser;
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+
+use outcome::{Outcome, Progress};
+use record::Record;
+
+/// The benchmarks. Leaves bench.json and ratios.svg in the folder.
+#[derive(Debug, Parser)]
+struct Args {
+    /// The `vnic` program, a release build
+    #[arg(long, value_name = "PROGRAM")]
+    vnic: PathBuf,
+    /// For the results, and the logs and sockets of what runs meanwhile
+    #[arg(long, value_name = "FOLDER")]
+    out: PathBuf,
+    /// Of each comparison
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Of each run that counts frames
+    #[arg(long, default_value_t = 0.5)]
+    seconds: f64,
+    /// The comparisons whose name has these words
+    #[arg(long, value_name = "WORDS", default_value = "")]
+    only: String,
+    /// Every ring format and frame size, also those without a target
+    #[arg(long)]
+    all: bool,
+    /// Another build of vnic, as the yardstick in the place of DPDK's back-end
+    #[arg(long, value_name = "PROGRAM")]
+    against: Option<PathBuf>,
+}
+
+impl Args {
+    /// Is a comparison of this name asked for?
+    fn wants(&self, name: &str) -> bool {
+        name.contains(&self.only)
+    }
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    fs::create_dir_all(&args.out)?;
+    let mut record = Record::new(&args.out);
+    println!("{}", Outcome::head());
+    let cases = side_by_side::cases(&args);
+    let (iommu, sendfile) = match args.against {
+        // Those have yardsticks of their own.
+        Some(_) => (Vec::new(), Vec::new()),
+        None => (iommu::cases(&args), sendfile::cases(&args)),
+    };
+    let mut progress = Progress::new(cases.len() + iommu.len() + sendfile.len());
+    for case in &cases {
+        progress.next(&case.name());
+        record.side_by_side(side_by_side::measure(case, &args))?;
+    }
+    for case in &iommu {
+        progress.next(&case.name());
+        record.iommu(iommu::measure(case, &args))?;
+    }
+    if args.against.is_none() && singles::NAMES.contains(&args.only) {
+        record.singles(singles::measure(args.rounds, &args.vnic, &args.out))?;
+    }
+    for case in &sendfile {
+        progress.next(&case.name());
+        record.sendfile(sendfile::measure(case, &args))?;
+    }
+    plot::draw(record.outcomes(), &args.out.join("ratios.svg"))
+}
+
+/// Keeps the calling thread on this CPU, and what it starts from then on.
+fn pin(cpu: usize) -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu)?;
+    Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
+}

@@ -1,0 +1,93 @@
+//! What is left on disk: `bench.json`, renewed after each comparison, so that a run that is cut short leaves what it has.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use crate::outcome::Outcome;
+use crate::singles::Single;
+
+/// A run's results.
+#[derive(Debug, Serialize)]
+pub(crate) struct Record {
+    #[serde(skip)]
+    path: PathBuf,
+    /// The CPU's name.
+    machine: Option<String>,
+    cpus: Option<usize>,
+    kernel: Option<String>,
+    /// DPDK's version, where it is installed.
+    dpdk: Option<String>,
+    /// When the run began, UTC.
+    date: Option<String>,
+    side_by_side: Vec<Outcome>,
+    iommu: Vec<Outcome>,
+    latency_idle_memory: Vec<Single>,
+    guest_sendfile: Vec<Outcome>,
+}
+
+impl Record {
+    pub(crate) fn new(folder: &Path) -> Self {
+        Record {
+            path: folder.join("bench.json"),
+            machine: cpu_name(),
+            cpus: std::thread::available_parallelism().ok().map(usize::from),
+            kernel: said("uname", &["-r"]),
+            dpdk: said("dpkg-query", &["-W", "-f", "${Version}", "dpdk-dev"]),
+            date: said("date", &["-u", "+%FT%TZ"]),
+            side_by_side: Vec::new(),
+            iommu: Vec::new(),
+            latency_idle_memory: Vec::new(),
+            guest_sendfile: Vec::new(),
+        }
+    }
+
+    pub(crate) fn side_by_side(&mut self, outcome: Outcome) -> Result<()> {
+        outcome.print();
+        self.side_by_side.push(outcome);
+        self.write()
+    }
+
+    pub(crate) fn iommu(&mut self, outcome: Outcome) -> Result<()> {
+        outcome.print();
+        self.iommu.push(outcome);
+        self.write()
+    }
+
+    pub(crate) fn singles(&mut self, singles: Vec<Single>) -> Result<()> {
+        singles.iter().for_each(|single| println!("{}", single.line()));
+        self.latency_idle_memory = singles;
+        self.write()
+    }
+
+    pub(crate) fn sendfile(&mut self, outcome: Outcome) -> Result<()> {
+        outcome.print();
+        self.guest_sendfile.push(outcome);
+        self.write()
+    }
+
+    /// All comparisons.
+    pub(crate) fn outcomes(&self) -> impl Iterator<Item = &Outcome> {
+        self.side_by_side.iter().chain(&self.iommu).chain(&self.guest_sendfile)
+    }
+
+    fn write(&self) -> Result<()> {
+        let text = serde_json::to_vec_pretty(self)?;
+        fs::write(&self.path, text).with_context(|| format!("write {}", self.path.display()))
+    }
+}
+
+fn cpu_name() -> Option<String> {
+    let cpus = fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = cpus.lines().find(|line| line.starts_with("model name"))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}
+
+/// What a program printed, if it could be run.
+fn said(program: &str, words: &[&str]) -> Option<String> {
+    let output = Command::new(program).args(words).output().ok().filter(|output| output.status.success())?;
+    Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}

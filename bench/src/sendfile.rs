@@ -1,0 +1,155 @@
+//! A guest's `sendfile` end to end: our NIC beside QEMU's own back-ends, the same guest, kernel and file.
+//!
+//! Operation: both guests of a comparison are up at the same time, each in a network namespace of its own with the receiver in
+//! it, where the link has none. They send in turn, round after round; the one that does not send sleeps.
+
+use std::any::Any;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::thread;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use guest_tests::fixture::{Agent, Device, Folder, Machine, Namespace, is_root, receiver, spec};
+
+use crate::Args;
+use crate::outcome::{Outcome, Runs, Unit};
+
+/// Bytes of the file, which is on tmpfs.
+const BYTES: u64 = 64 << 20;
+/// Where QEMU's `user` network looks for what its guest sends to 10.0.2.2.
+const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
+const PORT: u16 = 9000;
+/// The tap device, in either namespace.
+const TAP: &str = "vnicbench0";
+
+/// One comparison.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Case {
+    /// The guest's NICs, ours first.
+    nics: [Nic; 2],
+    /// What the ratio is to be, at least.
+    target: f64,
+}
+
+/// Who serves a guest's NIC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Nic {
+    Peer,
+    QemuUser,
+    Tap,
+    QemuTap,
+}
+
+const CASES: [Case; 2] =
+    [Case { nics: [Nic::Peer, Nic::QemuUser], target: 12.0 }, Case { nics: [Nic::Tap, Nic::QemuTap], target: 1.3 }];
+
+impl Nic {
+    const fn name(self) -> &'static str {
+        match self {
+            Nic::Peer => "peer",
+            Nic::QemuUser => "QEMU user",
+            Nic::Tap => "tap",
+            Nic::QemuTap => "QEMU tap",
+        }
+    }
+}
+
+impl Case {
+    pub(crate) fn name(&self) -> String {
+        let [ours, theirs] = self.nics;
+        format!("guest sendfile, {} and {}", ours.name(), theirs.name())
+    }
+}
+
+/// The cases that are asked for.
+pub(crate) fn cases(args: &Args) -> Vec<Case> {
+    CASES.into_iter().filter(|case| args.wants(&case.name())).collect()
+}
+
+/// All rounds of a case.
+pub(crate) fn measure(case: &Case, args: &Args) -> Outcome {
+    let targets = [Some(case.target), None];
+    let mut runs = [0, 1].map(|at: usize| Runs::of(case.nics[at].name(), targets[at]));
+    // What the guest tests' fixtures cannot do, they panic about.
+    let ran = thread::scope(|scope| {
+        let rounds = scope.spawn(|| rounds(case, args, &mut runs));
+        rounds.join().unwrap_or_else(|panic| Err(anyhow!(words(panic.as_ref()))))
+    });
+    let not_run = ran.err().map(|error| format!("{error:#}"));
+    let mut outcome = Outcome { case: case.name(), unit: Unit::Bytes, runs: runs.into(), not_run };
+    if outcome.not_run.is_none() {
+        outcome.compare();
+    }
+    outcome
+}
+
+fn rounds(case: &Case, args: &Args, runs: &mut [Runs; 2]) -> Result<()> {
+    ensure!(is_root(), "network namespaces need root");
+    let [ours, theirs] = case.nics;
+    let mut guests = [Guest::boot(ours, args)?, Guest::boot(theirs, args)?];
+    for guest in &mut guests {
+        guest.send();
+    }
+    for _ in 0..args.rounds {
+        for (guest, runs) in guests.iter_mut().zip(runs.iter_mut()) {
+            runs.figures.push(guest.send());
+        }
+    }
+    guests.into_iter().for_each(Guest::power_off);
+    Ok(())
+}
+
+/// A guest and its NIC. What is dropped ends.
+struct Guest {
+    machine: Machine,
+    agent: Agent,
+    _device: Option<Device>,
+    _namespace: Namespace,
+    _folder: Folder,
+}
+
+impl Guest {
+    fn boot(nic: Nic, args: &Args) -> Result<Guest> {
+        let folder = Folder::new();
+        let namespace = Namespace::new()?;
+        if matches!(nic, Nic::Tap | Nic::QemuTap) {
+            namespace.add_tap(TAP)?;
+        }
+        let listens = match nic {
+            Nic::Peer => None,
+            Nic::QemuUser => Some(LOOPBACK),
+            Nic::Tap | Nic::QemuTap => Some(Ipv4Addr::UNSPECIFIED),
+        };
+        let tap = format!("tap:{TAP}");
+        let (link, netdev) = match nic {
+            Nic::Peer => (Some("peer"), "vhost"),
+            Nic::Tap => (Some(tap.as_str()), "vhost"),
+            Nic::QemuUser => (None, "user"),
+            Nic::QemuTap => (None, tap.as_str()),
+        };
+        let (device, (machine, agent)) = namespace.enter(|| -> Result<_> {
+            if let Some(address) = listens {
+                let address = SocketAddr::new(IpAddr::V4(address), PORT);
+                receiver::listen(address).with_context(|| format!("a receiver at {address}"))?;
+            }
+            let device = link.map(|link| Device::of(&args.vnic, folder.path(), &["--link", link]));
+            Ok((device, Machine::boot(folder.path(), &["--netdev", netdev])))
+        })?;
+        Ok(Guest { machine, agent, _device: device, _namespace: namespace, _folder: folder })
+    }
+
+    /// Sends the file. Bytes per second, from the first call to the receiver's receipt.
+    fn send(&mut self) -> f64 {
+        let (_, ended) = self.agent.transfer(&spec("sendfile", BYTES));
+        BYTES as f64 / ended.seconds
+    }
+
+    fn power_off(self) {
+        self.machine.power_off(self.agent);
+    }
+}
+
+/// What a panic said.
+fn words(panic: &(dyn Any + Send)) -> String {
+    let said = panic.downcast_ref::<String>().map(String::as_str);
+    said.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked").to_owned()
+}

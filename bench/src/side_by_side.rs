@@ -1,0 +1,84 @@
+//! Our back-end and DPDK's, or another build of ours: the same driver against each in turn.
+//!
+//! The back-end has CPU 0, the driver CPU 1; each run has a fresh pair of them.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+
+use crate::backend::{Backend, Server};
+use crate::case::{self, Case, Driver};
+use crate::outcome::{Outcome, Runs, Unit, spread};
+use crate::{Args, pump, testpmd};
+
+/// The cases that are asked for.
+pub(crate) fn cases(args: &Args) -> Vec<Case> {
+    let cases = case::cases(args.all).into_iter().filter(|case| args.wants(&case.name()));
+    match args.against {
+        Some(_) => cases.flat_map(|case| case.against_other_build()).collect(),
+        None => cases.collect(),
+    }
+}
+
+/// All rounds of a case.
+pub(crate) fn measure(case: &Case, args: &Args) -> Outcome {
+    let mut figures: BTreeMap<usize, [Vec<f64>; 3]> = BTreeMap::new();
+    let mut not_run = None;
+    'rounds: for _ in 0..args.rounds {
+        for (at, backend) in case.backends.iter().enumerate() {
+            match once(case, *backend, args) {
+                Ok(run) => {
+                    let [rates, idles, losts] = figures.entry(at).or_default();
+                    rates.push(run.frames_per_second);
+                    idles.extend(run.idle);
+                    losts.extend(run.trace_lost);
+                }
+                Err(error) => {
+                    not_run = Some(format!("{}: {error:#}", backend.name()));
+                    break 'rounds;
+                }
+            }
+        }
+    }
+    let runs = figures.into_iter().map(|(at, [figures, idles, losts])| Runs {
+        figures,
+        idle: spread(&idles).map(|[median, ..]| median),
+        trace_lost: spread(&losts).map(|[median, ..]| median),
+        ..Runs::of(
+            case.backends.get(at).map_or_else(String::new, |backend| backend.name()),
+            case.targets.get(at).copied().flatten(),
+        )
+    });
+    let mut outcome = Outcome { case: case.name(), unit: Unit::Frames, runs: runs.collect(), not_run };
+    if outcome.runs.len() == case.backends.len() {
+        outcome.compare();
+    }
+    outcome
+}
+
+/// What one run came to.
+struct Run {
+    frames_per_second: f64,
+    idle: Option<f64>,
+    trace_lost: Option<f64>,
+}
+
+/// One run: a fresh back-end, a fresh driver.
+fn once(case: &Case, backend: Backend, args: &Args) -> Result<Run> {
+    let program = match (backend, &args.against) {
+        (Backend::Other(_), Some(other)) => other,
+        _ => &args.vnic,
+    };
+    let server = Server::start(backend, case.pairs, program, &args.out)?;
+    let features = case.format.features();
+    let (frames_per_second, idle) = match case.driver {
+        Driver::Pump => (pump::on_cpu_1(server.socket(), case.shape, features, None, args.seconds)?, None),
+        Driver::Dpdk(mode) => {
+            let idle = || server.idle_ns();
+            let seconds = 2.0 * args.seconds;
+            let drove = testpmd::run(server.socket(), case.pairs, case.shape, features, mode, seconds, idle)?;
+            (drove.frames_per_second, drove.idle)
+        }
+    };
+    Ok(Run { frames_per_second, idle, trace_lost: server.trace_lost() })
+}
