@@ -11,4 +11,4 @@ case ${1:-} in
 esac
 need_cargo
 cd "$ROOT"
-run cargo test --workspace --locked --test witnesses -- --test-threads=1 --ignored
+run cargo test --workspace --locked --test guests -- --test-threads=1 --ignored

@@ -64,6 +64,10 @@ else
   skip "fuzz targets are not looked at: there is no C++ compiler for libFuzzer"
 fi
 step documentation env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+# All at once: one by one, each would wait for its last crate with a CPU idle.
+TESTS=(--lib --bins --test cli)
+[ -n "$QUICK" ] || TESTS+=(--test guests)
+step "building the tests" cargo test --workspace --locked --no-run "${TESTS[@]}"
 step "unit and property tests" cargo test --workspace --locked --no-fail-fast --lib --bins -- --show-output
 step "documentation's examples" cargo test --workspace --locked --doc
 step "the real binary" cargo test --workspace --locked --test cli -- --show-output
@@ -77,11 +81,11 @@ else
   scripts/get-kernel.sh --newer || true
   # A driver that was not written by us; without it those tests skip themselves.
   if is_debian && can_be_root; then (need_dpdk) || true; fi
-  GUEST_TESTS=()
-  for file in guest-tests/tests/*.rs; do GUEST_TESTS+=(--test "$(basename "$file" .rs)"); done
-  # One guest at a time: two would share this machine's cores, and deadlines are for one. The command is the one that the
-  # steps before have built; always --workspace, or cargo would build the dependencies anew with fewer features.
-  step "guests" env VNIC="$ROOT/target/debug/vnic" cargo test --workspace --locked --no-fail-fast "${GUEST_TESTS[@]}" -- --test-threads=1
+  # Two at a time at most: a guest keeps one CPU busy, and deadlines are for a machine that is not crowded.
+  THREADS=$(($(nproc) < 2 ? 1 : 2))
+  # The command is the one that the steps before have built; always --workspace, or cargo would build the dependencies anew
+  # with fewer features.
+  step "guests" env VNIC="$ROOT/target/debug/vnic" cargo test --workspace --locked --test guests -- --test-threads=$THREADS
 fi
 
 printf '\n'

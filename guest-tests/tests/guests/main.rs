@@ -1,0 +1,14 @@
+//! The tests that boot guests, in one program: they share what they stand on, and run side by side where there are CPUs.
+//!
+//! `cargo test --workspace --test guests` runs all of them, `cargo test --workspace --test guests -- witnesses::` one file.
+
+mod books;
+mod dpdk;
+mod image;
+mod lies;
+mod peer;
+mod queues;
+mod restart;
+mod tap;
+mod userspace;
+mod witnesses;
