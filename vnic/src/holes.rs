@@ -63,7 +63,7 @@ const HOLES: &[Hole] = holes! {
     "a chain no longer than the virtio-net header; a header over several descriptors", "CVE-2022-2132":
         "net::tests::a_chain_no_longer_than_the_header_is_no_frame"
         "net::tests::a_header_split_over_descriptors_in_any_way_is_read_whole"
-        "backend::tests::a_chain_that_holds_no_frame_is_dropped_by_name_and_comes_back";
+        "backend::tests::faults::a_chain_that_holds_no_frame_is_dropped_by_name_and_comes_back";
     "csum_start beyond the packet", "CVE-2024-11614":
         "net::header::tests::a_checksum_must_lie_wholly_within_the_frame";
     "gso_size 0", "":
@@ -101,7 +101,7 @@ const HOLES: &[Hole] = holes! {
         "ring::split::hostile::a_producer_that_never_stops_gives_one_chain_at_a_time";
     "a full receive ring that freezes the device", "CVE-2020-16843":
         "backend::tests::unmapped::a_receiveq_without_buffers_freezes_nothing"
-        "backend::tests::looped_frames_wait_in_the_transmitq_and_none_is_lost";
+        "backend::tests::looped::looped_frames_wait_in_the_transmitq_and_none_is_lost";
     "num_buffers written after the buffer was unmapped", "CVE-2021-3748":
         "backend::tests::unmapped::a_buffer_that_came_back_is_never_written_again"
         "net::tests::a_frame_is_spread_over_mergeable_buffers_and_num_buffers_says_how_many";
@@ -111,7 +111,7 @@ const HOLES: &[Hole] = holes! {
     "a memory table replaced with chains in flight", "":
         "backend::tests::unmapped::replaced_memory_has_no_user_left_once_the_request_is_answered"
         "ring::split::hostile::memory_that_is_replaced_stays_mapped_for_chains_in_flight"
-        "backend::tests::memory_without_the_rings_is_refused_and_the_old_goes_on";
+        "backend::tests::regions::memory_without_the_rings_is_refused_and_the_old_goes_on";
     "an IOTLB entry invalidated with chains in flight", "":
         "backend::tests::iommu::once_an_invalidation_is_answered_the_old_page_is_not_touched"
         "backend::tests::iommu::a_ring_whose_translation_is_void_is_left_alone_and_goes_on_when_it_is_back"
@@ -123,7 +123,7 @@ const HOLES: &[Hole] = holes! {
         "memory::tests::a_file_truncated_under_its_mapping_costs_the_session_and_not_the_process"
         "ring::split::hostile::a_ring_whose_memory_file_is_truncated_is_no_crash"
         "ring::packed::hostile::a_ring_whose_memory_file_is_truncated_is_no_crash"
-        "backend::tests::a_truncated_memory_file_is_told_and_survived"
+        "backend::tests::regions::a_truncated_memory_file_is_told_and_survived"
         "vhost_user::tests::hostile::memory_that_shrinks_while_mapped_ends_the_session";
 };
 

@@ -282,9 +282,7 @@ fn a_page_that_was_not_mapped_never_leaves() {
     }
     let last = |bytes: u64| bytes - STAMP_BYTES as u64;
     assert_eq!(longest.len(), 4, "{longest:?}");
-    for ((_, offset), bytes) in longest.iter().zip([BYTES, 1 << 20, BYTES, 1 << 20]) {
-        // A decoy is the page behind its file.
-        assert!(*offset <= last(bytes), "a decoy's bytes left: {longest:?}");
-    }
-    assert_eq!([0, 2].map(|at| longest.get(at).map(|(_, offset)| *offset)), [Some(last(BYTES)); 2], "{longest:?}");
+    // A decoy is the page behind its file: a stamp of one would be the file's last.
+    let ends: Vec<u64> = longest.iter().map(|(_, offset)| *offset).collect();
+    assert_eq!(ends, [BYTES, 1 << 20, BYTES, 1 << 20].map(last));
 }

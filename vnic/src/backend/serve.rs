@@ -138,8 +138,11 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
     });
 
     let limits = Limits { queue_pairs: options.queue_pairs, queue_size: options.queue_size };
-    let device = NicDevice::new(shared.clone(), workers, limits);
-    Server { shared, device, signals, wake, inbox }.run(socket)
+    let device = NicDevice::new(shared.clone(), workers.clone(), limits);
+    let outcome = Server { shared, device, signals, wake, inbox }.run(socket);
+    // The control socket's threads go on until the process ends, and have them too. The capture is complete when this returns.
+    workers.end();
+    outcome
 }
 
 /// Blocks SIGINT and SIGTERM for this thread and those it starts; they are read from the file instead.

@@ -1,7 +1,7 @@
 //! The worker threads, seen from those who ask something of them.
 
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use nix::sched::{CpuSet, sched_setaffinity};
@@ -22,7 +22,8 @@ use crate::spec::Features;
 struct Handle {
     commands: Sender<Command>,
     wake: Arc<EventFd>,
-    thread: Option<JoinHandle<()>>,
+    /// Taken when it is joined.
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// What every worker starts with, but for its port.
@@ -94,7 +95,7 @@ impl Workers {
                 worker.run();
             }
         })?;
-        self.handles.push(Handle { commands, wake, thread: Some(thread) });
+        self.handles.push(Handle { commands, wake, thread: Mutex::new(Some(thread)) });
         if let (Ok(Err(error)), Some(cpu)) = (answer.recv(), cpu) {
             return Err(std::io::Error::other(format!("CPU {cpu} cannot be used: {error}")));
         }
@@ -165,6 +166,19 @@ impl Workers {
         }
     }
 
+    /// Ends the workers, whoever else has them; returns once their threads are gone, and with them all they had open. What is
+    /// asked of them from then on is not answered.
+    pub fn end(&self) {
+        for handle in &self.handles {
+            let _ = handle.commands.send(Command::Quit);
+            let _ = handle.wake.write(1);
+            let thread = handle.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(thread) = thread {
+                let _ = thread.join();
+            }
+        }
+    }
+
     fn ask<T>(&self, index: u16, command: impl FnOnce(SyncSender<T>) -> Command) -> Option<T> {
         self.ask_worker(self.owner(index), command)
     }
@@ -195,13 +209,7 @@ impl Workers {
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        for handle in &mut self.handles {
-            let _ = handle.commands.send(Command::Quit);
-            let _ = handle.wake.write(1);
-            if let Some(thread) = handle.thread.take() {
-                let _ = thread.join();
-            }
-        }
+        self.end();
     }
 }
 

@@ -168,7 +168,7 @@ fn one_ring_is_reset_to_another_size_and_place_while_the_others_run() {
 
 /// A TCP segment of the watched flow, on `pair`.
 fn segment(rig: &mut Pairs, pair: u16, seq: u32, at: u64, len: u16) {
-    let header = tcp_header(seq, len);
+    let header = flows::tcp_header(seq, len);
     let place = HEADER + 0x1000 * u64::from(pair + 1);
     rig.ram.write(place + 12, &header).unwrap();
     rig.tx(pair).add(&[Buffer::readable(place, 12 + header.len() as u32), Buffer::readable(at, u32::from(len))]);
