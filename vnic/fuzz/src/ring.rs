@@ -137,8 +137,10 @@ enum Step {
     Available,
     /// The queue is stopped and started again where it stood.
     Restart,
-    /// Two new devices find the same in this ring.
+    /// New devices find the same in this ring, however they look.
     Compare,
+    /// Receive buffers, as many as there are of them.
+    PopBuffers(u8),
 }
 
 /// Guest memory, and what the guest itself has written into it.
@@ -411,6 +413,7 @@ impl Bench {
             Step::Write(what) => self.guest.borrow_mut().write(what),
             Step::Ambush(after, what) => self.guest.borrow_mut().ambushes.push_back((after, what)),
             Step::Pop => self.pop(),
+            Step::PopBuffers(limit) => self.pop_buffers(limit.into()),
             Step::Drain { limit, fates, glances } => self.drain(limit, fates, glances),
             Step::Return { which, written } => {
                 if !self.out.is_empty() {
@@ -526,6 +529,25 @@ impl Bench {
         }
     }
 
+    fn pop_buffers(&mut self, limit: u16) {
+        let (kept, base) = (self.segments.len(), self.device.base());
+        let mut chains = Vec::new();
+        let popped = self.device.pop_buffers(&mut self.segments, limit, &mut chains);
+        assert!(chains.len() <= usize::from(limit));
+        for chain in chains {
+            let view = self.segments.view(chain);
+            check_chain(&self.guest.borrow(), view, self.features);
+            assert_eq!((chain.descriptors, chain.readable, chain.indirect), (1, 0, false));
+            assert!(self.out.iter().all(|other| other.head != chain.head), "head {} is out twice", chain.head);
+            self.out.push(chain);
+            self.taken += 1;
+        }
+        if let Err(error) = popped {
+            assert_eq!((self.segments.len(), self.device.base()), (kept, base));
+            self.check_error(&error);
+        }
+    }
+
     fn drain(&mut self, limit: u8, fates: u32, glances: u8) {
         let mut look = Look { guest: &self.guest, features: self.features, fates, glances, seen: Vec::new() };
         let mut burst = Segments::new(self.segments.memory().clone(), 64);
@@ -562,7 +584,7 @@ impl Bench {
         }
     }
 
-    /// Nothing changes meanwhile: three ways to find out what is in the ring.
+    /// Nothing changes meanwhile: all ways to find out what is in the ring.
     fn compare(&mut self) {
         let ambushes = std::mem::take(&mut self.guest.borrow_mut().ambushes);
         let base = self.device.base();
@@ -592,9 +614,28 @@ impl Bench {
             let end = device.drain(&mut segments, u16::MAX, &mut look).map(drop);
             (look.chains, end)
         };
+        let together = |limit: u16| {
+            let (mut device, mut segments) = new(256);
+            let (mut found, mut chains) = (Vec::new(), Vec::new());
+            let end = loop {
+                chains.clear();
+                if let Err(error) = device.pop_buffers(&mut segments, limit, &mut chains) {
+                    break Err(error);
+                }
+                found.extend(chains.iter().map(|chain| describe(segments.view(*chain))));
+                match device.pop(&mut segments) {
+                    Ok(Some(chain)) => found.push(describe(segments.view(chain))),
+                    Ok(None) => break Ok(()),
+                    Err(error) => break Err(error),
+                }
+            };
+            (found, end)
+        };
         let first = popped(0, false);
         for (what, other) in [
             ("warm", popped(256, true)),
+            ("buffers together", together(u16::MAX)),
+            ("three buffers together", together(3)),
             ("drained", drained(0)),
             ("drained at a glance", drained(u8::MAX)),
             ("drained now and then at a glance", drained(0b0110_1001)),

@@ -16,6 +16,8 @@ use crate::spec::{Feature, Features};
 
 /// Most receive buffers popped ahead: what is asked of memory for them is there when they are filled.
 const AHEAD: usize = 32;
+/// Of them, how many are asked of memory before they are filled: more would wait for one another.
+const NEAR: usize = 8;
 
 /// Receive buffers popped ahead, kept from burst to burst only as room.
 #[derive(Debug)]
@@ -72,24 +74,37 @@ impl Stock {
         let mut room = 0;
         let mut slots = 0;
         while self.chains.len() < self.expected || (room < bytes && mergeable) {
-            let chain = match queue.ring.pop(&mut queue.segments) {
-                Ok(Some(chain)) => chain,
-                Ok(None) => break,
-                // Its translation is missing, behind an IOMMU; those before it will do.
-                Err(error) if error.is_miss() && self.at_hand(bytes, mergeable).is_some() => break,
-                Err(error) => return Err(error),
-            };
-            if let Some(slice) = queue.segments.view(chain).writable().next() {
-                slice.expect_write();
+            let had = self.chains.len();
+            let wanted = self.expected.saturating_sub(had).max(1);
+            queue.ring.pop_buffers(&mut queue.segments, wanted as u16, &mut self.chains)?;
+            if self.chains.len() == had {
+                match queue.ring.pop(&mut queue.segments) {
+                    Ok(Some(chain)) => self.chains.push(chain),
+                    Ok(None) => break,
+                    // Its translation is missing, behind an IOMMU; those before it will do.
+                    Err(error) if error.is_miss() && self.at_hand(bytes, mergeable).is_some() => break,
+                    Err(error) => return Err(error),
+                }
             }
-            room += chain.writable_len as usize;
-            slots += if chain.indirect { 1 } else { usize::from(chain.descriptors) };
-            self.chains.push(chain);
+            for chain in self.chains.iter().skip(had) {
+                room += chain.writable_len as usize;
+                slots += if chain.indirect { 1 } else { usize::from(chain.descriptors) };
+            }
         }
-        queue.ring.expect(AHEAD as u16);
+        (0..NEAR).for_each(|ahead| self.expect_write(queue, ahead));
         // A ring that is full of buffers will never have more.
         let all = || (slots >= usize::from(queue.ring.size())).then_some(self.chains.len());
         Ok(self.at_hand(bytes, mergeable).or_else(all).map_or(Room::TooLittle, Room::Chains))
+    }
+
+    /// Asks for the first bytes of the buffer that is `ahead` of the next.
+    #[inline(always)]
+    fn expect_write(&self, queue: &Queue, ahead: usize) {
+        if let Some(chain) = self.chains.get(self.next + ahead)
+            && let Some(slice) = queue.segments.view(*chain).writable().next()
+        {
+            slice.expect_write();
+        }
     }
 
     /// Gives back what was not used.
@@ -138,6 +153,7 @@ impl<P: Port> Outlet for Turn<'_, P> {
                 return Ok(Transmitted::Full);
             }
         };
+        self.stock.expect_write(self.receiveq, NEAR);
         let Queue { ring, segments, shared, .. } = &mut *self.receiveq;
         let chains = self.stock.chains.get(self.stock.next..).and_then(|chains| chains.get(..count));
         let mut space = ReceiveSpace::new(segments, chains.unwrap_or_default(), self.features);

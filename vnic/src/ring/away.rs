@@ -20,6 +20,10 @@ impl DeviceRing for Away {
         Ok(Ended::Empty)
     }
 
+    fn pop_buffers(&mut self, _: &mut Segments, _: u16, _: &mut Vec<Chain>) -> Result<(), RingError> {
+        Ok(())
+    }
+
     fn expect(&mut self, _count: u16) {}
 
     fn unpop(&mut self, chains: &[Chain]) -> Result<(), RingError> {

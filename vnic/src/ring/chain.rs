@@ -51,6 +51,12 @@ impl Chain {
             writable_len: 0,
         }
     }
+
+    /// A direct chain of one device-writable descriptor, in an arena where it is the segment `first`.
+    #[inline(always)]
+    pub(super) const fn of_one_buffer(head: u16, idx: u16, first: u32, len: u32) -> Self {
+        Chain { first, readable: 0, readable_len: 0, writable_len: len, ..Chain::of_one(head, idx, len) }
+    }
 }
 
 /// A piece of a buffer that is contiguous on the host. A descriptor is one segment, or several where its buffer
@@ -234,6 +240,19 @@ impl Segments {
         if let Some(tlb) = &mut self.tlb {
             tlb.forget(first, last);
         }
+    }
+
+    /// Appends the buffer of a chain that is one device-writable descriptor, if it is where the arena says at once and
+    /// that takes no allocation. Returns the chain.
+    #[inline(always)]
+    pub(super) fn push_buffer(&mut self, head: u16, idx: u16, addr: u64, len: u32) -> Option<Chain> {
+        let found = self.hint.hit(addr, u64::from(len));
+        let host = found.or_else(|| self.translated(addr, u64::from(len), Access::Write))?;
+        let first = self.list.len() as u32;
+        if !self.push_if_room(Segment { addr, host, len, continues: false }) {
+            return None;
+        }
+        Some(Chain::of_one_buffer(head, idx, first, len))
     }
 
     /// Appends a segment found through this arena's own hint, if that takes no allocation.

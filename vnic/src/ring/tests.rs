@@ -232,6 +232,37 @@ for_both_formats! {
         assert_eq!(back, expected);
     }
 
+    fn receive_buffers_are_taken_together_up_to_what_is_none(format: Format) {
+        let mut pair = Pair::new(format, 16, INDIRECT);
+        let buffer = |n: u64| Buffer::writable(0x8000 + 0x100 * n, 100);
+        let mut heads: Vec<u16> = (0..4).map(|n| pair.add(&[buffer(n)])).collect();
+        heads.push(pair.add(&[buffer(4), buffer(5)]));
+        heads.extend((6..9).map(|n| pair.add(&[buffer(n)])));
+        // The arena knows no region yet: whatever comes first, `pop` takes.
+        let mut chains = Vec::new();
+        pair.device.pop_buffers(&mut pair.segments, 9, &mut chains).unwrap();
+        assert_eq!(chains, []);
+        let mut all = vec![pair.pop().unwrap()];
+        pair.device.pop_buffers(&mut pair.segments, 2, &mut chains).unwrap();
+        assert_eq!(chains.len(), 2, "as many as were asked for");
+        pair.device.pop_buffers(&mut pair.segments, 9, &mut chains).unwrap();
+        assert_eq!(chains.len(), 3, "two buffers in a chain are not one");
+        all.append(&mut chains);
+        assert_eq!(pair.buffers(&all[3]), [(0x8300, 100, 'W')]);
+        all.push(pair.pop().unwrap());
+        pair.device.pop_buffers(&mut pair.segments, 9, &mut chains).unwrap();
+        assert_eq!((chains.len(), pair.device.in_flight()), (3, 8));
+        all.append(&mut chains);
+        assert_eq!(all.iter().map(|chain| chain.head).collect::<Vec<_>>(), heads);
+        // They are as good as any: given back and taken again, written to and returned once.
+        pair.device.unpop(&all[6..]).unwrap();
+        pair.device.pop_buffers(&mut pair.segments, 1, &mut chains).unwrap();
+        assert_eq!((chains[0].head, chains[0].writable_len), (heads[6], 100));
+        assert_eq!(pair.device.push_used(&chains[0], 101).unwrap_err().name(), "written_too_much");
+        assert_eq!(pair.device.push_used(&chains[0], 100), Ok(()));
+        assert_eq!(pair.device.push_used(&chains[0], 100), Err(RingError::NotInFlight { head: heads[6] }));
+    }
+
     fn what_was_given_back_comes_again_and_is_no_news(format: Format) {
         for features in [Features::NONE, EVENT_IDX] {
             let mut pair = Pair::new(format, 8, features);

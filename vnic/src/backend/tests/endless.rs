@@ -183,6 +183,8 @@ fn an_idle_worker_sleeps_until_something_happens() {
 #[test]
 fn a_worker_that_never_polls_looks_once_in_vain_and_sleeps() {
     let mut bench = Bench::new(PollMode::Never, false);
+    // It is told of its queues one by one, and may sleep in between: not so once the last has served a frame.
+    bench.send_and_wait();
     wait_for("the worker to sleep", || bench.is_asleep());
     for _ in 0..20 {
         let before = bench.seen.polls.load(Ordering::Relaxed);

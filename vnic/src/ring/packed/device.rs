@@ -375,6 +375,27 @@ impl DeviceRing for PackedDevice {
     }
 
     #[inline]
+    fn pop_buffers(&mut self, into: &mut Segments, limit: u16, chains: &mut Vec<Chain>) -> Result<(), RingError> {
+        let parts = *self.ring;
+        for _ in 0..limit.min(self.rules.size - self.held) {
+            let at = self.next_avail;
+            let word = parts.word(at.slot);
+            let one = word.flags & (DESC_F_NEXT | DESC_F_WRITE | DESC_F_INDIRECT) == DESC_F_WRITE;
+            if !one || !at.is_available(word.flags) || self.ids.take(word.id).is_err() {
+                break;
+            }
+            let Some(chain) = into.push_buffer(word.id, at.slot, parts.addr(at.slot), word.len) else {
+                self.ids.untake(word.id);
+                break;
+            };
+            self.ids.keep(word.id);
+            chains.push(chain);
+            self.advance(1);
+        }
+        Ok(())
+    }
+
+    #[inline]
     fn drain<V: Visitor>(&mut self, into: &mut Segments, limit: u16, visitor: &mut V) -> Result<Ended, RingError> {
         // What the loop needs stays in registers: no store of its own can change it.
         let (parts, glances) = (*self.ring, visitor.glances());

@@ -28,7 +28,7 @@ use crate::ring::pointers::{SplitParts, SplitPointers, full_fence};
 use crate::ring::slots::Slots;
 use crate::ring::walk::{Rules, split_chain};
 use crate::ring::{Chain, DeviceRing, Ended, Fate, RingError, RingLayout, Segment, Segments, Visitor};
-use crate::spec::ring::{AVAIL_F_NO_INTERRUPT, DESC_F_INDIRECT, DESC_F_NEXT, USED_F_NO_NOTIFY, UsedElem};
+use crate::spec::ring::{AVAIL_F_NO_INTERRUPT, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, USED_F_NO_NOTIFY, UsedElem};
 use crate::spec::{Feature, Features};
 
 use super::need_event;
@@ -292,6 +292,31 @@ impl DeviceRing for SplitDevice {
         self.next_avail = idx.wrapping_add(1);
         self.refused = false;
         Ok(Some(chain))
+    }
+
+    #[inline]
+    fn pop_buffers(&mut self, into: &mut Segments, limit: u16, chains: &mut Vec<Chain>) -> Result<(), RingError> {
+        let known = self.seen_avail.wrapping_sub(self.next_avail);
+        let waiting = if known < limit { self.refresh()? } else { known };
+        let parts = *self.ring;
+        let start = self.next_avail;
+        for ahead in 0..waiting.min(limit) {
+            let idx = start.wrapping_add(ahead);
+            let head = parts.avail_entry(idx).load(Ordering::Relaxed);
+            let Some(desc) = parts.desc(head).filter(|desc| desc.flags == DESC_F_WRITE) else { break };
+            if self.heads.take(head).is_err() {
+                break;
+            }
+            let Some(chain) = into.push_buffer(head, idx, desc.addr, desc.len) else {
+                self.heads.untake(head);
+                break;
+            };
+            self.heads.keep(head);
+            chains.push(chain);
+            self.next_avail = idx.wrapping_add(1);
+            self.refused = false;
+        }
+        Ok(())
     }
 
     #[inline]

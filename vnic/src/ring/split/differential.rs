@@ -201,6 +201,30 @@ proptest! {
     }
 
     #[test]
+    fn buffers_taken_together_are_what_pop_finds_one_by_one(
+        ring in random_ring(),
+        limits in prop::collection::vec(1_u16..6, 1..20),
+    ) {
+        let fixture = ring.write();
+        let (mut one, mut ours) = (fixture.device(), warm_segments(&fixture.ram));
+        let (mut many, mut theirs) = (fixture.device(), warm_segments(&fixture.ram));
+        for limit in limits.into_iter().cycle() {
+            let mut chains = Vec::new();
+            let together = many.pop_buffers(&mut theirs, limit, &mut chains);
+            for chain in &chains {
+                prop_assert_eq!(one.pop(&mut ours), Ok(Some(*chain)));
+                prop_assert_eq!(show(chain, &ours, ring.size), show(chain, &theirs, ring.size));
+            }
+            let (next, expected) = (together.and_then(|()| many.pop(&mut theirs)), one.pop(&mut ours));
+            prop_assert_eq!(&next, &expected);
+            if !matches!(next, Ok(Some(_))) {
+                break;
+            }
+        }
+        prop_assert_eq!((one.base(), one.in_flight()), (many.base(), many.in_flight()));
+    }
+
+    #[test]
     fn our_driver_drives_virtio_queue(
         steps in prop::collection::vec((1_usize..5, any::<bool>(), 0_u32..100, any::<bool>()), 1..200),
         event_idx: bool,
