@@ -47,7 +47,9 @@ fn main() -> ExitCode {
         Err(error) => return refuse(&error),
     };
     let filter = EnvFilter::try_from_env("VNIC_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).without_time().with_target(false).init();
+    let colours = anstream::AutoStream::choice(&io::stderr()) != anstream::ColorChoice::Never;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours);
+    log.without_time().with_target(false).init();
     match cli.run() {
         Ok(Finding::Fine) => ExitCode::SUCCESS,
         Ok(Finding::Broken) => ExitCode::from(1),

@@ -77,6 +77,15 @@ pub struct Nic {
     inet: OwnedFd,
 }
 
+/// What an ioctl that adds something came to: that it was there already is as good.
+fn or_there(done: libc::c_int) -> io::Result<()> {
+    match io::Error::last_os_error() {
+        _ if done == 0 => Ok(()),
+        error if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+        error => Err(error),
+    }
+}
+
 impl Nic {
     /// The interface of this name.
     ///
@@ -144,10 +153,7 @@ impl Nic {
         let request = In6Request { address: address6, prefix_length, index };
         // SAFETY: SIOCSIFADDR on an IPv6 socket reads one in6_ifreq, which lives here.
         let done = unsafe { libc::ioctl(inet6.as_raw_fd(), libc::SIOCSIFADDR, &raw const request) };
-        if done < 0 {
-            return Err(io::Error::last_os_error()).with_context(|| format!("address {address}/{prefix_length}"));
-        }
-        Ok(())
+        or_there(done).with_context(|| format!("address {address}/{prefix_length}"))
     }
 
     /// Everything that is not local goes to this gateway.
@@ -163,10 +169,7 @@ impl Nic {
         route.rt_flags = libc::RTF_UP | libc::RTF_GATEWAY;
         // SAFETY: SIOCADDRT reads one rtentry, which lives here.
         let done = unsafe { libc::ioctl(self.inet.as_raw_fd(), libc::SIOCADDRT, &raw const route) };
-        if done < 0 {
-            return Err(io::Error::last_os_error()).with_context(|| format!("default route by {gateway}"));
-        }
-        Ok(())
+        or_there(done).with_context(|| format!("default route by {gateway}"))
     }
 
     /// What the NIC does now.

@@ -111,6 +111,40 @@ fn our_driver_speaks_packed_rings_with_qemus_own_device() {
 }
 
 #[test]
+fn our_driver_and_the_kernels_speak_packed_rings_with_our_device() {
+    if !behind_an_iommu() {
+        return;
+    }
+    for qemu in [&[][..], &["--newer-qemu"]] {
+        if let Err(why) = available(qemu) {
+            skip(&why);
+            continue;
+        }
+        let folder = Folder::new();
+        let device = Device::start(folder.path(), &[]);
+        let options = [&["--iommu", "--nic-options", "packed=on"], qemu].concat();
+        let (machine, mut agent) = Machine::boot(folder.path(), &options);
+        let negotiated = || device.status()["features"]["negotiated"].to_string();
+        note(&format!("the kernel's {}", qemu.join(" ")));
+        agent.run(&["ping", "-c", "1", "10.0.2.2"]);
+        assert!(negotiated().contains("ring_packed"), "{}", negotiated());
+        agent.transfer(&spec("sendfile", 1 << 20));
+        for how in [&[][..], &["--interrupts"], &["--without", "indirect-desc,event-idx", "--queue-size", "11"]] {
+            note(&format!("ours {}", how.join(" ")));
+            let said = agent.run(&[&["userspace-nic", "--ring", "packed", "--bytes", "1M"], how].concat());
+            assert!(said.contains("the receiver got the file's bytes"), "{said}");
+        }
+        note("the kernel has its NIC again, and giving it back once more is no error");
+        agent.run(&["userspace-nic", "--undo"]);
+        agent.run(&["ping", "-c", "1", "10.0.2.2"]);
+        let (drops, errors) = (device.counter("transmitq0", "drops"), device.counter("transmitq0", "errors"));
+        assert_eq!((drops, errors), (0, 0), "drops, errors");
+        machine.power_off(agent);
+        assert!(device.stop().success());
+    }
+}
+
+#[test]
 fn without_an_iommu_the_row_says_so_and_the_kernel_keeps_its_nic() {
     let folder = Folder::new();
     let (machine, mut agent) = Machine::boot(folder.path(), &["--netdev", "user"]);

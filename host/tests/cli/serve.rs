@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Stdio};
@@ -74,6 +75,20 @@ fn what_is_wrong_with_the_options_is_said_in_a_sentence() {
     serve(&["--capture", "missing/run.pcapng"]).is_refusal(&["--capture", "folder missing does not exist"]);
     scratch.run(&["serve", "--socket-path", "missing/vnic.sock"]).is_refusal(&["folder missing does not exist"]);
     assert_eq!(std::fs::read_dir(scratch.path("")).unwrap().count(), 0, "something was left behind");
+}
+
+#[test]
+fn a_log_in_a_file_has_no_colours() {
+    let scratch = Scratch::new();
+    let mut serve = Serve::start(&scratch, "vnic.sock", &[]);
+    drop(UnixStream::connect(scratch.path("vnic.sock")).unwrap());
+    wait_for("the front-end to be gone", || {
+        let status = scratch.run(&["status", "--json", "--control", "vnic.sock.control"]).json();
+        (status["sessions"] == 1 && status["connected"] == false).then_some(())
+    });
+    serve.signal(Signal::SIGTERM);
+    let outcome = serve.end();
+    assert!(outcome.stderr.contains("front-end gone") && !outcome.stderr.contains('\x1b'), "{:?}", outcome.stderr);
 }
 
 #[test]
