@@ -71,6 +71,7 @@ fn what_is_wrong_with_the_options_is_said_in_a_sentence() {
     }
     serve(&["--link", "carrier-pigeon"]).is_refusal(&["--link", "carrier-pigeon", "peer", "tap:NAME"]);
     serve(&["--poll", "sometimes"]).is_refusal(&["--poll", "sometimes", "adaptive"]);
+    serve(&["--link", "sink", "--cpu", "0,1"]).is_refusal(&["names 2 CPUs, and only 1", "--queue-pairs"]);
     serve(&["--control", "missing/control"]).is_refusal(&["--control", "folder missing does not exist"]);
     serve(&["--capture", "missing/run.pcapng"]).is_refusal(&["--capture", "folder missing does not exist"]);
     scratch.run(&["serve", "--socket-path", "missing/vnic.sock"]).is_refusal(&["folder missing does not exist"]);

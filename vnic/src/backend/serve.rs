@@ -49,6 +49,16 @@ pub enum ServeError {
         /// How many CPUs were named.
         cpus: usize,
     },
+    /// More workers than queue pairs.
+    #[error(
+        "{cpus} CPUs for {pairs} queue pairs: each pair has one worker, so name fewer with --cpu or offer more with --queue-pairs"
+    )]
+    IdleWorkers {
+        /// How many CPUs were named.
+        cpus: usize,
+        /// Queue pairs offered.
+        pairs: u16,
+    },
     /// The vhost-user socket.
     #[error(transparent)]
     Socket(#[from] ListenError),
@@ -90,6 +100,9 @@ impl ServeError {
 pub fn serve(options: &Options) -> Result<(), ServeError> {
     if options.cpus.len() > 1 && !options.link.takes_many_workers() {
         return Err(ServeError::OneWorker { link: options.link.clone(), cpus: options.cpus.len() });
+    }
+    if options.cpus.len() > usize::from(options.queue_pairs) {
+        return Err(ServeError::IdleWorkers { cpus: options.cpus.len(), pairs: options.queue_pairs });
     }
     let signals = block_signals()?;
     let workers = options.cpus.len().max(1);
