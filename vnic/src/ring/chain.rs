@@ -217,6 +217,12 @@ impl Segments {
         self.hint
     }
 
+    /// Behind an IOMMU: the translations this arena has used.
+    #[inline(always)]
+    pub(super) fn tlb(&self) -> Option<&Tlb> {
+        self.tlb.as_ref()
+    }
+
     /// Behind an IOMMU: the host address of a range whose translation this arena has used before.
     #[inline(always)]
     pub(super) fn translated(&self, addr: u64, len: u64, access: Access) -> Option<*mut u8> {

@@ -59,16 +59,28 @@ impl Tlb {
         (addr >> PAGE_BITS) as usize & (SLOTS - 1)
     }
 
-    /// The host address of `len` bytes at `addr`, if the copy has them in one translation that allows it.
+    /// The host address of `len` bytes at `addr`, if the copy has them in one translation that allows it. Who looks up
+    /// many counts them together, by [`count`](Self::count).
     #[inline(always)]
-    pub(crate) fn hit(&self, addr: u64, len: u64, access: Access) -> Option<*mut u8> {
+    pub(crate) fn look(&self, addr: u64, len: u64, access: Access) -> Option<*mut u8> {
         let slot = self.slots.get(Self::place(addr))?;
         let (size, offset) = (slot.size(access), addr.wrapping_sub(slot.start));
         // In this order nothing overflows: the rest of the translation is computed only inside it.
-        (offset < size && len <= size - offset).then(|| {
-            self.hits.set(self.hits.get().wrapping_add(1));
-            slot.host.wrapping_add(offset as usize)
-        })
+        (offset < size && len <= size - offset).then(|| slot.host.wrapping_add(offset as usize))
+    }
+
+    /// So many of them were found.
+    #[inline(always)]
+    pub(crate) fn count(&self, hits: u64) {
+        self.hits.set(self.hits.get().wrapping_add(hits));
+    }
+
+    /// The same, counted.
+    #[inline(always)]
+    pub(crate) fn hit(&self, addr: u64, len: u64, access: Access) -> Option<*mut u8> {
+        let found = self.look(addr, len, access);
+        self.count(found.is_some().into());
+        found
     }
 
     /// What is in one piece from `addr` on, at most `len` bytes (not 0), out of the copy or, new to it, out of the

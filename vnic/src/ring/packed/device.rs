@@ -168,7 +168,27 @@ impl PackedDevice {
     /// where `into` says at once.
     #[inline(always)]
     fn find(&mut self, parts: PackedParts, into: &Segments, count: u16, batch: &mut Batch) {
-        let hint = into.hint();
+        match into.tlb() {
+            None => {
+                let hint = into.hint();
+                self.find_by(|addr, len| hint.hit(addr, len), parts, count, batch);
+            }
+            Some(tlb) => {
+                self.find_by(|addr, len| tlb.look(addr, len, Access::Read), parts, count, batch);
+                tlb.count(batch.len() as u64);
+            }
+        }
+    }
+
+    /// The same, with what says where a buffer is: `address, length` to host address.
+    #[inline(always)]
+    fn find_by(
+        &mut self,
+        at_once: impl Fn(u64, u64) -> Option<*mut u8>,
+        parts: PackedParts,
+        count: u16,
+        batch: &mut Batch,
+    ) {
         let size = self.rules.size;
         let count = usize::from(count.min(size - self.held)).min(BATCH);
         let mut at = self.next_avail;
@@ -183,9 +203,7 @@ impl PackedDevice {
                 break;
             }
             let addr = parts.addr(at.slot);
-            let len = u64::from(word.len);
-            let host = hint.hit(addr, len).or_else(|| into.translated(addr, len, Access::Read));
-            let Some(host) = host else { break };
+            let Some(host) = at_once(addr, u64::from(word.len)) else { break };
             if self.ids.take(word.id).is_err() {
                 break;
             }
