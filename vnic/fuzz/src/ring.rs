@@ -13,103 +13,25 @@
 //! - the device writes into its own part of the ring, and nowhere else;
 //! - popping and draining find the same in a ring that keeps still, through a cold arena and a warm one.
 
+mod guest;
+mod look;
+
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use arbitrary::{Arbitrary, Unstructured};
+use vnic::memory::Access;
 use vnic::memory::testing::GuestRam;
-use vnic::memory::{Access, Gpa};
-use vnic::ring::{
-    Chain, ChainView, Device, DeviceRing, Ended, Fate, RingError, RingLayout, Segments, Singles, Touch, Visitor,
-    interrupted,
-};
+use vnic::ring::{Chain, Device, DeviceRing, Ended, Fate, RingError, RingLayout, Segments, Touch, interrupted};
 use vnic::spec::{Feature, Features};
 
-/// Split or packed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// VIRTIO 1.3, 2.7.
-    Split,
-    /// VIRTIO 1.3, 2.8.
-    Packed,
-}
+pub use guest::Format;
+use guest::{Guest, LEN, Length, RAM, REGIONS, RING, Write};
+use look::{Describe, Look, check_chain, describe};
 
-/// Where the rings are; buffers and tables are anywhere.
-const RING: u64 = 0x1000;
-const FIRST: u64 = 0x6000;
-/// A second region right behind the first, a third behind a hole.
-const REGIONS: [(Gpa, u64); 3] = [(Gpa(0), FIRST), (Gpa(FIRST), 0x1000), (Gpa(THIRD), 0x1000)];
-const THIRD: u64 = 0x2_0000;
-/// Buffers and tables are here more often than elsewhere.
-const BUFFERS: u64 = 0x4000;
-const TABLES: u64 = 0x5000;
 const STEPS: usize = 96;
-
-/// An address, likely a good one.
-#[derive(Debug, Clone, Copy, Arbitrary)]
-enum Place {
-    Buffer(u8),
-    Table(u8),
-    NearEnd(u8, u8),
-    Raw(u64),
-}
-
-impl Place {
-    fn addr(self) -> u64 {
-        match self {
-            Place::Buffer(at) => BUFFERS + 16 * u64::from(at),
-            Place::Table(at) => TABLES + 16 * u64::from(at),
-            Place::NearEnd(which, back) => {
-                [FIRST, FIRST + 0x1000, THIRD, THIRD + 0x1000][usize::from(which % 4)] - u64::from(back)
-            }
-            Place::Raw(addr) => addr,
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, Arbitrary)]
-enum Length {
-    Small(u8),
-    Descriptors(u8),
-    Raw(u32),
-}
-
-impl Length {
-    fn bytes(self) -> u32 {
-        match self {
-            Length::Small(len) => u32::from(len),
-            Length::Descriptors(count) => 16 * u32::from(count),
-            Length::Raw(len) => len,
-        }
-    }
-}
-
-/// What the guest writes.
-#[derive(Debug, Clone, Copy, Arbitrary)]
-enum Write {
-    /// A descriptor of the ring. Packed: `next` is the buffer id.
-    Desc { slot: u8, place: Place, len: Length, flags: u16, next: u8 },
-    /// A descriptor with plausible flags: linked to the one behind it or not.
-    Plain { slot: u8, place: Place, len: Length, more: bool, writable: bool, lap: bool },
-    /// Chains of one buffer each, in so many slots from there on; their ids repeat, or do not.
-    Fill { from: u8, count: u8, ids: u8, lap: bool },
-    /// One that refers to a table.
-    Indirect { slot: u8, place: Place, count: u8, lap: bool },
-    /// A descriptor of a table.
-    Table { at: u8, place: Place, len: Length, flags: u8, next: u8 },
-    /// Split: an entry of the available ring.
-    Entry { slot: u8, head: u8 },
-    /// Split: that many entries more.
-    More(u8),
-    /// Split: `avail.idx`.
-    Idx(u16),
-    /// What the driver wants to be called for.
-    Event(u32),
-    /// Anything anywhere in the first pages.
-    Bytes(u16, u32),
-}
 
 #[derive(Debug, Clone, Copy, Arbitrary)]
 enum Step {
@@ -141,148 +63,6 @@ enum Step {
     Compare,
     /// Receive buffers, as many as there are of them.
     PopBuffers(u8),
-}
-
-/// Guest memory, and what the guest itself has written into it.
-struct Guest {
-    ram: GuestRam,
-    /// What memory must hold but for what the device may write.
-    shadow: Vec<u8>,
-    format: Format,
-    layout: RingLayout,
-    /// Split: where the driver stands.
-    avail_idx: u16,
-    ambushes: VecDeque<(u8, Write)>,
-}
-
-thread_local! {
-    static RAM: RefCell<Option<GuestRam>> = const { RefCell::new(None) };
-}
-
-const LEN: u64 = FIRST + 0x1000;
-
-impl Guest {
-    fn write_bytes(&mut self, addr: u64, bytes: &[u8]) {
-        if self.ram.write(addr, bytes).is_ok()
-            && let Some(shadow) = self.shadow.get_mut(addr as usize..addr as usize + bytes.len())
-        {
-            shadow.copy_from_slice(bytes);
-        }
-    }
-
-    fn desc(&mut self, at: u64, addr: u64, len: u32, flags: u16, next: u16) {
-        let (third, fourth) = if self.format == Format::Packed { (next, flags) } else { (flags, next) };
-        let rest = u64::from(len) | u64::from(third) << 32 | u64::from(fourth) << 48;
-        self.write_bytes(at, &[addr.to_le_bytes(), rest.to_le_bytes()].concat());
-    }
-
-    fn slot(&self, slot: u8) -> u16 {
-        u16::from(slot) % self.layout.size
-    }
-
-    fn write(&mut self, what: Write) {
-        let (format, layout) = (self.format, self.layout);
-        let lap = move |lap: bool| match (format, lap) {
-            (Format::Split, _) => 0,
-            (Format::Packed, true) => 1 << 7,
-            (Format::Packed, false) => 1 << 15,
-        };
-        match what {
-            Write::Desc { slot, place, len, flags, next } => {
-                let at = layout.desc + 16 * u64::from(self.slot(slot));
-                self.desc(at, place.addr(), len.bytes(), flags, next.into());
-            }
-            Write::Plain { slot, place, len, more, writable, lap: turn } => {
-                let slot = self.slot(slot);
-                let flags = u16::from(more) | u16::from(writable) << 1 | lap(turn);
-                self.desc(
-                    layout.desc + 16 * u64::from(slot),
-                    place.addr(),
-                    len.bytes(),
-                    flags,
-                    (slot + 1) % layout.size,
-                );
-            }
-            Write::Fill { from, count, ids, lap: turn } => {
-                let from = self.slot(from);
-                for at in (0..u16::from(count % 8)).map(|at| (from + at) % layout.size) {
-                    let id = if self.format == Format::Packed { at % (u16::from(ids) + 1) } else { 0 };
-                    self.desc(layout.desc + 16 * u64::from(at), BUFFERS, 60, lap(turn), id);
-                    self.write(Write::Entry { slot: at as u8, head: (at % (u16::from(ids) + 1)) as u8 });
-                }
-                self.write(Write::More(count % 8));
-            }
-            Write::Indirect { slot, place, count, lap: turn } => {
-                let slot = self.slot(slot);
-                let at = layout.desc + 16 * u64::from(slot);
-                self.desc(at, place.addr(), 16 * u32::from(count), 4 | lap(turn), slot);
-            }
-            Write::Table { at, place, len, flags, next } => {
-                let flags = u16::from(flags & 7);
-                self.desc(TABLES + 16 * u64::from(at), place.addr(), len.bytes(), flags, next.into());
-            }
-            Write::Entry { slot, head } => {
-                let at = layout.avail + 4 + 2 * u64::from(self.slot(slot));
-                if self.format == Format::Split {
-                    self.write_bytes(at, &u16::from(head).to_le_bytes());
-                }
-            }
-            Write::More(count) => {
-                if self.format == Format::Split {
-                    self.avail_idx = self.avail_idx.wrapping_add(u16::from(count) % (layout.size + 1));
-                    self.write_bytes(layout.avail + 2, &self.avail_idx.to_le_bytes());
-                }
-            }
-            Write::Idx(idx) => {
-                if self.format == Format::Split {
-                    self.avail_idx = idx;
-                    self.write_bytes(layout.avail + 2, &idx.to_le_bytes());
-                }
-            }
-            Write::Event(bits) => match self.format {
-                Format::Packed => self.write_bytes(layout.avail, &bits.to_le_bytes()),
-                Format::Split => {
-                    self.write_bytes(layout.avail, &(bits as u16).to_le_bytes());
-                    self.write_bytes(layout.avail + 4 + 2 * u64::from(layout.size), &(bits >> 16).to_le_bytes()[..2]);
-                }
-            },
-            Write::Bytes(at, bits) => {
-                // The device's own part excepted: what it must not write there could not be told from this.
-                let at = u64::from(at);
-                if !self.device_writes(at) && !self.device_writes(at + 3) {
-                    self.write_bytes(at, &bits.to_le_bytes());
-                }
-            }
-        }
-    }
-
-    fn device_writes(&self, addr: u64) -> bool {
-        device_writes(self.format, &self.layout, addr)
-    }
-
-    fn check_memory(mut self) -> GuestRam {
-        let memory = self.ram.read(0, LEN as usize).expect("it is guest memory");
-        if memory != self.shadow {
-            for (at, (is, was)) in memory.iter().zip(&mut self.shadow).enumerate() {
-                if is != was {
-                    assert!(device_writes(self.format, &self.layout, at as u64), "the device wrote at {at:#x}");
-                }
-            }
-        }
-        self.ram
-    }
-}
-
-/// Is this address in the part of the ring that the device writes?
-fn device_writes(format: Format, layout: &RingLayout, addr: u64) -> bool {
-    let within = |from: u64, len: u64| (from..from + len).contains(&addr);
-    match format {
-        Format::Split => within(layout.used, 4 + 8 * u64::from(layout.size) + 2),
-        Format::Packed => {
-            let rings = within(layout.desc, 16 * u64::from(layout.size));
-            (rings && (addr - layout.desc) % 16 >= 8) || within(layout.used, 4)
-        }
-    }
 }
 
 /// A device, and what is known of it.
@@ -643,110 +423,5 @@ impl Bench {
             assert_eq!(first, other, "{what}");
         }
         self.guest.borrow_mut().ambushes = ambushes;
-    }
-}
-
-type Description = (Chain, Vec<(u64, u32, bool)>);
-
-fn describe(view: ChainView<'_>) -> Description {
-    let segments = view.segments().iter().map(|segment| (segment.addr, segment.len, segment.continues)).collect();
-    (Chain { first: 0, ..view.chain }, segments)
-}
-
-/// Leaves the ring as it is, so nothing goes back at a glance; but what was glanced at must be what is followed then.
-struct Describe {
-    glances: u8,
-    chains: Vec<Description>,
-    glanced: VecDeque<Description>,
-}
-
-impl Visitor for Describe {
-    const READS: bool = false;
-
-    fn glances(&self) -> bool {
-        self.glances != 0
-    }
-
-    fn glance(&mut self, singles: Singles<'_>) -> usize {
-        self.glances = self.glances.rotate_left(1);
-        self.glanced.clear();
-        if self.glances & 1 == 1 {
-            self.glanced.extend(singles.views().map(describe));
-        }
-        0
-    }
-
-    fn visit(&mut self, chain: ChainView<'_>) -> Fate {
-        if let Some(glanced) = self.glanced.pop_front() {
-            assert_eq!(glanced, describe(chain), "followed anew");
-        }
-        self.chains.push(describe(chain));
-        Fate::Keep
-    }
-}
-
-struct Look<'b> {
-    guest: &'b Rc<RefCell<Guest>>,
-    features: Features,
-    fates: u32,
-    glances: u8,
-    seen: Vec<(Chain, Fate)>,
-}
-
-impl Visitor for Look<'_> {
-    const READS: bool = false;
-
-    fn glances(&self) -> bool {
-        self.glances != 0
-    }
-
-    fn glance(&mut self, singles: Singles<'_>) -> usize {
-        let before = self.seen.len();
-        for view in singles.views() {
-            self.glances = self.glances.rotate_left(1);
-            if self.glances & 1 == 0 {
-                break;
-            }
-            check_chain(&self.guest.borrow(), view, self.features);
-            self.seen.push((view.chain, Fate::Return));
-        }
-        self.seen.len() - before
-    }
-
-    fn visit(&mut self, chain: ChainView<'_>) -> Fate {
-        check_chain(&self.guest.borrow(), chain, self.features);
-        let fate = match self.fates & 3 {
-            0 | 1 => Fate::Return,
-            2 => Fate::Keep,
-            _ => Fate::Leave,
-        };
-        self.fates = self.fates.rotate_right(2);
-        self.seen.push((chain.chain, fate));
-        fate
-    }
-}
-
-/// What must be true of every chain that is handed out.
-fn check_chain(guest: &Guest, view: ChainView<'_>, features: Features) {
-    let chain = view.chain;
-    let size = guest.layout.size;
-    let segments = view.segments();
-    assert_eq!(segments.len(), chain.count as usize);
-    assert!(chain.descriptors >= 1 && u32::from(chain.descriptors) <= chain.count && chain.readable <= chain.count);
-    assert!(chain.slots >= 1 && chain.slots <= size);
-    assert!(chain.descriptors <= size.max(1024));
-    assert!(chain.indirect || chain.descriptors <= size);
-    assert!(!chain.indirect || features.has(Feature::IndirectDesc));
-    let buffers = segments.iter().filter(|segment| !segment.continues).count();
-    assert_eq!(buffers, usize::from(chain.descriptors));
-    let (readable, writable) = segments.split_at(chain.readable as usize);
-    let sum = |list: &[vnic::ring::Segment]| list.iter().map(|segment| u64::from(segment.len)).sum::<u64>();
-    assert_eq!((sum(readable), sum(writable)), (chain.readable_len.into(), chain.writable_len.into()));
-    let mut known: HashMap<u64, usize> = HashMap::new();
-    let memory = guest.ram.memory();
-    for slice in view.readable().chain(view.writable()).filter(|slice| !slice.is_empty()) {
-        let here = memory.slice(slice.addr(), slice.len() as u64, Access::Read).expect("it is guest memory");
-        assert_eq!(here.as_ptr(), slice.as_ptr());
-        known.insert(slice.addr(), slice.len());
     }
 }
