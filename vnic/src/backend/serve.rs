@@ -51,7 +51,7 @@ pub enum ServeError {
     },
     /// More workers than queue pairs.
     #[error(
-        "{cpus} CPUs for {pairs} queue pairs: each pair has one worker, so name fewer with --cpu or offer more with --queue-pairs"
+        "--cpu names {cpus} CPUs, and only {pairs} would have a queue pair to serve: name fewer, or offer more with --queue-pairs"
     )]
     IdleWorkers {
         /// How many CPUs were named.
