@@ -123,7 +123,7 @@ fn all_sizes_offsets_and_families_arrive_and_both_ends_answer_ping() {
 
     note("the rings are sound, and nothing was dropped or copied");
     let copied = device.counter("transmitq0", "device_copied_bytes");
-    let (drops, errors) = (device.counter("transmitq0", "drops"), device.counter("transmitq0", "errors"));
+    let (drops, errors) = device.drops_and_errors("transmitq0");
     assert_eq!((copied, drops, errors), (0, 0, 0));
     assert!(device.rings().to_string().contains("transmitq0"));
 

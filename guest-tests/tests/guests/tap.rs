@@ -62,7 +62,7 @@ fn the_textbooks_transfers_arrive_over_a_tap_and_both_ends_answer_ping() {
     agent.transfer(&spec("sendfile", 64 << 20));
 
     let copied = device.counter("transmitq0", "device_copied_bytes");
-    let (drops, errors) = (device.counter("transmitq0", "drops"), device.counter("transmitq0", "errors"));
+    let (drops, errors) = device.drops_and_errors("transmitq0");
     assert_eq!((copied, drops, errors), (0, 0, 0), "copied, drops, errors");
     machine.power_off(agent);
     assert!(device.stop().success());

@@ -137,8 +137,7 @@ fn our_driver_and_the_kernels_speak_packed_rings_with_our_device() {
         note("the kernel has its NIC again, and giving it back once more is no error");
         agent.run(&["userspace-nic", "--undo"]);
         agent.run(&["ping", "-c", "1", "10.0.2.2"]);
-        let (drops, errors) = (device.counter("transmitq0", "drops"), device.counter("transmitq0", "errors"));
-        assert_eq!((drops, errors), (0, 0), "drops, errors");
+        assert_eq!(device.drops_and_errors("transmitq0"), (0, 0), "drops, errors");
         machine.power_off(agent);
         assert!(device.stop().success());
     }
@@ -185,8 +184,7 @@ fn our_driver_works_on_our_device() {
     let (machine, mut agent) = Machine::boot(folder.path(), &["--iommu"]);
     let peer = spec(METHOD, 0).to;
     our_driver_works(&mut agent, peer, SocketAddr::new(peer.ip(), 7));
-    let (drops, errors) = (device.counter("transmitq0", "drops"), device.counter("transmitq0", "errors"));
-    assert_eq!((drops, errors), (0, 0), "drops, errors");
+    assert_eq!(device.drops_and_errors("transmitq0"), (0, 0), "drops, errors");
     machine.power_off(agent);
     assert!(device.stop().success());
 }
@@ -259,8 +257,7 @@ fn a_killed_driver_leaves_a_card_that_the_kernel_gets_back_and_the_next_run_can_
     agent.run(&["ping", "-c", "1", "10.0.2.2"]);
 
     note("the device met no error: it never reached for what was not mapped");
-    let (drops, errors) = (device.counter("transmitq0", "drops"), device.counter("transmitq0", "errors"));
-    assert_eq!((drops, errors), (0, 0));
+    assert_eq!(device.drops_and_errors("transmitq0"), (0, 0));
     machine.power_off(agent);
     assert!(device.stop().success());
 }
