@@ -14,7 +14,7 @@ use crate::net::{Frame, ReceiveSpace, header_len};
 use crate::ring::{Chain, DeviceRing, RingError};
 use crate::spec::{Feature, Features};
 
-/// Most receive buffers popped ahead: what is asked of memory for them is there when they are filled.
+/// Most receive buffers popped ahead: found together, they wait for memory at the same time.
 const AHEAD: usize = 32;
 /// Of them, how many are asked of memory before they are filled: more would wait for one another.
 const NEAR: usize = 8;
