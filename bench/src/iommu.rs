@@ -40,24 +40,10 @@ pub(crate) fn cases(args: &Args) -> Vec<Case> {
 
 /// All rounds of a case.
 pub(crate) fn measure(case: &Case, args: &Args) -> Outcome {
-    let mut runs = IOMMUS.map(|(name, translations)| Runs::of(name, translations.map(|_| TARGET)));
-    let mut not_run = None;
-    'rounds: for _ in 0..args.rounds {
-        for ((name, translations), runs) in IOMMUS.iter().zip(&mut runs) {
-            match once(args, *case, *translations) {
-                Ok(rate) => runs.figures.push(rate),
-                Err(error) => {
-                    not_run = Some(format!("{name}: {error:#}"));
-                    break 'rounds;
-                }
-            }
-        }
-    }
-    let mut outcome = Outcome { case: case.name(), unit: Unit::Frames, runs: runs.into(), not_run };
-    if outcome.not_run.is_none() {
-        outcome.compare();
-    }
-    outcome
+    let runs = IOMMUS.map(|(name, translations)| Runs::of(name, translations.map(|_| TARGET)));
+    Outcome::of_rounds((case.name(), Unit::Frames), runs.into(), args.rounds, |at| {
+        once(args, *case, IOMMUS.get(at).and_then(|(_, translations)| *translations))
+    })
 }
 
 /// One run against a fresh back-end. Frames per second.

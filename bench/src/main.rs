@@ -21,7 +21,7 @@ mod testpmd;
 use std::fs;
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result, anyhow};
 use clap::Parser;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
@@ -76,25 +76,30 @@ fn main() -> Result<()> {
     let mut progress = Progress::new(cases.len() + iommu.len() + sendfile.len());
     for case in &cases {
         progress.next(&case.name());
-        record.side_by_side(side_by_side::measure(case, &args))?;
+        record.add(|record| &mut record.side_by_side, side_by_side::measure(case, &args))?;
     }
     for case in &iommu {
         progress.next(&case.name());
-        record.iommu(iommu::measure(case, &args))?;
+        record.add(|record| &mut record.iommu, iommu::measure(case, &args))?;
     }
     if args.against.is_none() && singles::NAMES.contains(&args.only) {
         record.singles(singles::measure(args.rounds, &args.vnic, &args.out))?;
     }
     for case in &sendfile {
         progress.next(&case.name());
-        record.sendfile(sendfile::measure(case, &args))?;
+        record.add(|record| &mut record.guest_sendfile, sendfile::measure(case, &args))?;
     }
     plot::draw(record.outcomes(), &args.out.join("ratios.svg"))
 }
 
-/// Keeps the calling thread on this CPU, and what it starts from then on.
-fn pin(cpu: usize) -> Result<()> {
-    let mut set = CpuSet::new();
-    set.set(cpu)?;
-    Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
+/// Does the driver's work on CPU 1, on a thread of its own: processes started later would inherit the CPU.
+fn on_cpu_1<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let pinned = || {
+        let mut set = CpuSet::new();
+        set.set(1)?;
+        sched_setaffinity(Pid::from_raw(0), &set).context("CPU 1 is for the driver; this machine needs two")?;
+        work()
+    };
+    let worked = std::thread::scope(|scope| scope.spawn(pinned).join());
+    worked.map_err(|_| anyhow!("the driver's thread panicked"))?
 }

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use anyhow::Result;
 use serde::Serialize;
 
 /// What a figure counts, per second.
@@ -67,6 +68,31 @@ impl Runs {
 }
 
 impl Outcome {
+    /// Has each of the back-ends run once a round, in turn, by its place among them, and compares. The first that cannot ends
+    /// it.
+    pub(crate) fn of_rounds(
+        (case, unit): (String, Unit),
+        mut runs: Vec<Runs>,
+        rounds: u32,
+        mut once: impl FnMut(usize) -> Result<f64>,
+    ) -> Self {
+        let mut not_run = None;
+        'rounds: for _ in 0..rounds {
+            for (at, runs) in runs.iter_mut().enumerate() {
+                match once(at) {
+                    Ok(figure) => runs.figures.push(figure),
+                    Err(error) => {
+                        not_run = Some(format!("{}: {error:#}", runs.backend));
+                        break 'rounds;
+                    }
+                }
+            }
+        }
+        let mut outcome = Outcome { case, unit, runs, not_run };
+        outcome.compare();
+        outcome
+    }
+
     /// Fills in the ratios to the last back-end, round by round.
     pub(crate) fn compare(&mut self) {
         let Some(yardstick) = self.runs.last().map(|last| last.figures.clone()) else { return };

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering, fence};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap};
 use vnic::memory::testing::GuestRam;
 use vnic::ring::RingLayout;
@@ -66,13 +66,7 @@ pub(crate) fn on_cpu_1(
     translations: Option<u64>,
     seconds: f64,
 ) -> Result<f64> {
-    // A thread of its own: processes would inherit its CPU.
-    let pump = || {
-        crate::pin(1).context("CPU 1 is for the driver; this machine needs two")?;
-        run(socket, shape, features, translations, seconds)
-    };
-    let pumped = std::thread::scope(|scope| scope.spawn(pump).join());
-    let pumped = pumped.map_err(|_| anyhow!("the pump panicked"))??;
+    let pumped = crate::on_cpu_1(|| run(socket, shape, features, translations, seconds))?;
     if pumped.waited < 0.5 {
         eprintln!("    the pump waited only {:.0} % of the time: it is the limit", pumped.waited * 100.0);
     }

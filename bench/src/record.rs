@@ -23,10 +23,10 @@ pub(crate) struct Record {
     dpdk: Option<String>,
     /// When the run began, UTC.
     date: Option<String>,
-    side_by_side: Vec<Outcome>,
-    iommu: Vec<Outcome>,
+    pub(crate) side_by_side: Vec<Outcome>,
+    pub(crate) iommu: Vec<Outcome>,
     latency_idle_memory: Vec<Single>,
-    guest_sendfile: Vec<Outcome>,
+    pub(crate) guest_sendfile: Vec<Outcome>,
 }
 
 impl Record {
@@ -45,27 +45,16 @@ impl Record {
         }
     }
 
-    pub(crate) fn side_by_side(&mut self, outcome: Outcome) -> Result<()> {
+    /// Prints an outcome, and keeps it in `list`.
+    pub(crate) fn add(&mut self, list: fn(&mut Record) -> &mut Vec<Outcome>, outcome: Outcome) -> Result<()> {
         outcome.print();
-        self.side_by_side.push(outcome);
-        self.write()
-    }
-
-    pub(crate) fn iommu(&mut self, outcome: Outcome) -> Result<()> {
-        outcome.print();
-        self.iommu.push(outcome);
+        list(self).push(outcome);
         self.write()
     }
 
     pub(crate) fn singles(&mut self, singles: Vec<Single>) -> Result<()> {
         singles.iter().for_each(|single| println!("{}", single.line()));
         self.latency_idle_memory = singles;
-        self.write()
-    }
-
-    pub(crate) fn sendfile(&mut self, outcome: Outcome) -> Result<()> {
-        outcome.print();
-        self.guest_sendfile.push(outcome);
         self.write()
     }
 

@@ -2,8 +2,6 @@
 //!
 //! The back-end has CPU 0, the driver CPU 1; each run has a fresh pair of them.
 
-use std::collections::BTreeMap;
-
 use anyhow::Result;
 
 use crate::backend::{Backend, Server};
@@ -22,36 +20,19 @@ pub(crate) fn cases(args: &Args) -> Vec<Case> {
 
 /// All rounds of a case.
 pub(crate) fn measure(case: &Case, args: &Args) -> Outcome {
-    let mut figures: BTreeMap<usize, [Vec<f64>; 3]> = BTreeMap::new();
-    let mut not_run = None;
-    'rounds: for _ in 0..args.rounds {
-        for (at, backend) in case.backends.iter().enumerate() {
-            match once(case, *backend, args) {
-                Ok(run) => {
-                    let [rates, idles, losts] = figures.entry(at).or_default();
-                    rates.push(run.frames_per_second);
-                    idles.extend(run.idle);
-                    losts.extend(run.trace_lost);
-                }
-                Err(error) => {
-                    not_run = Some(format!("{}: {error:#}", backend.name()));
-                    break 'rounds;
-                }
-            }
-        }
-    }
-    let runs = figures.into_iter().map(|(at, [figures, idles, losts])| Runs {
-        figures,
-        idle: spread(&idles).map(|[median, ..]| median),
-        trace_lost: spread(&losts).map(|[median, ..]| median),
-        ..Runs::of(
-            case.backends.get(at).map_or_else(String::new, |backend| backend.name()),
-            case.targets.get(at).copied().flatten(),
-        )
+    let target = |at: usize| case.targets.get(at).copied().flatten();
+    let runs = case.backends.iter().enumerate().map(|(at, backend)| Runs::of(backend.name(), target(at)));
+    let mut beside = vec![[Vec::new(), Vec::new()]; case.backends.len()];
+    let mut outcome = Outcome::of_rounds((case.name(), Unit::Frames), runs.collect(), args.rounds, |at| {
+        let run = once(case, case.backends[at], args)?;
+        let [idles, losts] = &mut beside[at];
+        idles.extend(run.idle);
+        losts.extend(run.trace_lost);
+        Ok(run.frames_per_second)
     });
-    let mut outcome = Outcome { case: case.name(), unit: Unit::Frames, runs: runs.collect(), not_run };
-    if outcome.runs.len() == case.backends.len() {
-        outcome.compare();
+    for (runs, [idles, losts]) in outcome.runs.iter_mut().zip(&beside) {
+        runs.idle = spread(idles).map(|[median, ..]| median);
+        runs.trace_lost = spread(losts).map(|[median, ..]| median);
     }
     outcome
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::backend::{Backend, Server};
@@ -73,15 +73,7 @@ pub(crate) fn measure(rounds: u32, vnic: &Path, folder: &Path) -> Vec<Single> {
         .collect();
     for _ in 0..rounds {
         for backend in BACKENDS {
-            // A thread of its own: processes would inherit its CPU.
-            let looked = Server::start(backend, 1, vnic, folder).and_then(|server| {
-                let look = || {
-                    crate::pin(1)?;
-                    look(&server)
-                };
-                let looked = std::thread::scope(|scope| scope.spawn(look).join());
-                looked.map_err(|_| anyhow!("the front-end panicked"))?
-            });
+            let looked = Server::start(backend, 1, vnic, folder).and_then(|server| crate::on_cpu_1(|| look(&server)));
             let of_it = singles.iter_mut().filter(|single| single.backend == backend.name());
             match looked {
                 Ok(figures) => of_it.zip(figures).for_each(|(single, figure)| single.figures.push(figure)),
