@@ -44,30 +44,29 @@ pub struct Stream {
     pub sha256: String,
 }
 
-/// The stream for the file's bytes from `offset`, sent with calls of these lengths: each call ends its last record.
+/// The stream for `bytes` of the file from `offset`, sent with calls of `chunk` bytes: each call ends its last record.
 ///
 /// # Errors
 /// The file cannot be read, or the kernel has no AES-GCM for user space.
-pub fn stream_of(file: &File, mut offset: u64, calls: &[u64], keys: Keys) -> io::Result<Stream> {
+pub fn stream_of(file: &File, offset: u64, bytes: u64, chunk: u64, keys: Keys) -> io::Result<Stream> {
     let cipher = Cipher::new(&keys.key)?;
     let mut number = u64::from_be_bytes(keys.sequence);
     let mut content = vec![0_u8; RECORD];
     let mut digest = Sha256::new();
-    let mut bytes = 0;
-    for call in calls {
-        let mut left = *call;
-        while left > 0 {
-            let length = usize::try_from(left).map_or(RECORD, |left| left.min(RECORD));
-            file.read_exact_at(&mut content[..length], offset)?;
-            let record = cipher.record(&keys, number, &content[..length])?;
-            digest.update(&record);
-            bytes += record.len() as u64;
-            number = number.wrapping_add(1);
-            offset += length as u64;
-            left -= length as u64;
-        }
+    let mut streamed = 0;
+    let mut at = 0;
+    while at < bytes {
+        let left_of_call = chunk - at % chunk;
+        let left = left_of_call.min(bytes - at);
+        let content = &mut content[..usize::try_from(left).map_or(RECORD, |left| left.min(RECORD))];
+        file.read_exact_at(content, offset + at)?;
+        let record = cipher.record(&keys, number, content)?;
+        digest.update(&record);
+        streamed += record.len() as u64;
+        number = number.wrapping_add(1);
+        at += content.len() as u64;
     }
-    Ok(Stream { bytes, sha256: super::file::hex(&digest.finalize()) })
+    Ok(Stream { bytes: streamed, sha256: super::file::hex(&digest.finalize()) })
 }
 
 /// AES-128-GCM of the kernel.

@@ -109,7 +109,7 @@ impl Prepared {
             let _ = load_group(group);
         }
         let made = TestFile::create(folder_of(&spec.filesystem)?, spec.offset, spec.bytes)?;
-        let socket = connect(spec.to, spec.pause.then_some(spec.chunk))?;
+        let socket = connect(spec.to, (spec.pause || method.chunk_fits).then_some(spec.chunk))?;
         let flow = Flow { protocol: 6, local: socket.local_addr()?, remote: socket.peer_addr()? };
         let mut prepared = Prepared { method, spec, made, socket, stream: None, flow, nic, pages: Vec::new() };
         let job = prepared.job(&Nobody)?;
@@ -233,8 +233,8 @@ fn unsupported(error: io::Error) -> anyhow::Error {
     if error.kind() == io::ErrorKind::Unsupported { Unsupported(error.to_string()).into() } else { error.into() }
 }
 
-/// Connects to a receiver. A chunk that the connection must take whole, though the device may not send a byte of it,
-/// needs room in the socket.
+/// Connects to a receiver. A chunk that the connection must take whole, though not a byte of it may be sent by then, needs
+/// room in the socket.
 pub(crate) fn connect(to: SocketAddr, chunk: Option<u64>) -> Result<TcpStream> {
     let socket = TcpStream::connect_timeout(&to, CONNECT_DEADLINE)
         .with_context(|| format!("connect to the receiver at {to}"))?;

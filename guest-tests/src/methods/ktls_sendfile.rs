@@ -6,6 +6,10 @@
 //!
 //! Expected: one pass of the CPU over the bytes, page cache → records. It is a cipher's and no copying function's, so
 //! the kernel's books do not show it; the NIC is handed other pages than the file's.
+//!
+//! Each call sends one chunk, and a chunk fits into the socket's buffer. Else the transfer stands still now and then (seen
+//! on 6.1): the kernel pushes nothing to TCP before a call's last page, so when the buffer is full before that, and nothing
+//! is in flight whose acknowledgement would push, it waits for room until the other side says something of its own.
 
 use std::io;
 
@@ -48,7 +52,7 @@ fn encrypt(job: &Job<'_>) -> nix::Result<()> {
 /// Sends the job.
 pub(super) fn send(job: &Job<'_>) -> io::Result<u64> {
     encrypt(job)?;
-    super::sendfile::send(job)
+    super::sendfile::send_by(job, |sent| job.piece(sent))
 }
 
 /// What the receiver will get: full records, and each call of `sendfile` ends its last one. Only for whole pages: from
@@ -57,6 +61,5 @@ pub(super) fn stream(job: &Job<'_>) -> io::Result<Stream> {
     if !job.offset.is_multiple_of(PAGE_SIZE) {
         return Err(unsupported("where the kernel ends its records is not known for a start within a page"));
     }
-    let first = job.rest(0) as u64;
-    stream_of(job.file, job.offset, &[first, job.bytes - first], KEYS)
+    stream_of(job.file, job.offset, job.bytes, job.chunk as u64, KEYS)
 }

@@ -113,6 +113,8 @@ pub struct Method {
     pub available: fn(&Job<'_>) -> io::Result<()>,
     /// The file's pages are not used: better none of them are in memory.
     pub bypasses_page_cache: bool,
+    /// A chunk is to find room in the socket at once.
+    pub chunk_fits: bool,
     /// The modules that the kernel may need for it (a group of the image's list).
     pub modules: Option<&'static str>,
     /// Where the receiver gets other bytes than the file's: which ones.
@@ -121,7 +123,17 @@ pub struct Method {
 
 /// A method that every kernel has.
 const fn everywhere(name: &'static str, summary: &'static str, send: fn(&Job<'_>) -> io::Result<u64>) -> Method {
-    Method { name, summary, send, available: |_| Ok(()), bypasses_page_cache: false, modules: None, stream: None }
+    let available = |_: &Job<'_>| Ok(());
+    Method {
+        name,
+        summary,
+        send,
+        available,
+        bypasses_page_cache: false,
+        chunk_fits: false,
+        modules: None,
+        stream: None,
+    }
 }
 
 /// Every method there is.
@@ -163,6 +175,7 @@ pub const METHODS: &[Method] = &[
     },
     Method {
         available: ktls_sendfile::available,
+        chunk_fits: true,
         modules: Some("tls"),
         stream: Some(ktls_sendfile::stream),
         ..everywhere("ktls-sendfile", "sendfile over a connection that the kernel encrypts", ktls_sendfile::send)

@@ -12,10 +12,15 @@ use super::{Job, file_too_short};
 /// Sends the job: everything that is left with each call. One call suffices, unless a signal or the kernel's limit of
 /// 2 GiB per call cuts it short.
 pub(super) fn send(job: &Job<'_>) -> io::Result<u64> {
+    send_by(job, |sent| job.rest(sent))
+}
+
+/// Sends the job with calls of as many bytes as `call` says, given those sent before.
+pub(super) fn send_by(job: &Job<'_>, call: impl Fn(u64) -> usize) -> io::Result<u64> {
     let mut sent = 0;
     while sent < job.bytes {
         let mut offset = i64::try_from(job.offset + sent).map_err(io::Error::other)?;
-        match sendfile64(job.socket, job.file, Some(&mut offset), job.rest(sent))? {
+        match sendfile64(job.socket, job.file, Some(&mut offset), call(sent))? {
             0 => return Err(file_too_short(sent, job)),
             taken => sent += taken as u64,
         }

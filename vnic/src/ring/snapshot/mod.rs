@@ -16,6 +16,7 @@ mod packed;
 mod split;
 #[cfg(test)]
 mod tests;
+mod wishes;
 
 use std::sync::Arc;
 
@@ -29,6 +30,7 @@ use super::chain::{Follower, Tally};
 use super::{RingError, RingLayout};
 
 pub use notation::{NotationError, write_buffers};
+pub use wishes::{Wish, Wishes};
 
 /// Buffers a snapshot shows: enough for a ring of 32768 with 8 buffers a chain, and a bound to what a hostile ring costs.
 pub const MAX_BUFFERS: usize = 1 << 18;
@@ -51,6 +53,9 @@ pub struct RingSnapshot {
     pub used_idx: u16,
     /// Chains available and not yet used.
     pub in_flight: u16,
+    /// When each side wants to be notified. The notation leaves it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wishes: Option<Wishes>,
     /// Did the ring hold still while it was read? If not, entries may be from different moments.
     pub consistent: bool,
     /// The chains in flight, oldest first.
@@ -155,6 +160,7 @@ impl RingSnapshot {
             avail_idx: 0,
             used_idx: 0,
             in_flight: 0,
+            wishes: None,
             consistent: true,
             chains: Vec::new(),
             faults: Vec::new(),

@@ -1,0 +1,84 @@
+//! When each side of a ring wants to hear from the other: what tells a lost notification from a quiet ring.
+//!
+//! VIRTIO 1.3, 2.7.7 Used Buffer Notification Suppression, 2.7.10 Available Buffer Notification Suppression, 2.8.10 Driver
+//! and Device Event Suppression.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use serde::{Deserialize, Serialize};
+
+use crate::memory::Memory;
+use crate::ring::RingLayout;
+use crate::ring::pointers::{PackedPointers, SplitPointers};
+use crate::spec::ring::{AVAIL_F_NO_INTERRUPT, PACKED_EVENT_DESC, PACKED_EVENT_ENABLE, PackedEvent, USED_F_NO_NOTIFY};
+use crate::spec::{Feature, Features};
+
+/// When one side wants to be notified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Wish {
+    /// Whenever there is something.
+    Always,
+    /// Not at all.
+    Never,
+    /// When the other side's index passes this one (EVENT_IDX): `avail.idx` for a kick, `used.idx` for a call, free-running.
+    /// Of a packed ring: when this slot is made available, or used.
+    Past(u16),
+}
+
+/// What both sides of a ring wish, as it stands in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wishes {
+    /// The device's, of the driver.
+    pub kick: Wish,
+    /// The driver's, of the device.
+    pub call: Wish,
+}
+
+impl Wishes {
+    /// Reads them from the ring at `layout`; `None` where it is not guest memory.
+    #[must_use]
+    pub fn read(layout: &RingLayout, memory: &Arc<Memory>, features: Features) -> Option<Wishes> {
+        if features.has(Feature::RingPacked) {
+            PackedPointers::new(layout, Arc::clone(memory)).ok().map(|ring| Wishes::of_packed(&ring))
+        } else {
+            SplitPointers::new(layout, Arc::clone(memory), features).ok().map(|ring| Wishes::of_split(&ring))
+        }
+    }
+
+    pub(super) fn of_split(ring: &SplitPointers) -> Wishes {
+        let unless = |flag: u16, flags: u16| if flags & flag == 0 { Wish::Always } else { Wish::Never };
+        Wishes {
+            kick: match ring.avail_event() {
+                Some(event) => Wish::Past(event.load(Ordering::Relaxed)),
+                None => unless(USED_F_NO_NOTIFY, ring.used_flags().load(Ordering::Relaxed)),
+            },
+            call: match ring.used_event() {
+                Some(event) => Wish::Past(event.load(Ordering::Relaxed)),
+                None => unless(AVAIL_F_NO_INTERRUPT, ring.avail_flags().load(Ordering::Relaxed)),
+            },
+        }
+    }
+
+    pub(super) fn of_packed(ring: &PackedPointers) -> Wishes {
+        let wish = |event: PackedEvent| match event.flags {
+            PACKED_EVENT_ENABLE => Wish::Always,
+            // Bit 15 is the wrap counter.
+            PACKED_EVENT_DESC => Wish::Past(event.off_wrap & 0x7fff),
+            _ => Wish::Never,
+        };
+        Wishes { kick: wish(ring.device_event()), call: wish(ring.driver_event()) }
+    }
+}
+
+impl fmt::Display for Wish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Wish::Always => f.write_str("always"),
+            Wish::Never => f.write_str("never"),
+            Wish::Past(idx) => write!(f, "past {idx}"),
+        }
+    }
+}
