@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::sys::socket::{setsockopt, sockopt};
+use vnic::record::row::way_of;
 use vnic::record::run::NicState;
 use vnic::record::wire::{self, Event, Flow, PageRun, Receipt, TransferSpec};
 
@@ -163,7 +164,7 @@ impl Prepared {
     /// and `pause` included.
     pub fn send(self, pause: Pause<'_>) -> Result<Done> {
         let conductor = Conductor {
-            books: RefCell::new(Books::open(self.spec.bytes, self.spec.books)),
+            books: RefCell::new(Books::open(self.spec.bytes, way_of(self.method.name), self.spec.books)),
             pause: RefCell::new(self.spec.pause.then_some(pause)),
             pause_failed: RefCell::default(),
             claims: RefCell::default(),
@@ -188,7 +189,7 @@ impl Prepared {
         let mut books = books.close();
         books.claims = claims.into_inner();
         if let Some(bytes) = copied_on_write.get() {
-            books.copied_bytes.insert("copy-on-write".to_owned(), Some(bytes));
+            books.copied_bytes.insert(wire::COPY_ON_WRITE.to_owned(), Some(bytes));
         }
         Ok(Done { bytes_sent, took, receipt, pages: self.pages_now()?, books })
     }

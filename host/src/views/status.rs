@@ -4,7 +4,7 @@ use std::fmt::{self, Write};
 use std::path::Path;
 
 use anyhow::Result;
-use vnic::observe::protocol::{IotlbStatus, QueueStatus, Status};
+use vnic::observe::protocol::{IotlbStatus, QueueStatus, Status, Wishes};
 
 use super::figures;
 use super::style::{self, BAD, DIM, GOOD, HEAD, WARN};
@@ -174,7 +174,10 @@ fn queues(out: &mut String, queues: &[QueueStatus]) -> fmt::Result {
         if let Some(error) = &queue.error {
             writeln!(out, "{BAD}{}: {error}{BAD:#}", queue.queue)?;
         }
-        let others = nonzero(queue.counters.iter(), |name| !COLUMNS.contains(&name));
+        let mut others = nonzero(queue.counters.iter(), |name| !COLUMNS.contains(&name));
+        if let Some(Wishes { kick, call }) = queue.wishes {
+            others.push(format!("device wants a kick {kick}, driver wants a call {call}"));
+        }
         if !others.is_empty() {
             writeln!(out, "{DIM}{}: {}{DIM:#}", queue.queue, others.join(", "))?;
         }
@@ -194,6 +197,7 @@ mod tests {
             waits: None,
             error: None,
             size: 0,
+            wishes: None,
             counters: [("chains".to_owned(), chains)].into(),
         };
         let shown = |count: usize| {

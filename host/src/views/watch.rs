@@ -217,6 +217,7 @@ mod tests {
             waits: None,
             error: None,
             size: 256,
+            wishes: None,
             counters: [("chains".to_owned(), chains), ("bytes".to_owned(), bytes)].into(),
         }
     }

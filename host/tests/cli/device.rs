@@ -10,7 +10,7 @@ use std::vec::IntoIter;
 
 use vnic::observe::protocol::{
     BufferSnapshot, ChainEvent, ChainSnapshot, FeatureSets, FlowBooks, QueueStatus, RegionStatus, Reply, Request,
-    RingSnapshot, Status, TraceEvent,
+    RingSnapshot, Status, TraceEvent, Wish, Wishes,
 };
 use vnic::observe::scan::ScanReport;
 
@@ -143,6 +143,9 @@ fn names(list: &[&str]) -> Vec<String> {
     list.iter().map(|name| (*name).to_owned()).collect()
 }
 
+/// A device that waits for the next chain, and a driver that polls.
+const WISHES: Wishes = Wishes { kick: Wish::Past(5), call: Wish::Never };
+
 fn queue(name: &str, chains: u64) -> QueueStatus {
     QueueStatus {
         queue: name.to_owned(),
@@ -150,6 +153,7 @@ fn queue(name: &str, chains: u64) -> QueueStatus {
         waits: None,
         error: None,
         size: 256,
+        wishes: Some(WISHES),
         counters: [("chains", chains), ("descriptors", 3 * chains), ("bytes", 65160 * chains), ("drops", 0)]
             .map(|(name, count)| (name.to_owned(), count))
             .into(),

@@ -40,6 +40,7 @@ fn status_shows_session_features_memory_queues() {
         "mq reply_ack",
         "0x000000000000  512.0 MiB",
         "transmitq0  running   256   1 234        3 702  80 407 440",
+        "transmitq0: device wants a kick past 5, driver wants a call never",
         "tx_frames 1 234",
     ] {
         assert!(outcome.stdout.contains(words), "no {words:?} in\n{}", outcome.stdout);

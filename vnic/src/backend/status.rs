@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::iommu::Iommu;
 use super::shared::{Shared, View};
 use crate::memory::{IotlbEntry, Memory};
+use crate::observe::flow::FilePages;
 use crate::observe::protocol::{
-    FeatureSets, IotlbStatus, QueueStatus, RegionStatus, RingSnapshot, Status, TranslationStatus,
+    FeatureSets, IotlbStatus, QueueStatus, RegionStatus, RingSnapshot, Status, TranslationStatus, Wishes,
 };
-use crate::ring::snapshot;
-use crate::spec::Feature;
+use crate::ring::{RingLayout, snapshot};
+use crate::spec::{Feature, Features};
 
 /// Translations that the status shows singly.
 const SHOWN: usize = 16;
@@ -19,6 +20,7 @@ const SHOWN: usize = 16;
 /// The whole state.
 #[must_use]
 pub(super) fn status(shared: &Shared) -> Status {
+    let wishes = wishes(shared);
     let view = shared.view();
     Status {
         socket: shared.about.socket.clone(),
@@ -35,7 +37,7 @@ pub(super) fn status(shared: &Shared) -> Status {
         protocol_features: view.protocol_features.clone(),
         regions: regions(&view),
         iotlb: view.negotiated.has(Feature::AccessPlatform).then(|| iotlb(&shared.iommu)),
-        queues: queues(shared, &view),
+        queues: queues(shared, &view, &wishes),
         idle_ns: shared.idle_ns.load(Ordering::Relaxed),
         link_counters: shared.link_counters(),
     }
@@ -53,7 +55,7 @@ fn regions(view: &View) -> Vec<RegionStatus> {
         .collect()
 }
 
-fn queues(shared: &Shared, view: &View) -> Vec<QueueStatus> {
+fn queues(shared: &Shared, view: &View, wishes: &BTreeMap<u16, Wishes>) -> Vec<QueueStatus> {
     let queues = shared.queues.iter().zip(0u16..);
     queues
         .map(|(queue, index)| QueueStatus {
@@ -64,9 +66,17 @@ fn queues(shared: &Shared, view: &View) -> Vec<QueueStatus> {
                 .map(|miss| format!("waits for a translation of {:#x}, to {}", miss.iova, miss.access)),
             error: queue.error(),
             size: view.rings.get(&index).map_or(0, |ring| ring.size),
+            wishes: wishes.get(&index).copied(),
             counters: queue.counts(),
         })
         .collect()
+}
+
+/// What both sides of each ring wish, as far as it can be read.
+fn wishes(shared: &Shared) -> BTreeMap<u16, Wishes> {
+    let Some(SetUp { memory, rings, features, .. }) = set_up(shared, None) else { return BTreeMap::new() };
+    let read = |(index, layout): (u16, RingLayout)| Some((index, Wishes::read(&layout, &memory, features)?));
+    rings.into_iter().filter_map(read).collect()
 }
 
 fn iotlb(iommu: &Iommu) -> IotlbStatus {
@@ -101,16 +111,27 @@ pub(super) fn memory(shared: &Shared) -> Option<Arc<Memory>> {
     })
 }
 
-/// Snapshots of the rings that are set up, or of `only` one. The lock is let go before guest memory is read.
+/// What it takes to read rings.
+struct SetUp {
+    memory: Arc<Memory>,
+    rings: BTreeMap<u16, RingLayout>,
+    pages: Option<Arc<FilePages>>,
+    features: Features,
+}
+
+/// The rings that are set up, or `only` one of them. The lock is let go before anybody reads guest memory.
+fn set_up(shared: &Shared, only: Option<u16>) -> Option<SetUp> {
+    let memory = memory(shared)?;
+    let view = shared.view();
+    let wanted = view.rings.iter().filter(|(index, _)| only.is_none_or(|only| only == **index));
+    let rings = wanted.map(|(index, layout)| (*index, *layout)).collect();
+    Some(SetUp { memory, rings, pages: view.pages.clone(), features: view.negotiated })
+}
+
+/// Snapshots of the rings that are set up, or of `only` one.
 #[must_use]
 pub(super) fn rings(shared: &Shared, only: Option<u16>) -> Vec<RingSnapshot> {
-    let Some(memory) = memory(shared) else { return Vec::new() };
-    let (rings, pages, features) = {
-        let view = shared.view();
-        let wanted = view.rings.iter().filter(|(index, _)| only.is_none_or(|only| only == **index));
-        let rings: BTreeMap<u16, _> = wanted.map(|(index, layout)| (*index, *layout)).collect();
-        (rings, view.pages.clone(), view.negotiated)
-    };
+    let Some(SetUp { memory, rings, pages, features }) = set_up(shared, only) else { return Vec::new() };
     rings
         .iter()
         .filter_map(|(index, layout)| {

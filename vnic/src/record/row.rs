@@ -131,12 +131,18 @@ impl Row {
     /// How its payload gets to the socket.
     #[must_use]
     pub fn way(&self) -> Way {
-        match self.method.as_str() {
-            "direct-io" | "direct-io-zerocopy" => Way::Direct,
-            "cow" => Way::CopyOnWrite,
-            "ktls-sendfile" => Way::Cipher,
-            _ => Way::PageCache,
-        }
+        way_of(&self.method)
+    }
+}
+
+/// How a method's payload gets to the socket.
+#[must_use]
+pub fn way_of(method: &str) -> Way {
+    match method {
+        "direct-io" | "direct-io-zerocopy" => Way::Direct,
+        "cow" => Way::CopyOnWrite,
+        "ktls-sendfile" => Way::Cipher,
+        _ => Way::PageCache,
     }
 }
 

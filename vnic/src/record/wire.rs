@@ -29,6 +29,12 @@ pub const PORT_NAME: &str = "vnic.record";
 /// How the reason of a copying function begins that was not counted because this kernel has none of that name.
 pub const LACKS: &str = "this kernel has no ";
 
+/// Among the copying functions: the pages that the program's own writes had copied.
+pub const COPY_ON_WRITE: &str = "copy-on-write";
+
+/// Among the copying functions: what a cipher read in one place and wrote, enciphered, in another.
+pub const CIPHER: &str = "cipher";
+
 /// Bytes of a page in every record.
 pub const PAGE_SIZE: u64 = 4096;
 
@@ -222,7 +228,7 @@ pub struct Books {
     /// CPU time in the kernel, microseconds.
     pub system_us: Option<u64>,
     /// Payload bytes through each copying function of the kernel, none counted twice: their sum is what the CPU copied.
-    /// `None` where one could not be watched. `copy-on-write` is the pages that the program's own writes had copied.
+    /// `None` where one could not be watched. Beside the functions: [`COPY_ON_WRITE`], [`CIPHER`].
     pub copied_bytes: BTreeMap<String, Option<u64>>,
     /// The method's own words: completions of MSG_ZEROCOPY, say.
     pub claims: BTreeMap<String, u64>,

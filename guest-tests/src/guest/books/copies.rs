@@ -14,12 +14,16 @@ use super::sums::Sums;
 use super::symbols::{self, Symbols};
 use super::tracefs::Kprobe;
 
+use vnic::record::row::Way;
 use vnic::record::wire;
 
 /// One of the functions.
 #[derive(Debug, Clone, Copy)]
 struct Function {
+    /// In the record.
     name: &'static str,
+    /// In the kernel.
+    symbol: &'static str,
     length: Length,
     context: Context,
 }
@@ -45,13 +49,24 @@ enum Context {
 /// Bytes of the least copy that a ring must have room for: a page at a time.
 const PAGE: u64 = wire::PAGE_SIZE;
 
+impl Function {
+    const fn new(name: &'static str, length: Length, context: Context) -> Function {
+        Function { name, symbol: name, length, context }
+    }
+}
+
 const FUNCTIONS: [Function; 5] = [
-    Function { name: "_copy_to_iter", length: Length::In(Register::Si), context: Context::SystemCall },
-    Function { name: "_copy_from_iter", length: Length::In(Register::Si), context: Context::SystemCall },
-    Function { name: "skb_copy_bits", length: Length::In(Register::Cx), context: Context::Stack },
-    Function { name: "skb_copy_and_csum_bits", length: Length::In(Register::Cx), context: Context::Stack },
-    Function { name: "skb_copy_ubufs", length: Length::Fragments, context: Context::Stack },
+    Function::new("_copy_to_iter", Length::In(Register::Si), Context::SystemCall),
+    Function::new("_copy_from_iter", Length::In(Register::Si), Context::SystemCall),
+    Function::new("skb_copy_bits", Length::In(Register::Cx), Context::Stack),
+    Function::new("skb_copy_and_csum_bits", Length::In(Register::Cx), Context::Stack),
+    Function::new("skb_copy_ubufs", Length::Fragments, Context::Stack),
 ];
+
+/// Called once for each record of a TLS connection that the kernel enciphers, with how long its content is.
+/// `crypto_aead_encrypt` would not do: some of its ciphers call it again.
+const CIPHER: Function =
+    Function { symbol: "tls_make_aad", ..Function::new(wire::CIPHER, Length::In(Register::Si), Context::Stack) };
 
 /// The names, in the record's order.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
@@ -70,9 +85,11 @@ enum Counter {
 
 impl Copies {
     /// Gets ready for a transfer of `bytes`.
-    pub(super) fn open(bytes: u64) -> Copies {
+    pub(super) fn open(bytes: u64, way: Way) -> Copies {
         let symbols = Symbols::read();
-        Copies(FUNCTIONS.map(|function| (function, Counter::open(function, bytes, &symbols))).into())
+        let cipher = (way == Way::Cipher).then_some(CIPHER);
+        let functions = FUNCTIONS.into_iter().chain(cipher);
+        Copies(functions.map(|function| (function, Counter::open(function, bytes, &symbols))).collect())
     }
 
     /// Counts from here.
@@ -171,13 +188,17 @@ impl Counted {
 impl Counter {
     fn open(function: Function, bytes: u64, symbols: &Symbols) -> Result<Counter, String> {
         // First of all: a function that this kernel lacks is no matter of privileges.
-        let address = symbols.address_of(function.name)?;
+        let address = symbols.address_of(function.symbol).map_err(|why| match function.symbol == function.name {
+            true => why,
+            // There is one all the same.
+            false => format!("it is not seen: {why}"),
+        })?;
         let argument = match function.length {
             Length::In(Register::Cx) => "%cx:u32".to_owned(),
             Length::In(Register::Si) => "%si:u64".to_owned(),
             Length::Fragments => format!("+{}(%di):u32", symbols::offset_of("sk_buff", "data_len")?),
         };
-        let refused = match Kprobe::open(function.name, &argument) {
+        let refused = match Kprobe::open(function.symbol, &argument) {
             Ok(kprobe) if function.context == Context::Stack => return Ok(Counter::Kprobe(kprobe)),
             // A histogram would do here too, but its sum does not tell processes apart.
             Ok(_) => None,

@@ -18,6 +18,7 @@ mod tracefs;
 
 use std::io;
 
+use vnic::record::row::Way;
 use vnic::record::wire;
 
 use copies::Copies;
@@ -32,10 +33,10 @@ pub struct Books {
 }
 
 impl Books {
-    /// Books of a transfer of `bytes`, with or without the copies in them.
+    /// Books of a transfer of `bytes` by that way, with or without the copies in them.
     #[must_use]
-    pub fn open(bytes: u64, with_copies: bool) -> Books {
-        Books { copies: with_copies.then(|| Copies::open(bytes)), program: Program::new() }
+    pub fn open(bytes: u64, way: Way, with_copies: bool) -> Books {
+        Books { copies: with_copies.then(|| Copies::open(bytes, way)), program: Program::new() }
     }
 
     /// The books count from here, the program's until the next [`Books::suspend`].
@@ -96,7 +97,7 @@ mod tests {
     #[test]
     fn what_is_not_counted_says_why() {
         // Not with the copies: that would put breakpoints into the kernel that runs the tests.
-        let mut books = Books::open(1 << 20, false);
+        let mut books = Books::open(1 << 20, Way::PageCache, false);
         books.start().expect("started");
         books.drain();
         books.suspend().expect("suspended");
@@ -114,7 +115,7 @@ mod tests {
 
     #[test]
     fn waiting_counts_as_a_voluntary_switch() {
-        let mut books = Books::open(0, false);
+        let mut books = Books::open(0, Way::PageCache, false);
         books.start().expect("started");
         let (sender, receiver) = std::sync::mpsc::channel::<()>();
         let other = std::thread::spawn(move || drop(sender));
@@ -128,7 +129,7 @@ mod tests {
 
     #[test]
     fn a_known_number_of_system_calls_is_counted() {
-        let mut books = Books::open(0, false);
+        let mut books = Books::open(0, Way::PageCache, false);
         let count = |books: &mut Books, calls: u32| {
             books.start().expect("started");
             for _ in 0..calls {

@@ -17,7 +17,7 @@ use std::net::{SocketAddr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use vnic::record::row;
+use vnic::record::row::{self, Way};
 use vnic::record::wire::{Books as BooksRecord, Event, PAGE_SIZE, TransferSpec};
 
 use super::books::Books;
@@ -80,7 +80,7 @@ pub fn transfer(stage: &mut dyn Stage, spec: &TransferSpec, how: &How) -> Result
     })?;
     stage.wait_for_go()?;
 
-    let mut books = Books::open(spec.bytes, spec.books);
+    let mut books = Books::open(spec.bytes, Way::PageCache, spec.books);
     let start = Instant::now();
     books.start().context("open the books")?;
     let mut halts = Halts { pause: spec.pause.then_some(spec.chunk), die_after: how.die_after };
@@ -175,7 +175,7 @@ pub fn receive(spec: &TransferSpec, how: &How) -> Result<Received> {
     let device = Device::open(card.address())?;
     let map = device.map_file(&mapping)?;
     let mut sender = Sender::start(&device, &how.options, to)?;
-    let mut books = Books::open(spec.bytes, true);
+    let mut books = Books::open(spec.bytes, Way::PageCache, true);
     let start = Instant::now();
     books.start().context("open the books")?;
     let (digest, frames) = sender.echo_file(&map)?;

@@ -3,6 +3,7 @@
 use super::{Copies, Scope, Testimony};
 use crate::record::row::Way;
 use crate::record::run::Method;
+use crate::record::wire;
 
 /// Copies per payload byte; less is a socket's few bytes beside the payload.
 const WORTH_NAMING: f64 = 0.005;
@@ -24,7 +25,7 @@ pub fn copies_per_byte(method: &Method) -> Result<f64, String> {
         match bytes {
             Some(bytes) => copied = copied.saturating_add(*bytes),
             None => match reason(method, &format!("guest.copied_bytes.{function}")) {
-                Some(reason) if reason.starts_with(crate::record::wire::LACKS) => {}
+                Some(reason) if reason.starts_with(wire::LACKS) => {}
                 Some(reason) => return Err(format!("{function} was not counted: {reason}")),
                 None => return Err(format!("{function} was not counted")),
             },
@@ -56,17 +57,18 @@ pub fn guest(method: &Method, way: Way) -> Testimony {
         Ok(count) => count,
         Err(reason) => return Testimony::Silent { reason },
     };
+    let cipher = method.guest.copied_bytes.contains_key(wire::CIPHER);
     let copies = match way {
-        Way::PageCache | Way::Direct | Way::CopyOnWrite => Copies::exactly(count),
-        // A cipher's output goes through none of the functions.
-        Way::Cipher => Copies::at_least(count),
+        // Nobody watched it: it did its work all the same.
+        Way::Cipher if !cipher => Copies::at_least(count),
+        _ => Copies::exactly(count),
     };
     let by: Vec<String> = copied_by(method).map(|(function, share)| format!("{function} {share:.2}")).collect();
     let mut figures = format!("the CPU copied each payload byte {count:.2} times");
     if !by.is_empty() {
         figures.push_str(&format!(" ({})", by.join(", ")));
     }
-    if way == Way::Cipher {
+    if way == Way::Cipher && !cipher {
         figures.push_str(", not counting what the cipher wrote");
     }
     Testimony::Says { verdict: copies.verdict(), copies, scope: Scope::Whole, figures }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::record::run::{DeviceBooks, GuestBooks, MemoryBooks, NicState};
-use crate::record::wire::LACKS;
+use crate::record::wire::{CIPHER, LACKS};
 
 fn books(payload: u64, cached: u64) -> DeviceBooks {
     DeviceBooks {
@@ -246,6 +246,27 @@ fn what_goes_other_ways_than_through_the_page_cache_is_judged_by_who_can_tell() 
     row.bytes_sent = Some(65000);
     judge(&mut row, Circumstances::default());
     assert_eq!(row.verdict, Some(Verdict::Copied), "{}", row.why);
+    assert!(row.why.contains("not counting what the cipher wrote"), "{}", row.why);
+}
+
+#[test]
+fn a_cipher_that_was_watched_is_a_copy_like_others() {
+    let watched = |bytes| {
+        let mut row = row("ktls-sendfile", 0, [0, 0], 1);
+        row.guest.copied_bytes.insert(CIPHER.to_owned(), bytes);
+        row.reasons.insert(format!("guest.copied_bytes.{CIPHER}"), "it is not seen".to_owned());
+        judge(&mut row, Circumstances::default());
+        row
+    };
+    // A byte of each record is its type.
+    let seen = watched(Some(65540));
+    assert_eq!((seen.verdict, seen.cpu_copies.map(|copies| copies > 0.99)), (Some(Verdict::Copied), Some(true)));
+    assert!(seen.why.contains("(cipher 1.00)"), "{}", seen.why);
+    // The NIC was handed other pages than the file's: somebody must have written them.
+    assert_eq!(watched(Some(0)).verdict, Some(Verdict::WitnessesDisagree));
+    let unseen = watched(None);
+    assert_eq!((unseen.verdict, unseen.cpu_copies), (Some(Verdict::Copied), None));
+    assert_eq!(unseen.reasons["cpu_copies"], "cipher was not counted: it is not seen");
 }
 
 #[test]

@@ -53,9 +53,6 @@ pub struct RingSnapshot {
     pub used_idx: u16,
     /// Chains available and not yet used.
     pub in_flight: u16,
-    /// When each side wants to be notified. The notation leaves it out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub wishes: Option<Wishes>,
     /// Did the ring hold still while it was read? If not, entries may be from different moments.
     pub consistent: bool,
     /// The chains in flight, oldest first.
@@ -160,7 +157,6 @@ impl RingSnapshot {
             avail_idx: 0,
             used_idx: 0,
             in_flight: 0,
-            wishes: None,
             consistent: true,
             chains: Vec::new(),
             faults: Vec::new(),

@@ -11,7 +11,7 @@ use crate::ring::slots::Slots;
 use crate::ring::walk::Rules;
 use crate::spec::{Feature, Features};
 
-use super::{MAX_BUFFERS, Onlooker, RingSnapshot, Wishes};
+use super::{MAX_BUFFERS, Onlooker, RingSnapshot};
 
 /// Reads the ring once, from where the device says that it will use next.
 pub(super) fn read(
@@ -40,7 +40,6 @@ pub(super) fn read(
     let end = chains(&ring, memory, rules, start, &mut seen);
     seen.avail_idx = end.slot;
     seen.in_flight = seen.chains.len() as u16;
-    seen.wishes = Some(Wishes::of_packed(&ring));
     seen.consistent = base() >> 16 == before >> 16;
     seen
 }

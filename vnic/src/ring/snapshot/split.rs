@@ -11,7 +11,7 @@ use crate::ring::walk::{Rules, split_chain};
 use crate::spec::ring::DESC_F_INDIRECT;
 use crate::spec::{Feature, Features};
 
-use super::{ChainSnapshot, MAX_BUFFERS, Onlooker, RingSnapshot, Wishes};
+use super::{ChainSnapshot, MAX_BUFFERS, Onlooker, RingSnapshot};
 
 /// Reads the ring once.
 pub(super) fn read(queue: &str, layout: &RingLayout, memory: &Arc<Memory>, features: Features) -> RingSnapshot {
@@ -36,7 +36,6 @@ pub(super) fn read(queue: &str, layout: &RingLayout, memory: &Arc<Memory>, featu
         seen.in_flight = in_flight;
         chains(&ring, memory, Rules { size, indirect: features.has(Feature::IndirectDesc) }, &mut seen);
     }
-    seen.wishes = Some(Wishes::of_split(&ring));
     seen.consistent = indices() == (used_idx, avail_idx);
     seen
 }

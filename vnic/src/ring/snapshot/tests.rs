@@ -257,3 +257,46 @@ proptest! {
         prop_assert_eq!(seen.to_string().parse::<RingSnapshot>().unwrap(), seen);
     }
 }
+
+#[test]
+fn what_each_side_wishes_is_read_from_either_ring() {
+    use crate::ring::{DeviceRing, PackedDevice, PackedDriver, Segments, SplitDevice};
+
+    for features in [&[Feature::EventIdx][..], &[]] {
+        let by_index = !features.is_empty();
+        let features = Features::of(features);
+        let ram = GuestRam::new(1 << 20).unwrap();
+        let memory = ram.memory();
+        let (layout, _) = RingLayout::split_at(0x1000, 8).unwrap();
+        let mut driver = SplitDriver::new(layout, Arc::clone(memory), features).unwrap();
+        let mut device = SplitDevice::new(layout, Arc::clone(memory), features, 0).unwrap();
+        let seen = || Wishes::read(&layout, memory, features).unwrap();
+        driver.disable_notifications();
+        driver.add(&[Buffer::readable(0x8000, 1)], Placement::Direct).unwrap();
+        driver.publish();
+        let mut segments = Segments::new(Arc::clone(memory), 16);
+        device.pop(&mut segments).unwrap().unwrap();
+        device.enable_notifications().unwrap();
+        let kick = if by_index { Wish::Past(1) } else { Wish::Always };
+        assert_eq!(seen().kick, kick);
+        if !by_index {
+            assert_eq!(seen().call, Wish::Never);
+            device.disable_notifications();
+            assert_eq!(seen().kick, Wish::Never);
+        }
+        driver.enable_notifications();
+        assert_eq!(seen().call, if by_index { Wish::Past(0) } else { Wish::Always });
+
+        let features = features.with(Feature::RingPacked);
+        let (layout, _) = RingLayout::packed_at(0x10000, 8).unwrap();
+        let mut driver = PackedDriver::new(layout, Arc::clone(memory), features).unwrap();
+        let mut device = PackedDevice::new(layout, Arc::clone(memory), features, 1 << 15 | 1 << 31).unwrap();
+        let seen = || Wishes::read(&layout, memory, features).unwrap();
+        driver.disable_notifications();
+        assert_eq!(seen().call, Wish::Never);
+        driver.enable_notifications();
+        device.enable_notifications().unwrap();
+        let first = if by_index { Wish::Past(0) } else { Wish::Always };
+        assert_eq!(seen(), Wishes { kick: first, call: first });
+    }
+}

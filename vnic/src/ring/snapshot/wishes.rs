@@ -48,7 +48,7 @@ impl Wishes {
         }
     }
 
-    pub(super) fn of_split(ring: &SplitPointers) -> Wishes {
+    fn of_split(ring: &SplitPointers) -> Wishes {
         let unless = |flag: u16, flags: u16| if flags & flag == 0 { Wish::Always } else { Wish::Never };
         Wishes {
             kick: match ring.avail_event() {
@@ -62,7 +62,7 @@ impl Wishes {
         }
     }
 
-    pub(super) fn of_packed(ring: &PackedPointers) -> Wishes {
+    fn of_packed(ring: &PackedPointers) -> Wishes {
         let wish = |event: PackedEvent| match event.flags {
             PACKED_EVENT_ENABLE => Wish::Always,
             // Bit 15 is the wrap counter.
