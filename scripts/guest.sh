@@ -122,7 +122,10 @@ compose_command() { # compose_command ACCEL TASK
         -device virtserialport,chardev=record,name=vnic.record)
       ;;
     command)
-      words+=" \"vnic.run=$COMMAND\""
+      # What the kernel's command line has a meaning of its own for is written as URLs have it.
+      local command=${COMMAND//%/%25}
+      command=${command//\"/%22}
+      words+=" \"vnic.run=${command//$'\n'/%0a}\""
       QEMU_COMMAND+=(-serial stdio)
       ;;
     shell)

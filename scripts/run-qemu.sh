@@ -3,7 +3,8 @@
 #
 #   scripts/run-qemu.sh                                  a shell on the guest's serial console (leave with exit, or ^A x)
 #   scripts/run-qemu.sh --transfer sendfile,read-write   runs these rows, leaves target/run/run.json, prints the table;
-#   scripts/run-qemu.sh --transfer all                   exits 0 when every verdict is the expected one
+#   scripts/run-qemu.sh --transfer all                   exits 0 when every verdict is the expected one. Behind a row's name:
+#                                                        -no-sg, -no-csum (the NIC lacks it), -cold (the file is on the disk only)
 #   scripts/run-qemu.sh --transfer vfio-userspace        the row without the kernel, in a guest with an IOMMU
 #   scripts/run-qemu.sh --hazard truncate|lease|mutate|observer   shows one; exits 0 when it went as described
 #   scripts/run-qemu.sh --command 'ping -c 3 10.0.2.2'   runs one command in the guest

@@ -13,6 +13,7 @@ use anyhow::{Result, anyhow, bail};
 use vnic::observe::discovery;
 use vnic::observe::protocol::{FlowBooks, Reply, Request, RingSnapshot, Status, TraceEvent};
 use vnic::observe::scan::ScanReport;
+use vnic::record::wire::PageRun;
 
 /// How long a device may take to answer.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -171,8 +172,8 @@ impl Client {
     }
 
     /// The books of the watched flow.
-    pub(crate) fn end_watch(&mut self) -> Result<FlowBooks> {
-        match self.ask(&Request::EndWatch)? {
+    pub(crate) fn end_watch(&mut self, pages: Vec<PageRun>) -> Result<FlowBooks> {
+        match self.ask(&Request::EndWatch { pages })? {
             Reply::FlowBooks(books) => Ok(books),
             other => Err(self.unexpected(&other)),
         }

@@ -33,6 +33,9 @@ struct Arguments {
     /// The file system the file is made on.
     #[arg(long, default_value = "tmpfs")]
     filesystem: String,
+    /// Have none of the file in memory when it starts.
+    #[arg(long)]
+    cold: bool,
     /// What to switch off in the NIC first.
     #[arg(long, value_enum, value_delimiter = ',')]
     nic_off: Vec<Switch>,
@@ -57,6 +60,7 @@ fn main() -> Result<()> {
         filesystem: arguments.filesystem,
         to: arguments.to,
         nic: NicWish { sg: off(Switch::Sg), csum: off(Switch::Csum), tso: off(Switch::Tso) },
+        cold: arguments.cold,
         pause: false,
         books: true,
     };

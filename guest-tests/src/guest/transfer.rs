@@ -117,12 +117,32 @@ impl Prepared {
         (method.available)(&job).map_err(unsupported)?;
         let stream = method.stream.map(|stream| stream(&job).ok());
         prepared.stream = stream;
-        if method.bypasses_page_cache {
-            posix_fadvise(&prepared.made.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)
+        prepared.pages = prepared.first_pages()?;
+        Ok(prepared)
+    }
+
+    /// The file's pages before the transfer. Where they are better not in memory, they are dropped from it.
+    fn first_pages(&self) -> Result<Vec<PageRun>> {
+        let cold = self.spec.cold;
+        if cold && self.method.bypasses_page_cache {
+            bail!(Unsupported(format!("{} passes the page cache by: a cold file is the same to it", self.method.name)));
+        }
+        if cold && self.spec.filesystem == "tmpfs" {
+            bail!(Unsupported("a tmpfs file is nothing but page cache: it is never cold".to_owned()));
+        }
+        if self.spares_pages() {
+            // Written back when it was made: clean pages go.
+            posix_fadvise(&self.made.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)
                 .context("drop the file's pages")?;
         }
-        prepared.pages = prepared.pages_now()?;
-        Ok(prepared)
+        let pages = self.pages_now()?;
+        ensure!(!cold || pages.is_empty(), "the kernel keeps {} runs of the file's pages in memory", pages.len());
+        Ok(pages)
+    }
+
+    /// Is a page that is not in memory to stay away?
+    fn spares_pages(&self) -> bool {
+        self.method.bypasses_page_cache || self.spec.cold
     }
 
     fn job<'a>(&'a self, follower: &'a dyn Follower) -> Result<Job<'a>> {
@@ -138,7 +158,7 @@ impl Prepared {
     }
 
     fn pages_now(&self) -> Result<Vec<PageRun>> {
-        if self.method.bypasses_page_cache { resident_page_runs(&self.made.file) } else { page_runs(&self.made.file) }
+        if self.spares_pages() { resident_page_runs(&self.made.file) } else { page_runs(&self.made.file) }
     }
 
     /// SHA-256 of the bytes the receiver is to get, from the file's content apart from the transfer; empty where it
@@ -164,7 +184,12 @@ impl Prepared {
     /// and `pause` included.
     pub fn send(self, pause: Pause<'_>) -> Result<Done> {
         let conductor = Conductor {
-            books: RefCell::new(Books::open(self.spec.bytes, way_of(self.method.name), self.spec.books)),
+            books: RefCell::new(Books::open(
+                &self.made.file,
+                self.spec.bytes,
+                way_of(self.method.name),
+                self.spec.books,
+            )),
             pause: RefCell::new(self.spec.pause.then_some(pause)),
             pause_failed: RefCell::default(),
             claims: RefCell::default(),

@@ -25,6 +25,7 @@ pub(super) fn show(method: &str, to: SocketAddr, stage: &mut dyn Stage) -> Resul
         filesystem: "tmpfs".to_owned(),
         to,
         nic: NicWish::default(),
+        cold: false,
         pause: false,
         books: true,
     };

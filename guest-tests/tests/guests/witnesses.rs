@@ -88,15 +88,21 @@ fn a_device_that_withholds_csum_makes_the_same_copies_and_the_row_says_so() {
 fn a_file_on_a_disk_and_one_under_tls_show_what_is_expected() {
     let folder = Folder::new();
     let options = ["--filesystem", "tmpfs,ext4"];
-    let run = judged_run(folder.path(), "read-write,sendfile,direct-io,ktls-sendfile", &options);
-    assert_eq!(run.methods.len(), 8, "four rows on each of two file systems");
+    let rows = "read-write,sendfile,sendfile-cold,sendfile-cold-no-sg,direct-io,ktls-sendfile";
+    let run = judged_run(folder.path(), rows, &options);
+    assert_eq!(run.methods.len(), 12, "six rows on each of two file systems");
     for found in &run.methods {
         let name = (&found.method, &found.filesystem);
-        if found.method.starts_with("direct-io") && found.filesystem.as_deref() == Some("tmpfs") {
+        // What the disk brings first, or past the page cache, its DMA copies too.
+        let from_disk = found.method.contains("-cold") || found.method == "direct-io";
+        if from_disk && found.filesystem.as_deref() == Some("tmpfs") {
             assert_eq!((found.verdict, found.expected), (None, None), "{name:?}: a tmpfs is nothing but page cache");
-            assert!(found.reasons["verdict"].contains("no way past it"), "{name:?}: {:?}", found.reasons);
+            assert!(found.reasons["verdict"].contains("nothing but page cache"), "{name:?}: {:?}", found.reasons);
             continue;
         }
+        let dma = found.dma_copies.unwrap_or_else(|| panic!("{name:?}: {:?}", found.reasons));
+        let expected = if from_disk { 2.0 } else { 1.0 };
+        assert!((dma - expected).abs() <= 0.02, "{name:?}: {dma} copies by DMA, not {expected}");
         // What a kernel lacks (TLS) is a row that says so.
         let Some(verdict) = found.verdict else {
             assert!(found.reasons.contains_key("verdict"), "{name:?}: {:?}", found.reasons);
@@ -106,8 +112,17 @@ fn a_file_on_a_disk_and_one_under_tls_show_what_is_expected() {
         assert_eq!(Some(verdict), found.expected, "{name:?}: {}", found.why);
         assert!(found.device.payload_bytes.is_some_and(|bytes| bytes >= BYTES), "{name:?}");
     }
-    let sendfile = run.methods.iter().filter(|row| row.method == "sendfile");
-    assert!(sendfile.clone().count() == 2 && sendfile.into_iter().all(|row| row.verdict == Some(Verdict::ZeroCopy)));
+    let zero_copy = |name| {
+        let rows = run.methods.iter().filter(|row| row.method == name && row.verdict == Some(Verdict::ZeroCopy));
+        let whole = rows.filter(|row| row.device.from_page_cache_bytes == Some(BYTES) && row.cpu_copies < Some(0.01));
+        whole.count()
+    };
+    assert_eq!((zero_copy("sendfile"), zero_copy("sendfile-cold")), (2, 1));
+    let tls = run.methods.iter().filter(|row| row.method == "ktls-sendfile" && row.verdict.is_some());
+    for found in tls {
+        let copies = found.cpu_copies.unwrap_or_else(|| panic!("{:?}", found.reasons));
+        assert!((copies - 1.0).abs() <= 0.01, "the cipher made {copies} copies");
+    }
 }
 
 #[test]

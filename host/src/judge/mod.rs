@@ -184,6 +184,7 @@ impl<'a> Conductor<'a> {
             filesystem: filesystem.to_owned(),
             to: self.plan.to,
             nic: row.nic,
+            cold: row.cold,
             pause: false,
             books: self.plan.witnesses.guest,
         }
@@ -191,17 +192,17 @@ impl<'a> Conductor<'a> {
 
     fn transfer(&mut self, row: &Row, filesystem: &str, memory: Memory) -> Result<Outcome> {
         self.port.send(&Request::Transfer(self.spec(row, filesystem)))?;
-        self.watched_transfer(memory, Some(self.plan.bytes))
+        self.watched_transfer(memory, Some(self.plan.bytes), row.cold)
     }
 
     /// From `TransferBegin` to `TransferEnd`, the device watching in between. The receiver is to get `bytes`, where that
-    /// is known here and the guest does not say otherwise.
-    fn watched_transfer(&mut self, memory: Memory, bytes: Option<u64>) -> Result<Outcome> {
+    /// is known here and the guest does not say otherwise. Of a `cold` file the pages are known only afterwards.
+    fn watched_transfer(&mut self, memory: Memory, bytes: Option<u64>, cold: bool) -> Result<Outcome> {
         let begin = match self.wait("the guest to prepare the transfer")? {
             Event::TransferBegin { flow, nic, pages, sha256, stream_bytes, filesystem: _ } => {
                 if self.plan.witnesses.device {
                     self.control
-                        .order(&protocol::Request::WatchFlow { flow, pages: pages.clone() })
+                        .order(&protocol::Request::WatchFlow { flow, pages: pages.clone(), later: cold })
                         .context("the device cannot watch the transfer")?;
                 }
                 row::Begin { nic, pages, sha256, stream_bytes: stream_bytes.or(bytes) }
@@ -212,8 +213,12 @@ impl<'a> Conductor<'a> {
         };
         self.port.send(&Request::Go)?;
         let end = self.wait("the transfer to end");
+        let pages = match &end {
+            Ok(Event::TransferEnd { pages, .. }) if cold => pages.clone(),
+            _ => Vec::new(),
+        };
         let books = if self.plan.witnesses.device {
-            self.control.end_watch().context("the device gives no books of the transfer")?
+            self.control.end_watch(pages).context("the device gives no books of the transfer")?
         } else {
             FlowBooks::default()
         };

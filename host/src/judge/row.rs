@@ -148,6 +148,7 @@ pub(super) fn judged(row: &Row, expected: Option<Verdict>, transfer: &Transfer, 
     let circumstances = Circumstances {
         misplaced_bytes: transfer.device.misplaced_bytes,
         unparsed_frames: transfer.device.unparsed_frames,
+        forgotten_bytes: transfer.device.forgotten_bytes,
         pages_moved: transfer.pages_moved,
     };
     verdict::judge(&mut method, circumstances);
@@ -232,6 +233,7 @@ fn guest_books(books: &Books) -> GuestBooks {
         },
         copied_bytes: books.copied_bytes.clone(),
         claims: books.claims.clone(),
+        disk_read_bytes: books.disk_read_bytes,
         user_us: books.user_us,
         system_us: books.system_us,
     }
@@ -263,6 +265,7 @@ fn explain_nulls(method: &mut Method, why: &str) {
         ("guest.kernel_page_faults", guest.kernel_page_faults.is_none(), why),
         ("guest.context_switches.voluntary", guest.context_switches.voluntary.is_none(), why),
         ("guest.context_switches.involuntary", guest.context_switches.involuntary.is_none(), why),
+        ("guest.disk_read_bytes", guest.disk_read_bytes.is_none(), why),
         ("guest.user_us", guest.user_us.is_none(), why),
         ("guest.system_us", guest.system_us.is_none(), why),
         ("device.chains", device.chains.is_none(), why),

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use vnic::record::row::USERSPACE;
+use vnic::record::row::{Row, USERSPACE};
 use vnic::record::run::{Method, NicState, Run};
 use vnic::record::verdict;
 
@@ -50,6 +50,8 @@ pub(crate) struct Line<'a> {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     copied_by: BTreeMap<&'a str, f64>,
     dma_copies: Option<f64>,
+    /// Of `dma_copies`, the disk's.
+    disk_copies: Option<f64>,
     physical_instances: Option<u64>,
     cpu_seconds_per_gib: Option<f64>,
     kernel_claims: &'a BTreeMap<String, u64>,
@@ -71,10 +73,10 @@ pub(super) const HEADS: [(&str, &str); 8] = [
     ("the kernel claims", ""),
 ];
 
-/// What the textbook says of this row: of a method, and of `sendfile` also by what the NIC can.
+/// What the textbook says of this row: of a method, and of `sendfile` also by what the NIC can. Its file is on a disk.
 fn textbook(method: &Method) -> Option<Textbook> {
     let of = |mode_switches, cpu_copies| Some(Textbook { mode_switches, cpu_copies, dma_copies: 2 });
-    match base(&method.method) {
+    match base(&method.method).as_str() {
         "read-write" => of(4, 2),
         "mmap-write" => of(4, 1),
         "sendfile" if method.nic.sg => of(2, 0),
@@ -83,13 +85,14 @@ fn textbook(method: &Method) -> Option<Textbook> {
     }
 }
 
-fn base(row: &str) -> &str {
-    row.strip_suffix("-no-sg").or_else(|| row.strip_suffix("-no-csum")).unwrap_or(row)
+/// The method of a row.
+fn base(row: &str) -> String {
+    Row::parse(row).map_or_else(|_| row.to_owned(), |row| row.method)
 }
 
 impl<'a> Line<'a> {
     fn new(method: &'a Method, chunk: Option<u64>) -> Self {
-        let in_one_call = matches!(base(&method.method), "sendfile" | USERSPACE);
+        let in_one_call = matches!(base(&method.method).as_str(), "sendfile" | USERSPACE);
         let chunks = chunk.filter(|chunk| *chunk > 0 && !in_one_call).zip(method.bytes_sent);
         let chunks = chunks.map(|(chunk, bytes)| bytes.div_ceil(chunk)).filter(|chunks| *chunks > 0);
         let switches = method.guest.mode_switches.map(|count| count as f64 / chunks.unwrap_or(1) as f64);
@@ -108,6 +111,7 @@ impl<'a> Line<'a> {
             cpu_copies: method.cpu_copies,
             copied_by: verdict::copied_by(method).collect(),
             dma_copies: method.dma_copies,
+            disk_copies: verdict::disk_copies(method).ok(),
             physical_instances: method.memory.physical_instances,
             cpu_seconds_per_gib: cpu_us.zip(sent).map(|(us, bytes)| us as f64 / 1e6 * GIB / bytes as f64),
             kernel_claims: &method.guest.claims,
@@ -136,7 +140,10 @@ impl<'a> Line<'a> {
             switches,
             self.context_switches.map(|count| count.to_string()),
             copies(self.cpu_copies, book(|book| book.cpu_copies)),
-            copies(self.dma_copies, book(|book| book.dma_copies)),
+            copies(self.dma_copies, book(|book| book.dma_copies)).map(|text| match self.disk_copies {
+                Some(disk) if disk >= 0.005 => format!("{text}, disk {disk:.2}"),
+                _ => text,
+            }),
             self.physical_instances.map(|count| count.to_string()),
             self.cpu_seconds_per_gib.map(|seconds| format!("{seconds:.2}")),
             self.cpu_copies
@@ -170,7 +177,7 @@ pub(crate) fn lines(run: &Run) -> Vec<Line<'_>> {
 }
 
 /// What stands under the table.
-pub(super) const NOTE: &str = "Copies are per payload byte sent. The textbook's second copy by DMA is from the disk to the page cache: not the NIC's. CPU time is the sending thread's, waiting by polling included.";
+pub(super) const NOTE: &str = "Copies are per payload byte sent. The textbook's second copy by DMA is from the disk to the page cache: a file that is there already has none. CPU time is the sending thread's, waiting by polling included.";
 
 /// The table.
 pub(super) fn table(run: &Run) -> Table {

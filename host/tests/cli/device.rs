@@ -102,7 +102,7 @@ fn serve(stream: UnixStream, script: &Script, asked: &Mutex<Vec<Request>>, memor
                     None => Reply::Error { message: "the host does not let its memory be looked through".to_owned() },
                 }
             }
-            Request::EndWatch => match memory.lock().unwrap().books.next() {
+            Request::EndWatch { .. } => match memory.lock().unwrap().books.next() {
                 Some(books) => Reply::FlowBooks(books),
                 None => Reply::Error { message: "no flow is watched".to_owned() },
             },

@@ -118,6 +118,7 @@ impl Agent {
                         filesystem: "tmpfs".to_owned(),
                         to,
                         nic: NicWish::default(),
+                        cold: false,
                         pause: name == "mutate",
                         books: false,
                     };
@@ -168,6 +169,7 @@ impl Agent {
             pages: vec![PageRun { page: 0, gpa: 0x20000, count: 4 }],
             books: Books {
                 syscalls: Some(3),
+                disk_read_bytes: Some(0),
                 mode_switches: Some(6),
                 copied_bytes: self.copied(&spec),
                 reasons: [("page_faults".to_owned(), "no tracefs".to_owned())].into(),

@@ -78,8 +78,11 @@ fn the_device_watches_before_the_guest_may_go() {
     };
     assert_eq!((spec.method.as_str(), spec.bytes, spec.chunk, spec.offset), ("sendfile", BYTES, 4096, 0));
     assert_eq!((spec.filesystem.as_str(), spec.to.to_string().as_str()), ("tmpfs", "10.0.2.2:9000"));
-    let [protocol::Request::Status, protocol::Request::WatchFlow { flow, pages }, protocol::Request::EndWatch] =
-        &run.device[..]
+    let [
+        protocol::Request::Status,
+        protocol::Request::WatchFlow { flow, pages, later: false },
+        protocol::Request::EndWatch { .. },
+    ] = &run.device[..]
     else {
         panic!("{:?}", run.device);
     };

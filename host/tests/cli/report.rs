@@ -9,7 +9,7 @@ fn row(method: &str, sg: bool, cached: u64, verdict: &str) -> Value {
     json!({
         "method": method, "nic": {"csum": true, "sg": sg, "tso": sg},
         "bytes_sent": bytes, "sha256_ok": true, "seconds": 0.5,
-        "guest": {"syscalls": null, "mode_switches": null, "page_faults": null, "kernel_page_faults": null,
+        "guest": {"syscalls": null, "mode_switches": null, "page_faults": null, "kernel_page_faults": null, "disk_read_bytes": null,
                   "context_switches": {"voluntary": null, "involuntary": null},
                   "copied_bytes": {}, "user_us": null, "system_us": null},
         "device": {"chains": 300, "descriptors": 4500, "payload_bytes": bytes, "retransmitted_bytes": 0,
@@ -50,7 +50,7 @@ fn the_table_is_the_issues() {
          sendfile        sg+csum+tso  –              –                 –           1.00 (textbook 2)  –          –          –          \n\
          sendfile-no-sg  csum         –              –                 –           1.00 (textbook 2)  –          –          –          \n\
          – sendfile, sendfile-no-sg: CPU copies: not watched\n\
-         Copies are per payload byte sent. The textbook's second copy by DMA is from the disk to the page cache: not the NIC's. \
+         Copies are per payload byte sent. The textbook's second copy by DMA is from the disk to the page cache: a file that is there already has none. \
          CPU time is the sending thread's, waiting by polling included.\n\
          \n\
          Every digest matches and every verdict is the expected one.\n"

@@ -69,7 +69,7 @@ fn the_chunk_is_held_before_it_is_sent_and_scanned_before_it_is_let_go() {
             protocol::Request::Release { queue: queue() },
         ]
     );
-    assert!(matches!(run.device[6..], [protocol::Request::WatchFlow { .. }, protocol::Request::EndWatch]));
+    assert!(matches!(run.device[6..], [protocol::Request::WatchFlow { .. }, protocol::Request::EndWatch { .. }]));
 }
 
 #[test]

@@ -135,13 +135,8 @@ impl Control {
             Request::Hold { queue } => self.hold(&queue, true),
             Request::Release { queue } => self.hold(&queue, false),
             Request::Ping { to } => self.ping(to),
-            Request::WatchFlow { flow, pages } => self.watch(flow, &pages),
-            Request::EndWatch => {
-                self.shared.view().pages = None;
-                Reply::FlowBooks(
-                    self.workers.watch(None).iter().fold(FlowBooks::default(), |sum, watch| sum.plus(&watch.books())),
-                )
-            }
+            Request::WatchFlow { flow, pages, later } => self.watch(flow, &pages, later),
+            Request::EndWatch { pages } => self.end_watch(&pages),
             Request::Trace => Reply::Done,
         }
     }
@@ -203,14 +198,25 @@ impl Control {
         }
     }
 
-    fn watch(&self, flow: Flow, runs: &[PageRun]) -> Reply {
+    fn watch(&self, flow: Flow, runs: &[PageRun], later: bool) -> Reply {
         let pages = match FilePages::new(runs) {
             Ok(pages) => Arc::new(pages),
             Err(error) => return Reply::Error { message: error.to_string() },
         };
         self.shared.view().pages = Some(pages.clone());
-        self.workers.watch(Some(&FlowWatch::new(flow, pages)));
+        let watch = FlowWatch::new(flow, pages);
+        self.workers.watch(Some(&if later { watch.remembering() } else { watch }));
         Reply::Done
+    }
+
+    fn end_watch(&self, runs: &[PageRun]) -> Reply {
+        self.shared.view().pages = None;
+        let mut parts = self.workers.watch(None);
+        match FilePages::new(runs) {
+            Ok(pages) => parts.iter_mut().for_each(|part| part.settle(&pages)),
+            Err(error) => return Reply::Error { message: error.to_string() },
+        }
+        Reply::FlowBooks(parts.iter().fold(FlowBooks::default(), |sum, part| sum.plus(&part.books())))
     }
 
     fn no_queue(&self, name: &str) -> Reply {

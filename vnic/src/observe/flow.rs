@@ -12,6 +12,9 @@
 //! 3. Each new byte is looked up by its guest-physical page: in the file's pages, or not.
 //!
 //! Behind an IOMMU the page is the one that the address led to, not the address's own.
+//!
+//! A file that is not in memory yet has no pages to look for: they are there when the transfer is over. Such a watch
+//! remembers where the bytes lay, and [`FlowWatch::settle`] attributes them then.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,6 +30,9 @@ use crate::record::wire::{Flow, PAGE_SIZE, PageRun};
 
 /// Most pages a watched file may have (16 GiB): the control socket's word is not taken for memory without end.
 pub const MAX_PAGES: u64 = 4 << 20;
+
+/// Most pieces of payload that are remembered: those of 1.5 GB in frames of 1460 bytes.
+const MAX_PIECES: usize = 1 << 20;
 
 /// More pages than can be watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -78,6 +84,17 @@ struct Totals {
     copied: u64,
     misplaced: u64,
     unparsed: u64,
+    forgotten: u64,
+}
+
+/// Payload bytes that lie one behind the other, in memory and in the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Piece {
+    /// Guest-physical.
+    addr: u64,
+    len: u64,
+    /// In the stream.
+    offset: u64,
 }
 
 /// How far a flow has come, on all queues.
@@ -97,20 +114,30 @@ pub struct FlowWatch {
     pages: Arc<FilePages>,
     stream: Arc<Stream>,
     totals: Totals,
+    /// What lay elsewhere, where that is to be settled later.
+    remembered: Option<Vec<Piece>>,
 }
 
 impl FlowWatch {
     /// Watches `flow`, whose payload may lie in `pages`.
     #[must_use]
     pub fn new(flow: Flow, pages: Arc<FilePages>) -> Self {
-        FlowWatch { flow, pages, stream: Arc::default(), totals: Totals::default() }
+        FlowWatch { flow, pages, stream: Arc::default(), totals: Totals::default(), remembered: None }
+    }
+
+    /// The same, to be settled when it is over.
+    #[must_use]
+    pub fn remembering(self) -> Self {
+        // Room is touched only as far as it is used.
+        FlowWatch { remembered: Some(Vec::with_capacity(MAX_PIECES)), ..self }
     }
 
     /// Another part of the same watch, for another worker: nothing seen yet.
     #[must_use]
     pub fn part(&self) -> Self {
         let (pages, stream) = (self.pages.clone(), self.stream.clone());
-        FlowWatch { flow: self.flow, pages, stream, totals: Totals::default() }
+        let part = FlowWatch { flow: self.flow, pages, stream, totals: Totals::default(), remembered: None };
+        if self.remembered.is_some() { part.remembering() } else { part }
     }
 
     /// Looks at a transmitted frame, of which the device read `read` bytes and copied `copied` once more. `translated` is
@@ -185,26 +212,29 @@ impl FlowWatch {
             }
             // A slice is in one region, so its guest-physical addresses follow one another, too.
             let gpa = translated.and_then(|memory| memory.gpa_at(slice.as_ptr())).map_or(slice.addr(), |gpa| gpa.0);
-            let (mut addr, mut left) = (gpa + skip, (len - skip).min(count));
+            let piece = Piece { addr: gpa + skip, len: (len - skip).min(count), offset };
             skip = 0;
-            count -= left;
-            while left > 0 {
-                let in_page = addr % PAGE_SIZE;
-                let piece = left.min(PAGE_SIZE - in_page);
-                match self.pages.page_at(addr) {
-                    Some(page) => {
-                        self.totals.from_page_cache += piece;
-                        let shift = (page * PAGE_SIZE + in_page).wrapping_sub(offset);
-                        if *self.stream.shift.get_or_init(|| shift) != shift {
-                            self.totals.misplaced += piece;
-                        }
-                    }
-                    None => self.totals.from_elsewhere += piece,
+            count -= piece.len;
+            offset = offset.wrapping_add(piece.len);
+            let elsewhere = sort(&mut self.totals, &self.stream.shift, &self.pages, piece);
+            if elsewhere > 0
+                && let Some(remembered) = &mut self.remembered
+            {
+                // Without allocation.
+                if elsewhere == piece.len && remembered.len() < remembered.capacity() {
+                    remembered.push(piece);
+                } else {
+                    self.totals.forgotten += elsewhere;
                 }
-                addr += piece;
-                offset = offset.wrapping_add(piece);
-                left -= piece;
             }
+        }
+    }
+
+    /// Attributes what was remembered to these pages, where the file is known to be by now.
+    pub fn settle(&mut self, pages: &FilePages) {
+        for piece in self.remembered.take().unwrap_or_default() {
+            self.totals.from_elsewhere -= piece.len;
+            sort(&mut self.totals, &self.stream.shift, pages, piece);
         }
     }
 
@@ -225,6 +255,32 @@ impl FlowWatch {
             },
             misplaced_bytes: totals.misplaced,
             unparsed_frames: totals.unparsed,
+            forgotten_bytes: totals.forgotten,
         }
     }
+}
+
+/// Sorts the bytes of `piece`: in the file's pages, and at their place in it, or elsewhere. Returns how many are elsewhere.
+fn sort(totals: &mut Totals, shift: &OnceLock<u64>, pages: &FilePages, piece: Piece) -> u64 {
+    let Piece { mut addr, len: mut left, mut offset } = piece;
+    let mut elsewhere = 0;
+    while left > 0 {
+        let in_page = addr % PAGE_SIZE;
+        let here = left.min(PAGE_SIZE - in_page);
+        match pages.page_at(addr) {
+            Some(page) => {
+                totals.from_page_cache += here;
+                let found = (page * PAGE_SIZE + in_page).wrapping_sub(offset);
+                if *shift.get_or_init(|| found) != found {
+                    totals.misplaced += here;
+                }
+            }
+            None => elsewhere += here,
+        }
+        addr += here;
+        offset = offset.wrapping_add(here);
+        left -= here;
+    }
+    totals.from_elsewhere += elsewhere;
+    elsewhere
 }

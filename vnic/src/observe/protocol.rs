@@ -52,6 +52,9 @@ pub enum Request {
         flow: Flow,
         /// The file's pages.
         pages: Vec<PageRun>,
+        /// The file is not in memory yet: remember where its bytes lie, for the pages that [`Request::EndWatch`] brings.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        later: bool,
     },
     /// Have the link's peer ping an address of the guest once: [`Reply::Done`] when it is on its way. What comes of it is
     /// in the link's counters: `pings_sent`, `pings_answered`.
@@ -60,7 +63,11 @@ pub enum Request {
         to: IpAddr,
     },
     /// What the watched flow showed so far, and stop watching: [`Reply::FlowBooks`].
-    EndWatch,
+    EndWatch {
+        /// The file's pages, where they could not be known before.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        pages: Vec<PageRun>,
+    },
 }
 
 /// The answer to a request.
@@ -96,6 +103,9 @@ pub struct FlowBooks {
     pub misplaced_bytes: u64,
     /// Frames, while the flow was watched, whose headers could not be read: some may have been its own.
     pub unparsed_frames: u64,
+    /// Bytes elsewhere that there was no room to remember, of a file whose pages were known only afterwards.
+    #[serde(default)]
+    pub forgotten_bytes: u64,
 }
 
 impl FlowBooks {
@@ -118,6 +128,7 @@ impl FlowBooks {
         add(&mut mine.device_copied_bytes, theirs.device_copied_bytes);
         self.misplaced_bytes += other.misplaced_bytes;
         self.unparsed_frames += other.unparsed_frames;
+        self.forgotten_bytes += other.forgotten_bytes;
         self
     }
 }

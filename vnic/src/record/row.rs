@@ -9,7 +9,7 @@ use super::wire::NicWish;
 pub const TEXTBOOK: &[&str] = &["read-write", "mmap-write", "sendfile", "sendfile-no-sg", "splice"];
 
 /// Every method there is a row for, in the order of the table. `all` means each of them, without scatter-gather too and
-/// without transmit checksum too.
+/// without transmit checksum too, and the textbook's also with a cold file.
 pub const METHODS: &[&str] = &[
     "read-write",
     "mmap-write",
@@ -32,6 +32,9 @@ pub const USERSPACE: &str = "vfio-userspace";
 /// What a NIC can lack while a row runs, as the end of its name.
 const SUFFIXES: [&str; 3] = ["", "-no-sg", "-no-csum"];
 
+/// Of a row whose file is not in memory when it starts: the disk's DMA brings it there first, as in the textbook's table.
+const COLD: &str = "-cold";
+
 /// How a method's payload gets from the file to the socket, as far as a witness must know it to read its own figures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
@@ -48,7 +51,7 @@ pub enum Way {
 /// A name that is no row's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is not a row's name: a method in lower case, with `-no-sg` or `-no-csum` behind it where the NIC is to lack them (sendfile, sendfile-no-sg, …)"
+    "`{0}` is not a row's name: a method in lower case, with `-cold` behind it where the file is not to be in memory, and `-no-sg` or `-no-csum` where the NIC is to lack them (sendfile, sendfile-cold, sendfile-no-sg, …)"
 )]
 pub struct BadRow(pub String);
 
@@ -61,6 +64,8 @@ pub struct Row {
     pub method: String,
     /// What to switch on the NIC before it runs.
     pub nic: NicWish,
+    /// Is the file's data to be on the disk only when it starts?
+    pub cold: bool,
 }
 
 impl Row {
@@ -76,12 +81,13 @@ impl Row {
         } else {
             (name, NicWish::default())
         };
+        let (method, cold) = method.strip_suffix(COLD).map_or((method, false), |method| (method, true));
         let well_formed = method.starts_with(|c: char| c.is_ascii_lowercase())
             && method.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
         if !well_formed {
             return Err(BadRow(name.to_owned()));
         }
-        Ok(Row { name: name.to_owned(), method: method.to_owned(), nic })
+        Ok(Row { name: name.to_owned(), method: method.to_owned(), nic, cold })
     }
 
     /// Takes a list apart: names with commas between; `all` and `textbook` stand for several.
@@ -93,8 +99,11 @@ impl Row {
         for name in list.split(',').map(str::trim) {
             match name {
                 "all" => {
-                    for (method, suffix) in METHODS.iter().flat_map(|method| SUFFIXES.map(|suffix| (method, suffix))) {
-                        rows.push(Row::parse(&format!("{method}{suffix}"))?);
+                    for method in METHODS {
+                        let cold = TEXTBOOK.contains(method).then_some(COLD);
+                        for suffix in SUFFIXES.into_iter().chain(cold) {
+                            rows.push(Row::parse(&format!("{method}{suffix}"))?);
+                        }
                     }
                 }
                 "textbook" => {
@@ -163,6 +172,9 @@ mod tests {
         let row = Row::parse("msg-zerocopy-no-csum").unwrap();
         assert_eq!((row.method.as_str(), row.nic.sg, row.nic.csum), ("msg-zerocopy", None, Some(false)));
         assert_eq!(Row::parse("io-uring-send-zc").unwrap().nic, NicWish::default());
+        let row = Row::parse("splice-cold-no-sg").unwrap();
+        assert_eq!((row.method.as_str(), row.nic.sg, row.cold), ("splice", Some(false), true));
+        assert!(!Row::parse("splice").unwrap().cold);
     }
 
     #[test]
@@ -170,8 +182,11 @@ mod tests {
         let names = |list| -> Vec<String> { Row::parse_list(list).unwrap().into_iter().map(|row| row.name).collect() };
         assert_eq!(names("textbook"), TEXTBOOK);
         let all = names("all");
-        assert_eq!(all.len(), 3 * METHODS.len());
-        assert_eq!(all[..4], ["read-write", "read-write-no-sg", "read-write-no-csum", "mmap-write"]);
+        let first = ["read-write", "read-write-no-sg", "read-write-no-csum", "read-write-cold", "mmap-write"];
+        assert_eq!(all[..5], first);
+        let cold = ["read-write-cold", "mmap-write-cold", "sendfile-cold", "splice-cold"];
+        assert_eq!(all.iter().filter(|row| row.ends_with(COLD)).collect::<Vec<_>>(), cold.iter().collect::<Vec<_>>());
+        assert_eq!(all.len(), 3 * METHODS.len() + cold.len());
         for name in TEXTBOOK {
             assert!(all.iter().any(|row| row == name), "{name}");
         }
@@ -195,7 +210,7 @@ mod tests {
 
     #[test]
     fn a_name_with_foreign_characters_is_rejected() {
-        for name in ["", "-no-sg", "send file", "Sendfile", "../x", "1"] {
+        for name in ["", "-no-sg", "-cold", "-cold-no-sg", "send file", "Sendfile", "../x", "1"] {
             assert_eq!(Row::parse(name), Err(BadRow(name.to_owned())), "{name}");
         }
         assert_eq!(Row::parse_list("sendfile,,splice"), Err(BadRow(String::new())));

@@ -82,7 +82,7 @@ pub struct Method {
     pub memory: MemoryBooks,
     /// Bytes copied by the CPU per payload byte, by the guest's books.
     pub cpu_copies: Option<f64>,
-    /// Bytes copied by DMA per payload byte, by the device.
+    /// Bytes copied by DMA per payload byte: from the disk, by the guest's books, and to the NIC, by the device's.
     pub dma_copies: Option<f64>,
     /// The judgement.
     pub verdict: Option<Verdict>,
@@ -145,6 +145,9 @@ pub struct GuestBooks {
     /// What the kernel claims of the method (completions of MSG_ZEROCOPY).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub claims: BTreeMap<String, u64>,
+    /// Bytes that the disk's DMA brought into memory; 0 where the file is on none.
+    #[serde(default)]
+    pub disk_read_bytes: Option<u64>,
     /// CPU time in user mode, microseconds.
     pub user_us: Option<u64>,
     /// CPU time in the kernel, microseconds.

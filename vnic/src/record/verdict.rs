@@ -41,6 +41,8 @@ pub struct Circumstances {
     pub misplaced_bytes: u64,
     /// Frames that went by while the flow was watched and whose headers could not be read.
     pub unparsed_frames: u64,
+    /// Bytes elsewhere that could not be looked for in the file's pages when these were known.
+    pub forgotten_bytes: u64,
     /// Pages of the file that were at another physical address after the transfer than before.
     pub pages_moved: u64,
 }
@@ -174,12 +176,32 @@ pub fn judge(method: &mut Method, circumstances: Circumstances) {
             method.reasons.entry("cpu_copies".to_owned()).or_insert(reason);
         }
     }
-    method.dma_copies = match (method.device.dma_read_bytes, method.device.payload_bytes) {
-        (Some(read), Some(payload)) if payload > 0 => Some(read as f64 / payload as f64),
-        _ => None,
-    };
-    if method.dma_copies.is_none() {
-        method.reasons.entry("dma_copies".to_owned()).or_insert_with(|| "the device saw no payload".to_owned());
+    match disk_copies(method).and_then(|disk| Ok(disk + nic_copies(method)?)) {
+        Ok(copies) => method.dma_copies = Some(copies),
+        Err(reason) => {
+            method.dma_copies = None;
+            method.reasons.entry("dma_copies".to_owned()).or_insert(reason.to_owned());
+        }
+    }
+}
+
+/// How often the NIC read a payload byte.
+fn nic_copies(method: &Method) -> Result<f64, &'static str> {
+    match (method.device.dma_read_bytes, method.device.payload_bytes) {
+        (Some(read), Some(payload)) if payload > 0 => Ok(read as f64 / payload as f64),
+        _ => Err("the device saw no payload"),
+    }
+}
+
+/// How often the disk brought a payload byte into memory.
+///
+/// # Errors
+/// Why that is not known.
+pub fn disk_copies(method: &Method) -> Result<f64, &'static str> {
+    match (method.guest.disk_read_bytes, method.bytes_sent) {
+        (Some(read), Some(sent)) if sent > 0 => Ok(read as f64 / sent as f64),
+        (None, _) => Err("what the disk brought was not counted"),
+        _ => Err("no bytes were sent"),
     }
 }
 

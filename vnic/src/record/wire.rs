@@ -83,6 +83,9 @@ pub struct TransferSpec {
     /// What to switch on the NIC first (`ethtool -K`).
     #[serde(default)]
     pub nic: NicWish,
+    /// Have none of the file in memory when the transfer starts.
+    #[serde(default)]
+    pub cold: bool,
     /// Stop after the first chunk, with everything as the sending call left it (buffers, mappings, pipes), say `Paused`,
     /// and go on after `Go`: meanwhile the host looks at the guest's memory.
     #[serde(default)]
@@ -223,6 +226,9 @@ pub struct Books {
     pub voluntary_switches: Option<u64>,
     /// The scheduler switched away because it was another's turn.
     pub involuntary_switches: Option<u64>,
+    /// Bytes that the disk brought into memory meanwhile; 0 where the file is on none.
+    #[serde(default)]
+    pub disk_read_bytes: Option<u64>,
     /// CPU time in user mode, microseconds.
     pub user_us: Option<u64>,
     /// CPU time in the kernel, microseconds.

@@ -10,33 +10,41 @@
 
 mod breakpoint;
 mod copies;
+mod disk_reads;
 mod perf;
 mod program;
 mod sums;
 mod symbols;
 mod tracefs;
 
+use std::fs::File;
 use std::io;
 
 use vnic::record::row::Way;
 use vnic::record::wire;
 
 use copies::Copies;
+use disk_reads::DiskReads;
 use program::Program;
 
 /// Books that are open.
 #[derive(Debug)]
 pub struct Books {
     program: Program,
+    disk: DiskReads,
     /// `None` where nobody asked for them: they slow a transfer down.
     copies: Option<Copies>,
 }
 
 impl Books {
-    /// Books of a transfer of `bytes` by that way, with or without the copies in them.
+    /// Books of a transfer of `bytes` of `file` by that way, with or without the copies in them.
     #[must_use]
-    pub fn open(bytes: u64, way: Way, with_copies: bool) -> Books {
-        Books { copies: with_copies.then(|| Copies::open(bytes, way)), program: Program::new() }
+    pub fn open(file: &File, bytes: u64, way: Way, with_copies: bool) -> Books {
+        Books {
+            copies: with_copies.then(|| Copies::open(bytes, way)),
+            program: Program::new(),
+            disk: DiskReads::of(file),
+        }
     }
 
     /// The books count from here, the program's until the next [`Books::suspend`].
@@ -47,6 +55,7 @@ impl Books {
         if let Some(copies) = &mut self.copies {
             copies.start();
         }
+        self.disk.start();
         self.program.start()
     }
 
@@ -86,6 +95,7 @@ impl Books {
             }
         }
         self.program.close(&mut books);
+        self.disk.close(&mut books);
         books
     }
 }
@@ -94,10 +104,14 @@ impl Books {
 mod tests {
     use super::*;
 
+    fn file() -> File {
+        crate::guest::file::unlinked_temporary().expect("a temporary file")
+    }
+
     #[test]
     fn what_is_not_counted_says_why() {
         // Not with the copies: that would put breakpoints into the kernel that runs the tests.
-        let mut books = Books::open(1 << 20, Way::PageCache, false);
+        let mut books = Books::open(&file(), 1 << 20, Way::PageCache, false);
         books.start().expect("started");
         books.drain();
         books.suspend().expect("suspended");
@@ -115,7 +129,7 @@ mod tests {
 
     #[test]
     fn waiting_counts_as_a_voluntary_switch() {
-        let mut books = Books::open(0, Way::PageCache, false);
+        let mut books = Books::open(&file(), 0, Way::PageCache, false);
         books.start().expect("started");
         let (sender, receiver) = std::sync::mpsc::channel::<()>();
         let other = std::thread::spawn(move || drop(sender));
@@ -129,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_known_number_of_system_calls_is_counted() {
-        let mut books = Books::open(0, Way::PageCache, false);
+        let mut books = Books::open(&file(), 0, Way::PageCache, false);
         let count = |books: &mut Books, calls: u32| {
             books.start().expect("started");
             for _ in 0..calls {

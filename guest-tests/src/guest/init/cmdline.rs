@@ -31,7 +31,7 @@ impl fmt::Display for Task {
 /// What the command line asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct CommandLine {
-    /// `vnic.run=agent|shell|"command"`.
+    /// `vnic.run=agent|shell|"command"`; in a command, `%22` is a quote, as in URLs.
     pub(super) task: Task,
     /// `vnic.modules=base,…`: groups of the image's module list, loaded in this order.
     pub(super) modules: Vec<String>,
@@ -58,7 +58,7 @@ impl CommandLine {
             match word.split_once('=') {
                 Some(("vnic.run", "agent")) => parsed.task = Task::Agent,
                 Some(("vnic.run", "shell")) => parsed.task = Task::Shell,
-                Some(("vnic.run", command)) => parsed.task = Task::Command(command.to_owned()),
+                Some(("vnic.run", command)) => parsed.task = Task::Command(decoded(command)),
                 Some(("vnic.modules", groups)) => {
                     parsed.modules = groups.split(',').filter(|group| !group.is_empty()).map(str::to_owned).collect();
                 }
@@ -69,6 +69,26 @@ impl CommandLine {
         }
         parsed
     }
+}
+
+/// With each `%` and its two hexadecimal digits made the character they stand for.
+fn decoded(text: &str) -> String {
+    let mut pieces = text.split('%');
+    let mut decoded = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let code = piece.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok()).filter(u8::is_ascii);
+        match code {
+            Some(code) => {
+                decoded.push(char::from(code));
+                decoded.push_str(&piece[2..]);
+            }
+            None => {
+                decoded.push('%');
+                decoded.push_str(piece);
+            }
+        }
+    }
+    decoded
 }
 
 /// Splits at spaces outside double quotes, and drops the quotes, as the kernel does.
@@ -103,6 +123,19 @@ mod tests {
     fn a_quoted_command_keeps_its_spaces() {
         for line in [r#"quiet vnic.run="ping -c 1 10.0.2.2" x=y"#, r#"quiet "vnic.run=ping -c 1 10.0.2.2" x=y"#] {
             assert_eq!(CommandLine::parse(line).task, Task::Command("ping -c 1 10.0.2.2".to_owned()), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_command_may_hold_quotes_and_lines() {
+        for (encoded, command) in [
+            ("echo %22a  b%22%0aecho 5%25", "echo \"a  b\"\necho 5%"),
+            ("date +%s", "date +%s"),
+            ("%", "%"),
+            ("%é1 %ff", "%é1 %ff"),
+        ] {
+            let line = format!("quiet \"vnic.run={encoded}\" panic=-1");
+            assert_eq!(CommandLine::parse(&line).task, Task::Command(command.to_owned()));
         }
     }
 

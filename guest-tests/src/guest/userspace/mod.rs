@@ -58,6 +58,11 @@ fn receiver(spec: &TransferSpec) -> Result<SocketAddrV4> {
 /// [`Unsupported`] where this guest cannot do it; else what failed, the receiver's silence included.
 pub fn transfer(stage: &mut dyn Stage, spec: &TransferSpec, how: &How) -> Result<Done> {
     let to = receiver(spec)?;
+    if spec.cold {
+        bail!(Unsupported(
+            "the pages that a driver in user space maps for the NIC are in memory: never cold".to_owned()
+        ));
+    }
     let made = TestFile::create(folder_of(&spec.filesystem)?, spec.offset, spec.bytes)?;
     let mapping = Mapping::of_file(&made.file, spec.offset, spec.bytes).context("map the file")?;
     // The order of these is the order of the world: what is declared later goes first.
@@ -80,7 +85,7 @@ pub fn transfer(stage: &mut dyn Stage, spec: &TransferSpec, how: &How) -> Result
     })?;
     stage.wait_for_go()?;
 
-    let mut books = Books::open(spec.bytes, Way::PageCache, spec.books);
+    let mut books = Books::open(&made.file, spec.bytes, Way::PageCache, spec.books);
     let start = Instant::now();
     books.start().context("open the books")?;
     let mut halts = Halts { pause: spec.pause.then_some(spec.chunk), die_after: how.die_after };
@@ -175,7 +180,7 @@ pub fn receive(spec: &TransferSpec, how: &How) -> Result<Received> {
     let device = Device::open(card.address())?;
     let map = device.map_file(&mapping)?;
     let mut sender = Sender::start(&device, &how.options, to)?;
-    let mut books = Books::open(spec.bytes, Way::PageCache, true);
+    let mut books = Books::open(&made.file, spec.bytes, Way::PageCache, true);
     let start = Instant::now();
     books.start().context("open the books")?;
     let (digest, frames) = sender.echo_file(&map)?;

@@ -15,21 +15,33 @@ pub(super) fn tcp_header(seq: u32, payload: u16) -> Vec<u8> {
     bytes
 }
 
-/// Watches a flow whose file is the two pages at [`PAYLOAD`] (its pages 5 and 6), sends segments of it, each as
-/// (sequence number, address, length), and returns the books.
-fn watched(segments: &[(u32, u64, u16)]) -> FlowBooks {
+/// The flow of [`tcp_header`].
+fn flow() -> Flow {
+    Flow { protocol: 6, local: "10.0.2.15:1000".parse().unwrap(), remote: "10.0.2.2:9000".parse().unwrap() }
+}
+
+/// What all workers saw of a flow.
+fn sum(parts: &[FlowWatch]) -> FlowBooks {
+    parts.iter().fold(FlowBooks::default(), |sum, part| sum.plus(&part.books()))
+}
+
+/// Sends segments, each as (sequence number, address, length), while `watch` is watched. Returns the workers' parts of it.
+fn send_watched(watch: &FlowWatch, segments: &[(u32, u64, u16)]) -> Vec<FlowWatch> {
     let mut rig = Rig::new(&LinkKind::SinkCopy);
-    let flow = Flow { protocol: 6, local: "10.0.2.15:1000".parse().unwrap(), remote: "10.0.2.2:9000".parse().unwrap() };
-    let pages = Arc::new(FilePages::new(&[PageRun { page: 5, gpa: PAYLOAD, count: 2 }]).unwrap());
-    rig.workers.watch(Some(&FlowWatch::new(flow, pages)));
+    rig.workers.watch(Some(watch));
     for (seq, addr, len) in segments {
         let header = tcp_header(*seq, *len);
         rig.ram.write(HEADER + 12, &header).unwrap();
         rig.tx.add(&[Buffer::readable(HEADER, 12 + header.len() as u32), Buffer::readable(*addr, u32::from(*len))]);
         rig.tx.used();
     }
-    let watches = rig.workers.watch(None);
-    watches.iter().fold(FlowBooks::default(), |sum, watch| sum.plus(&watch.books()))
+    rig.workers.watch(None)
+}
+
+/// The books of a flow whose file is the two pages at [`PAYLOAD`] (its pages 5 and 6), with these segments of it.
+fn watched(segments: &[(u32, u64, u16)]) -> FlowBooks {
+    let pages = Arc::new(FilePages::new(&[PageRun { page: 5, gpa: PAYLOAD, count: 2 }]).unwrap());
+    sum(&send_watched(&FlowWatch::new(flow(), pages), segments))
 }
 
 #[test]
@@ -79,8 +91,7 @@ fn watched_datagrams(datagrams: &[(Kind, u64, u64, u16)]) -> FlowBooks {
         rig.tx.add(&[Buffer::readable(HEADER, 12 + header.len() as u32), Buffer::readable(addr, u32::from(len))]);
         rig.tx.used();
     }
-    let watches = rig.workers.watch(None);
-    watches.iter().fold(FlowBooks::default(), |sum, watch| sum.plus(&watch.books()))
+    sum(&rig.workers.watch(None))
 }
 
 #[test]
@@ -104,6 +115,22 @@ fn a_datagram_that_says_another_place_is_misplaced_and_no_offset_overflows() {
     assert_eq!(wrong.misplaced_bytes, 1000);
     let books = watched_datagrams(&[(Kind::Data, u64::MAX, PAYLOAD, 1000), (Kind::Data, u64::MAX - 5, PAYLOAD, 1000)]);
     assert_eq!(books.device.payload_bytes.unwrap() + books.device.retransmitted_bytes.unwrap(), 2000);
+}
+
+#[test]
+fn a_file_whose_pages_are_known_only_afterwards_is_attributed_then() {
+    let segments = [(1, PAYLOAD, 1000), (1001, PAYLOAD + 1000, 1000), (2001, RECEIVE, 1000)];
+    let found = [PageRun { page: 0, gpa: PAYLOAD, count: 1 }];
+    for (remembering, pages, cached) in [(true, &found[..], 2000), (true, &[], 0), (false, &found, 0)] {
+        let watch = FlowWatch::new(flow(), Arc::default());
+        let mut parts = send_watched(&if remembering { watch.remembering() } else { watch }, &segments);
+        let pages = FilePages::new(pages).unwrap();
+        parts.iter_mut().for_each(|part| part.settle(&pages));
+        let books = sum(&parts);
+        let attributed = (books.device.from_page_cache_bytes, books.device.from_elsewhere_bytes);
+        assert_eq!(attributed, (Some(cached), Some(3000 - cached)), "remembering: {remembering}");
+        assert_eq!((books.misplaced_bytes, books.forgotten_bytes), (0, 0));
+    }
 }
 
 #[test]

@@ -32,6 +32,12 @@ pub fn device(books: &DeviceBooks, bytes_sent: Option<u64>, way: Way, circumstan
             circumstances.unparsed_frames
         ));
     }
+    if circumstances.forgotten_bytes > 0 {
+        return silent(format!(
+            "there was no room to remember where {} bytes lay until the file's pages were known",
+            circumstances.forgotten_bytes
+        ));
+    }
     if circumstances.misplaced_bytes > 0 {
         return silent(format!(
             "{} bytes came from pages of the file, but not from their place in it",

@@ -23,7 +23,7 @@ fn method(device: DeviceBooks) -> Method {
         bytes_sent: device.payload_bytes,
         sha256_ok: Some(true),
         seconds: Some(0.5),
-        guest: GuestBooks::default(),
+        guest: GuestBooks { disk_read_bytes: Some(0), ..GuestBooks::default() },
         device,
         memory: MemoryBooks::default(),
         cpu_copies: None,
@@ -99,6 +99,8 @@ fn misplaced_or_unparsed_bytes_silence_the_device() {
     assert!(reason_of(device(&books(100, 100), Some(100), Way::PageCache, misplaced)).contains("not from their place"));
     let unparsed = Circumstances { unparsed_frames: 2, ..Circumstances::default() };
     assert!(reason_of(device(&books(100, 100), Some(100), Way::PageCache, unparsed)).contains("2 frames"));
+    let forgotten = Circumstances { forgotten_bytes: 3, ..Circumstances::default() };
+    assert!(reason_of(device(&books(100, 97), Some(100), Way::PageCache, forgotten)).contains("where 3 bytes lay"));
 }
 
 fn says(copies: f64, scope: Scope) -> Testimony {
@@ -280,6 +282,17 @@ fn judging_fills_the_row_and_explains_what_is_null() {
     assert!(!row.reasons.contains_key("dma_copies") && !row.reasons.contains_key("verdict"));
     assert!(row.why.contains("4096 of 4096 payload bytes (100.0 %)"), "{}", row.why);
     assert!(surprises(&row).is_empty());
+}
+
+#[test]
+fn the_disks_dma_is_counted_beside_the_nics() {
+    let mut row = method(books(4096, 4096));
+    row.guest.disk_read_bytes = Some(4096);
+    judge(&mut row, Circumstances::default());
+    assert_eq!((row.dma_copies, disk_copies(&row)), (Some(2.0), Ok(1.0)));
+    row.guest.disk_read_bytes = None;
+    judge(&mut row, Circumstances::default());
+    assert_eq!((row.dma_copies, row.reasons["dma_copies"].as_str()), (None, "what the disk brought was not counted"));
 }
 
 #[test]
