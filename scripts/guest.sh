@@ -49,7 +49,9 @@ build_initramfs() {
   (cd "$ROOT" && RUSTFLAGS="-C target-feature=+crt-static" run cargo build --profile guest --package guest-tests \
     --bins --examples --target $TARGET --target-dir "$GUEST/build" >&2) || fail 2 "the guest's programs do not build"
   INITRAMFS=$GUEST/initramfs-$(basename "$MODULES").cpio
-  "$PROGRAMS/mkinitramfs" --modules "$MODULES" --programs "$PROGRAMS" --busybox "$BUSYBOX" --output "$INITRAMFS" >&2 ||
+  [ ${#WITH[@]} = 0 ] || INITRAMFS=$RUN/initramfs.cpio
+  "$PROGRAMS/mkinitramfs" --modules "$MODULES" --programs "$PROGRAMS" --busybox "$BUSYBOX" "${WITH[@]/#/--with=}" \
+    --output "$INITRAMFS" >&2 ||
     fail 2 "the initramfs cannot be written"
 }
 

@@ -5,12 +5,16 @@
 #   scripts/run-qemu.sh --transfer sendfile,read-write   runs these rows, leaves target/run/run.json, prints the table;
 #   scripts/run-qemu.sh --transfer all                   exits 0 when every verdict is the expected one. Behind a row's name:
 #                                                        -no-sg, -no-csum (the NIC lacks it), -cold (the file is on the disk only)
+#   scripts/run-qemu.sh --program './send --fast'        a program of your own as a row: the file is its standard input, the
+#                                                        connection its standard output; with its shared libraries. Without a / in
+#                                                        its name it is one the guest has: cat, dd bs=64k
 #   scripts/run-qemu.sh --transfer vfio-userspace        the row without the kernel, in a guest with an IOMMU
 #   scripts/run-qemu.sh --hazard truncate|lease|mutate|observer   shows one; exits 0 when it went as described
 #   scripts/run-qemu.sh --command 'ping -c 3 10.0.2.2'   runs one command in the guest
 #
 #   --size BYTES             of the file that is sent (16M)
 #   --filesystem tmpfs,ext4  where the file is made: every row on each (tmpfs)
+#   --with PATH              a file or folder that the guest is to have, too, at the same path; several times for several
 #   --witness device,guest,memory   who is asked about a transfer (all three)
 #   --kernel FILE --modules DIR   a kernel of your own; DIR is its /lib/modules/VERSION
 #   --newer-kernel           the kernel of Debian's backports
@@ -33,7 +37,7 @@
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
-TASK=shell TRANSFER='' HAZARD='' WITNESS=device,guest,memory FILESYSTEM=tmpfs COMMAND='' SIZE=16M KERNEL='' MODULES='' WHICH=stable LINK=peer ROLE=server NETDEV=vhost
+TASK=shell TRANSFER='' PROGRAM='' WITH=() HAZARD='' WITNESS=device,guest,memory FILESYSTEM=tmpfs COMMAND='' SIZE=16M KERNEL='' MODULES='' WHICH=stable LINK=peer ROLE=server NETDEV=vhost
 ACCEL=${ACCEL:-} QUEUE_PAIRS=1 IOMMU='' NIC_OPTIONS='' MSIX='' MEMORY=512M CPUS=1 RUN=$ROOT/target/run APPEND='' SERVE_OPTIONS=() PRINT='' NEWER_QEMU=''
 QEMU=${QEMU:-qemu-system-x86_64} VNIC=${VNIC:-}
 
@@ -44,6 +48,8 @@ while [ $# -gt 0 ]; do
   esac
   case $1 in
     --transfer) TASK=transfer TRANSFER=$2 && shift ;;
+    --program) TASK=transfer PROGRAM=$2 && shift ;;
+    --with) WITH+=("$(realpath -es -- "$2")") || usage_error "--with $2: there is no such file" && shift ;;
     --hazard) TASK=transfer HAZARD=$2 && shift ;;
     --witness) WITNESS=$2 && shift ;;
     --filesystem) FILESYSTEM=$2 && shift ;;
@@ -80,6 +86,17 @@ case $NETDEV in vhost | user | tap:?*) ;; *) usage_error "--netdev $NETDEV: ther
 case $MSIX in '' | on | off) ;; *) usage_error "--msix is on or off" ;; esac
 case $ACCEL in '' | kvm | tcg) ;; *) usage_error "--accel is kvm or tcg" ;; esac
 [ -z "$KERNEL$MODULES" ] || { [ -n "$KERNEL" ] && [ -n "$MODULES" ]; } || usage_error "--kernel and --modules go together"
+if [ -n "$PROGRAM" ]; then
+  TRANSFER=${TRANSFER:-program}
+  words=${PROGRAM#"${PROGRAM%%[! ]*}"}
+  case ${words%% *} in
+    */*)
+      file=$(realpath -es -- "${words%% *}") || usage_error "--program ${words%% *}: there is no such file"
+      WITH+=("$file")
+      PROGRAM=$file${words#"${words%% *}"}
+      ;;
+  esac
+fi
 case ,$TRANSFER, in *,vfio-userspace,*) IOMMU=1 ;; esac
 [ "$TASK" != transfer ] || [ "$NETDEV" = vhost ] || usage_error "--transfer is judged by our NIC: not with --netdev ${NETDEV%%:*}"
 
@@ -131,6 +148,7 @@ case $TASK in
     else
       judge+=(--output "$RUN/run.json" --transfer "$TRANSFER" --bytes "$BYTES" --filesystem "$FILESYSTEM" --witness "$WITNESS"
         --kernel-accel "$ACCEL" --qemu-version "$QEMU_VERSION")
+      [ -z "$PROGRAM" ] || judge+=(--program "$PROGRAM")
     fi
     code=0
     run "${judge[@]}" || code=$?

@@ -11,6 +11,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use guest_tests::image::archive::{Access, Archive, Node};
+use guest_tests::image::host_files::HostFiles;
 use guest_tests::image::modules::{LIST_PATH, Selection, image_path};
 
 /// Folders of the image, parents first.
@@ -29,6 +30,9 @@ struct Arguments {
     /// A static busybox.
     #[arg(long)]
     busybox: PathBuf,
+    /// A file or folder of the host's that the guest is to have at the same path, a program with its libraries.
+    #[arg(long = "with", value_name = "PATH")]
+    with: Vec<PathBuf>,
     /// The archive to write.
     #[arg(long)]
     output: PathBuf,
@@ -44,7 +48,9 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let key_path = arguments.output.with_extension("inputs");
     let key = inputs(&arguments)?;
-    if arguments.output.exists() && fs::read_to_string(&key_path).is_ok_and(|old| old == key) {
+    // What is deep in a folder of the host's may have changed without a trace in the key.
+    let known = arguments.with.is_empty() && arguments.output.exists();
+    if known && fs::read_to_string(&key_path).is_ok_and(|old| old == key) {
         return Ok(());
     }
     let selection = Selection::from_tree(&arguments.modules)?;
@@ -92,6 +98,8 @@ fn build(arguments: &Arguments, selection: &Selection) -> Result<Archive> {
         archive.add(&image_path(&module.name), Node::File(module.content.clone(), Access::Data));
     }
     archive.add(LIST_PATH, text(&selection.list()));
+    let mut files = HostFiles::into(&mut archive, FOLDERS);
+    arguments.with.iter().try_for_each(|path| files.add(path))?;
     Ok(archive)
 }
 

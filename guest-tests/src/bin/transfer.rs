@@ -39,6 +39,9 @@ struct Arguments {
     /// What to switch off in the NIC first.
     #[arg(long, value_enum, value_delimiter = ',')]
     nic_off: Vec<Switch>,
+    /// What the method `program` runs: the file is its standard input, the connection its standard output.
+    #[arg(last = true)]
+    program: Vec<String>,
 }
 
 /// A switch of the NIC.
@@ -60,6 +63,7 @@ fn main() -> Result<()> {
         filesystem: arguments.filesystem,
         to: arguments.to,
         nic: NicWish { sg: off(Switch::Sg), csum: off(Switch::Csum), tso: off(Switch::Tso) },
+        program: arguments.program,
         cold: arguments.cold,
         pause: false,
         books: true,

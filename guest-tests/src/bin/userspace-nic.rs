@@ -96,6 +96,7 @@ impl Arguments {
             filesystem: self.filesystem.clone(),
             to: self.to,
             nic: NicWish::default(),
+            program: Vec::new(),
             cold: false,
             pause: false,
             books: true,

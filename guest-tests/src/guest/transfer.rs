@@ -14,11 +14,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::sys::socket::{setsockopt, sockopt};
-use vnic::record::row::way_of;
+use vnic::record::row::{PROGRAM, way_of};
 use vnic::record::run::NicState;
 use vnic::record::wire::{self, Event, Flow, PageRun, Receipt, TransferSpec};
 
-use super::books::Books;
+use super::books::{Books, Sender, Subject};
 use super::disk;
 use super::file::TestFile;
 use super::init::modules::load_group;
@@ -153,6 +153,7 @@ impl Prepared {
             bytes: self.spec.bytes,
             chunk: usize::try_from(self.spec.chunk).context("chunk")?,
             first_chunk_apart: self.spec.pause,
+            program: &self.spec.program,
             follower,
         })
     }
@@ -184,12 +185,13 @@ impl Prepared {
     /// and `pause` included.
     pub fn send(self, pause: Pause<'_>) -> Result<Done> {
         let conductor = Conductor {
-            books: RefCell::new(Books::open(
-                &self.made.file,
-                self.spec.bytes,
-                way_of(self.method.name),
-                self.spec.books,
-            )),
+            books: RefCell::new(Books::open(&Subject {
+                file: &self.made.file,
+                bytes: self.spec.bytes,
+                way: way_of(self.method.name),
+                sender: if self.method.name == PROGRAM { Sender::Child } else { Sender::ThisThread },
+                with_copies: self.spec.books,
+            })),
             pause: RefCell::new(self.spec.pause.then_some(pause)),
             pause_failed: RefCell::default(),
             claims: RefCell::default(),
@@ -203,7 +205,7 @@ impl Prepared {
         if let Some(error) = conductor.pause_failed.take() {
             return Err(error);
         }
-        let bytes_sent =
+        let mut bytes_sent =
             sent.map_err(unsupported).with_context(|| format!("{} to {}", self.method.name, self.spec.to))?;
         let Conductor { books, claims, copied_on_write, .. } = conductor;
         let mut books = books.into_inner();
@@ -212,6 +214,11 @@ impl Prepared {
         let receipt = read_receipt(&self.socket)?;
         let took = start.elapsed();
         let mut books = books.close();
+        if !self.spec.program.is_empty() {
+            // It does not say what it sent.
+            bytes_sent = receipt.bytes;
+            books.notes.push(format!("the program: {}", self.spec.program.join(" ")));
+        }
         books.claims = claims.into_inner();
         if let Some(bytes) = copied_on_write.get() {
             books.copied_bytes.insert(wire::COPY_ON_WRITE.to_owned(), Some(bytes));
@@ -243,6 +250,10 @@ impl Follower for Conductor<'_> {
             books.start()?;
         }
         Ok(())
+    }
+
+    fn working(&self) {
+        self.books.borrow_mut().drain();
     }
 
     fn claim(&self, what: &'static str, count: u64) {

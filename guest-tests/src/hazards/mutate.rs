@@ -56,6 +56,7 @@ pub(super) fn show(method: &str, to: SocketAddr, stage: &mut dyn Stage) -> Resul
         bytes: BYTES,
         chunk: usize::try_from(BYTES)?,
         first_chunk_apart: true,
+        program: &[],
         follower: &Nobody,
     };
     let sent = (known.send)(&job)?;

@@ -25,6 +25,7 @@ pub(super) fn show(method: &str, to: SocketAddr, stage: &mut dyn Stage) -> Resul
         filesystem: "tmpfs".to_owned(),
         to,
         nic: NicWish::default(),
+        program: Vec::new(),
         cold: false,
         pause: false,
         books: true,

@@ -51,6 +51,11 @@ impl Archive {
         }
     }
 
+    /// The paths in it, without the first slash, in the order they are unpacked.
+    pub fn paths(&self) -> impl Iterator<Item = &str> {
+        self.nodes.iter().map(|(path, _)| path.as_str())
+    }
+
     /// The archive. Times are 0 and inode numbers count up, so that nothing of this machine is in it.
     ///
     /// # Errors

@@ -1,4 +1,5 @@
 //! The guest's image: an initramfs with PID 1, busybox, the transfer programs and the kernel's modules.
 
 pub mod archive;
+pub mod host_files;
 pub mod modules;

@@ -14,6 +14,7 @@ mod io_uring_send_zc;
 mod ktls_sendfile;
 mod mmap_write;
 mod msg_zerocopy;
+mod program;
 mod read_write;
 mod sendfile;
 mod splice;
@@ -23,6 +24,8 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::net::TcpStream;
+
+use vnic::record::row::PROGRAM;
 
 use crate::guest::tls_records::Stream;
 
@@ -41,6 +44,8 @@ pub struct Job<'a> {
     pub chunk: usize,
     /// Whether the first call is to take one chunk only, for the methods that otherwise need one call for all.
     pub first_chunk_apart: bool,
+    /// The program that is to do it, with its arguments, where one of the user's own is.
+    pub program: &'a [String],
     /// Who is told how it goes.
     pub follower: &'a dyn Follower,
 }
@@ -52,6 +57,9 @@ pub trait Follower {
     /// # Errors
     /// The follower's own.
     fn taken(&self, sent: u64) -> io::Result<()>;
+
+    /// Something of it may have been taken: the books had better keep up.
+    fn working(&self) {}
 
     /// The kernel says of itself that something happened `count` times.
     fn claim(&self, what: &'static str, count: u64);
@@ -179,6 +187,11 @@ pub const METHODS: &[Method] = &[
         modules: Some("tls"),
         stream: Some(ktls_sendfile::stream),
         ..everywhere("ktls-sendfile", "sendfile over a connection that the kernel encrypts", ktls_sendfile::send)
+    },
+    Method {
+        available: program::available,
+        chunk_fits: true,
+        ..everywhere(PROGRAM, "a program of your own, from its standard input to its standard output", program::send)
     },
 ];
 

@@ -8,6 +8,15 @@ use super::*;
 
 /// What the far end got when `method` sent `bytes` from `offset` of a file of `content`.
 fn sent_by(method: &Method, content: &[u8], offset: u64, bytes: u64, chunk: usize) -> (io::Result<u64>, Vec<u8>) {
+    received(content, |file, socket| {
+        let first_chunk_apart = false;
+        let job = Job { file, socket, offset, bytes, chunk, first_chunk_apart, program: &[], follower: &Nobody };
+        (method.available)(&job).and_then(|()| (method.send)(&job))
+    })
+}
+
+/// What `send` returned, and what the far end got.
+fn received(content: &[u8], send: impl FnOnce(&File, &TcpStream) -> io::Result<u64>) -> (io::Result<u64>, Vec<u8>) {
     let mut file = crate::guest::file::unlinked_temporary().expect("a temporary file");
     file.write_all(content).expect("the file is written");
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a listener");
@@ -19,8 +28,7 @@ fn sent_by(method: &Method, content: &[u8], offset: u64, bytes: u64, chunk: usiz
         got
     });
     let socket = TcpStream::connect(address).expect("connected");
-    let job = Job { file: &file, socket: &socket, offset, bytes, chunk, first_chunk_apart: false, follower: &Nobody };
-    let result = (method.available)(&job).and_then(|()| (method.send)(&job));
+    let result = send(&file, &socket);
     drop(socket);
     (result, receiver.join().expect("the receiver ends"))
 }
@@ -71,4 +79,56 @@ fn names_are_unique_and_found() {
         assert_eq!(METHODS.iter().filter(|other| other.name == method.name).count(), 1);
     }
     assert!(by_name("telepathy").is_none());
+}
+
+#[test]
+fn a_program_gets_the_file_and_the_connection_and_is_followed_once() {
+    let content = content(100_000);
+    for (program, paused, right) in [
+        (&["cat"][..], false, true),
+        (&["cat"], true, true),
+        (&["sh", "-c", "echo what a pity >&2; exit 3"], false, false),
+        (&["sh", "-c", "echo what a pity >&2; exit 3"], true, false),
+        (&["no-such-program"], false, false),
+        (&["no-such-program"], true, false),
+    ] {
+        let follower = Counter::default();
+        let words: Vec<String> = program.iter().map(|word| (*word).to_owned()).collect();
+        let (result, got) = received(&content, |file, socket| {
+            program::send(&Job {
+                file,
+                socket,
+                offset: 1000,
+                bytes: 99_000,
+                chunk: 65536,
+                first_chunk_apart: paused,
+                program: &words,
+                follower: &follower,
+            })
+        });
+        match result {
+            Ok(sent) => assert!(right && sent == 99_000 && got == content[1000..], "{program:?}"),
+            Err(error) => {
+                let error = error.to_string();
+                assert!(!right && error.contains(program[0]), "{program:?}: {error}");
+                assert!(program.len() == 1 || error.ends_with("exit status: 3: what a pity"), "{error}");
+            }
+        }
+        assert_eq!(follower.0.get(), u32::from(program[0] != "no-such-program"), "{program:?}, paused: {paused}");
+    }
+}
+
+/// Counts how often it was told that something was taken.
+#[derive(Debug, Default)]
+struct Counter(std::cell::Cell<u32>);
+
+impl Follower for Counter {
+    fn taken(&self, _sent: u64) -> io::Result<()> {
+        self.0.set(self.0.get() + 1);
+        Ok(())
+    }
+
+    fn claim(&self, _what: &'static str, _count: u64) {}
+
+    fn copied_on_write(&self, _bytes: u64) {}
 }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use guest_tests::fixture::{Agent, Folder, Machine, available, note, receiver, skip, spec, without_sg};
 use guest_tests::guest::agent::HOST_LEFT;
 use guest_tests::methods::METHODS;
+use vnic::record::row::PROGRAM;
 use vnic::record::wire::{Event, Request, TransferSpec};
 
 /// Boots a guest on `-netdev user`, which maps 10.0.2.2 to the host's loopback.
@@ -29,6 +30,9 @@ fn each_method(agent: &mut Agent) {
         let mut spec = to(receiver, spec(method.name, 3 << 20));
         if method.bypasses_page_cache {
             "ext4".clone_into(&mut spec.filesystem);
+        }
+        if method.name == PROGRAM {
+            spec.program = vec!["cat".to_owned()];
         }
         if !method.bypasses_page_cache && method.stream.is_none() {
             let (began, ended) = agent.transfer(&spec);

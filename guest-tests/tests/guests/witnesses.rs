@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use guest_tests::fixture::{Device, Folder, Machine, judged_run, note, shown_hazard, skip, spec};
+use guest_tests::fixture::{Device, Folder, Machine, judged_run, note, repository, shown_hazard, skip, spec};
 use vnic::record::run::{DeviceBooks, Method, Run, Verdict};
 
 const BYTES: u64 = 16 << 20;
@@ -122,6 +122,31 @@ fn a_file_on_a_disk_and_one_under_tls_show_what_is_expected() {
     for found in tls {
         let copies = found.cpu_copies.unwrap_or_else(|| panic!("{:?}", found.reasons));
         assert!((copies - 1.0).abs() <= 0.01, "the cipher made {copies} copies");
+    }
+}
+
+#[test]
+fn a_program_of_the_users_own_is_judged_by_what_it_does() {
+    // There from the first run on, which builds the guest's programs.
+    let send = repository().join("target/guest/build/x86_64-unknown-linux-gnu/guest/examples/send");
+    let send = send.to_str().expect("a path in UTF-8");
+    for (program, expected, copies, instances) in
+        [("/bin/cat", Verdict::Copied, 2.0, 3), (send, Verdict::ZeroCopy, 0.0, 1)]
+    {
+        note(program);
+        let folder = Folder::new();
+        let run = judged_run(folder.path(), "program,program-no-sg", &["--program", program]);
+        for (name, more, expected) in [("program", 0_u32, expected), ("program-no-sg", 1, Verdict::Copied)] {
+            let found = row(&run, name);
+            let measured = found.cpu_copies.unwrap_or_else(|| panic!("{name}: {:?}", found.reasons));
+            assert!((measured - copies - f64::from(more)).abs() <= 0.01, "{name}: {measured} copies");
+            let instances = Some(instances + u64::from(more));
+            assert_eq!(found.memory.physical_instances, instances, "{name}: {:?}", found.reasons);
+            assert_eq!((found.verdict, found.expected), (Some(expected), None), "{name}: {}", found.why);
+            let named = program.rsplit_once('/').map_or(program, |(_, name)| name);
+            assert!(found.why.ends_with(named) || found.why.contains(&format!("{named};")), "{name}: {}", found.why);
+            assert!(found.guest.syscalls.is_some_and(|calls| calls > 1), "{name}: {:?}", found.guest);
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
-use vnic::record::row::{BadRow, Row};
+use vnic::record::row::{BadRow, PROGRAM, Row};
 use vnic::record::run::Run;
 use vnic::record::verdict;
 
@@ -29,7 +29,7 @@ pub(super) struct Args {
     output: Option<PathBuf>,
     /// Rows to run, with commas between. `all`: every method, without scatter-gather and without checksum too;
     /// `textbook`: read-write, mmap-write, sendfile, sendfile-no-sg, splice. vfio-userspace, which needs an IOMMU in the
-    /// guest, is in neither
+    /// guest, is in neither, nor is `program`, which needs --program
     #[arg(long, value_name = "LIST", value_parser = parse_rows, required_unless_present = "hazard")]
     transfer: Option<Rows>,
     /// Show a hazard in place of a run
@@ -50,6 +50,10 @@ pub(super) struct Args {
     /// Who is asked, with commas between
     #[arg(long, value_enum, value_name = "LIST", value_delimiter = ',', default_value = "device,guest,memory")]
     witness: Vec<Witness>,
+    /// What the row `program` is to run in the guest, with its arguments: the file is its standard input, the connection its
+    /// standard output
+    #[arg(long, value_name = "COMMAND", value_parser = parse_command)]
+    program: Option<Argv>,
     /// The receiver, as the guest sees it
     #[arg(long, value_name = "ADDR:PORT", default_value = "10.0.2.2:9000")]
     to: SocketAddr,
@@ -63,6 +67,15 @@ pub(super) struct Args {
 
 #[derive(Debug, Clone)]
 struct Rows(Vec<Row>);
+
+/// A program and its arguments.
+#[derive(Debug, Clone)]
+struct Argv(Vec<String>);
+
+fn parse_command(text: &str) -> Result<Argv, &'static str> {
+    let words: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
+    if words.is_empty() { Err("no program is named") } else { Ok(Argv(words)) }
+}
 
 fn parse_rows(list: &str) -> Result<Rows, BadRow> {
     Row::parse_list(list).map(Rows)
@@ -99,8 +112,12 @@ fn name_of(value: impl ValueEnum) -> String {
 /// described.
 pub(super) fn run(args: Args) -> Result<Finding> {
     let asked = |witness| args.witness.contains(&witness);
+    let rows = args.transfer.map(|rows| rows.0).unwrap_or_default();
+    if args.program.is_none() && rows.iter().any(|row| row.method == PROGRAM) {
+        bail!("say what the row `{PROGRAM}` is to run with --program COMMAND");
+    }
     let plan = judge::Plan {
-        rows: args.transfer.map(|rows| rows.0).unwrap_or_default(),
+        rows,
         bytes: args.bytes.unwrap_or_default(),
         chunk: args.chunk,
         filesystems: args.filesystem.into_iter().map(name_of).collect(),
@@ -109,6 +126,7 @@ pub(super) fn run(args: Args) -> Result<Finding> {
             guest: asked(Witness::Guest),
             memory: asked(Witness::Memory),
         },
+        program: args.program.map(|argv| argv.0).unwrap_or_default(),
         to: args.to,
         accel: args.kernel_accel.map(name_of),
         qemu: args.qemu_version,

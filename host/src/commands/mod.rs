@@ -52,7 +52,7 @@ enum Command {
     /// How often what a held queue was given stands in the guest's memory
     Scan(scan::Args),
     /// Conduct a transfer run in a guest, leave its record
-    Judge(judge::Args),
+    Judge(Box<judge::Args>),
     /// The verdicts of a transfer run
     Report(report::Args),
     /// What this machine can do, and how to fix what it can't
@@ -71,7 +71,7 @@ impl Cli {
             Command::Hold(args) => hold::run(args),
             Command::Release(args) => release::run(args),
             Command::Scan(args) => scan::run(args),
-            Command::Judge(args) => judge::run(args),
+            Command::Judge(args) => judge::run(*args),
             Command::Report(args) => report::run(&args),
             Command::Doctor(args) => doctor::run(&args),
         }

@@ -22,7 +22,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use vnic::observe::protocol;
 use vnic::observe::protocol::FlowBooks;
-use vnic::record::row::Row;
+use vnic::record::row::{PROGRAM, Row};
 use vnic::record::run::{FileInfo, NicState, Run};
 use vnic::record::wire::{Event, Request, TransferSpec};
 
@@ -64,6 +64,8 @@ pub(crate) struct Plan {
     pub(crate) filesystems: Vec<String>,
     /// Who is asked.
     pub(crate) witnesses: Witnesses,
+    /// What the row `program` is to run, with its arguments.
+    pub(crate) program: Vec<String>,
     /// The receiver.
     pub(crate) to: SocketAddr,
     /// The accelerator, for the record.
@@ -184,6 +186,7 @@ impl<'a> Conductor<'a> {
             filesystem: filesystem.to_owned(),
             to: self.plan.to,
             nic: row.nic,
+            program: if row.method == PROGRAM { self.plan.program.clone() } else { Vec::new() },
             cold: row.cold,
             pause: false,
             books: self.plan.witnesses.guest,

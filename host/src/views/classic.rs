@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use vnic::record::row::{Row, USERSPACE};
+use vnic::record::row::{PROGRAM, Row, USERSPACE};
 use vnic::record::run::{Method, NicState, Run};
 use vnic::record::verdict;
 
@@ -92,7 +92,7 @@ fn base(row: &str) -> String {
 
 impl<'a> Line<'a> {
     fn new(method: &'a Method, chunk: Option<u64>) -> Self {
-        let in_one_call = matches!(base(&method.method).as_str(), "sendfile" | USERSPACE);
+        let in_one_call = matches!(base(&method.method).as_str(), "sendfile" | PROGRAM | USERSPACE);
         let chunks = chunk.filter(|chunk| *chunk > 0 && !in_one_call).zip(method.bytes_sent);
         let chunks = chunks.map(|(chunk, bytes)| bytes.div_ceil(chunk)).filter(|chunks| *chunks > 0);
         let switches = method.guest.mode_switches.map(|count| count as f64 / chunks.unwrap_or(1) as f64);

@@ -118,6 +118,7 @@ impl Agent {
                         filesystem: "tmpfs".to_owned(),
                         to,
                         nic: NicWish::default(),
+                        program: Vec::new(),
                         cold: false,
                         pause: name == "mutate",
                         books: false,

@@ -29,6 +29,9 @@ pub const METHODS: &[&str] = &[
 /// `all`.
 pub const USERSPACE: &str = "vfio-userspace";
 
+/// The row of a program that the user brings: what it does is to be found out. Not in `all`.
+pub const PROGRAM: &str = "program";
+
 /// What a NIC can lack while a row runs, as the end of its name.
 const SUFFIXES: [&str; 3] = ["", "-no-sg", "-no-csum"];
 
@@ -40,7 +43,7 @@ const COLD: &str = "-cold";
 pub enum Way {
     /// Through the page cache, copied by the kernel's copying functions or not at all.
     PageCache,
-    /// The disk's DMA puts it into the program's memory, past the page cache.
+    /// The disk's DMA puts it into the program's memory, past the page cache. Or may do so: of a program nobody knows.
     Direct,
     /// Page faults copy what the program writes to.
     CopyOnWrite,
@@ -148,7 +151,7 @@ impl Row {
 #[must_use]
 pub fn way_of(method: &str) -> Way {
     match method {
-        "direct-io" | "direct-io-zerocopy" => Way::Direct,
+        "direct-io" | "direct-io-zerocopy" | PROGRAM => Way::Direct,
         "cow" => Way::CopyOnWrite,
         "ktls-sendfile" => Way::Cipher,
         _ => Way::PageCache,

@@ -16,7 +16,7 @@
 //! Limits: a witness that cannot speak says why, and is never counted as agreeing or disagreeing. What a method does by
 //! other means than the page cache and the copying functions is a [`Way`] of its own.
 
-use super::row::{Row, Way};
+use super::row::{PROGRAM, Row, Way};
 use super::run::{Method, Verdict};
 
 mod device;
@@ -220,6 +220,10 @@ pub fn surprises(method: &Method) -> Vec<String> {
         }
         (Some(expected), None) => {
             found.push(format!("{name}: no verdict, but {expected} was expected ({})", method.why));
+        }
+        // Whatever it does, it is to do it.
+        (None, None) if Row::parse(&method.method).is_ok_and(|row| row.method == PROGRAM) => {
+            found.push(format!("{name}: no verdict ({})", method.why));
         }
         (None, Some(Verdict::WitnessesDisagree)) => found.push(format!("{name}: witnesses disagree ({})", method.why)),
         (None, _) => {}

@@ -83,6 +83,10 @@ pub struct TransferSpec {
     /// What to switch on the NIC first (`ethtool -K`).
     #[serde(default)]
     pub nic: NicWish,
+    /// For the method `program`: the program and its arguments. The file is its standard input, the connection its
+    /// standard output.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub program: Vec<String>,
     /// Have none of the file in memory when the transfer starts.
     #[serde(default)]
     pub cold: bool,

@@ -9,8 +9,9 @@
 //! are told apart. The others run wherever TCP happens to send from, in an interrupt of whoever runs then: all calls
 //! count, and the guest must be quiet. Whether it was is in the notes.
 
+use super::Sender;
 use super::breakpoint::{Breakpoint, Register};
-use super::sums::Sums;
+use super::sums::{Program, Sums};
 use super::symbols::{self, Symbols};
 use super::tracefs::Kprobe;
 
@@ -75,7 +76,10 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
 
 /// All of them, being watched.
 #[derive(Debug)]
-pub(super) struct Copies(Vec<(Function, Result<Counter, String>)>);
+pub(super) struct Copies {
+    functions: Vec<(Function, Result<Counter, String>)>,
+    program: Program,
+}
 
 #[derive(Debug)]
 enum Counter {
@@ -85,16 +89,17 @@ enum Counter {
 
 impl Copies {
     /// Gets ready for a transfer of `bytes`.
-    pub(super) fn open(bytes: u64, way: Way) -> Copies {
+    pub(super) fn open(bytes: u64, way: Way, sender: Sender) -> Copies {
         let symbols = Symbols::read();
         let cipher = (way == Way::Cipher).then_some(CIPHER);
         let functions = FUNCTIONS.into_iter().chain(cipher);
-        Copies(functions.map(|function| (function, Counter::open(function, bytes, &symbols))).collect())
+        let functions = functions.map(|function| (function, Counter::open(function, bytes, &symbols))).collect();
+        Copies { functions, program: Program::of(sender) }
     }
 
     /// Counts from here.
     pub(super) fn start(&mut self) {
-        for (_, counter) in &mut self.0 {
+        for (_, counter) in &mut self.functions {
             if let Ok(Counter::Breakpoint(breakpoint)) = counter
                 && let Err(error) = breakpoint.start()
             {
@@ -105,7 +110,7 @@ impl Copies {
 
     /// Makes room for more; no system call.
     pub(super) fn drain(&mut self) {
-        for (_, counter) in &mut self.0 {
+        for (_, counter) in &mut self.functions {
             if let Ok(Counter::Breakpoint(breakpoint)) = counter {
                 breakpoint.drain();
             }
@@ -114,7 +119,7 @@ impl Copies {
 
     /// The program's system calls are over.
     pub(super) fn stop_system_calls(&mut self) {
-        for (function, counter) in &mut self.0 {
+        for (function, counter) in &mut self.functions {
             if function.context == Context::SystemCall
                 && let Ok(Counter::Breakpoint(breakpoint)) = counter
                 && let Err(error) = breakpoint.stop()
@@ -126,8 +131,8 @@ impl Copies {
 
     /// Writes what was counted into the record.
     pub(super) fn close(self, books: &mut wire::Books) {
-        for (function, counter) in self.0 {
-            let counted = counter.and_then(|counter| counter.close(function.context));
+        for (function, counter) in self.functions {
+            let counted = counter.and_then(|counter| counter.close(function.context, &self.program));
             let bytes = match counted {
                 Ok(counted) => {
                     books.notes.extend(counted.note(function));
@@ -214,16 +219,16 @@ impl Counter {
         }
     }
 
-    fn close(self, context: Context) -> Result<Counted, String> {
+    fn close(self, context: Context, program: &Program) -> Result<Counted, String> {
         let sums = match self {
             Counter::Kprobe(kprobe) => {
                 let mut sums = Sums::default();
-                sums.count(&kprobe.sums()?);
+                sums.count(&kprobe.sums()?, program);
                 sums
             }
             Counter::Breakpoint(mut breakpoint) => {
                 breakpoint.stop().map_err(|error| format!("its breakpoint: {error}"))?;
-                breakpoint.sums()
+                breakpoint.sums(program)
             }
         };
         Counted::new(sums, context)

@@ -27,6 +27,30 @@ use copies::Copies;
 use disk_reads::DiskReads;
 use program::Program;
 
+/// Who sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sender {
+    /// The thread that keeps the books.
+    ThisThread,
+    /// A program that this thread starts, with all that it starts in turn.
+    Child,
+}
+
+/// What the books are about.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject<'a> {
+    /// The file that is sent.
+    pub file: &'a File,
+    /// How much of it.
+    pub bytes: u64,
+    /// How its bytes get to the socket.
+    pub way: Way,
+    /// Who sends.
+    pub sender: Sender,
+    /// Keep the books of copies, too? They slow a transfer down.
+    pub with_copies: bool,
+}
+
 /// Books that are open.
 #[derive(Debug)]
 pub struct Books {
@@ -37,12 +61,13 @@ pub struct Books {
 }
 
 impl Books {
-    /// Books of a transfer of `bytes` of `file` by that way, with or without the copies in them.
+    /// Books that wait for [`Books::start`].
     #[must_use]
-    pub fn open(file: &File, bytes: u64, way: Way, with_copies: bool) -> Books {
+    pub fn open(subject: &Subject<'_>) -> Books {
+        let Subject { file, bytes, way, sender, with_copies } = *subject;
         Books {
-            copies: with_copies.then(|| Copies::open(bytes, way)),
-            program: Program::new(),
+            copies: with_copies.then(|| Copies::open(bytes, way, sender)),
+            program: Program::new(sender),
             disk: DiskReads::of(file),
         }
     }
@@ -104,14 +129,35 @@ impl Books {
 mod tests {
     use super::*;
 
-    fn file() -> File {
-        crate::guest::file::unlinked_temporary().expect("a temporary file")
+    /// Not with the copies: that would put breakpoints into the kernel that runs the tests.
+    fn books_of(sender: Sender) -> Books {
+        let file = &crate::guest::file::unlinked_temporary().expect("a temporary file");
+        Books::open(&Subject { file, bytes: 1 << 20, way: Way::PageCache, sender, with_copies: false })
+    }
+
+    fn books() -> Books {
+        books_of(Sender::ThisThread)
+    }
+
+    #[test]
+    fn a_program_that_is_started_is_counted_and_its_starter_is_not() {
+        let mut books = books_of(Sender::Child);
+        books.start().expect("started");
+        for _ in 0..1000 {
+            let _ = nix::unistd::getppid();
+        }
+        let ended = std::process::Command::new("true").status().expect("true");
+        assert!(ended.success());
+        books.suspend().expect("suspended");
+        let books = books.close();
+        assert!(books.syscalls.is_none_or(|calls| (1..900).contains(&calls)), "{:?}", books.syscalls);
+        assert!(books.page_faults.is_none_or(|faults| faults > 0), "{:?}", books.page_faults);
+        assert!(books.user_us.is_some() && books.voluntary_switches.is_some());
     }
 
     #[test]
     fn what_is_not_counted_says_why() {
-        // Not with the copies: that would put breakpoints into the kernel that runs the tests.
-        let mut books = Books::open(&file(), 1 << 20, Way::PageCache, false);
+        let mut books = books();
         books.start().expect("started");
         books.drain();
         books.suspend().expect("suspended");
@@ -129,7 +175,7 @@ mod tests {
 
     #[test]
     fn waiting_counts_as_a_voluntary_switch() {
-        let mut books = Books::open(&file(), 0, Way::PageCache, false);
+        let mut books = books();
         books.start().expect("started");
         let (sender, receiver) = std::sync::mpsc::channel::<()>();
         let other = std::thread::spawn(move || drop(sender));
@@ -143,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_known_number_of_system_calls_is_counted() {
-        let mut books = Books::open(&file(), 0, Way::PageCache, false);
+        let mut books = books();
         let count = |books: &mut Books, calls: u32| {
             books.start().expect("started");
             for _ in 0..calls {

@@ -37,8 +37,12 @@ pub(super) const TYPE_BREAKPOINT: u32 = 5;
 pub(super) const COUNT_PAGE_FAULTS: u64 = 2;
 /// Bits of the flags.
 pub(super) const DISABLED: u64 = 1 << 0;
+/// Those that the task starts later are counted, too.
+pub(super) const INHERIT: u64 = 1 << 1;
 pub(super) const EXCLUDE_USER: u64 = 1 << 4;
 pub(super) const EXCLUDE_KERNEL: u64 = 1 << 5;
+/// Counting begins when the task becomes another program.
+pub(super) const ENABLE_ON_EXEC: u64 = 1 << 12;
 
 const FLAG_FD_CLOEXEC: libc::c_ulong = 1 << 3;
 const IOC_ENABLE: libc::c_ulong = 0x2400;

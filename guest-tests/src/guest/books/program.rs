@@ -4,6 +4,9 @@
 //! counter, because `getrusage` does not tell faults in user mode from those the kernel takes on the program's behalf.
 //! The books are kept in one or more spans: from [`Program::start`] to [`Program::stop`].
 //!
+//! A program that this thread starts has counters of its own from its first instruction on, with what it starts in turn;
+//! the kernel adds them to ours. Its CPU time and context switches are known when it has been waited for.
+//!
 //! Limits: what helper threads do (io_uring's workers) is not counted.
 
 use std::fs::{self, File};
@@ -13,6 +16,7 @@ use nix::sys::resource::{Usage, UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 use vnic::record::wire;
 
+use super::Sender;
 use super::perf::{self, Attr, Scope};
 use super::tracefs;
 
@@ -22,6 +26,7 @@ pub(super) struct Program {
     user_faults: Result<File, String>,
     kernel_faults: Result<File, String>,
     syscalls: Result<File, String>,
+    sender: Sender,
     /// When the span began; `None` between spans.
     since: Option<Usage>,
     spans: u64,
@@ -39,16 +44,20 @@ struct Sums {
 
 impl Program {
     /// Books that wait for [`Program::start`].
-    pub(super) fn new() -> Program {
+    pub(super) fn new(sender: Sender) -> Program {
+        let flags = match sender {
+            Sender::ThisThread => 0,
+            Sender::Child => perf::INHERIT | perf::ENABLE_ON_EXEC,
+        };
         let faults = |without| {
-            let attr =
-                Attr { kind: perf::TYPE_SOFTWARE, config: perf::COUNT_PAGE_FAULTS, flags: without, ..Attr::default() };
-            counter(attr, "page faults")
+            let (config, flags) = (perf::COUNT_PAGE_FAULTS, flags | without);
+            counter(Attr { kind: perf::TYPE_SOFTWARE, config, flags, ..Attr::default() }, "page faults")
         };
         Program {
             user_faults: faults(perf::EXCLUDE_KERNEL),
             kernel_faults: faults(perf::EXCLUDE_USER),
-            syscalls: count_syscalls(),
+            syscalls: count_syscalls(flags),
+            sender,
             since: None,
             spans: 0,
             sums: Sums::default(),
@@ -57,18 +66,29 @@ impl Program {
 
     /// Begins a span. The system calls' counter is switched on last, and off first.
     pub(super) fn start(&mut self) -> io::Result<()> {
+        if self.sender == Sender::Child {
+            self.since = Some(self.usage()?);
+            return Ok(());
+        }
         for counter in [&self.user_faults, &self.kernel_faults].into_iter().flatten() {
             perf::enable(counter)?;
         }
-        self.since = Some(getrusage(UsageWho::RUSAGE_THREAD)?);
+        self.since = Some(self.usage()?);
         self.spans += 1;
         self.syscalls.as_ref().map_or(Ok(()), perf::enable)
+    }
+
+    fn usage(&self) -> io::Result<Usage> {
+        Ok(getrusage(match self.sender {
+            Sender::ThisThread => UsageWho::RUSAGE_THREAD,
+            Sender::Child => UsageWho::RUSAGE_CHILDREN,
+        })?)
     }
 
     /// Ends the span.
     pub(super) fn stop(&mut self) -> io::Result<()> {
         self.syscalls.as_ref().map_or(Ok(()), perf::disable)?;
-        let now = getrusage(UsageWho::RUSAGE_THREAD)?;
+        let now = self.usage()?;
         for counter in [&self.user_faults, &self.kernel_faults].into_iter().flatten() {
             perf::disable(counter)?;
         }
@@ -113,9 +133,9 @@ fn counter(attr: Attr, what: &str) -> Result<File, String> {
 }
 
 /// A counter of the tracepoint `raw_syscalls:sys_enter`.
-fn count_syscalls() -> Result<File, String> {
+fn count_syscalls(flags: u64) -> Result<File, String> {
     let path = tracefs::ROOT.to_owned() + "/events/raw_syscalls/sys_enter/id";
     let id = fs::read_to_string(&path).map_err(|error| format!("tracefs has no raw_syscalls:sys_enter: {error}"))?;
     let config = id.trim().parse().map_err(|_| format!("{path} holds {id:?}"))?;
-    counter(Attr { kind: perf::TYPE_TRACEPOINT, config, ..Attr::default() }, "system calls")
+    counter(Attr { kind: perf::TYPE_TRACEPOINT, config, flags, ..Attr::default() }, "system calls")
 }

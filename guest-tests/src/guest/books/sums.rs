@@ -1,6 +1,9 @@
 //! Whose copies were counted: the program's own, the kernel's own threads', or another program's.
 
+use std::collections::HashSet;
 use std::fs;
+
+use super::Sender;
 
 /// Bytes by whose turn it was when they were copied.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -15,14 +18,55 @@ pub(super) struct Sums {
     pub(super) lost: u64,
 }
 
+/// Who is the program whose books are kept.
+#[derive(Debug, Clone)]
+pub(super) enum Program {
+    /// This process.
+    Us,
+    /// All that was not there yet, of these threads, when the books were opened.
+    NotYet(HashSet<u32>),
+}
+
+impl Program {
+    /// To be asked before it is started.
+    pub(super) fn of(sender: Sender) -> Program {
+        match sender {
+            Sender::ThisThread => Program::Us,
+            Sender::Child => Program::NotYet(threads().collect()),
+        }
+    }
+
+    /// Whose a thread is that is not the kernel's.
+    fn whose(&self, thread: u32) -> Whose {
+        let us = || fs::exists(format!("/proc/self/task/{thread}")).unwrap_or(false);
+        match self {
+            Program::Us if us() => Whose::Own,
+            Program::NotYet(others) if !others.contains(&thread) => Whose::Own,
+            Program::NotYet(_) if us() => Whose::Starter,
+            _ => Whose::Other,
+        }
+    }
+}
+
+/// Every thread of every process.
+fn threads() -> impl Iterator<Item = u32> {
+    let numbers = |folder: String| {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
+    };
+    numbers("/proc".to_owned()).flat_map(move |process| numbers(format!("/proc/{process}/task")))
+}
+
 impl Sums {
     /// Adds what was counted by threads. Looks each up in /proc, so not while the books are open.
-    pub(super) fn count(&mut self, by_thread: &[(u32, u64)]) {
+    pub(super) fn count(&mut self, by_thread: &[(u32, u64)], program: &Program) {
         for (thread, bytes) in by_thread {
-            let sum = match Whose::of(*thread) {
+            let sum = match Whose::of(*thread, program) {
                 Whose::Own => &mut self.own,
                 Whose::Kernel => &mut self.kernel,
                 Whose::Other => &mut self.others,
+                // It has to start the program, and to wait for it.
+                Whose::Starter => continue,
             };
             *sum = sum.saturating_add(*bytes);
         }
@@ -34,21 +78,20 @@ impl Sums {
 enum Whose {
     Own,
     Kernel,
+    /// This process, where the program is one that it started.
+    Starter,
     Other,
 }
 
 impl Whose {
-    fn of(thread: u32) -> Whose {
+    fn of(thread: u32, program: &Program) -> Whose {
         if thread == 0 {
             return Whose::Kernel;
-        }
-        if fs::exists(format!("/proc/self/task/{thread}")).unwrap_or(false) {
-            return Whose::Own;
         }
         // Threads of the kernel do not end while a transfer runs: one that is gone was a program's.
         match fs::read_to_string(format!("/proc/{thread}/stat")) {
             Ok(stat) if is_kernel_thread(&stat) => Whose::Kernel,
-            _ => Whose::Other,
+            _ => program.whose(thread),
         }
     }
 }
@@ -67,14 +110,20 @@ mod tests {
     #[test]
     fn a_thread_is_this_programs_the_kernels_or_anothers() {
         let mut other = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().expect("cat");
-        assert_eq!(Whose::of(other.id()), Whose::Other);
+        let known = Program::of(Sender::Child);
+        assert_eq!(Whose::of(other.id(), &Program::Us), Whose::Other);
         drop(other.stdin.take());
         other.wait().expect("it ends");
-        assert_eq!(Whose::of(other.id()), Whose::Other, "gone by now");
+        assert_eq!(Whose::of(other.id(), &Program::Us), Whose::Other, "gone by now");
+        assert_eq!(Whose::of(other.id(), &known), Whose::Other, "it was there before the program");
         let own = nix::unistd::gettid().as_raw().cast_unsigned();
-        assert_eq!((Whose::of(own), Whose::of(0)), (Whose::Own, Whose::Kernel));
+        assert_eq!((Whose::of(own, &Program::Us), Whose::of(0, &Program::Us)), (Whose::Own, Whose::Kernel));
+        assert_eq!(Whose::of(own, &known), Whose::Starter);
+        let mut new = std::process::Command::new("true").spawn().expect("true");
+        new.wait().expect("it ends");
+        assert_eq!(Whose::of(new.id(), &known), Whose::Own, "gone, and new");
         let mut sums = Sums::default();
-        sums.count(&[(own, 5), (0, 7), (other.id(), 11), (own, 1)]);
+        sums.count(&[(own, 5), (0, 7), (other.id(), 11), (own, 1)], &Program::Us);
         assert_eq!(sums, Sums { own: 6, kernel: 7, others: 11, lost: 0 });
     }
 

@@ -20,7 +20,7 @@ use anyhow::{Context, Result, bail, ensure};
 use vnic::record::row::{self, Way};
 use vnic::record::wire::{Books as BooksRecord, Event, PAGE_SIZE, TransferSpec};
 
-use super::books::Books;
+use super::books::{self, Books, Subject};
 use super::file::TestFile;
 use super::mapping::Mapping;
 use super::pages::page_runs;
@@ -50,6 +50,11 @@ fn receiver(spec: &TransferSpec) -> Result<SocketAddrV4> {
         SocketAddr::V4(to) => Ok(to),
         SocketAddr::V6(_) => bail!(Unsupported("the driver in user space sends over IPv4 only".to_owned())),
     }
+}
+
+/// This thread drives the card.
+fn subject(made: &TestFile, bytes: u64, with_copies: bool) -> Subject<'_> {
+    Subject { file: &made.file, bytes, way: Way::PageCache, sender: books::Sender::ThisThread, with_copies }
 }
 
 /// Does a transfer, with the host told and asked as the protocol has it.
@@ -85,7 +90,7 @@ pub fn transfer(stage: &mut dyn Stage, spec: &TransferSpec, how: &How) -> Result
     })?;
     stage.wait_for_go()?;
 
-    let mut books = Books::open(&made.file, spec.bytes, Way::PageCache, spec.books);
+    let mut books = Books::open(&subject(&made, spec.bytes, spec.books));
     let start = Instant::now();
     books.start().context("open the books")?;
     let mut halts = Halts { pause: spec.pause.then_some(spec.chunk), die_after: how.die_after };
@@ -180,7 +185,7 @@ pub fn receive(spec: &TransferSpec, how: &How) -> Result<Received> {
     let device = Device::open(card.address())?;
     let map = device.map_file(&mapping)?;
     let mut sender = Sender::start(&device, &how.options, to)?;
-    let mut books = Books::open(&made.file, spec.bytes, Way::PageCache, true);
+    let mut books = Books::open(&subject(&made, spec.bytes, true));
     let start = Instant::now();
     books.start().context("open the books")?;
     let (digest, frames) = sender.echo_file(&map)?;

@@ -305,6 +305,17 @@ fn a_wrong_digest_is_a_surprise_whatever_the_verdict() {
 }
 
 #[test]
+fn a_program_that_fails_is_a_surprise_though_nothing_is_expected_of_it() {
+    let mut row = method(books(4096, 0));
+    (row.method, row.expected) = ("program-no-sg".to_owned(), None);
+    judge(&mut row, Circumstances::default());
+    row.verdict = Some(Verdict::Copied);
+    assert!(surprises(&row).is_empty());
+    (row.verdict, row.why, row.sha256_ok) = (None, "it ended with exit status: 2".to_owned(), None);
+    assert_eq!(surprises(&row), ["program-no-sg: no verdict (it ended with exit status: 2)"]);
+}
+
+#[test]
 fn a_verdict_without_a_digest_is_a_surprise() {
     let mut row = method(books(4096, 4096));
     row.sha256_ok = None;
