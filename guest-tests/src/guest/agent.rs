@@ -12,10 +12,12 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
 use anyhow::{Context, Result, anyhow};
+use vnic::record::row::PROGRAM;
 use vnic::record::wire::{Event, PORT_NAME, Request, TransferSpec};
 
 use super::nic::{self, Nic};
 use super::port;
+use super::rehearsal;
 use super::transfer::{Done, Prepared, Unsupported};
 use super::userspace::{self, How};
 use crate::hazards::{self, Stage};
@@ -71,6 +73,7 @@ pub fn transfer(stage: &mut dyn Stage, spec: TransferSpec) -> Result<Done> {
         return userspace::transfer(stage, &spec, &How::default());
     }
     let filesystem = spec.filesystem.clone();
+    let rehearsal = (spec.method == PROGRAM && spec.books).then(|| rehearsal::books(&spec));
     let prepared = Prepared::new(spec)?;
     stage.tell(&Event::TransferBegin {
         flow: prepared.flow,
@@ -81,10 +84,13 @@ pub fn transfer(stage: &mut dyn Stage, spec: TransferSpec) -> Result<Done> {
         filesystem,
     })?;
     stage.wait_for_go()?;
-    let done = prepared.send(&mut |taken| {
+    let mut done = prepared.send(&mut |taken| {
         stage.tell(&Event::Paused { taken })?;
         stage.wait_for_go()
     })?;
+    if let Some(rehearsal) = rehearsal {
+        rehearsal::take_off(&mut done.books, rehearsal);
+    }
     stage.tell(&done.told())?;
     Ok(done)
 }

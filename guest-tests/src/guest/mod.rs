@@ -12,6 +12,7 @@ pub mod mapping;
 pub mod nic;
 pub mod pages;
 pub mod port;
+mod rehearsal;
 pub mod tls_records;
 pub mod transfer;
 pub mod userspace;

@@ -159,13 +159,13 @@ struct Counted {
 
 impl Counted {
     fn new(sums: Sums, context: Context) -> Result<Counted, String> {
-        let Sums { own, others, kernel, lost } = sums;
+        let Sums { own, others, kernel, starter, lost } = sums;
         if lost > 0 {
             return Err(format!("more calls than their ring had room for: {lost} records lost"));
         }
         let bytes = match context {
             Context::SystemCall => own,
-            Context::Stack => own.saturating_add(kernel).saturating_add(others),
+            Context::Stack => [kernel, starter, others].into_iter().fold(own, u64::saturating_add),
         };
         Ok(Counted { bytes, others })
     }
@@ -248,10 +248,10 @@ mod tests {
 
     #[test]
     fn a_quiet_guest_needs_no_note() {
-        let sums = Sums { own: 4096, kernel: 100, ..Sums::default() };
+        let sums = Sums { own: 4096, kernel: 100, starter: 20, ..Sums::default() };
         let (read, sent) = (counted(READ, sums).expect("a figure"), counted(SENT, sums).expect("a figure"));
         assert_eq!((read.bytes, read.note(READ)), (4096, None));
-        assert_eq!((sent.bytes, sent.note(SENT)), (4196, None));
+        assert_eq!((sent.bytes, sent.note(SENT)), (4216, None));
     }
 
     #[test]

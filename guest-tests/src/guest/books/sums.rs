@@ -12,6 +12,8 @@ pub(super) struct Sums {
     pub(super) own: u64,
     /// A thread of the kernel, or nobody: the CPU was idle.
     pub(super) kernel: u64,
+    /// This process, where the program is one that it started, and that it waits for.
+    pub(super) starter: u64,
     /// Another program.
     pub(super) others: u64,
     /// Calls that the kernel could not record.
@@ -65,8 +67,7 @@ impl Sums {
                 Whose::Own => &mut self.own,
                 Whose::Kernel => &mut self.kernel,
                 Whose::Other => &mut self.others,
-                // It has to start the program, and to wait for it.
-                Whose::Starter => continue,
+                Whose::Starter => &mut self.starter,
             };
             *sum = sum.saturating_add(*bytes);
         }
@@ -124,7 +125,7 @@ mod tests {
         assert_eq!(Whose::of(new.id(), &known), Whose::Own, "gone, and new");
         let mut sums = Sums::default();
         sums.count(&[(own, 5), (0, 7), (other.id(), 11), (own, 1)], &Program::Us);
-        assert_eq!(sums, Sums { own: 6, kernel: 7, others: 11, lost: 0 });
+        assert_eq!(sums, Sums { own: 6, kernel: 7, others: 11, ..Sums::default() });
     }
 
     #[test]
