@@ -14,7 +14,7 @@
 #
 #   --size BYTES             of the file that is sent (16M)
 #   --filesystem tmpfs,ext4  where the file is made: every row on each (tmpfs)
-#   --with PATH              a file or folder that the guest is to have, too, at the same path; several times for several
+#   --with PATH[=PLACE]      a file or folder that the guest is to have, too, at the same path or another; may stand several times
 #   --witness device,guest,memory   who is asked about a transfer (all three)
 #   --kernel FILE --modules DIR   a kernel of your own; DIR is its /lib/modules/VERSION
 #   --newer-kernel           the kernel of Debian's backports
@@ -41,6 +41,12 @@ TASK=shell TRANSFER='' PROGRAM='' WITH=() HAZARD='' WITNESS=device,guest,memory 
 ACCEL=${ACCEL:-} QUEUE_PAIRS=1 IOMMU='' NIC_OPTIONS='' MSIX='' MEMORY=512M CPUS=1 RUN=$ROOT/target/run APPEND='' SERVE_OPTIONS=() PRINT='' NEWER_QEMU=''
 QEMU=${QEMU:-qemu-system-x86_64} VNIC=${VNIC:-}
 
+# What the guest is to have, as mkinitramfs is told: PATH[=PLACE], the path absolute.
+with() {
+  local path
+  path=$(realpath -es -- "${1%%=*}" 2>/dev/null) && case $1 in *=*) echo "$path=${1#*=}" ;; *) echo "$path" ;; esac
+}
+
 while [ $# -gt 0 ]; do
   case $1 in
     --client | --iommu | --newer-kernel | --newer-qemu | --print-command | -h | --help) ;;
@@ -49,7 +55,7 @@ while [ $# -gt 0 ]; do
   case $1 in
     --transfer) TASK=transfer TRANSFER=$2 && shift ;;
     --program) TASK=transfer PROGRAM=$2 && shift ;;
-    --with) WITH+=("$(realpath -es -- "$2")") || usage_error "--with $2: there is no such file" && shift ;;
+    --with) WITH+=("$(with "$2")") || usage_error "--with $2: there is no such file" && shift ;;
     --hazard) TASK=transfer HAZARD=$2 && shift ;;
     --witness) WITNESS=$2 && shift ;;
     --filesystem) FILESYSTEM=$2 && shift ;;
@@ -91,9 +97,12 @@ if [ -n "$PROGRAM" ]; then
   words=${PROGRAM#"${PROGRAM%%[! ]*}"}
   case ${words%% *} in
     */*)
-      file=$(realpath -es -- "${words%% *}") || usage_error "--program ${words%% *}: there is no such file"
-      WITH+=("$file")
-      PROGRAM=$file${words#"${words%% *}"}
+      file=$(with "${words%% *}") || usage_error "--program ${words%% *}: there is no such file"
+      place=$file
+      # Where the guest has a file system of its own.
+      case $file in /tmp/* | /run/* | /dev/*) place=/program/${file##*/} ;; esac
+      WITH+=("$file=$place")
+      PROGRAM=$place${words#"${words%% *}"}
       ;;
   esac
 fi

@@ -30,9 +30,10 @@ struct Arguments {
     /// A static busybox.
     #[arg(long)]
     busybox: PathBuf,
-    /// A file or folder of the host's that the guest is to have at the same path, a program with its libraries.
-    #[arg(long = "with", value_name = "PATH")]
-    with: Vec<PathBuf>,
+    /// A file or folder of the host's that the guest is to have at the same path or at another place, a program with its
+    /// libraries.
+    #[arg(long = "with", value_name = "PATH[=PLACE]")]
+    with: Vec<String>,
     /// The archive to write.
     #[arg(long)]
     output: PathBuf,
@@ -99,7 +100,10 @@ fn build(arguments: &Arguments, selection: &Selection) -> Result<Archive> {
     }
     archive.add(LIST_PATH, text(&selection.list()));
     let mut files = HostFiles::into(&mut archive, FOLDERS);
-    arguments.with.iter().try_for_each(|path| files.add(path))?;
+    for with in &arguments.with {
+        let (path, place) = with.split_once('=').unwrap_or((with, with));
+        files.add(Path::new(path), Path::new(place))?;
+    }
     Ok(archive)
 }
 

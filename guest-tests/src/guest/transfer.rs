@@ -214,7 +214,7 @@ impl Prepared {
         let receipt = read_receipt(&self.socket)?;
         let took = start.elapsed();
         let mut books = books.close();
-        if !self.spec.program.is_empty() {
+        if self.method.name == PROGRAM {
             // It does not say what it sent.
             bytes_sent = receipt.bytes;
             books.notes.push(format!("the program: {}", self.spec.program.join(" ")));

@@ -1,6 +1,7 @@
-//! Files of the host for the guest: at their own paths, programs with the shared libraries they need.
+//! Files of the host for the guest, programs with the shared libraries they need.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -30,37 +31,38 @@ impl<'a> HostFiles<'a> {
         HostFiles { archive, added: folders.iter().map(PathBuf::from).collect() }
     }
 
-    /// Adds a file, or a folder with all that is in it, at its path. Links that lead elsewhere become what they lead to.
+    /// Adds a file, or a folder with all that is in it, at the path `place` of the guest. Links become what they lead to.
     ///
     /// # Errors
-    /// It cannot be read, or its path is not absolute.
-    pub fn add(&mut self, path: &Path) -> Result<()> {
-        ensure!(path.is_absolute(), "{} is not an absolute path", path.display());
-        if let Some(own) = THE_GUESTS.iter().find(|own| path.starts_with(own)) {
-            bail!("the guest has a {own} of its own: put {} somewhere else", path.display());
+    /// It cannot be read, or the place is none.
+    pub fn add(&mut self, path: &Path, place: &Path) -> Result<()> {
+        ensure!(place.is_absolute(), "{} is not an absolute path", place.display());
+        if let Some(own) = THE_GUESTS.iter().find(|own| place.starts_with(own)) {
+            bail!("the guest has a {own} of its own: say {}=/srv/… to have it elsewhere", path.display());
         }
         let about = fs::metadata(path).with_context(|| path.display().to_string())?;
-        if let Some(parent) = path.parent() {
+        if let Some(parent) = place.parent() {
             self.folders(parent);
         }
         if about.is_dir() {
-            self.folders(path);
-            let mut entries: Vec<PathBuf> = fs::read_dir(path)
-                .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect())
+            self.folders(place);
+            let mut names: Vec<OsString> = fs::read_dir(path)
+                .and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect())
                 .with_context(|| path.display().to_string())?;
-            entries.sort_unstable();
+            names.sort_unstable();
             // A link that leads nowhere is no reason to do without the rest.
-            return entries.iter().filter(|entry| entry.exists()).try_for_each(|entry| self.add(entry));
+            names.retain(|name| path.join(name).exists());
+            return names.iter().try_for_each(|name| self.add(&path.join(name), &place.join(name)));
         }
-        if !about.is_file() || !self.added.insert(path.to_owned()) {
+        if !about.is_file() || !self.added.insert(place.to_owned()) {
             return Ok(());
         }
         let content = fs::read(path).with_context(|| format!("read {}", path.display()))?;
         let runs = about.permissions().mode() & 0o111 != 0;
         let libraries = if content.starts_with(ELF) { libraries_of(path) } else { Vec::new() };
         let access = if runs { Access::Program } else { Access::Data };
-        self.archive.add(&path.to_string_lossy(), Node::File(content, access));
-        libraries.iter().try_for_each(|library| self.add(library))
+        self.archive.add(&place.to_string_lossy(), Node::File(content, access));
+        libraries.iter().try_for_each(|library| self.add(library, library))
     }
 
     /// Adds a folder, and those it is in.
@@ -106,10 +108,13 @@ mod tests {
     fn a_program_comes_with_its_folders_and_libraries_once() {
         let mut archive = Archive::default();
         let mut files = HostFiles::into(&mut archive, &["/bin"]);
-        files.add(Path::new("/bin/true")).expect("/bin/true");
-        files.add(Path::new("/bin/true")).expect("/bin/true again");
+        for place in ["/bin/true", "/bin/true", "/program/yes"] {
+            files.add(Path::new("/bin/true"), Path::new(place)).expect(place);
+        }
         let paths: Vec<&str> = archive.paths().collect();
-        assert_eq!(paths.iter().filter(|path| **path == "bin/true").count(), 1, "{paths:?}");
+        for path in ["bin/true", "program", "program/yes"] {
+            assert_eq!(paths.iter().filter(|known| **known == path).count(), 1, "{paths:?}");
+        }
         for library in libraries_of(Path::new("/bin/true")) {
             let at = paths.iter().position(|path| library.ends_with(path)).expect("it is there");
             let folder = library.parent().expect("in a folder");
@@ -128,7 +133,7 @@ mod tests {
         let mut archive = Archive::default();
         let mut files = HostFiles::into(&mut archive, &[]);
         for path in ["relative", "/nonexistent/program", "/tmp/program"] {
-            let error = files.add(Path::new(path)).expect_err("no file");
+            let error = files.add(Path::new(path), Path::new(path)).expect_err("no file");
             assert!(format!("{error:#}").contains(path), "{error:#}");
         }
     }

@@ -15,7 +15,6 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use nix::errno::Errno;
 use nix::libc;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::ptrace;
@@ -84,27 +83,29 @@ fn stopped_at_its_end(command: &mut Command, job: &Job<'_>) -> io::Result<ExitSt
     // SAFETY: between fork and exec this makes one system call and touches no memory of the parent's.
     unsafe { command.pre_exec(|| Ok(ptrace::traceme()?)) };
     let mut child = command.spawn()?;
-    let pid = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
-    // It stops by itself at its first instruction.
+    let told = traced(Pid::from_raw(child.id().cast_signed()), job);
+    if told.is_err() {
+        // Else it would stay where it was stopped.
+        child.kill()?;
+    }
+    let ended = child.wait()?;
+    told.map(|()| ended)
+}
+
+/// Follows a program that stops at its first instruction, and lets go of it at its last.
+fn traced(pid: Pid, job: &Job<'_>) -> io::Result<()> {
     waitpid(pid, None)?;
     ptrace::setoptions(pid, ptrace::Options::PTRACE_O_TRACEEXIT)?;
     let mut signal = None;
     loop {
-        match ptrace::cont(pid, signal) {
-            // It is gone already: killed, say.
-            Err(Errno::ESRCH) => break,
-            done => done?,
-        }
+        ptrace::cont(pid, signal)?;
         match waitpid(pid, None)? {
             WaitStatus::PtraceEvent(_, Signal::SIGTRAP, libc::PTRACE_EVENT_EXIT) => {
-                let told = job.taken(job.bytes);
-                ptrace::detach(pid, None)?;
-                let ended = child.wait()?;
-                return told.map(|()| ended);
+                job.taken(job.bytes)?;
+                return Ok(ptrace::detach(pid, None)?);
             }
             WaitStatus::Stopped(_, came) => signal = Some(came),
-            _ => signal = None,
+            other => return Err(io::Error::other(format!("it did not end as programs do: {other:?}"))),
         }
     }
-    child.wait()
 }

@@ -8,7 +8,8 @@
 //! 2. `Transfer` → the agent makes the file, connects, answers `TransferBegin` with the flow and the file's pages.
 //! 3. The device is told to watch the flow.
 //! 4. `Go` → the agent sends, with its kernel's books open, and answers `TransferEnd`.
-//! 5. The device gives its books of the flow; [`row`] joins all into the record.
+//! 5. The device gives its books of the flow; [`row`] joins all into the record. Of a file that was not in memory before, it is
+//!    told only now where the pages are.
 //!
 //! A row that fails is a row that says why; a conversation that breaks ends the run, and the rows not reached say why.
 //! Every wait has a name and a deadline, and ends when the user interrupts. In the end, whatever happened, no queue is

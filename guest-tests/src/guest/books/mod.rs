@@ -77,10 +77,11 @@ impl Books {
     /// # Errors
     /// The kernel's refusal.
     pub fn start(&mut self) -> io::Result<()> {
+        // First: what it reads is no copy of the transfer's.
+        self.disk.start();
         if let Some(copies) = &mut self.copies {
             copies.start();
         }
-        self.disk.start();
         self.program.start()
     }
 
