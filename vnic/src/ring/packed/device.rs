@@ -22,7 +22,7 @@
 
 use std::sync::Arc;
 
-use crate::memory::{Access, Memory};
+use crate::memory::Memory;
 use crate::ring::batch::{BATCH, Batch};
 use crate::ring::chain::ChainBuilder;
 use crate::ring::heads::Heads;
