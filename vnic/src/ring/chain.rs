@@ -217,22 +217,10 @@ impl Segments {
         self.hint
     }
 
-    /// The host address of a device-readable range, if it is where the last one was, or behind an IOMMU in a translation that
-    /// this arena has used. Who looks for many counts them together, by [`found`](Self::found).
+    /// Behind an IOMMU: the translations this arena has used.
     #[inline(always)]
-    pub(super) fn at_once(&self, addr: u64, len: u64) -> Option<*mut u8> {
-        match &self.tlb {
-            None => self.hint.hit(addr, len),
-            Some(tlb) => tlb.look(addr, len, Access::Read),
-        }
-    }
-
-    /// So many ranges were found at once.
-    #[inline(always)]
-    pub(super) fn found(&self, count: usize) {
-        if let Some(tlb) = &self.tlb {
-            tlb.count(count as u64);
-        }
+    pub(super) fn tlb(&self) -> Option<&Tlb> {
+        self.tlb.as_ref()
     }
 
     /// Behind an IOMMU: the host address of a range whose translation this arena has used before.
