@@ -20,7 +20,7 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use vnic::record::wire::PAGE_SIZE;
 
 use super::perf::{self, Attr, Scope};
-use super::sums::{Program, Sums};
+use super::sums::{Owner, Sums};
 
 const BREAKPOINT_EXECUTE: u32 = 4;
 const SAMPLE_TID: u64 = 1 << 1;
@@ -95,10 +95,10 @@ impl Breakpoint {
     }
 
     /// All that was counted.
-    pub(super) fn sums(&mut self, program: &Program) -> Sums {
+    pub(super) fn sums(&mut self, owner: &Owner) -> Sums {
         self.drain();
         let mut sums = Sums { lost: self.counts.lost, ..Sums::default() };
-        sums.count(&self.counts.by_process, program);
+        sums.count(&self.counts.by_process, owner);
         sums
     }
 }

@@ -11,7 +11,7 @@
 
 use super::Sender;
 use super::breakpoint::{Breakpoint, Register};
-use super::sums::{Program, Sums};
+use super::sums::{Owner, Sums};
 use super::symbols::{self, Symbols};
 use super::tracefs::Kprobe;
 
@@ -78,7 +78,7 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
 #[derive(Debug)]
 pub(super) struct Copies {
     functions: Vec<(Function, Result<Counter, String>)>,
-    program: Program,
+    owner: Owner,
 }
 
 #[derive(Debug)]
@@ -94,7 +94,7 @@ impl Copies {
         let cipher = (way == Way::Cipher).then_some(CIPHER);
         let functions = FUNCTIONS.into_iter().chain(cipher);
         let functions = functions.map(|function| (function, Counter::open(function, bytes, &symbols))).collect();
-        Copies { functions, program: Program::of(sender) }
+        Copies { functions, owner: Owner::of(sender) }
     }
 
     /// Counts from here.
@@ -132,7 +132,7 @@ impl Copies {
     /// Writes what was counted into the record.
     pub(super) fn close(self, books: &mut wire::Books) {
         for (function, counter) in self.functions {
-            let counted = counter.and_then(|counter| counter.close(function.context, &self.program));
+            let counted = counter.and_then(|counter| counter.close(function.context, &self.owner));
             let bytes = match counted {
                 Ok(counted) => {
                     books.notes.extend(counted.note(function));
@@ -219,16 +219,16 @@ impl Counter {
         }
     }
 
-    fn close(self, context: Context, program: &Program) -> Result<Counted, String> {
+    fn close(self, context: Context, owner: &Owner) -> Result<Counted, String> {
         let sums = match self {
             Counter::Kprobe(kprobe) => {
                 let mut sums = Sums::default();
-                sums.count(&kprobe.sums()?, program);
+                sums.count(&kprobe.sums()?, owner);
                 sums
             }
             Counter::Breakpoint(mut breakpoint) => {
                 breakpoint.stop().map_err(|error| format!("its breakpoint: {error}"))?;
-                breakpoint.sums(program)
+                breakpoint.sums(owner)
             }
         };
         Counted::new(sums, context)

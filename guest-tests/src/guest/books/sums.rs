@@ -20,21 +20,21 @@ pub(super) struct Sums {
     pub(super) lost: u64,
 }
 
-/// Who is the program whose books are kept.
+/// Whose copies are the transfer's own.
 #[derive(Debug, Clone)]
-pub(super) enum Program {
+pub(super) enum Owner {
     /// This process.
     Us,
     /// All that was not there yet, of these threads, when the books were opened.
     NotYet(HashSet<u32>),
 }
 
-impl Program {
+impl Owner {
     /// To be asked before it is started.
-    pub(super) fn of(sender: Sender) -> Program {
+    pub(super) fn of(sender: Sender) -> Owner {
         match sender {
-            Sender::ThisThread => Program::Us,
-            Sender::Child => Program::NotYet(threads().collect()),
+            Sender::ThisThread => Owner::Us,
+            Sender::Child => Owner::NotYet(threads().collect()),
         }
     }
 
@@ -42,9 +42,9 @@ impl Program {
     fn whose(&self, thread: u32) -> Whose {
         let us = || fs::exists(format!("/proc/self/task/{thread}")).unwrap_or(false);
         match self {
-            Program::Us if us() => Whose::Own,
-            Program::NotYet(others) if !others.contains(&thread) => Whose::Own,
-            Program::NotYet(_) if us() => Whose::Starter,
+            Owner::Us if us() => Whose::Own,
+            Owner::NotYet(others) if !others.contains(&thread) => Whose::Own,
+            Owner::NotYet(_) if us() => Whose::Starter,
             _ => Whose::Other,
         }
     }
@@ -61,9 +61,9 @@ fn threads() -> impl Iterator<Item = u32> {
 
 impl Sums {
     /// Adds what was counted by threads. Looks each up in /proc, so not while the books are open.
-    pub(super) fn count(&mut self, by_thread: &[(u32, u64)], program: &Program) {
+    pub(super) fn count(&mut self, by_thread: &[(u32, u64)], owner: &Owner) {
         for (thread, bytes) in by_thread {
-            let sum = match Whose::of(*thread, program) {
+            let sum = match Whose::of(*thread, owner) {
                 Whose::Own => &mut self.own,
                 Whose::Kernel => &mut self.kernel,
                 Whose::Other => &mut self.others,
@@ -85,14 +85,14 @@ enum Whose {
 }
 
 impl Whose {
-    fn of(thread: u32, program: &Program) -> Whose {
+    fn of(thread: u32, owner: &Owner) -> Whose {
         if thread == 0 {
             return Whose::Kernel;
         }
         // Threads of the kernel do not end while a transfer runs: one that is gone was a program's.
         match fs::read_to_string(format!("/proc/{thread}/stat")) {
             Ok(stat) if is_kernel_thread(&stat) => Whose::Kernel,
-            _ => program.whose(thread),
+            _ => owner.whose(thread),
         }
     }
 }
@@ -111,20 +111,20 @@ mod tests {
     #[test]
     fn a_thread_is_this_programs_the_kernels_or_anothers() {
         let mut other = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().expect("cat");
-        let known = Program::of(Sender::Child);
-        assert_eq!(Whose::of(other.id(), &Program::Us), Whose::Other);
+        let known = Owner::of(Sender::Child);
+        assert_eq!(Whose::of(other.id(), &Owner::Us), Whose::Other);
         drop(other.stdin.take());
         other.wait().expect("it ends");
-        assert_eq!(Whose::of(other.id(), &Program::Us), Whose::Other, "gone by now");
+        assert_eq!(Whose::of(other.id(), &Owner::Us), Whose::Other, "gone by now");
         assert_eq!(Whose::of(other.id(), &known), Whose::Other, "it was there before the program");
         let own = nix::unistd::gettid().as_raw().cast_unsigned();
-        assert_eq!((Whose::of(own, &Program::Us), Whose::of(0, &Program::Us)), (Whose::Own, Whose::Kernel));
+        assert_eq!((Whose::of(own, &Owner::Us), Whose::of(0, &Owner::Us)), (Whose::Own, Whose::Kernel));
         assert_eq!(Whose::of(own, &known), Whose::Starter);
         let mut new = std::process::Command::new("true").spawn().expect("true");
         new.wait().expect("it ends");
         assert_eq!(Whose::of(new.id(), &known), Whose::Own, "gone, and new");
         let mut sums = Sums::default();
-        sums.count(&[(own, 5), (0, 7), (other.id(), 11), (own, 1)], &Program::Us);
+        sums.count(&[(own, 5), (0, 7), (other.id(), 11), (own, 1)], &Owner::Us);
         assert_eq!(sums, Sums { own: 6, kernel: 7, others: 11, ..Sums::default() });
     }
 
