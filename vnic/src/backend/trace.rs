@@ -41,6 +41,7 @@ impl Drop for Tracing<'_> {
 pub(super) fn follow(stream: &mut UnixStream, shared: &Shared) -> std::io::Result<()> {
     let mut readers: Vec<_> = shared.queues.iter().map(|queue| (queue, queue.events.reader())).collect();
     let _tracing = Tracing::new(shared);
+    shared.make_room_for_events();
     give_way();
     let mut batch: Vec<(u64, TraceEvent)> = Vec::new();
     loop {

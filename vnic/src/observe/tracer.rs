@@ -115,7 +115,7 @@ impl Event {
     }
 }
 
-/// The events of one queue. Takes no memory until its first reader comes; what is recorded before that is dropped.
+/// The events of one queue. Takes no memory until room is made for them; what is recorded before that is dropped.
 #[derive(Debug, Default)]
 pub struct EventRing {
     words: OnceLock<Box<[AtomicU64]>>,
@@ -146,7 +146,7 @@ impl EventRing {
 
     /// Writes an event, or counts it if there is no room. Only the owning worker may call it.
     pub fn record(&self, event: &Event) {
-        if self.words.get().is_none() {
+        if !self.is_ready() {
             return;
         }
         if !self.has_room() {
@@ -182,10 +182,20 @@ impl EventRing {
         self.done.store(number + 1, Ordering::Release);
     }
 
-    /// A reader that starts with the next event to be recorded.
+    /// Makes room for events: 1.4 MB.
+    pub fn make_room(&self) {
+        self.words.get_or_init(|| (0..SLOTS * SLOT_WORDS).map(|_| AtomicU64::new(0)).collect());
+    }
+
+    /// Has room been made?
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.words.get().is_some()
+    }
+
+    /// A reader that starts with the next event to be recorded; the first comes when room has been made.
     #[must_use]
     pub fn reader(&self) -> Reader<'_> {
-        self.words.get_or_init(|| (0..SLOTS * SLOT_WORDS).map(|_| AtomicU64::new(0)).collect());
         let next = self.done.load(Ordering::Acquire);
         self.read.fetch_max(next, Ordering::AcqRel);
         Reader { ring: self, next, lost: self.lost.load(Ordering::Acquire), behind_gap: None }
@@ -318,9 +328,26 @@ mod tests {
         event
     }
 
+    fn ready() -> EventRing {
+        let ring = EventRing::default();
+        ring.make_room();
+        ring
+    }
+
+    #[test]
+    fn nothing_is_recorded_before_there_is_room_and_the_reader_goes_on_then() {
+        let ring = EventRing::default();
+        let mut reader = ring.reader();
+        ring.record(&event(1));
+        assert_eq!((reader.read(), ring.is_ready()), (None, false));
+        ring.make_room();
+        ring.record(&event(2));
+        assert_eq!(reader.read(), Some(Read::Event(Box::new(event(2)))));
+    }
+
     #[test]
     fn an_event_is_read_as_it_was_recorded() {
-        let ring = EventRing::default();
+        let ring = ready();
         let mut reader = ring.reader();
         ring.record(&event(3));
         assert_eq!(reader.read(), Some(Read::Event(Box::new(event(3)))));
@@ -330,7 +357,7 @@ mod tests {
 
     #[test]
     fn a_slow_reader_learns_how_many_it_missed_and_reads_the_rest() {
-        let ring = EventRing::default();
+        let ring = ready();
         let mut reader = ring.reader();
         let total = SLOTS as u64 + 100;
         for number in 0..total {
@@ -350,7 +377,7 @@ mod tests {
 
     #[test]
     fn a_reader_far_behind_the_foremost_learns_how_many_it_missed() {
-        let ring = EventRing::default();
+        let ring = ready();
         let (mut slow, mut foremost) = (ring.reader(), ring.reader());
         let total = SLOTS as u64 + 100;
         for number in 0..total {
@@ -366,7 +393,7 @@ mod tests {
 
     #[test]
     fn nothing_read_beside_a_running_writer_is_torn() {
-        let ring = EventRing::default();
+        let ring = ready();
         let total = 60_000;
         std::thread::scope(|scope| {
             let mut reader = ring.reader();

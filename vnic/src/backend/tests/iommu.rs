@@ -491,6 +491,7 @@ fn the_rings_and_the_trace_show_where_an_iova_leads() {
     for features in [FEATURES, FEATURES.with(Feature::RingPacked)] {
         let mut behind = Behind::ready(&LinkKind::Sink, features);
         let queue = Arc::clone(&behind.rig.shared.queues[1]);
+        queue.events.make_room();
         let mut reader = queue.events.reader();
         behind.rig.shared.tracers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         behind.send(iova(PAYLOAD) + 8, 100);

@@ -128,6 +128,7 @@ fn a_looped_frame_is_traced_on_either_queue() {
     let mut rig = Rig::new(&LinkKind::Loopback);
     rig.shared.tracers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     let queues = [RX, TX].map(|queue| Arc::clone(&rig.shared.queues[usize::from(queue)]));
+    queues.iter().for_each(|queue| queue.events.make_room());
     let mut readers = queues.each_ref().map(|queue| queue.events.reader());
     rig.rx.add(&[Buffer::writable(RECEIVE, 2000)]);
     rig.send(100);

@@ -25,6 +25,7 @@ fn a_ring_of_either_format_is_seen_as_it_stands() {
 fn a_traced_chain_shows_its_descriptors() {
     let mut rig = Rig::new(&LinkKind::Sink);
     let queue = Arc::clone(&rig.shared.queues[1]);
+    queue.events.make_room();
     let mut reader = queue.events.reader();
     rig.shared.tracers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     rig.send(1000);
@@ -33,6 +34,22 @@ fn a_traced_chain_shows_its_descriptors() {
     let buffers: Vec<_> = event.buffers().iter().map(|buffer| (buffer.addr, buffer.len, buffer.writable)).collect();
     assert_eq!(buffers, [(HEADER, 12, false), (PAYLOAD, 1000, false)]);
     assert_eq!(event.frame_len, 1000);
+}
+
+#[test]
+fn a_trace_takes_memory_for_the_queues_that_are_set_up_and_for_those_that_come() {
+    let rig = Rig::new(&LinkKind::Sink);
+    let ready = |rig: &Rig| rig.shared.queues.iter().map(|queue| queue.events.is_ready()).collect::<Vec<_>>();
+    assert!(!ready(&rig).contains(&true), "nobody traces");
+    rig.shared.make_room_for_events();
+    assert!(!ready(&rig).contains(&true), "nobody traces");
+    let layout = rig.shared.view().rings.remove(&TX).unwrap();
+    rig.shared.tracers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    rig.shared.make_room_for_events();
+    assert_eq!(ready(&rig)[..2], [true, false]);
+    rig.shared.view().rings.insert(TX, layout);
+    rig.shared.make_room_for_events();
+    assert_eq!(ready(&rig)[..2], [true, true]);
 }
 
 #[test]
