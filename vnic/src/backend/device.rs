@@ -190,7 +190,9 @@ impl Device for NicDevice {
         }
         shared.set_error(None);
         self.shared.view().rings.insert(index, layout);
-        self.shared.make_room_for_events();
+        if self.shared.traced() {
+            self.shared.make_room_for_events();
+        }
         self.workers.start_queue(queue);
         Ok(())
     }

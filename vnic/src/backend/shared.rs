@@ -238,17 +238,13 @@ impl Shared {
         self.tracers.load(Ordering::Relaxed) != 0
     }
 
-    /// Makes room for the events of the queues that are set up, if anyone traces: a device of many pairs has many that never are.
-    /// To be called by who begins to trace, and by who has set up a queue; the view's lock is between them, so that one of the
-    /// two sees the other.
+    /// Makes room for the events of the queues that are set up: a device of many pairs has many that never are.
     pub fn make_room_for_events(&self) {
         let set_up: Vec<u16> = self.view().rings.keys().copied().collect();
-        if self.traced() {
-            set_up
-                .iter()
-                .filter_map(|index| self.queues.get(usize::from(*index)))
-                .for_each(|queue| queue.events.make_room());
-        }
+        set_up
+            .iter()
+            .filter_map(|index| self.queues.get(usize::from(*index)))
+            .for_each(|queue| queue.events.make_room());
     }
 
     /// The link's counters, of all its ports together.

@@ -40,6 +40,9 @@ impl Drop for Tracing<'_> {
 /// Sends events until the client goes away.
 pub(super) fn follow(stream: &mut UnixStream, shared: &Shared) -> std::io::Result<()> {
     let mut readers: Vec<_> = shared.queues.iter().map(|queue| (queue, queue.events.reader())).collect();
+    // Before anyone records, so that nothing is dropped for want of it; and once more for a queue that was set up in between:
+    // the view's lock has either this thread see the queue, or the one that sets it up see that there is a trace.
+    shared.make_room_for_events();
     let _tracing = Tracing::new(shared);
     shared.make_room_for_events();
     give_way();
