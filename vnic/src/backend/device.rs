@@ -6,7 +6,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use super::flights::Flights;
+use super::in_flight::InFlight;
 use super::queue::{Notifiers, Queue, set_nonblocking};
 use super::shared::Shared;
 use super::worker::NotifierChange;
@@ -178,7 +178,7 @@ impl Device for NicDevice {
             held: false,
             stopped: false,
             blocked: false,
-            flights: Flights::default(),
+            in_flight: InFlight::default(),
             waits: None,
             again: false,
             iommu: self.shared.iommu.clone(),

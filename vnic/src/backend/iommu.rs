@@ -31,7 +31,7 @@ impl Iommu {
     /// An IOTLB without translations, and nobody to ask.
     #[must_use]
     pub fn new() -> Self {
-        Iommu { seen: Arc::new(Iotlb::for_onlookers()), ..Iommu::default() }
+        Iommu { seen: Arc::new(Iotlb::for_observers()), ..Iommu::default() }
     }
 
     /// From now on ask here, or nobody.

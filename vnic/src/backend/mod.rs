@@ -5,23 +5,24 @@
 //! | [`options`] | what `serve` is told |
 //! | [`shared`] | what the threads share |
 //! | [`queue`] | one queue at work |
-//! | [`flights`] | what the link has kept of it |
-//! | `transmit`, `receive`, `turn` | one burst of a queue, or of a pair |
+//! | [`in_flight`] | its chains that the link has kept |
+//! | `transmit`, `receive`, `hairpin` | one burst of a queue, or of a pair |
 //! | [`worker`], [`workers`] | the data path's threads |
 //! | [`device`] | the device as the session drives it |
 //! | [`iommu`] | the IOTLB and whom to ask |
-//! | `eyes` | what looks on: tracer, watched flow, capture |
+//! | `observers` | tracer, watched flow, capture |
 //! | [`serve()`] | the session thread |
 //! | [`control`] | the control socket, with `status`, `trace`, `metrics` |
 
 pub mod control;
 pub mod device;
-mod eyes;
-pub mod flights;
+mod hairpin;
+pub mod in_flight;
 pub mod iommu;
 mod metrics;
+mod observers;
 pub mod options;
-mod patience;
+mod poller;
 pub mod queue;
 mod receive;
 pub mod serve;
@@ -31,7 +32,6 @@ mod status;
 mod tests;
 mod trace;
 mod transmit;
-mod turn;
 pub mod worker;
 pub mod workers;
 

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
-use super::flights::Flights;
+use super::in_flight::InFlight;
 use super::iommu::Iommu;
 use super::shared::{QueueShared, QueueState};
 use crate::memory::iotlb::Waiting;
@@ -65,7 +65,7 @@ pub struct Queue {
     /// transmitq: the link had no room; receiveq: a frame waits for buffers.
     pub blocked: bool,
     /// transmitq: what the link has kept.
-    pub flights: Flights,
+    pub in_flight: InFlight,
     /// Behind an IOMMU: what it cannot go on without.
     pub waits: Option<Waiting>,
     /// It came while it was asked for: the queue is to be looked at again.
@@ -141,7 +141,7 @@ impl Queue {
         let Some(waiting) = &mut self.waits else { return };
         if self.iommu.is_over(waiting) {
             self.waits = None;
-            self.reach(features);
+            self.map_ring(features);
         }
         self.show_state();
     }
@@ -152,10 +152,10 @@ impl Queue {
         self.segments.forget(first, last);
         let lies_there = |(addr, len, _)| addr <= last && first <= u64::saturating_add(addr, len);
         if self.layout.parts(features).into_iter().any(lies_there) {
-            self.let_go();
+            self.unmap_ring();
         }
         self.look_again(features);
-        self.reach(features);
+        self.map_ring(features);
     }
 
     /// Held, and behind an IOMMU: asks for what the next of its chains misses. Returns whether all are translated, or never
@@ -181,12 +181,12 @@ impl Queue {
     }
 
     /// Gives up the pointers into the ring.
-    fn let_go(&mut self) {
+    fn unmap_ring(&mut self) {
         self.ring = Device::Away(Away { base: self.ring.base(), size: self.layout.size });
     }
 
     /// Brings a ring that is away within reach, or waits for what that takes.
-    pub fn reach(&mut self, features: Features) {
+    pub fn map_ring(&mut self, features: Features) {
         let Device::Away(Away { base, .. }) = self.ring else { return };
         if self.waits.is_some() || self.stopped {
             return;
@@ -224,8 +224,8 @@ impl Queue {
     }
 
     /// The link is done with a frame it kept, of which it has read as much; `None`: the frame is lost.
-    pub fn land(&mut self, ticket: u16, read: Option<u32>) {
-        if !self.flights.land(ticket) {
+    pub fn complete(&mut self, ticket: u16, read: Option<u32>) {
+        if !self.in_flight.complete(ticket) {
             return;
         }
         match read {
@@ -235,10 +235,10 @@ impl Queue {
     }
 
     /// Returns the chains of all kept frames that the link is done with.
-    pub fn return_landed(&mut self) {
+    pub fn return_completed(&mut self) {
         let mut fault = None;
         let mut any = false;
-        for chain in self.flights.landed() {
+        for chain in self.in_flight.completed() {
             any = true;
             if let Err(error) = self.ring.push_used(&chain, 0) {
                 fault = Some(error);

@@ -1,7 +1,7 @@
 //! link → receiveq: one burst.
 
 use super::queue::Queue;
-use super::worker::{BURST, Eyes, Progress};
+use super::worker::{BURST, ObserverPass, Progress};
 use crate::link::{Port, Received};
 use crate::net::ReceiveSpace;
 use crate::ring::{Chain, DeviceRing};
@@ -30,7 +30,7 @@ pub(super) fn burst<P: Port>(
     pair: usize,
     features: Features,
     scratch: &mut Scratch,
-    eyes: &mut Eyes<'_>,
+    observers: &mut ObserverPass<'_>,
 ) -> Progress {
     let Scratch { chains, filled } = scratch;
     let mergeable = features.has(Feature::MrgRxbuf);
@@ -60,7 +60,7 @@ pub(super) fn burst<P: Port>(
         match received {
             Ok(Received::Frame { bytes }) => {
                 counters.bytes.add(u64::from(bytes));
-                eyes.received(&shared, &queue.segments, &space, bytes);
+                observers.received(&shared, &queue.segments, &space, bytes);
                 filled.clear();
                 filled.extend(space.filled().map(|(chain, written)| (*chain, written)));
                 for (chain, written) in filled.iter() {

@@ -1,9 +1,9 @@
 //! transmitq → link: one burst.
 
-use super::flights::Flights;
+use super::in_flight::InFlight;
 use super::queue::Queue;
 use super::shared::QueueShared;
-use super::worker::{BURST, Eyes, Progress};
+use super::worker::{BURST, ObserverPass, Progress};
 use crate::link::{LinkError, Port, Transmitted};
 use crate::net::{Frame, header_len};
 use crate::observe::counters::QueueCounters;
@@ -13,7 +13,7 @@ use crate::spec::net::NET_HEADER_LEN;
 
 /// What a burst did: counted here, and added to the queue's counters once.
 #[derive(Debug, Default)]
-struct Tally {
+struct BurstCounts {
     chains: u64,
     descriptors: u64,
     bytes: u64,
@@ -25,7 +25,7 @@ struct Tally {
     lost: u64,
 }
 
-impl Tally {
+impl BurstCounts {
     /// The link has taken a frame.
     #[inline(always)]
     fn taken(&mut self, frame: &Frame<'_>, read: u32, copied: u32) {
@@ -46,7 +46,7 @@ impl Tally {
     }
 
     #[inline(always)]
-    fn add(&mut self, other: &Tally) {
+    fn add(&mut self, other: &BurstCounts) {
         self.chains += other.chains;
         self.descriptors += other.descriptors;
         self.bytes += other.bytes;
@@ -65,7 +65,7 @@ impl Tally {
 }
 
 /// What takes the frames of a burst.
-pub(super) trait Outlet {
+pub(super) trait FrameSink {
     /// Does it keep frames?
     const KEEPS: bool;
     /// Does it read the frames itself?
@@ -74,21 +74,21 @@ pub(super) trait Outlet {
     /// So many frames, of so many bytes together, were taken in this burst.
     fn transmitted(&mut self, frames: u64, bytes: u64);
 
-    /// Takes a frame, or says that it is full. What it has taken it shows to the eyes of the onlookers.
-    fn offer(&mut self, frame: &Frame<'_>, onlookers: Onlookers<'_, '_>) -> Result<Transmitted, LinkError>;
+    /// Takes a frame, or says that it is full. What it has taken it shows to the observers.
+    fn offer(&mut self, frame: &Frame<'_>, observed: Observed<'_, '_>) -> Result<Transmitted, LinkError>;
 }
 
 /// The transmitq, and who looks on; `None` where nobody does.
-pub(super) type Onlookers<'a, 'e> = Option<(&'a QueueShared, &'a mut Eyes<'e>)>;
+pub(super) type Observed<'a, 'e> = Option<(&'a QueueShared, &'a mut ObserverPass<'e>)>;
 
 /// The link, for one queue pair.
-pub(super) struct ToLink<'a, P> {
+pub(super) struct LinkTransmit<'a, P> {
     pub(super) port: &'a mut P,
     pub(super) pair: usize,
-    pub(super) flights: Flights,
+    pub(super) in_flight: InFlight,
 }
 
-impl<P: Port> Outlet for ToLink<'_, P> {
+impl<P: Port> FrameSink for LinkTransmit<'_, P> {
     const KEEPS: bool = P::KEEPS > 0;
     const READS: bool = P::READS;
 
@@ -97,19 +97,19 @@ impl<P: Port> Outlet for ToLink<'_, P> {
     }
 
     #[inline(always)]
-    fn offer(&mut self, frame: &Frame<'_>, onlookers: Onlookers<'_, '_>) -> Result<Transmitted, LinkError> {
+    fn offer(&mut self, frame: &Frame<'_>, observed: Observed<'_, '_>) -> Result<Transmitted, LinkError> {
         let transmitted = self.port.transmit(self.pair, frame)?;
         let (read, copied) = match transmitted {
             Transmitted::Taken { read, copied } => (read, copied),
             Transmitted::Kept { ticket } => {
-                self.flights.start(ticket, frame.chain());
+                self.in_flight.start(ticket, frame.chain());
                 // It is read from where it lies: that is what it is kept for.
                 (frame.len, 0)
             }
             Transmitted::Full => return Ok(Transmitted::Full),
         };
-        if let Some((queue, eyes)) = onlookers {
-            eyes.transmitted(queue, frame, read, copied);
+        if let Some((queue, observers)) = observed {
+            observers.transmitted(queue, frame, read, copied);
         }
         Ok(transmitted)
     }
@@ -117,18 +117,18 @@ impl<P: Port> Outlet for ToLink<'_, P> {
 
 /// What is done with each chain of a burst.
 struct Transmit<'a, 'e, O> {
-    outlet: &'a mut O,
+    sink: &'a mut O,
     features: Features,
     shared: &'a QueueShared,
-    eyes: &'a mut Eyes<'e>,
-    /// The eyes see the frames of this burst.
+    observers: &'a mut ObserverPass<'e>,
+    /// The observers see the frames of this burst.
     seen: bool,
     /// A glance can be enough: nobody sees them, no frame is kept, and headers are not the short ones.
     glances: bool,
-    tally: Tally,
+    counts: BurstCounts,
 }
 
-impl<O: Outlet> Visitor for Transmit<'_, '_, O> {
+impl<O: FrameSink> Visitor for Transmit<'_, '_, O> {
     const READS: bool = O::READS;
 
     #[inline(always)]
@@ -138,18 +138,18 @@ impl<O: Outlet> Visitor for Transmit<'_, '_, O> {
 
     #[inline(always)]
     fn glance(&mut self, singles: Singles<'_>) -> usize {
-        let mut tally = Tally::default();
+        let mut counts = BurstCounts::default();
         for chain in singles.views() {
             let Some(frame) = Frame::plain(chain) else { break };
-            match self.outlet.offer(&frame, None) {
-                Ok(Transmitted::Taken { read, copied }) => tally.taken(&frame, read, copied),
+            match self.sink.offer(&frame, None) {
+                Ok(Transmitted::Taken { read, copied }) => counts.taken(&frame, read, copied),
                 // One that keeps frames is not asked at a glance.
                 Ok(Transmitted::Full | Transmitted::Kept { .. }) => break,
-                Err(_) => tally.lost(frame.view(), self.shared, "link_error"),
+                Err(_) => counts.lost(frame.view(), self.shared, "link_error"),
             }
         }
-        self.tally.add(&tally);
-        tally.chains as usize
+        self.counts.add(&counts);
+        counts.chains as usize
     }
 
     #[inline(always)]
@@ -164,7 +164,7 @@ impl<O: Outlet> Visitor for Transmit<'_, '_, O> {
     }
 }
 
-impl<O: Outlet> Transmit<'_, '_, O> {
+impl<O: FrameSink> Transmit<'_, '_, O> {
     /// Looks at a chain whatever it is.
     #[inline(never)]
     fn look(&mut self, chain: ChainView<'_>) -> Fate {
@@ -172,64 +172,69 @@ impl<O: Outlet> Transmit<'_, '_, O> {
             Ok(frame) => self.offer(&frame),
             // The chain is sound, what it holds is no frame: the driver gets it back, the others live on.
             Err(error) => {
-                self.tally.lost(chain, self.shared, error.name());
+                self.counts.lost(chain, self.shared, error.name());
                 Fate::Return
             }
         }
     }
 
-    /// Offers a frame to the outlet.
+    /// Offers a frame to the sink.
     #[inline(always)]
     fn offer(&mut self, frame: &Frame<'_>) -> Fate {
-        let onlookers = self.seen.then_some((self.shared, &mut *self.eyes));
-        match self.outlet.offer(frame, onlookers) {
-            Ok(Transmitted::Taken { read, copied }) => self.tally.taken(frame, read, copied),
+        let observed = self.seen.then_some((self.shared, &mut *self.observers));
+        match self.sink.offer(frame, observed) {
+            Ok(Transmitted::Taken { read, copied }) => self.counts.taken(frame, read, copied),
             Ok(Transmitted::Kept { .. }) => {
-                self.tally.taken(frame, 0, 0);
-                self.tally.kept += 1;
+                self.counts.taken(frame, 0, 0);
+                self.counts.kept += 1;
                 return Fate::Keep;
             }
             Ok(Transmitted::Full) => return Fate::Leave,
             // The port has counted it by reason; a log line per frame would cost more than the frame.
-            Err(_) => self.tally.lost(frame.view(), self.shared, "link_error"),
+            Err(_) => self.counts.lost(frame.view(), self.shared, "link_error"),
         }
         Fate::Return
     }
 }
 
-/// Takes up to [`BURST`] chains from `queue` and offers their frames to `outlet`. What it has no room for stays in the
+/// Takes up to [`BURST`] chains from `queue` and offers their frames to `sink`. What it has no room for stays in the
 /// ring.
-pub(super) fn burst<O: Outlet>(queue: &mut Queue, outlet: &mut O, features: Features, eyes: &mut Eyes<'_>) -> Progress {
+pub(super) fn burst<O: FrameSink>(
+    queue: &mut Queue,
+    sink: &mut O,
+    features: Features,
+    observers: &mut ObserverPass<'_>,
+) -> Progress {
     let Queue { ring, segments, shared, .. } = queue;
-    let seen = eyes.see(shared);
+    let seen = observers.see(shared);
     if seen {
-        eyes.turn_to(segments);
+        observers.look_at(segments);
     }
     let glances = !seen && header_len(features) == NET_HEADER_LEN && !O::KEEPS;
-    let mut transmit = Transmit { outlet, features, shared, eyes, seen, glances, tally: Tally::default() };
+    let mut transmit = Transmit { sink, features, shared, observers, seen, glances, counts: BurstCounts::default() };
     let ended = ring.drain(segments, BURST, &mut transmit);
-    let Transmit { tally, eyes, .. } = transmit;
+    let Transmit { counts, observers, .. } = transmit;
     if !seen {
-        eyes.missed(shared, tally.chains - tally.lost);
+        observers.missed(shared, counts.chains - counts.lost);
     }
-    if tally.chains > 0 {
-        outlet.transmitted(tally.chains - tally.lost, tally.bytes);
-        tally.add_to(&shared.counters);
+    if counts.chains > 0 {
+        sink.transmitted(counts.chains - counts.lost, counts.bytes);
+        counts.add_to(&shared.counters);
     }
-    if tally.chains > tally.kept {
+    if counts.chains > counts.kept {
         queue.publish();
     }
     match ended {
         Err(error) => {
             queue.stop_ring(&error);
-            if tally.chains > 0 { Progress::Some } else { Progress::Idle }
+            if counts.chains > 0 { Progress::Some } else { Progress::Idle }
         }
         Ok(Ended::Left) => {
             queue.shared.counters.link_full.add(1);
             Progress::Blocked
         }
         Ok(Ended::Limit) => Progress::More,
-        Ok(Ended::Empty) if tally.chains > 0 => Progress::Some,
+        Ok(Ended::Empty) if counts.chains > 0 => Progress::Some,
         Ok(Ended::Empty) => Progress::Idle,
     }
 }

@@ -6,14 +6,14 @@
 //! Operation, one pass:
 //! 1. The port does what is due ([`Port::poll`]).
 //! 2. Every live transmitq hands a burst to the port; the port works on it.
-//! 3. Every live receiveq takes a burst from the port. (With a port that turns frames around, 2 and 3 are one for each
+//! 3. Every live receiveq takes a burst from the port. (With a hairpin port, 2 and 3 are one for each
 //!    pair.)
 //! 4. Commands.
 //!
 //! A port may keep frames beyond the burst ([`Transmitted::Kept`](crate::link::Transmitted::Kept)) and say later, in any
 //! order, that it is done with them; their buffers go back then. Whoever takes a queue away has the port end that first.
 //!
-//! After passes without progress, as many as [`Patience`] says, notifications are armed, and if that finds nothing new
+//! After passes without progress, as many as [`AdaptivePoller`] says, notifications are armed, and if that finds nothing new
 //! either, the worker sleeps until a kick, a readable link, a command or the port's next deadline. While it works, it
 //! looks at its files only now and then: what they could tell, a pass finds by itself.
 //!
@@ -30,14 +30,14 @@ use std::time::Instant;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::EventFd;
 
-pub use super::eyes::Eyes;
-use super::eyes::EyesState;
-use super::flights::Flights;
+use super::in_flight::InFlight;
+pub use super::observers::ObserverPass;
+use super::observers::Observers;
 use super::options::PollMode;
-use super::patience::Patience;
+use super::poller::AdaptivePoller;
 use super::queue::{Kick, Queue};
 use super::shared::{QueueState, Shared};
-use super::{receive, transmit, turn};
+use super::{hairpin, receive, transmit};
 use crate::link::{Completion, LinkError, Port};
 use crate::memory::Iova;
 use crate::observe::flow::FlowWatch;
@@ -191,11 +191,11 @@ pub struct Worker<P> {
     commands: Receiver<Command>,
     wake: Arc<EventFd>,
     shared: Arc<Shared>,
-    eyes: EyesState,
+    observers: Observers,
     notices: Notices,
-    patience: Patience,
+    poller: AdaptivePoller,
     scratch: receive::Scratch,
-    stock: turn::Stock,
+    look_ahead: hairpin::LookAhead,
     lost_told: bool,
 }
 
@@ -209,7 +209,7 @@ impl<P: Port> Worker<P> {
         commands: Receiver<Command>,
         wake: Arc<EventFd>,
         shared: Arc<Shared>,
-        eyes: EyesState,
+        observers: Observers,
         notices: Notices,
         poll: PollMode,
     ) -> std::io::Result<Self> {
@@ -228,11 +228,11 @@ impl<P: Port> Worker<P> {
             commands,
             wake,
             shared,
-            eyes,
+            observers,
             notices,
-            patience: Patience::new(poll),
+            poller: AdaptivePoller::new(poll),
             scratch: receive::Scratch::default(),
-            stock: turn::Stock::default(),
+            look_ahead: hairpin::LookAhead::default(),
             lost_told: false,
         })
     }
@@ -243,14 +243,14 @@ impl<P: Port> Worker<P> {
         while self.take_commands() {
             let now = Instant::now();
             let awake = if self.pass(now) {
-                let idle = self.patience.work(now);
+                let idle = self.poller.work(now);
                 if !idle.is_zero() {
                     self.shared.idle_ns.fetch_add(idle.as_nanos() as u64, Ordering::Relaxed);
                 }
                 true
             } else {
                 (0..PAUSES).for_each(|_| std::hint::spin_loop());
-                self.patience.look_again(now) || self.arm()
+                self.poller.look_again(now) || self.arm()
             };
             passes = passes.wrapping_add(1);
             if awake && !passes.is_multiple_of(PASSES_PER_LOOK) {
@@ -266,9 +266,9 @@ impl<P: Port> Worker<P> {
     /// One pass over port and queues. Returns whether anything was done.
     fn pass(&mut self, now: Instant) -> bool {
         self.port.poll(now);
-        let landed = self.land();
-        let mut best = if P::TURNS { self.turn() } else { self.both_ways() };
-        let landed = landed | self.land();
+        let completed = self.complete();
+        let mut best = if P::HAIRPIN { self.hairpin() } else { self.both_ways() };
+        let completed = completed | self.complete();
         if self.features.has(Feature::AccessPlatform) {
             best = best.max(self.behind_iommu());
         }
@@ -276,11 +276,11 @@ impl<P: Port> Worker<P> {
             self.lost_told = true;
             self.notices.send(Notice::MemoryLost);
         }
-        landed || best >= Progress::Some
+        completed || best >= Progress::Some
     }
 
     /// Returns the buffers of kept frames that the port is done with. Returns whether there were any.
-    fn land(&mut self) -> bool {
+    fn complete(&mut self) -> bool {
         let mut any = false;
         if P::KEEPS == 0 {
             return any;
@@ -288,11 +288,11 @@ impl<P: Port> Worker<P> {
         while let Some(Completion { pair, ticket, read }) = self.port.completed() {
             any = true;
             if let Some(queue) = u16::try_from(2 * pair + 1).ok().and_then(|index| self.queues.get_mut(&index)) {
-                queue.land(ticket, read);
+                queue.complete(ticket, read);
             }
         }
         if any {
-            self.queues.values_mut().filter(|queue| !queue.held).for_each(|queue| queue.return_landed());
+            self.queues.values_mut().filter(|queue| !queue.held).for_each(|queue| queue.return_completed());
         }
         any
     }
@@ -303,10 +303,10 @@ impl<P: Port> Worker<P> {
             return;
         }
         self.port.quiesce(usize::from(index / 2));
-        self.land();
+        self.complete();
         if let Some(queue) = self.queues.get_mut(&index) {
-            debug_assert_eq!(queue.flights.in_flight(), 0, "{}: the port still has frames", queue.shared.name);
-            queue.return_landed();
+            debug_assert_eq!(queue.in_flight.len(), 0, "{}: the port still has frames", queue.shared.name);
+            queue.return_completed();
         }
     }
 
@@ -322,14 +322,14 @@ impl<P: Port> Worker<P> {
 
     /// Every queue has its turn with the port.
     fn both_ways(&mut self) -> Progress {
-        let mut eyes = self.eyes.look(&self.shared);
+        let mut observers = self.observers.look(&self.shared);
         let mut best = Progress::Idle;
         for queue in self.queues.values_mut().filter(|queue| is_transmitq(queue.index) && queue.is_live()) {
             queue.ring.disable_notifications();
-            let (pair, flights) = (usize::from(queue.index / 2), std::mem::take(&mut queue.flights));
-            let mut link = transmit::ToLink { port: &mut self.port, pair, flights };
-            let progress = transmit::burst(queue, &mut link, self.features, &mut eyes);
-            queue.flights = link.flights;
+            let (pair, in_flight) = (usize::from(queue.index / 2), std::mem::take(&mut queue.in_flight));
+            let mut link = transmit::LinkTransmit { port: &mut self.port, pair, in_flight };
+            let progress = transmit::burst(queue, &mut link, self.features, &mut observers);
+            queue.in_flight = link.in_flight;
             queue.blocked = progress == Progress::Blocked;
             best = best.max(progress);
         }
@@ -342,7 +342,8 @@ impl<P: Port> Worker<P> {
         for queue in self.queues.values_mut().filter(|queue| !is_transmitq(queue.index) && queue.is_live()) {
             queue.ring.disable_notifications();
             let pair = usize::from(queue.index / 2);
-            let progress = receive::burst(queue, &mut self.port, pair, self.features, &mut self.scratch, &mut eyes);
+            let progress =
+                receive::burst(queue, &mut self.port, pair, self.features, &mut self.scratch, &mut observers);
             queue.blocked = progress == Progress::Blocked;
             if queue.stopped {
                 tell(&mut self.port, queue.index, false);
@@ -353,8 +354,8 @@ impl<P: Port> Worker<P> {
     }
 
     /// Every pair has its turn: what its transmitq holds goes to its receiveq.
-    fn turn(&mut self) -> Progress {
-        let mut eyes = self.eyes.look(&self.shared);
+    fn hairpin(&mut self) -> Progress {
+        let mut observers = self.observers.look(&self.shared);
         let mut best = Progress::Idle;
         let mut queues = self.queues.values_mut().peekable();
         while let Some(queue) = queues.next() {
@@ -371,7 +372,7 @@ impl<P: Port> Worker<P> {
             transmitq.ring.disable_notifications();
             queue.ring.disable_notifications();
             let [sent, received] =
-                turn::burst(transmitq, queue, &mut self.port, self.features, &mut self.stock, &mut eyes);
+                hairpin::burst(transmitq, queue, &mut self.port, self.features, &mut self.look_ahead, &mut observers);
             transmitq.blocked = sent == Progress::Blocked;
             queue.blocked = received == Progress::Blocked;
             best = best.max(sent).max(received);
@@ -472,13 +473,13 @@ impl<P: Port> Worker<P> {
                     let found = self.queues.get_mut(&index).map(|queue| {
                         queue.held = on;
                         if !on {
-                            queue.return_landed();
+                            queue.return_completed();
                         }
                         queue.show_state();
                     });
                     answer(&reply, found.is_some());
                 }
-                Command::Watch { watch, reply } => answer(&reply, std::mem::replace(&mut self.eyes.watch, watch)),
+                Command::Watch { watch, reply } => answer(&reply, std::mem::replace(&mut self.observers.watch, watch)),
                 Command::Translated => {
                     let features = self.features;
                     self.queues.values_mut().for_each(|queue| queue.look_again(features));
@@ -501,14 +502,14 @@ impl<P: Port> Worker<P> {
 
     fn start(&mut self, mut queue: Box<Queue>) {
         if P::KEEPS > 0 && is_transmitq(queue.index) {
-            queue.flights = Flights::new(P::KEEPS);
+            queue.in_flight = InFlight::new(P::KEEPS);
         }
         queue.show_state();
         self.lost_told = false;
         self.watch_kick(&mut queue);
         // What a back-end before us returned may never have been announced.
         queue.ring_call();
-        queue.reach(self.features);
+        queue.map_ring(self.features);
         let index = queue.index;
         self.queues.insert(index, queue);
         self.tell_port(index);

@@ -8,7 +8,7 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::unistd::Pid;
 
-use super::eyes::EyesState;
+use super::observers::Observers;
 use super::options::PollMode;
 use super::queue::Queue;
 use super::shared::Shared;
@@ -82,9 +82,9 @@ impl Workers {
     fn add<P: Port + 'static>(&mut self, port: P, cpu: Option<usize>, plan: &Plan<'_>) -> std::io::Result<()> {
         let (commands, inbox): (Sender<Command>, Receiver<Command>) = channel();
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
-        let eyes = EyesState { capture: plan.capture.cloned(), ..EyesState::default() };
+        let observers = Observers { capture: plan.capture.cloned(), ..Observers::default() };
         let (shared, notices) = (plan.shared.clone(), plan.notices.clone());
-        let worker = Worker::new(port, inbox, wake.clone(), shared, eyes, notices, plan.poll)?;
+        let worker = Worker::new(port, inbox, wake.clone(), shared, observers, notices, plan.poll)?;
         let (pinned, answer) = sync_channel(1);
         let name = format!("worker{}", self.handles.len());
         let thread = std::thread::Builder::new().name(name).spawn(move || {

@@ -69,7 +69,7 @@ impl Loopback {
 
     /// A frame that leaves something to the device.
     #[inline(never)]
-    fn turn_offloaded(&mut self, frame: &Frame<'_>, space: &mut ReceiveSpace<'_>) -> Result<(), LinkError> {
+    fn hairpin_offloaded(&mut self, frame: &Frame<'_>, space: &mut ReceiveSpace<'_>) -> Result<(), LinkError> {
         let bytes = frame.len;
         if !self.accepts(frame.header.gso_type) {
             Count::GsoUnwanted.add(&self.counters, 1);
@@ -104,13 +104,13 @@ impl Loopback {
 }
 
 impl Port for Loopback {
-    const TURNS: bool = true;
+    const HAIRPIN: bool = true;
 
     #[inline(always)]
-    fn turn(&mut self, frame: &Frame<'_>, space: &mut ReceiveSpace<'_>) -> Result<(), LinkError> {
+    fn hairpin(&mut self, frame: &Frame<'_>, space: &mut ReceiveSpace<'_>) -> Result<(), LinkError> {
         if frame.header.flags & HDR_F_NEEDS_CSUM != 0 {
             // All that are to be segmented among them: `Frame` checked that.
-            return self.turn_offloaded(frame, space);
+            return self.hairpin_offloaded(frame, space);
         }
         let copied = space.copy(self.plain, frame);
         self.turned(frame, copied)
@@ -171,7 +171,7 @@ mod tests {
             let lengths = [14, 60, 80, 88, 89, 188, 189, 1514, 65_000];
             for len in lengths {
                 let sent = if len > 1514 { TSO } else { NetHeader::default() };
-                let (header, frame) = nic.turn(&mut port, sent, &pattern(len)).unwrap();
+                let (header, frame) = nic.hairpin(&mut port, sent, &pattern(len)).unwrap();
                 let expected = if len > 1514 { TSO } else { NetHeader { flags: HDR_F_DATA_VALID, ..sent } };
                 assert_eq!(NetHeader { num_buffers: 0, ..header }, expected);
                 assert!(frame == pattern(len), "{len} bytes over buffers of {buffer_len}");
@@ -187,7 +187,7 @@ mod tests {
         let features = Features::NONE;
         let (mut nic, mut port) = (Nic::new(features, 8, 2048), loopback(features));
         for len in [14, 70, 1514] {
-            assert!(nic.turn(&mut port, NetHeader::default(), &pattern(len)).unwrap().1 == pattern(len));
+            assert!(nic.hairpin(&mut port, NetHeader::default(), &pattern(len)).unwrap().1 == pattern(len));
         }
     }
 
@@ -197,7 +197,7 @@ mod tests {
         let mut nic = Nic::new(features, 8, 2048);
         let mut port = loopback(features);
         let csum = NetHeader { gso_type: GSO_NONE, gso_size: 0, hdr_len: 0, ..TSO };
-        let (header, frame) = nic.turn(&mut port, csum, &pattern(200)).unwrap();
+        let (header, frame) = nic.hairpin(&mut port, csum, &pattern(200)).unwrap();
         assert_eq!(header, NetHeader { num_buffers: 1, ..NetHeader::default() });
         let mut expected = pattern(200);
         assert!(checksum::complete(&mut expected, 34, 16));
@@ -209,17 +209,17 @@ mod tests {
         let features = OFFERED.without(Feature::GuestTso4);
         let mut nic = Nic::new(features, 8, 2048);
         let mut port = loopback(features);
-        assert!(nic.turn(&mut port, TSO, &pattern(3000)).is_err());
+        assert!(nic.hairpin(&mut port, TSO, &pattern(3000)).is_err());
         assert_eq!(port.counters.get("dropped_gso_not_accepted"), 1);
         let v6 = NetHeader { gso_type: GSO_TCPV6 | GSO_ECN, ..TSO };
-        assert!(nic.turn(&mut port, v6, &pattern(3000)).is_ok());
+        assert!(nic.hairpin(&mut port, v6, &pattern(3000)).is_ok());
         port.negotiated(OFFERED.without(Feature::GuestEcn)).unwrap();
-        assert!(nic.turn(&mut port, v6, &pattern(3000)).is_err());
+        assert!(nic.hairpin(&mut port, v6, &pattern(3000)).is_err());
         let uso = NetHeader { gso_type: GSO_UDP_L4, csum_offset: 6, ..TSO };
-        assert!(nic.turn(&mut port, uso, &pattern(3000)).is_ok());
+        assert!(nic.hairpin(&mut port, uso, &pattern(3000)).is_ok());
         for missing in [Feature::GuestUso4, Feature::GuestUso6] {
             port.negotiated(OFFERED.without(missing)).unwrap();
-            assert!(nic.turn(&mut port, uso, &pattern(3000)).is_err());
+            assert!(nic.hairpin(&mut port, uso, &pattern(3000)).is_err());
         }
     }
 
@@ -228,8 +228,8 @@ mod tests {
         let features = OFFERED.without(Feature::MrgRxbuf);
         let mut nic = Nic::new(features, 8, 100);
         let mut port = loopback(features);
-        assert!(nic.turn(&mut port, NetHeader::default(), &pattern(89)).is_err());
-        assert!(nic.turn(&mut port, NetHeader::default(), &pattern(88)).unwrap().1 == pattern(88));
+        assert!(nic.hairpin(&mut port, NetHeader::default(), &pattern(89)).is_err());
+        assert!(nic.hairpin(&mut port, NetHeader::default(), &pattern(88)).unwrap().1 == pattern(88));
         assert_eq!(port.counters.get("dropped_no_room"), 1);
     }
 }

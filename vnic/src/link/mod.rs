@@ -6,7 +6,7 @@
 //! 1. [`Port::poll`], once, with the time.
 //! 2. Transmit: each chain as a [`Frame`] to [`Port::transmit`]. On [`Transmitted::Full`] it keeps the chain and goes on.
 //! 3. Receive: while [`Port::pending`] says `Some(n)` and the receiveq has room for `n`, [`Port::receive`].
-//!    For a port that [turns](Port::TURNS) frames around, 2 and 3 are one: [`Port::turn`].
+//!    For a [hairpin](Port::HAIRPIN) port, 2 and 3 are one: [`Port::hairpin`].
 //! 4. Sleep until a ring is kicked, one of [`Port::readable_fds`] is readable (asked only while the receiveq has room: a
 //!    file stays readable until it is read), one of [`Port::writable_fds`] is writable
 //!    (asked only after `Full`), or [`Port::deadline`] has passed.
@@ -109,9 +109,9 @@ pub enum LinkError {
 
 /// The end of a link that one worker owns. `pair` is a queue pair's number.
 pub trait Port: Send {
-    /// Do all frames come back on the receiveq of the pair they were sent on? Then [`turn`](Port::turn) is called for each,
+    /// Do all frames come back on the receiveq of the pair they were sent on? Then [`hairpin`](Port::hairpin) is called for each,
     /// and neither `transmit` nor `receive`.
-    const TURNS: bool = false;
+    const HAIRPIN: bool = false;
 
     /// Most frames of a pair that are kept at a time; 0: every frame is done with when `transmit` returns. One that keeps
     /// frames holds [their memory](Frame::memory) as well, and lets go of both before it is dropped.
@@ -153,9 +153,9 @@ pub trait Port: Send {
     ///
     /// # Errors
     /// The frame is lost, nothing is in `space`; the port has counted it by reason.
-    fn turn(&mut self, frame: &Frame<'_>, space: &mut ReceiveSpace<'_>) -> Result<(), LinkError> {
+    fn hairpin(&mut self, frame: &Frame<'_>, space: &mut ReceiveSpace<'_>) -> Result<(), LinkError> {
         let _ = space;
-        Err(LinkError::Refused { bytes: frame.len, reason: "the link turns nothing around" })
+        Err(LinkError::Refused { bytes: frame.len, reason: "the link is no hairpin" })
     }
 
     /// Room needed for the next frame to the driver, bytes without virtio-net header; `None`: there is none. A port

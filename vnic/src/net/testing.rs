@@ -92,7 +92,7 @@ impl Nic {
     }
 
     /// Sends a frame, as [`transmit`](Nic::transmit) does, and receives it.
-    pub(crate) fn turn<P: Port>(
+    pub(crate) fn hairpin<P: Port>(
         &mut self,
         port: &mut P,
         header: NetHeader,
@@ -104,7 +104,7 @@ impl Nic {
         let turned = transmit.with_frame(ram, *features, &bytes, &cuts, |frame| {
             let frame = frame.unwrap();
             receive.fill(ram, *features, needed, |space| {
-                port.turn(&frame, space).map(|()| Received::Frame { bytes: frame.len })
+                port.hairpin(&frame, space).map(|()| Received::Frame { bytes: frame.len })
             })
         });
         turned.unwrap()

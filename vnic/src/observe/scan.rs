@@ -196,7 +196,7 @@ mod tests {
         let ram = GuestRam::new(4 << 20).unwrap();
         ram.write(0x10_0000, &stamps(0, 4096)).unwrap();
         ram.write(0x20_0000, &stamps(0, 4096)).unwrap();
-        let iotlb = Iotlb::for_onlookers();
+        let iotlb = Iotlb::for_observers();
         let iova = 0xffff_f000;
         iotlb.update(&IotlbEntry { iova: Iova(iova), size: 4096, gpa: Gpa(0x10_0000), read: true, write: false });
         let behind = Arc::new(ram.memory().behind(Arc::new(iotlb)));

@@ -568,7 +568,7 @@ fn a_ring_need_not_lie_in_one_piece() {
 
 /// An IOMMU that leaves these pages where they are.
 fn identity(base: u64, pages: u64) -> Arc<memory::Iotlb> {
-    let iotlb = memory::Iotlb::for_onlookers();
+    let iotlb = memory::Iotlb::for_observers();
     for page in 0..pages {
         let at = base + page * PAGE;
         iotlb.update(&IotlbEntry { iova: Iova(at), size: PAGE, gpa: Gpa(at), read: true, write: true });

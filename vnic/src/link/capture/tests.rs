@@ -119,7 +119,7 @@ fn record_three(capture: &Capture) {
     // Sent from the same places once more, as the second frame has left its own there.
     ring.ram.write(0x1f000, &plain[..54]).unwrap();
     ring.ram.write(0x20000, &plain[54..]).unwrap();
-    port.turn(&Frame::new(ring.segments.view(sent), FEATURES).unwrap(), &mut space).unwrap();
+    port.hairpin(&Frame::new(ring.segments.view(sent), FEATURES).unwrap(), &mut space).unwrap();
     capture.received("receiveq0", &ring.segments, &space);
 }
 

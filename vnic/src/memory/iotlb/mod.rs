@@ -160,7 +160,7 @@ impl Iotlb {
 
     /// An IOTLB for those who look on: it is told the same, and translates all of it, asked for or not.
     #[must_use]
-    pub fn for_onlookers() -> Self {
+    pub fn for_observers() -> Self {
         Iotlb { trusting: true, ..Iotlb::default() }
     }
 

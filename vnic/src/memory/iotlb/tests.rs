@@ -22,7 +22,7 @@ fn shown(iotlb: &Iotlb) -> Vec<String> {
 }
 
 fn seen(entries: &[IotlbEntry]) -> Iotlb {
-    let iotlb = Iotlb::for_onlookers();
+    let iotlb = Iotlb::for_observers();
     for entry in entries {
         iotlb.update(entry);
     }

@@ -1,4 +1,4 @@
-//! What looks on while the data path works: the tracer, the watched flow, the capture.
+//! The observers of the data path: the tracer, the watched flow, the capture.
 //!
 //! Place: called by the bursts for each chain, after the link has taken or filled it and before the driver gets it
 //! back, so that what is shown is what was sent. Costs one branch per chain while nobody looks.
@@ -15,25 +15,25 @@ use crate::ring::{ChainView, Segments};
 
 /// The observers of one worker.
 #[derive(Debug, Default)]
-pub struct EyesState {
+pub struct Observers {
     /// The flow of the transfer under way.
     pub watch: Option<Box<FlowWatch>>,
     /// The file that every frame is written to.
     pub capture: Option<Capture>,
 }
 
-impl EyesState {
+impl Observers {
     /// The observers for one pass.
-    pub fn look<'a>(&'a mut self, shared: &Shared) -> Eyes<'a> {
+    pub fn look<'a>(&'a mut self, shared: &Shared) -> ObserverPass<'a> {
         let traced = shared.traced();
         let open = traced || self.watch.is_some() || self.capture.is_some();
-        Eyes { open, traced, started: shared.started, at_ns: None, memory: None, state: self }
+        ObserverPass { open, traced, started: shared.started, at_ns: None, memory: None, state: self }
     }
 }
 
 /// The observers during one pass.
 #[derive(Debug)]
-pub struct Eyes<'a> {
+pub struct ObserverPass<'a> {
     /// Does anyone look?
     open: bool,
     traced: bool,
@@ -42,12 +42,12 @@ pub struct Eyes<'a> {
     memory: Option<Arc<Memory>>,
     /// When the pass saw its first event: the others have the same time, for asking takes longer than many a frame.
     at_ns: Option<u64>,
-    state: &'a mut EyesState,
+    state: &'a mut Observers,
 }
 
-impl Eyes<'_> {
+impl ObserverPass<'_> {
     /// The next chains are of this arena.
-    pub fn turn_to(&mut self, segments: &Segments) {
+    pub fn look_at(&mut self, segments: &Segments) {
         let memory = segments.memory();
         self.memory = memory.iotlb().map(|_| Arc::clone(memory));
     }
@@ -93,7 +93,7 @@ impl Eyes<'_> {
             capture.received(&queue.name, segments, space);
         }
         if self.traced {
-            self.turn_to(segments);
+            self.look_at(segments);
             for (at, (chain, written)) in space.filled().enumerate() {
                 let mut event = self.event(segments.view(*chain), written);
                 if at == 0 {

@@ -15,16 +15,16 @@ const SHORTEST: Duration = Duration::from_micros(4);
 
 /// The state of it.
 #[derive(Debug)]
-pub(super) struct Patience {
+pub(super) struct AdaptivePoller {
     mode: PollMode,
     window: Duration,
     /// Since when there was nothing to do.
     idle: Option<Instant>,
 }
 
-impl Patience {
+impl AdaptivePoller {
     pub(super) fn new(mode: PollMode) -> Self {
-        Patience { mode, window: Duration::ZERO, idle: None }
+        AdaptivePoller { mode, window: Duration::ZERO, idle: None }
     }
 
     /// A pass at `now` found work. Returns how long there was none.
@@ -59,14 +59,14 @@ mod tests {
 
     /// Idle for each of these many microseconds, then work: for how long does it look in the end?
     fn window_after(gaps: &[u64]) -> u64 {
-        let mut patience = Patience::new(PollMode::Adaptive);
+        let mut poller = AdaptivePoller::new(PollMode::Adaptive);
         let mut now = Instant::now();
         for gap in gaps {
-            patience.look_again(now);
+            poller.look_again(now);
             now += Duration::from_micros(*gap);
-            patience.work(now);
+            poller.work(now);
         }
-        patience.window.as_micros() as u64
+        poller.window.as_micros() as u64
     }
 
     #[test]
@@ -86,17 +86,17 @@ mod tests {
 
     #[test]
     fn it_looks_for_the_window_and_then_sleeps() {
-        let (mut patience, start) = (Patience::new(PollMode::Adaptive), Instant::now());
-        patience.look_again(start);
-        patience.work(start + Duration::from_micros(20));
-        let asked = |patience: &mut Patience, micros| patience.look_again(start + Duration::from_micros(micros));
-        assert_eq!([30, 33, 34, 90].map(|at| asked(&mut patience, at)), [true, true, false, false]);
+        let (mut poller, start) = (AdaptivePoller::new(PollMode::Adaptive), Instant::now());
+        poller.look_again(start);
+        poller.work(start + Duration::from_micros(20));
+        let asked = |poller: &mut AdaptivePoller, micros| poller.look_again(start + Duration::from_micros(micros));
+        assert_eq!([30, 33, 34, 90].map(|at| asked(&mut poller, at)), [true, true, false, false]);
     }
 
     #[test]
     fn always_never_sleeps_and_never_always_does() {
         let now = Instant::now();
-        assert!(Patience::new(PollMode::Always).look_again(now + Duration::from_secs(9)));
-        assert!(!Patience::new(PollMode::Never).look_again(now));
+        assert!(AdaptivePoller::new(PollMode::Always).look_again(now + Duration::from_secs(9)));
+        assert!(!AdaptivePoller::new(PollMode::Never).look_again(now));
     }
 }

@@ -1,4 +1,4 @@
-//! transmitq → receiveq of the same pair: one burst of a link that turns its frames around.
+//! transmitq → receiveq of the same pair: one burst of a hairpin, a link whose frames come straight back.
 //!
 //! Operation: for each frame, as many receive buffers are at hand as it takes; the port copies it over, and both chains
 //! go back. Each ring publishes what was used once per burst. While there are too few buffers, the frame stays in the
@@ -7,8 +7,8 @@
 //! Invariant: no chain of the receiveq is kept from burst to burst; those that were popped ahead and not needed go back.
 
 use super::queue::Queue;
-use super::transmit::{self, Onlookers, Outlet};
-use super::worker::{Eyes, Progress};
+use super::transmit::{self, FrameSink, Observed};
+use super::worker::{ObserverPass, Progress};
 use crate::link::{LinkError, Port, Transmitted};
 use crate::net::{Frame, ReceiveSpace, header_len};
 use crate::ring::{Chain, DeviceRing, RingError};
@@ -16,12 +16,12 @@ use crate::spec::{Feature, Features};
 
 /// Most receive buffers popped ahead: found together, they wait for memory at the same time.
 const AHEAD: usize = 32;
-/// Of them, how many are asked of memory before they are filled: more would wait for one another.
+/// How many of them are prefetched before they are filled. More prefetches than this would queue behind one another.
 const NEAR: usize = 8;
 
-/// Receive buffers popped ahead, kept from burst to burst only as room.
+/// The receive look-ahead: buffers popped before a frame needs them. Between bursts it is empty and only its memory is kept.
 #[derive(Debug)]
-pub(super) struct Stock {
+pub(super) struct LookAhead {
     chains: Vec<Chain>,
     /// Those before it are used.
     next: usize,
@@ -29,14 +29,14 @@ pub(super) struct Stock {
     expected: usize,
 }
 
-impl Default for Stock {
+impl Default for LookAhead {
     fn default() -> Self {
         // A frame of 64 KiB over buffers of 1500 bytes and less.
-        Stock { chains: Vec::with_capacity(2 * AHEAD), next: 0, expected: AHEAD }
+        LookAhead { chains: Vec::with_capacity(2 * AHEAD), next: 0, expected: AHEAD }
     }
 }
 
-/// What the stock has for a frame.
+/// What the look-ahead has for a frame.
 enum Room {
     /// This many chains; they hold it, or are all that will ever be.
     Chains(usize),
@@ -44,11 +44,11 @@ enum Room {
     TooLittle,
 }
 
-impl Stock {
+impl LookAhead {
     /// Finds room for `bytes`.
     #[inline(always)]
     fn room(&mut self, queue: &mut Queue, bytes: usize, mergeable: bool) -> Result<Room, RingError> {
-        match self.at_hand(bytes, mergeable) {
+        match self.chains_for(bytes, mergeable) {
             Some(count) => Ok(Room::Chains(count)),
             None => self.refill(queue, bytes, mergeable),
         }
@@ -56,7 +56,7 @@ impl Stock {
 
     /// How many chains hold `bytes`, if there are as many.
     #[inline(always)]
-    fn at_hand(&self, bytes: usize, mergeable: bool) -> Option<usize> {
+    fn chains_for(&self, bytes: usize, mergeable: bool) -> Option<usize> {
         let mut room = 0;
         for (at, chain) in self.chains.iter().skip(self.next).enumerate() {
             room += chain.writable_len as usize;
@@ -70,7 +70,7 @@ impl Stock {
     #[inline(never)]
     fn refill(&mut self, queue: &mut Queue, bytes: usize, mergeable: bool) -> Result<Room, RingError> {
         // Anew, so that the arena never holds more than one frame takes, and some.
-        self.put_back(queue)?;
+        self.return_unused(queue)?;
         let mut room = 0;
         let mut slots = 0;
         while self.chains.len() < self.expected || (room < bytes && mergeable) {
@@ -82,7 +82,7 @@ impl Stock {
                     Ok(Some(chain)) => self.chains.push(chain),
                     Ok(None) => break,
                     // Its translation is missing, behind an IOMMU; those before it will do.
-                    Err(error) if error.is_miss() && self.at_hand(bytes, mergeable).is_some() => break,
+                    Err(error) if error.is_miss() && self.chains_for(bytes, mergeable).is_some() => break,
                     Err(error) => return Err(error),
                 }
             }
@@ -94,7 +94,7 @@ impl Stock {
         (0..NEAR).for_each(|ahead| self.expect_write(queue, ahead));
         // A ring that is full of buffers will never have more.
         let all = || (slots >= usize::from(queue.ring.size())).then_some(self.chains.len());
-        Ok(self.at_hand(bytes, mergeable).or_else(all).map_or(Room::TooLittle, Room::Chains))
+        Ok(self.chains_for(bytes, mergeable).or_else(all).map_or(Room::TooLittle, Room::Chains))
     }
 
     /// Asks for the first bytes of the buffer that is `ahead` of the next.
@@ -108,7 +108,7 @@ impl Stock {
     }
 
     /// Gives back what was not used.
-    fn put_back(&mut self, queue: &mut Queue) -> Result<(), RingError> {
+    fn return_unused(&mut self, queue: &mut Queue) -> Result<(), RingError> {
         let unused = self.chains.get(self.next..).unwrap_or_default();
         let outcome = queue.ring.unpop(unused);
         queue.segments.clear();
@@ -119,10 +119,10 @@ impl Stock {
 }
 
 /// The other end of a burst.
-struct Turn<'a, P> {
+struct Hairpin<'a, P> {
     port: &'a mut P,
     receiveq: &'a mut Queue,
-    stock: &'a mut Stock,
+    look_ahead: &'a mut LookAhead,
     features: Features,
     chains: u64,
     descriptors: u64,
@@ -133,16 +133,16 @@ struct Turn<'a, P> {
     broken: Option<RingError>,
 }
 
-impl<P: Port> Outlet for Turn<'_, P> {
+impl<P: Port> FrameSink for Hairpin<'_, P> {
     const KEEPS: bool = false;
     const READS: bool = true;
 
     fn transmitted(&mut self, _frames: u64, _bytes: u64) {}
 
     #[inline(always)]
-    fn offer(&mut self, frame: &Frame<'_>, onlookers: Onlookers<'_, '_>) -> Result<Transmitted, LinkError> {
+    fn offer(&mut self, frame: &Frame<'_>, observed: Observed<'_, '_>) -> Result<Transmitted, LinkError> {
         let needed = frame.len as usize + header_len(self.features);
-        let count = match self.stock.room(self.receiveq, needed, self.features.has(Feature::MrgRxbuf)) {
+        let count = match self.look_ahead.room(self.receiveq, needed, self.features.has(Feature::MrgRxbuf)) {
             Ok(Room::Chains(count)) => count,
             Ok(Room::TooLittle) => {
                 self.starved = true;
@@ -153,19 +153,19 @@ impl<P: Port> Outlet for Turn<'_, P> {
                 return Ok(Transmitted::Full);
             }
         };
-        self.stock.expect_write(self.receiveq, NEAR);
+        self.look_ahead.expect_write(self.receiveq, NEAR);
         let Queue { ring, segments, shared, .. } = &mut *self.receiveq;
-        let chains = self.stock.chains.get(self.stock.next..).and_then(|chains| chains.get(..count));
+        let chains = self.look_ahead.chains.get(self.look_ahead.next..).and_then(|chains| chains.get(..count));
         let mut space = ReceiveSpace::new(segments, chains.unwrap_or_default(), self.features);
-        self.port.turn(frame, &mut space)?;
-        let seen = onlookers.is_some();
-        if let Some((queue, eyes)) = onlookers {
-            eyes.transmitted(queue, frame, frame.len, 0);
-            eyes.received(shared, segments, &space, frame.len);
+        self.port.hairpin(frame, &mut space)?;
+        let seen = observed.is_some();
+        if let Some((queue, observers)) = observed {
+            observers.transmitted(queue, frame, frame.len, 0);
+            observers.received(shared, segments, &space, frame.len);
         }
         self.bytes += u64::from(frame.len);
         for (chain, written) in space.filled() {
-            self.stock.next += 1;
+            self.look_ahead.next += 1;
             self.chains += 1;
             self.unseen += u64::from(!seen);
             self.descriptors += u64::from(chain.descriptors);
@@ -183,17 +183,18 @@ pub(super) fn burst<P: Port>(
     receiveq: &mut Queue,
     port: &mut P,
     features: Features,
-    stock: &mut Stock,
-    eyes: &mut Eyes<'_>,
+    look_ahead: &mut LookAhead,
+    observers: &mut ObserverPass<'_>,
 ) -> [Progress; 2] {
     let (chains, descriptors, bytes, unseen, starved, broken) = (0, 0, 0, 0, false, None);
-    let mut turn = Turn { port, receiveq, stock, features, chains, descriptors, bytes, unseen, starved, broken };
-    turn.receiveq.ring.expect(AHEAD as u16);
-    let sent = transmit::burst(transmitq, &mut turn, features, eyes);
-    let Turn { chains, descriptors, bytes, unseen, starved, broken, .. } = turn;
-    eyes.missed(&receiveq.shared, unseen);
-    stock.expected = stock.next.clamp(1, AHEAD);
-    let put_back = stock.put_back(receiveq);
+    let mut hairpin =
+        Hairpin { port, receiveq, look_ahead, features, chains, descriptors, bytes, unseen, starved, broken };
+    hairpin.receiveq.ring.expect(AHEAD as u16);
+    let sent = transmit::burst(transmitq, &mut hairpin, features, observers);
+    let Hairpin { chains, descriptors, bytes, unseen, starved, broken, .. } = hairpin;
+    observers.missed(&receiveq.shared, unseen);
+    look_ahead.expected = look_ahead.next.clamp(1, AHEAD);
+    let returned = look_ahead.return_unused(receiveq);
     let counters = &receiveq.shared.counters;
     if starved {
         counters.no_buffers.add(1);
@@ -204,7 +205,7 @@ pub(super) fn burst<P: Port>(
         counters.bytes.add(bytes);
         receiveq.publish();
     }
-    if let Some(error) = broken.or(put_back.err()) {
+    if let Some(error) = broken.or(returned.err()) {
         receiveq.stop_ring(&error);
     }
     let received = match (starved, chains > 0) {

@@ -1,0 +1,49 @@
+//! Chains in flight: those of a transmitq whose frames the link has kept.
+//!
+//! Operation: the link names each frame it keeps by a ticket; its chain is in flight from then on. When the link says that
+//! it is done with that ticket, in whatever order, the chain is complete. Complete chains go back to the driver together;
+//! those of a held queue when it is released.
+//!
+//! Invariants: a ticket names one chain at most, and the ring takes no head that is still out (`ring::heads`), so no chain
+//! is twice in flight. There are no more in flight than the link has tickets.
+
+use crate::ring::Chain;
+
+/// The chains in flight of one queue.
+#[derive(Debug, Default)]
+pub struct InFlight {
+    by_ticket: Box<[Option<Chain>]>,
+    completed: Vec<Chain>,
+}
+
+impl InFlight {
+    /// Room for as many as the link keeps at most.
+    pub(super) fn new(most: u16) -> Self {
+        InFlight { by_ticket: vec![None; usize::from(most)].into(), completed: Vec::with_capacity(usize::from(most)) }
+    }
+
+    /// The link keeps `chain`.
+    pub(super) fn start(&mut self, ticket: u16, chain: &Chain) {
+        match self.by_ticket.get_mut(usize::from(ticket)) {
+            Some(place @ None) => *place = Some(*chain),
+            _ => debug_assert!(false, "ticket {ticket} is given twice, or beyond what the link keeps"),
+        }
+    }
+
+    /// The link is done with it. Returns whether it was in flight.
+    pub(super) fn complete(&mut self, ticket: u16) -> bool {
+        let chain = self.by_ticket.get_mut(usize::from(ticket)).and_then(Option::take);
+        self.completed.extend(chain);
+        chain.is_some()
+    }
+
+    /// How many the link still has.
+    pub(super) fn len(&self) -> usize {
+        self.by_ticket.iter().flatten().count()
+    }
+
+    /// Those that are complete, to be returned; they are forgotten then.
+    pub(super) fn completed(&mut self) -> impl Iterator<Item = Chain> {
+        self.completed.drain(..)
+    }
+}
