@@ -1,20 +1,26 @@
 //! `vnic watch`: the rings, live, on the terminal's other screen.
 //!
-//! Operation: a few times a second it asks the device for status and rings and draws what fits. The terminal is put back
-//! by [`Screen`]'s drop, by the panic hook, and after SIGTERM, SIGINT or SIGHUP, which are read from a signalfd between
-//! two looks at the keyboard.
+//! Operation: a few times a second it asks the device for status and rings and draws what fits; in between it waits for a
+//! key, a signal (read from a signalfd) or the terminal's end. The terminal is put back by [`Screen`]'s drop and by the
+//! panic hook.
+//!
+//! The keyboard is read here and not by crossterm, whose reader spins in its own loop once the terminal is gone: `read`
+//! then says 0 for ever.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
+use std::os::fd::AsFd;
 use std::panic;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use crossterm::{cursor, execute, queue, style as paint, terminal};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::read;
 use vnic::observe::protocol::{QueueStatus, RingSnapshot, Status};
 
 use super::figures;
@@ -50,10 +56,10 @@ impl Drop for Screen {
     }
 }
 
-/// Runs until `q`, Escape, Ctrl-C, a signal, or an error.
+/// Runs until `q`, Escape, Ctrl-C, a signal, the terminal's end, or an error.
 pub(crate) fn run(mut client: Client) -> Result<()> {
     let mut set = SigSet::empty();
-    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGWINCH] {
         set.add(signal);
     }
     set.thread_block().context("cannot block signals")?;
@@ -68,7 +74,11 @@ pub(crate) fn run(mut client: Client) -> Result<()> {
     let screen = Screen::enter().context("cannot take over the terminal")?;
     let ended = live(&mut client, &signals);
     drop(screen);
-    ended
+    match ended {
+        // Whatever failed, nobody is left to be told.
+        Err(_) if matches!(wait(&signals, Duration::ZERO), Ok(Woken::Gone)) => Ok(()),
+        ended => ended,
+    }
 }
 
 fn live(client: &mut Client, signals: &SignalFd) -> Result<()> {
@@ -80,26 +90,61 @@ fn live(client: &mut Client, signals: &SignalFd) -> Result<()> {
         draw(&frame(&status, &rings, &rates)?)?;
         let next = Instant::now() + REFRESH;
         loop {
-            if signals.read_signal().context("cannot receive signals")?.is_some() {
-                return Ok(());
-            }
-            let left = next.saturating_duration_since(Instant::now());
-            if !event::poll(left)? {
-                break;
-            }
-            match event::read()? {
-                Event::Key(key) if is_quit(&key) => return Ok(()),
-                Event::Resize(..) => break,
-                _ => {}
+            match wait(signals, next.saturating_duration_since(Instant::now()))? {
+                Woken::Time => break,
+                Woken::Gone => return Ok(()),
+                Woken::Signal => match signals.read_signal().context("cannot receive signals")? {
+                    Some(signal) if signal.ssi_signo == Signal::SIGWINCH as u32 => break,
+                    Some(_) => return Ok(()),
+                    None => {}
+                },
+                Woken::Keyboard => {
+                    let mut keys = [0; 64];
+                    let count = read(io::stdin(), &mut keys).context("cannot read the keyboard")?;
+                    if is_quit(&keys[..count]) {
+                        return Ok(());
+                    }
+                }
             }
         }
     }
 }
 
-fn is_quit(key: &KeyEvent) -> bool {
-    key.kind == KeyEventKind::Press
-        && (matches!(key.code, KeyCode::Char('q') | KeyCode::Esc)
-            || key.code == KeyCode::Char('c') && key.modifiers.contains(KeyModifiers::CONTROL))
+/// What ended a wait.
+enum Woken {
+    Time,
+    Signal,
+    Keyboard,
+    /// The terminal's other end is closed.
+    Gone,
+}
+
+fn wait(signals: &SignalFd, limit: Duration) -> Result<Woken> {
+    let keyboard = io::stdin();
+    let mut files = [keyboard.as_fd(), signals.as_fd()].map(|file| PollFd::new(file, PollFlags::POLLIN));
+    // Rounded up: 0 would return at once, again and again, for the last millisecond.
+    let limit = PollTimeout::try_from(limit + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX);
+    match poll(&mut files, limit) {
+        Ok(0) | Err(Errno::EINTR) => return Ok(Woken::Time),
+        Ok(_) => {}
+        Err(error) => return Err(error).context("cannot wait for the keyboard"),
+    }
+    let [keyboard, signals] = files.map(|file| file.revents().unwrap_or(PollFlags::empty()));
+    Ok(if keyboard.intersects(PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL) {
+        Woken::Gone
+    } else if signals.contains(PollFlags::POLLIN) {
+        Woken::Signal
+    } else {
+        Woken::Keyboard
+    })
+}
+
+/// `q`, Ctrl-C, or Escape; other keys send longer sequences that begin as Escape does.
+fn is_quit(keys: &[u8]) -> bool {
+    match keys {
+        [0x1b, rest @ ..] => rest.is_empty(),
+        keys => keys.iter().any(|key| matches!(key, b'q' | 0x03)),
+    }
 }
 
 /// How fast a queue's counters rise, per second.
@@ -230,6 +275,13 @@ mod tests {
         assert_eq!(anstream::adapter::strip_str(&clipped).to_string(), "abcd");
         assert!(clipped.ends_with("\u{1b}[0m"), "{clipped:?}");
         assert_eq!(clip(&line, 8), line);
+    }
+
+    #[test]
+    fn escape_quits_and_an_arrow_does_not() {
+        for (keys, quits) in [(&b"q"[..], true), (b"\x03", true), (b"\x1b", true), (b"\x1b[A", false), (b"x", false)] {
+            assert_eq!(is_quit(keys), quits, "{keys:?}");
+        }
     }
 
     #[test]

@@ -3,10 +3,14 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
-use std::process::{Child, Stdio};
+use std::os::unix::fs::OpenOptionsExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
-use nix::pty::{Winsize, openpty};
+use nix::fcntl::OFlag;
+use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{LocalFlags, tcgetattr};
 use nix::unistd::Pid;
@@ -17,36 +21,66 @@ use crate::util::{Scratch, wait_for};
 const ENTER: &str = "\u{1b}[?1049h";
 const LEAVE: &str = "\u{1b}[?1049l";
 
+/// A command that outlives no test.
+struct Killed(Child);
+
+fn end(child: &mut Killed, what: &str) -> ExitStatus {
+    wait_for(what, || child.0.try_wait().unwrap())
+}
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A terminal with `vnic watch` in it.
 struct Terminal {
     keyboard: File,
     /// Kept open: the terminal's settings are looked at after the end.
-    inside: OwnedFd,
-    screen: std::sync::Arc<std::sync::Mutex<String>>,
+    inside: File,
+    screen: Arc<Mutex<String>>,
+    /// Tells the reader to close its side after what it reads next.
+    enough: Arc<AtomicBool>,
     reader: JoinHandle<()>,
-    child: Child,
+    child: Killed,
 }
 
 impl Terminal {
     fn start(scratch: &Scratch, device: &Device) -> Self {
-        let size = Winsize { ws_row: 20, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
-        let pty = openpty(Some(&size), None).unwrap();
-        let side = || Stdio::from(pty.slave.try_clone().unwrap());
-        let mut command = scratch.vnic();
+        Terminal::with(scratch.vnic(), device)
+    }
+
+    fn with(mut command: Command, device: &Device) -> Self {
+        // Not `openpty`: a command that another test starts meanwhile would inherit the outside, and keep it open.
+        let outside = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).unwrap();
+        grantpt(&outside).unwrap();
+        unlockpt(&outside).unwrap();
+        let path = ptsname_r(&outside).unwrap();
+        let inside = File::options().read(true).write(true).custom_flags(OFlag::O_NOCTTY.bits()).open(path).unwrap();
+        let side = || Stdio::from(inside.try_clone().unwrap());
+        let sized = Command::new("stty").args(["rows", "20", "cols", "80"]).stdin(side()).status().unwrap();
+        assert!(sized.success());
         command.args(["watch", "--control", device.control()]).stdin(side()).stdout(side()).stderr(side());
         let child = command.spawn().unwrap();
         // The command holds the terminal open as long as it lives.
         drop(command);
-        let mut outside = File::from(pty.master.try_clone().unwrap());
-        let screen = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
-        let shown = screen.clone();
+        let keyboard = File::from(OwnedFd::from(outside));
+        let mut outside = keyboard.try_clone().unwrap();
+        let screen = Arc::new(Mutex::new(String::new()));
+        let enough = Arc::new(AtomicBool::new(false));
+        let (shown, stop) = (screen.clone(), enough.clone());
         let reader = thread::spawn(move || {
             let mut buffer = [0; 4096];
             while let Ok(count @ 1..) = outside.read(&mut buffer) {
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
                 shown.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..count]));
             }
         });
-        let terminal = Terminal { keyboard: File::from(pty.master), inside: pty.slave, screen, reader, child };
+        let terminal = Terminal { keyboard, inside, screen, enough, reader, child: Killed(child) };
         wait_for("the first picture", || terminal.shows("in-flight=1").then_some(()));
         terminal
     }
@@ -59,10 +93,19 @@ impl Terminal {
         !tcgetattr(&self.inside).unwrap().local_flags.contains(LocalFlags::ICANON)
     }
 
+    /// Closes the terminal's window: nothing is left of it outside. Waits for the end of what ran in it.
+    fn closes(mut self) {
+        self.enough.store(true, Ordering::Relaxed);
+        drop(self.keyboard);
+        // It ends with the next picture.
+        self.reader.join().unwrap();
+        let status = end(&mut self.child, "vnic watch to end with its terminal");
+        assert_eq!(status.code(), Some(0), "{status}");
+    }
+
     /// Waits for the end; the terminal must be as before.
     fn ends_well(mut self) {
-        let child = &mut self.child;
-        let status = wait_for("vnic watch to end", || child.try_wait().unwrap());
+        let status = end(&mut self.child, "vnic watch to end");
         assert_eq!(status.code(), Some(0));
         assert!(!self.is_raw(), "the terminal was left in raw mode");
         // The terminal's inside closes with this, and ends the reader.
@@ -88,6 +131,23 @@ fn a_signal_puts_the_terminal_back() {
     let scratch = Scratch::new();
     let device = Device::start(&scratch.path("control"), device::busy());
     let terminal = Terminal::start(&scratch, &device);
-    kill(Pid::from_raw(terminal.child.id() as i32), Signal::SIGTERM).unwrap();
+    kill(Pid::from_raw(terminal.child.0.id() as i32), Signal::SIGTERM).unwrap();
     terminal.ends_well();
+}
+
+#[test]
+fn a_closed_window_ends_it() {
+    let scratch = Scratch::new();
+    let device = Device::start(&scratch.path("control"), device::busy());
+    Terminal::start(&scratch, &device).closes();
+}
+
+#[test]
+fn a_closed_window_that_sends_sighup_ends_it() {
+    let scratch = Scratch::new();
+    let device = Device::start(&scratch.path("control"), device::busy());
+    // As in a shell: the terminal is the session's own, and its end is a SIGHUP to the session.
+    let mut command = Command::new("setsid");
+    command.args(["--ctty", env!("CARGO_BIN_EXE_vnic")]);
+    Terminal::with(command, &device).closes();
 }
