@@ -14,8 +14,8 @@ use vm_memory::{Address, Bytes, FileOffset, GuestAddress, GuestMemoryBackend, Gu
 use vnic::memory::Gpa;
 use vnic::memory::testing::GuestRam;
 use vnic::ring::{
-    Buffer, ChainView, Device, DeviceRing, DriverRing, Fate, PackedDriver, Placement, RingLayout, Segments, Singles,
-    Visitor,
+    Buffer, ChainView, Device, DeviceRing, Disposition, DriverRing, PackedDriver, Placement, RingLayout, Segments,
+    SingleBufferBatch, Visitor,
 };
 use vnic::spec::ring::{DESC_F_INDIRECT, DESC_F_NEXT};
 use vnic::spec::{Feature, Features};
@@ -71,14 +71,14 @@ struct Look(u16);
 impl Visitor for Look {
     const READS: bool = false;
 
-    fn glances(&self) -> bool {
+    fn takes_batches(&self) -> bool {
         true
     }
 
     #[inline(always)]
-    fn glance(&mut self, singles: Singles<'_>) -> usize {
+    fn visit_batch(&mut self, batch: SingleBufferBatch<'_>) -> usize {
         let mut count = 0;
-        for chain in singles.views() {
+        for chain in batch.views() {
             for slice in chain.readable() {
                 black_box((slice.as_ptr(), slice.len()));
             }
@@ -89,12 +89,12 @@ impl Visitor for Look {
     }
 
     #[inline(always)]
-    fn visit(&mut self, chain: ChainView<'_>) -> Fate {
+    fn visit(&mut self, chain: ChainView<'_>) -> Disposition {
         for slice in chain.readable() {
             black_box((slice.as_ptr(), slice.len()));
         }
         self.0 += 1;
-        Fate::Return
+        Disposition::Return
     }
 }
 

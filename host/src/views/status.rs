@@ -4,7 +4,7 @@ use std::fmt::{self, Write};
 use std::path::Path;
 
 use anyhow::Result;
-use vnic::observe::protocol::{IotlbStatus, QueueStatus, Status, Wishes};
+use vnic::observe::protocol::{EventSuppression, IotlbStatus, QueueStatus, Status};
 
 use super::figures;
 use super::style::{self, BAD, DIM, GOOD, HEAD, WARN};
@@ -175,7 +175,7 @@ fn queues(out: &mut String, queues: &[QueueStatus]) -> fmt::Result {
             writeln!(out, "{BAD}{}: {error}{BAD:#}", queue.queue)?;
         }
         let mut others = nonzero(queue.counters.iter(), |name| !COLUMNS.contains(&name));
-        if let Some(Wishes { kick, call }) = queue.wishes {
+        if let Some(EventSuppression { kick, call }) = queue.event_suppression {
             others.push(format!("device wants a kick {kick}, driver wants a call {call}"));
         }
         if !others.is_empty() {
@@ -197,7 +197,7 @@ mod tests {
             waits: None,
             error: None,
             size: 0,
-            wishes: None,
+            event_suppression: None,
             counters: [("chains".to_owned(), chains)].into(),
         };
         let shown = |count: usize| {

@@ -262,7 +262,7 @@ mod tests {
             waits: None,
             error: None,
             size: 256,
-            wishes: None,
+            event_suppression: None,
             counters: [("chains".to_owned(), chains), ("bytes".to_owned(), bytes)].into(),
         }
     }

@@ -9,8 +9,8 @@ use std::thread;
 use std::vec::IntoIter;
 
 use vnic::observe::protocol::{
-    BufferSnapshot, ChainEvent, ChainSnapshot, FeatureSets, FlowBooks, QueueStatus, RegionStatus, Reply, Request,
-    RingSnapshot, Status, TraceEvent, Wish, Wishes,
+    BufferSnapshot, ChainEvent, ChainSnapshot, EventSuppression, FeatureSets, FlowBooks, NotifyWhen, QueueStatus,
+    RegionStatus, Reply, Request, RingSnapshot, Status, TraceEvent,
 };
 use vnic::observe::scan::ScanReport;
 
@@ -144,7 +144,7 @@ fn names(list: &[&str]) -> Vec<String> {
 }
 
 /// A device that waits for the next chain, and a driver that polls.
-const WISHES: Wishes = Wishes { kick: Wish::Past(5), call: Wish::Never };
+const EVENT_SUPPRESSION: EventSuppression = EventSuppression { kick: NotifyWhen::Past(5), call: NotifyWhen::Never };
 
 fn queue(name: &str, chains: u64) -> QueueStatus {
     QueueStatus {
@@ -153,7 +153,7 @@ fn queue(name: &str, chains: u64) -> QueueStatus {
         waits: None,
         error: None,
         size: 256,
-        wishes: Some(WISHES),
+        event_suppression: Some(EVENT_SUPPRESSION),
         counters: [("chains", chains), ("descriptors", 3 * chains), ("bytes", 65160 * chains), ("drops", 0)]
             .map(|(name, count)| (name.to_owned(), count))
             .into(),

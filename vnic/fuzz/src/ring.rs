@@ -24,7 +24,9 @@ use std::sync::Arc;
 use arbitrary::{Arbitrary, Unstructured};
 use vnic::memory::Access;
 use vnic::memory::testing::GuestRam;
-use vnic::ring::{Chain, Device, DeviceRing, Ended, Fate, RingError, RingLayout, Segments, Touch, interrupted};
+use vnic::ring::{
+    Chain, Device, DeviceRing, Disposition, DrainEnd, RingError, RingLayout, Segments, Touch, interrupted,
+};
 use vnic::spec::{Feature, Features};
 
 pub use guest::Format;
@@ -39,11 +41,11 @@ enum Step {
     /// The guest writes once that many loads of ring memory have passed.
     Ambush(u8, Write),
     Pop,
-    /// A fate for each chain, two bits each, and whether a glance is enough.
+    /// A disposition for each chain, two bits each; which of the single-buffer chains a batch takes.
     Drain {
         limit: u8,
-        fates: u32,
-        glances: u8,
+        dispositions: u32,
+        batches: u8,
     },
     Return {
         which: u8,
@@ -194,7 +196,7 @@ impl Bench {
             Step::Ambush(after, what) => self.guest.borrow_mut().ambushes.push_back((after, what)),
             Step::Pop => self.pop(),
             Step::PopBuffers(limit) => self.pop_buffers(limit.into()),
-            Step::Drain { limit, fates, glances } => self.drain(limit, fates, glances),
+            Step::Drain { limit, dispositions, batches } => self.drain(limit, dispositions, batches),
             Step::Return { which, written } => {
                 if !self.out.is_empty() {
                     let chain = self.out[usize::from(which) % self.out.len()];
@@ -328,25 +330,25 @@ impl Bench {
         }
     }
 
-    fn drain(&mut self, limit: u8, fates: u32, glances: u8) {
-        let mut look = Look { guest: &self.guest, features: self.features, fates, glances, seen: Vec::new() };
+    fn drain(&mut self, limit: u8, dispositions: u32, batches: u8) {
+        let mut look = Look { guest: &self.guest, features: self.features, dispositions, batches, seen: Vec::new() };
         let mut burst = Segments::new(self.segments.memory().clone(), 64);
         let ended = self.device.drain(&mut burst, limit.into(), &mut look);
         let seen = look.seen;
-        let left = seen.iter().filter(|(_, fate)| *fate == Fate::Leave).count();
-        assert_eq!(left, usize::from(ended == Ok(Ended::Left)));
+        let left = seen.iter().filter(|(_, disposition)| *disposition == Disposition::Leave).count();
+        assert_eq!(left, usize::from(ended == Ok(DrainEnd::Left)));
         assert!(seen.len() <= usize::from(limit) + left);
-        for (chain, fate) in seen {
+        for (chain, disposition) in seen {
             let twice = self.out.iter().any(|other| other.head == chain.head);
             assert!(!twice, "head {} is out twice", chain.head);
-            match fate {
-                Fate::Keep => self.out.push(chain),
-                Fate::Return => {
+            match disposition {
+                Disposition::Retain => self.out.push(chain),
+                Disposition::Return => {
                     self.returned.push(chain);
                     self.unpublished.insert(chain.head);
                     self.back += 1;
                 }
-                Fate::Leave => continue,
+                Disposition::Leave => continue,
             }
             self.taken += 1;
         }
@@ -388,9 +390,9 @@ impl Bench {
             };
             (chains, end)
         };
-        let drained = |glances: u8| {
+        let drained = |batches: u8| {
             let (mut device, mut segments) = new(64);
-            let mut look = Describe { glances, chains: Vec::new(), glanced: VecDeque::new() };
+            let mut look = Describe { batches, chains: Vec::new(), in_batch: VecDeque::new() };
             let end = device.drain(&mut segments, u16::MAX, &mut look).map(drop);
             (look.chains, end)
         };
@@ -417,8 +419,8 @@ impl Bench {
             ("buffers together", together(u16::MAX)),
             ("three buffers together", together(3)),
             ("drained", drained(0)),
-            ("drained at a glance", drained(u8::MAX)),
-            ("drained now and then at a glance", drained(0b0110_1001)),
+            ("drained in batches", drained(u8::MAX)),
+            ("drained in a batch now and then", drained(0b0110_1001)),
         ] {
             assert_eq!(first, other, "{what}");
         }

@@ -13,7 +13,7 @@ use super::worker::NotifierChange;
 use super::workers::Workers;
 use crate::memory::iotlb::Updated;
 use crate::memory::{IotlbEntry, Iova, Memory};
-use crate::ring::{self, Away, DeviceRing, RingError, RingLayout, Segments};
+use crate::ring::{self, DeviceRing, RingError, RingLayout, Segments, Unmapped};
 use crate::spec::vhost_user::{ProtocolFeature, ProtocolFeatures};
 use crate::spec::{Feature, Features};
 use crate::vhost_user::{BackendChannel, Device, DeviceError, QueueSetup, VringBase};
@@ -69,7 +69,7 @@ impl NicDevice {
     /// The device half of a ring; behind an IOMMU its worker looks for it.
     fn ring(&self, layout: RingLayout, memory: &Arc<Memory>, base: u32) -> Result<ring::Device, RingError> {
         match self.translates() {
-            true => Ok(ring::Device::Away(Away { base, size: layout.size })),
+            true => Ok(ring::Device::Unmapped(Unmapped { base, size: layout.size })),
             false => ring::Device::new(layout, memory.clone(), self.features, base),
         }
     }

@@ -91,7 +91,7 @@ impl LookAhead {
                 slots += if chain.indirect { 1 } else { usize::from(chain.descriptors) };
             }
         }
-        (0..NEAR).for_each(|ahead| self.expect_write(queue, ahead));
+        (0..NEAR).for_each(|ahead| self.prefetch_write(queue, ahead));
         // A ring that is full of buffers will never have more.
         let all = || (slots >= usize::from(queue.ring.size())).then_some(self.chains.len());
         Ok(self.chains_for(bytes, mergeable).or_else(all).map_or(Room::TooLittle, Room::Chains))
@@ -99,11 +99,11 @@ impl LookAhead {
 
     /// Asks for the first bytes of the buffer that is `ahead` of the next.
     #[inline(always)]
-    fn expect_write(&self, queue: &Queue, ahead: usize) {
+    fn prefetch_write(&self, queue: &Queue, ahead: usize) {
         if let Some(chain) = self.chains.get(self.next + ahead)
             && let Some(slice) = queue.segments.view(*chain).writable().next()
         {
-            slice.expect_write();
+            slice.prefetch_write();
         }
     }
 
@@ -153,7 +153,7 @@ impl<P: Port> FrameSink for Hairpin<'_, P> {
                 return Ok(Transmitted::Full);
             }
         };
-        self.look_ahead.expect_write(self.receiveq, NEAR);
+        self.look_ahead.prefetch_write(self.receiveq, NEAR);
         let Queue { ring, segments, shared, .. } = &mut *self.receiveq;
         let chains = self.look_ahead.chains.get(self.look_ahead.next..).and_then(|chains| chains.get(..count));
         let mut space = ReceiveSpace::new(segments, chains.unwrap_or_default(), self.features);
@@ -189,7 +189,7 @@ pub(super) fn burst<P: Port>(
     let (chains, descriptors, bytes, unseen, starved, broken) = (0, 0, 0, 0, false, None);
     let mut hairpin =
         Hairpin { port, receiveq, look_ahead, features, chains, descriptors, bytes, unseen, starved, broken };
-    hairpin.receiveq.ring.expect(AHEAD as u16);
+    hairpin.receiveq.ring.prefetch(AHEAD as u16);
     let sent = transmit::burst(transmitq, &mut hairpin, features, observers);
     let Hairpin { chains, descriptors, bytes, unseen, starved, broken, .. } = hairpin;
     observers.missed(&receiveq.shared, unseen);

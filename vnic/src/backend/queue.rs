@@ -12,7 +12,7 @@ use super::iommu::Iommu;
 use super::shared::{QueueShared, QueueState};
 use crate::memory::iotlb::Waiting;
 use crate::memory::{MemoryError, Miss};
-use crate::ring::{Away, Chain, Device, DeviceRing, RingError, RingLayout, Segments};
+use crate::ring::{Chain, Device, DeviceRing, RingError, RingLayout, Segments, Unmapped};
 use crate::spec::Features;
 
 /// Files of a queue. Each is the front-end's and may be anything, so none may block: see [`set_nonblocking`].
@@ -182,12 +182,12 @@ impl Queue {
 
     /// Gives up the pointers into the ring.
     fn unmap_ring(&mut self) {
-        self.ring = Device::Away(Away { base: self.ring.base(), size: self.layout.size });
+        self.ring = Device::Unmapped(Unmapped { base: self.ring.base(), size: self.layout.size });
     }
 
-    /// Brings a ring that is away within reach, or waits for what that takes.
+    /// Brings an unmapped ring within reach, or waits for what that takes.
     pub fn map_ring(&mut self, features: Features) {
-        let Device::Away(Away { base, .. }) = self.ring else { return };
+        let Device::Unmapped(Unmapped { base, .. }) = self.ring else { return };
         if self.waits.is_some() || self.stopped {
             return;
         }

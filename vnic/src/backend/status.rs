@@ -9,7 +9,7 @@ use super::shared::{Shared, View};
 use crate::memory::{IotlbEntry, Memory};
 use crate::observe::flow::FilePages;
 use crate::observe::protocol::{
-    FeatureSets, IotlbStatus, QueueStatus, RegionStatus, RingSnapshot, Status, TranslationStatus, Wishes,
+    EventSuppression, FeatureSets, IotlbStatus, QueueStatus, RegionStatus, RingSnapshot, Status, TranslationStatus,
 };
 use crate::ring::{RingLayout, snapshot};
 use crate::spec::{Feature, Features};
@@ -20,7 +20,7 @@ const SHOWN: usize = 16;
 /// The whole state.
 #[must_use]
 pub(super) fn status(shared: &Shared) -> Status {
-    let wishes = wishes(shared);
+    let event_suppression = event_suppression(shared);
     let view = shared.view();
     Status {
         socket: shared.about.socket.clone(),
@@ -37,7 +37,7 @@ pub(super) fn status(shared: &Shared) -> Status {
         protocol_features: view.protocol_features.clone(),
         regions: regions(&view),
         iotlb: view.negotiated.has(Feature::AccessPlatform).then(|| iotlb(&shared.iommu)),
-        queues: queues(shared, &view, &wishes),
+        queues: queues(shared, &view, &event_suppression),
         idle_ns: shared.idle_ns.load(Ordering::Relaxed),
         link_counters: shared.link_counters(),
     }
@@ -55,7 +55,7 @@ fn regions(view: &View) -> Vec<RegionStatus> {
         .collect()
 }
 
-fn queues(shared: &Shared, view: &View, wishes: &BTreeMap<u16, Wishes>) -> Vec<QueueStatus> {
+fn queues(shared: &Shared, view: &View, event_suppression: &BTreeMap<u16, EventSuppression>) -> Vec<QueueStatus> {
     let queues = shared.queues.iter().zip(0u16..);
     queues
         .map(|(queue, index)| QueueStatus {
@@ -66,16 +66,16 @@ fn queues(shared: &Shared, view: &View, wishes: &BTreeMap<u16, Wishes>) -> Vec<Q
                 .map(|miss| format!("waits for a translation of {:#x}, to {}", miss.iova, miss.access)),
             error: queue.error(),
             size: view.rings.get(&index).map_or(0, |ring| ring.size),
-            wishes: wishes.get(&index).copied(),
+            event_suppression: event_suppression.get(&index).copied(),
             counters: queue.counts(),
         })
         .collect()
 }
 
-/// What both sides of each ring wish, as far as it can be read.
-fn wishes(shared: &Shared) -> BTreeMap<u16, Wishes> {
+/// When both sides of each ring want to be notified, as far as it can be read.
+fn event_suppression(shared: &Shared) -> BTreeMap<u16, EventSuppression> {
     let Some(SetUp { memory, rings, features, .. }) = set_up(shared, None) else { return BTreeMap::new() };
-    let read = |(index, layout): (u16, RingLayout)| Some((index, Wishes::read(&layout, &memory, features)?));
+    let read = |(index, layout): (u16, RingLayout)| Some((index, EventSuppression::read(&layout, &memory, features)?));
     rings.into_iter().filter_map(read).collect()
 }
 

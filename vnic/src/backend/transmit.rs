@@ -7,7 +7,7 @@ use super::worker::{BURST, ObserverPass, Progress};
 use crate::link::{LinkError, Port, Transmitted};
 use crate::net::{Frame, header_len};
 use crate::observe::counters::QueueCounters;
-use crate::ring::{ChainView, DeviceRing, Ended, Fate, Singles, Visitor};
+use crate::ring::{ChainView, DeviceRing, Disposition, DrainEnd, SingleBufferBatch, Visitor};
 use crate::spec::Features;
 use crate::spec::net::NET_HEADER_LEN;
 
@@ -123,8 +123,8 @@ struct Transmit<'a, 'e, O> {
     observers: &'a mut ObserverPass<'e>,
     /// The observers see the frames of this burst.
     seen: bool,
-    /// A glance can be enough: nobody sees them, no frame is kept, and headers are not the short ones.
-    glances: bool,
+    /// Batches are taken: nobody sees the frames, no frame is kept, and headers are not the short ones.
+    batches: bool,
     counts: BurstCounts,
 }
 
@@ -132,18 +132,18 @@ impl<O: FrameSink> Visitor for Transmit<'_, '_, O> {
     const READS: bool = O::READS;
 
     #[inline(always)]
-    fn glances(&self) -> bool {
-        self.glances
+    fn takes_batches(&self) -> bool {
+        self.batches
     }
 
     #[inline(always)]
-    fn glance(&mut self, singles: Singles<'_>) -> usize {
+    fn visit_batch(&mut self, batch: SingleBufferBatch<'_>) -> usize {
         let mut counts = BurstCounts::default();
-        for chain in singles.views() {
+        for chain in batch.views() {
             let Some(frame) = Frame::plain(chain) else { break };
             match self.sink.offer(&frame, None) {
                 Ok(Transmitted::Taken { read, copied }) => counts.taken(&frame, read, copied),
-                // One that keeps frames is not asked at a glance.
+                // One that keeps frames takes no batches.
                 Ok(Transmitted::Full | Transmitted::Kept { .. }) => break,
                 Err(_) => counts.lost(frame.view(), self.shared, "link_error"),
             }
@@ -153,8 +153,8 @@ impl<O: FrameSink> Visitor for Transmit<'_, '_, O> {
     }
 
     #[inline(always)]
-    fn visit(&mut self, chain: ChainView<'_>) -> Fate {
-        if !self.glances {
+    fn visit(&mut self, chain: ChainView<'_>) -> Disposition {
+        if !self.batches {
             return self.look(chain);
         }
         match Frame::plain(chain) {
@@ -167,33 +167,33 @@ impl<O: FrameSink> Visitor for Transmit<'_, '_, O> {
 impl<O: FrameSink> Transmit<'_, '_, O> {
     /// Looks at a chain whatever it is.
     #[inline(never)]
-    fn look(&mut self, chain: ChainView<'_>) -> Fate {
+    fn look(&mut self, chain: ChainView<'_>) -> Disposition {
         match Frame::new(chain, self.features) {
             Ok(frame) => self.offer(&frame),
             // The chain is sound, what it holds is no frame: the driver gets it back, the others live on.
             Err(error) => {
                 self.counts.lost(chain, self.shared, error.name());
-                Fate::Return
+                Disposition::Return
             }
         }
     }
 
     /// Offers a frame to the sink.
     #[inline(always)]
-    fn offer(&mut self, frame: &Frame<'_>) -> Fate {
+    fn offer(&mut self, frame: &Frame<'_>) -> Disposition {
         let observed = self.seen.then_some((self.shared, &mut *self.observers));
         match self.sink.offer(frame, observed) {
             Ok(Transmitted::Taken { read, copied }) => self.counts.taken(frame, read, copied),
             Ok(Transmitted::Kept { .. }) => {
                 self.counts.taken(frame, 0, 0);
                 self.counts.kept += 1;
-                return Fate::Keep;
+                return Disposition::Retain;
             }
-            Ok(Transmitted::Full) => return Fate::Leave,
+            Ok(Transmitted::Full) => return Disposition::Leave,
             // The port has counted it by reason; a log line per frame would cost more than the frame.
             Err(_) => self.counts.lost(frame.view(), self.shared, "link_error"),
         }
-        Fate::Return
+        Disposition::Return
     }
 }
 
@@ -210,8 +210,8 @@ pub(super) fn burst<O: FrameSink>(
     if seen {
         observers.look_at(segments);
     }
-    let glances = !seen && header_len(features) == NET_HEADER_LEN && !O::KEEPS;
-    let mut transmit = Transmit { sink, features, shared, observers, seen, glances, counts: BurstCounts::default() };
+    let batches = !seen && header_len(features) == NET_HEADER_LEN && !O::KEEPS;
+    let mut transmit = Transmit { sink, features, shared, observers, seen, batches, counts: BurstCounts::default() };
     let ended = ring.drain(segments, BURST, &mut transmit);
     let Transmit { counts, observers, .. } = transmit;
     if !seen {
@@ -229,12 +229,12 @@ pub(super) fn burst<O: FrameSink>(
             queue.stop_ring(&error);
             if counts.chains > 0 { Progress::Some } else { Progress::Idle }
         }
-        Ok(Ended::Left) => {
+        Ok(DrainEnd::Left) => {
             queue.shared.counters.link_full.add(1);
             Progress::Blocked
         }
-        Ok(Ended::Limit) => Progress::More,
-        Ok(Ended::Empty) if counts.chains > 0 => Progress::Some,
-        Ok(Ended::Empty) => Progress::Idle,
+        Ok(DrainEnd::Limit) => Progress::More,
+        Ok(DrainEnd::Empty) if counts.chains > 0 => Progress::Some,
+        Ok(DrainEnd::Empty) => Progress::Idle,
     }
 }

@@ -15,12 +15,12 @@
 //! Limits: no dirty log yet; it has its place in [`Memory::pieces`].
 
 mod address;
+mod alias;
 mod error;
 pub mod fault;
 pub mod iotlb;
 mod mapping;
 mod slice;
-mod stitch;
 mod survey;
 mod table;
 pub mod testing;
@@ -28,11 +28,11 @@ pub mod testing;
 mod tests;
 
 pub use address::{Gpa, Iova, UserAddr};
+pub(crate) use alias::ContiguousAlias;
 pub use error::{Access, MemoryError};
 pub use iotlb::{Iotlb, IotlbEntry, Miss};
 pub(crate) use iotlb::{Tlb, next_page};
 pub use mapping::RegionSpec;
 pub use slice::GuestSlice;
-pub(crate) use stitch::Stitch;
 pub(crate) use table::{Found, Hint};
 pub use table::{MAX_REGIONS, Memory, Pieces};

@@ -80,7 +80,7 @@ impl<'m> GuestSlice<'m> {
 
     /// The slice's first bytes will be written soon: asks the CPU for their cache lines, which the guest has had.
     #[inline(always)]
-    pub fn expect_write(&self) {
+    pub fn prefetch_write(&self) {
         #[cfg(all(target_arch = "x86_64", not(miri)))]
         // SAFETY: a prefetch neither faults nor changes any state the program sees, wherever it points.
         unsafe {
@@ -91,10 +91,10 @@ impl<'m> GuestSlice<'m> {
 
     /// The slice will be read soon: asks the CPU for its first cache lines. The rest it foresees by itself.
     #[inline(always)]
-    pub fn expect_read(&self) {
+    pub fn prefetch_read(&self) {
         #[cfg(all(target_arch = "x86_64", not(miri)))]
         for line in (0..self.len.min(512)).step_by(64) {
-            // SAFETY: as in `expect_write`.
+            // SAFETY: as in `prefetch_write`.
             unsafe {
                 std::arch::asm!("prefetcht0 [{}]", in(reg) self.host.wrapping_add(line),
                     options(nostack, preserves_flags, readonly));

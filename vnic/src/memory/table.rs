@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::iotlb::{self, Iotlb, Miss};
 use super::mapping::{Mapping, RegionSpec};
-use super::{Access, Gpa, GuestSlice, MemoryError, Stitch, UserAddr};
+use super::{Access, ContiguousAlias, Gpa, GuestSlice, MemoryError, UserAddr};
 
 /// Regions a memory table may have: what other back-ends take (libvhost-user's and QEMU's limit).
 pub const MAX_REGIONS: usize = 509;
@@ -247,16 +247,16 @@ impl Memory {
     }
 
     /// The host memory of `len` bytes at `addr` in one piece: as [`slice`](Memory::slice), or, where the IOMMU has scattered
-    /// pages in a row, mapped once more in that row, for as long as the stitch lives.
+    /// pages in a row, mapped once more in that row, for as long as the alias lives.
     ///
     /// # Errors
     /// As `slice`.
-    pub(crate) fn in_a_row(
+    pub(crate) fn contiguous(
         &self,
         addr: u64,
         len: u64,
         access: Access,
-    ) -> Result<(*mut u8, Option<Stitch>), MemoryError> {
+    ) -> Result<(*mut u8, Option<ContiguousAlias>), MemoryError> {
         let split = match self.slice(addr, len, access) {
             Ok(slice) => return Ok((slice.as_ptr(), None)),
             Err(split @ MemoryError::Split { .. }) if self.iotlb.is_some() => split,
@@ -268,8 +268,8 @@ impl Memory {
             Some((piece, self.mappings.get(at?)?.as_ref()))
         };
         let pieces: Option<Vec<_>> = self.translate(addr, len, access)?.into_iter().map(place).collect();
-        let stitch = pieces.and_then(|pieces| Stitch::new(&pieces)).ok_or(split)?;
-        Ok((stitch.host(), Some(stitch)))
+        let alias = pieces.and_then(|pieces| ContiguousAlias::new(&pieces)).ok_or(split)?;
+        Ok((alias.host(), Some(alias)))
     }
 
     /// Behind an IOMMU: adds to `misses` what is missing of a range, page by page.

@@ -120,7 +120,7 @@ impl<'a> Frame<'a> {
     }
 
     /// The frame in a chain, if it is a usual one: a whole header of [`NET_HEADER_LEN`] bytes in the first buffer, with
-    /// nothing left to the device. `None` at the first doubt: then [`Frame::new`], which reads everything anew, has the last
+    /// nothing left to the device. `None` if anything is unusual: then [`Frame::new`], which reads everything anew, has the last
     /// word. Not for drivers with the short header.
     #[inline(always)]
     #[must_use]
@@ -196,7 +196,7 @@ fn gather<'a>(slices: impl Iterator<Item = GuestSlice<'a>> + Clone, out: &mut [u
     ahead.next();
     for slice in slices {
         if let Some(next) = ahead.next() {
-            next.expect_read();
+            next.prefetch_read();
         }
         let Some(rest) = out.get_mut(done..).filter(|rest| !rest.is_empty()) else { break };
         done += slice.copy_to(rest);

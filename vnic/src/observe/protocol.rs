@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::scan::ScanReport;
 use crate::record::run::DeviceBooks;
 use crate::record::wire::{Flow, PageRun};
-pub use crate::ring::snapshot::{BufferSnapshot, ChainSnapshot, RingSnapshot, Wish, Wishes};
+pub use crate::ring::snapshot::{BufferSnapshot, ChainSnapshot, EventSuppression, NotifyWhen, RingSnapshot};
 
 /// What a client asks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -242,7 +242,7 @@ pub struct QueueStatus {
     pub size: u16,
     /// When each side of its ring wants to be notified, once it is set up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub wishes: Option<Wishes>,
+    pub event_suppression: Option<EventSuppression>,
     /// Counters by name; the same names as in the metrics.
     pub counters: BTreeMap<String, u64>,
 }

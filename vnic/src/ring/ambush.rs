@@ -39,7 +39,7 @@ fn take(fixture: &Fixture, drained: bool) {
     let (mut device, mut segments) = (fixture.device(), warm_segments(&fixture.ram));
     let mut chains = Vec::new();
     if drained {
-        let mut keep = Keep { fixture, chains: Vec::new(), glanced: false };
+        let mut keep = Keep { fixture, chains: Vec::new(), in_batch: false };
         let _ = device.drain(&mut segments, u16::MAX, &mut keep);
         chains = keep.chains;
     } else {
@@ -66,30 +66,30 @@ fn check(fixture: &Fixture, view: ChainView<'_>) {
 struct Keep<'f> {
     fixture: &'f Fixture,
     chains: Vec<Chain>,
-    /// Was the last one only glanced at?
-    glanced: bool,
+    /// Was the last one seen in a batch?
+    in_batch: bool,
 }
 
 impl Visitor for Keep<'_> {
     const READS: bool = false;
 
-    fn glances(&self) -> bool {
+    fn takes_batches(&self) -> bool {
         true
     }
 
-    fn glance(&mut self, singles: Singles<'_>) -> usize {
-        // Every other one takes more than a glance, and is followed anew; the others go back.
-        if std::mem::replace(&mut self.glanced, true) {
-            self.glanced = false;
+    fn visit_batch(&mut self, batch: SingleBufferBatch<'_>) -> usize {
+        // Every other one is left by the batch, and followed anew; the others go back.
+        if std::mem::replace(&mut self.in_batch, true) {
+            self.in_batch = false;
             return 0;
         }
-        singles.views().take(1).map(|view| check(self.fixture, view)).count()
+        batch.views().take(1).map(|view| check(self.fixture, view)).count()
     }
 
-    fn visit(&mut self, chain: ChainView<'_>) -> Fate {
+    fn visit(&mut self, chain: ChainView<'_>) -> Disposition {
         check(self.fixture, chain);
         self.chains.push(chain.chain);
-        Fate::Keep
+        Disposition::Retain
     }
 }
 

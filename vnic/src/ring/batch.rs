@@ -4,7 +4,7 @@
 //! that wait for one another: entry, descriptor, buffer. Found a handful at a time, with each buffer asked for, they wait
 //! at the same time; and what is looked at and used together needs no word in memory from one chain to the next.
 
-use super::chain::{Segment, Segments, Singles};
+use super::chain::{Segment, Segments, SingleBufferBatch};
 use super::pointers::prefetch_to_read;
 
 /// Most chains of a batch.
@@ -72,9 +72,9 @@ impl Batch {
 
     /// The chains from place `at` on, to be looked at.
     #[inline(always)]
-    pub(super) fn from<'s>(&'s self, at: usize, arena: &'s Segments) -> Singles<'s> {
+    pub(super) fn from<'s>(&'s self, at: usize, arena: &'s Segments) -> SingleBufferBatch<'s> {
         let Batch { heads, places, segments, len, .. } = self;
         let (heads, places) = (heads.get(at..*len).unwrap_or_default(), places.get(at..*len).unwrap_or_default());
-        arena.singles(heads, places, segments.get(at..*len).unwrap_or_default())
+        arena.single_buffers(heads, places, segments.get(at..*len).unwrap_or_default())
     }
 }

@@ -79,7 +79,7 @@ impl Segment {
 
 /// Chains that are a single device-readable buffer each, in the order of the ring.
 #[derive(Debug, Clone, Copy)]
-pub struct Singles<'a> {
+pub struct SingleBufferBatch<'a> {
     heads: &'a [u16],
     places: &'a [u16],
     /// Found by an arena that outlives `'a`, and whose memory does.
@@ -87,7 +87,7 @@ pub struct Singles<'a> {
     memory: &'a Arc<Memory>,
 }
 
-impl<'a> Singles<'a> {
+impl<'a> SingleBufferBatch<'a> {
     /// The chains.
     #[inline(always)]
     pub fn views(&self) -> impl Iterator<Item = ChainView<'a>> + use<'a> {
@@ -136,7 +136,7 @@ impl<'a> ChainView<'a> {
     }
 }
 
-/// Segments of a view or of singles, which alone may be given.
+/// Segments of a view or of a batch, which alone may be given.
 #[inline(always)]
 fn slices<'a>(segments: &'a [Segment]) -> impl ExactSizeIterator<Item = GuestSlice<'a>> + Clone + use<'a> {
     // SAFETY: an arena found them, and its memory stays mapped for 'a.
@@ -184,8 +184,13 @@ impl Segments {
 
     /// Chains of a single segment each, found through this arena's hint.
     #[inline(always)]
-    pub(super) fn singles<'s>(&'s self, heads: &'s [u16], places: &'s [u16], list: &'s [Segment]) -> Singles<'s> {
-        Singles { heads, places, list, memory: &self.memory }
+    pub(super) fn single_buffers<'s>(
+        &'s self,
+        heads: &'s [u16],
+        places: &'s [u16],
+        list: &'s [Segment],
+    ) -> SingleBufferBatch<'s> {
+        SingleBufferBatch { heads, places, list, memory: &self.memory }
     }
 
     /// Forgets the chains popped since the arena held `len` segments.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::packed::PackedDevice;
 use super::split::SplitDevice;
-use super::{Away, Chain, ChainView, RingError, RingLayout, Segments, Singles};
+use super::{Chain, ChainView, RingError, RingLayout, Segments, SingleBufferBatch, Unmapped};
 
 /// What a device does with a ring.
 ///
@@ -41,10 +41,10 @@ pub trait DeviceRing: Send {
     ///
     /// # Errors
     /// A chain, or the ring, breaks the rules. Nothing of it was taken; what the visitor saw before it counts.
-    fn drain<V: Visitor>(&mut self, into: &mut Segments, limit: u16, visitor: &mut V) -> Result<Ended, RingError>;
+    fn drain<V: Visitor>(&mut self, into: &mut Segments, limit: u16, visitor: &mut V) -> Result<DrainEnd, RingError>;
 
     /// The next `count` chains will be popped soon, as far as they are there: asks the CPU for their first descriptors.
-    fn expect(&mut self, count: u16);
+    fn prefetch(&mut self, count: u16);
 
     /// Gives back the chains popped last, in the order they were popped: the next `pop` finds the first of them again.
     /// Until the driver adds more, [`enable_notifications`](DeviceRing::enable_notifications) does not count what was
@@ -93,11 +93,11 @@ pub trait DeviceRing: Send {
 
 /// What becomes of a chain that was looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
+pub enum Disposition {
     /// It is done with and goes back to the driver, nothing written.
     Return,
     /// It is in flight until `push_used`.
-    Keep,
+    Retain,
     /// It was not taken: it stays in the ring, and so does all behind it.
     Leave,
 }
@@ -108,22 +108,22 @@ pub trait Visitor {
     /// short frames, while of long ones the CPU foresees the rest by itself.
     const READS: bool;
 
-    /// May a glance be enough? If not, every chain is shown to `visit`. Asked once a burst.
-    fn glances(&self) -> bool;
+    /// Are single-buffer chains to be shown in batches? If not, every chain is shown to `visit`. Asked once a burst.
+    fn takes_batches(&self) -> bool;
 
     /// Looks at chains that are a single device-readable buffer each, as most are that a busy driver sends. Returns how many
-    /// of them, from the first on, are done with and go back to the driver. The one behind them takes more than a glance:
-    /// it is followed anew and shown to `visit`, and what is behind that to `glance` again. Worth `#[inline(always)]`: with
-    /// its counts in locals, it is the loop.
-    fn glance(&mut self, singles: Singles<'_>) -> usize;
+    /// of them, from the first on, are done with and go back to the driver. The one behind them is followed anew and shown to
+    /// `visit`, and what is behind that to `visit_batch` again. Worth `#[inline(always)]`: with its counts in locals, it is
+    /// the loop.
+    fn visit_batch(&mut self, batch: SingleBufferBatch<'_>) -> usize;
 
     /// Looks at any chain.
-    fn visit(&mut self, chain: ChainView<'_>) -> Fate;
+    fn visit(&mut self, chain: ChainView<'_>) -> Disposition;
 }
 
 /// Why a burst ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
+pub enum DrainEnd {
     /// No more chains are available.
     Empty,
     /// There were as many as were asked for; perhaps there are more.
@@ -140,7 +140,7 @@ pub enum Device {
     /// VIRTIO 1.3, 2.8 Packed Virtqueues.
     Packed(PackedDevice),
     /// Behind an IOMMU: not within reach at the moment.
-    Away(Away),
+    Unmapped(Unmapped),
 }
 
 impl Device {
@@ -161,7 +161,7 @@ impl Device {
         match self {
             Device::Split(ring) => ring.lost(),
             Device::Packed(ring) => ring.lost(),
-            Device::Away(_) => false,
+            Device::Unmapped(_) => false,
         }
     }
 }
@@ -173,7 +173,7 @@ macro_rules! forward {
                 match self {
                     Device::Split(ring) => ring.$name($($arg),*),
                     Device::Packed(ring) => ring.$name($($arg),*),
-                    Device::Away(ring) => ring.$name($($arg),*),
+                    Device::Unmapped(ring) => ring.$name($($arg),*),
                 }
             })*
 
@@ -183,11 +183,11 @@ macro_rules! forward {
                 into: &mut Segments,
                 limit: u16,
                 visitor: &mut V,
-            ) -> Result<Ended, RingError> {
+            ) -> Result<DrainEnd, RingError> {
                 match self {
                     Device::Split(ring) => ring.drain(into, limit, visitor),
                     Device::Packed(ring) => ring.drain(into, limit, visitor),
-                    Device::Away(ring) => ring.drain(into, limit, visitor),
+                    Device::Unmapped(ring) => ring.drain(into, limit, visitor),
                 }
             }
         }
@@ -196,7 +196,7 @@ macro_rules! forward {
 forward! {
     fn pop(&mut, into: &mut Segments) -> Result<Option<Chain>, RingError>;
     fn pop_buffers(&mut, into: &mut Segments, limit: u16, chains: &mut Vec<Chain>) -> Result<(), RingError>;
-    fn expect(&mut, count: u16) -> ();
+    fn prefetch(&mut, count: u16) -> ();
     fn unpop(&mut, chains: &[Chain]) -> Result<(), RingError>;
     fn push_used(&mut, chain: &Chain, written: u32) -> Result<(), RingError>;
     fn publish(&mut) -> bool;

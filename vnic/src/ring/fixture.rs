@@ -24,8 +24,8 @@ use crate::spec::{Feature, Features};
 
 use super::chain::{ChainBuilder, Follower};
 use super::{
-    BufferSnapshot, Chain, ChainSnapshot, ChainView, Device, DeviceRing, Ended, Fate, RingError, RingLayout, Segments,
-    Singles, Visitor,
+    BufferSnapshot, Chain, ChainSnapshot, ChainView, Device, DeviceRing, Disposition, DrainEnd, RingError, RingLayout,
+    Segments, SingleBufferBatch, Visitor,
 };
 
 pub(super) const MIB: u64 = 1 << 20;
@@ -181,7 +181,7 @@ impl Fixture {
     }
 }
 
-/// An arena whose last look-up ended in the first region: chains go through the fast lane from the first on.
+/// An arena whose last look-up ended in the first region: chains go through the fast path from the first on.
 pub(super) fn warm_segments(ram: &GuestRam) -> Segments {
     let mut segments = Segments::new(Arc::clone(ram.memory()), 2048);
     let desc = Descriptor { addr: 0x8000, len: 1, flags: 0, next: 0 };
@@ -255,7 +255,7 @@ fn show_view(view: ChainView<'_>, size: u16) -> String {
 }
 
 /// Pops all chains of `ring`: these, in the notation, and then the end or this error; by the walk alone, through the fast
-/// lane, and drained in one burst.
+/// path, and drained in one burst.
 pub(super) fn check(ring: &str, expect: Result<&str, RingError>) {
     for warm in [false, true] {
         let fixture = Fixture::read(ring);
@@ -275,18 +275,18 @@ pub(super) fn check(ring: &str, expect: Result<&str, RingError>) {
             }
         };
         assert_eq!(outcome, expect.clone().map(str::to_owned), "{ring}");
-        // Glances last: what was only glanced at goes back, over the chains of a packed ring.
-        for glances in [false, true] {
+        // Batches last: what stood in a batch goes back, over the chains of a packed ring.
+        for batches in [false, true] {
             let mut device = fixture.device();
-            let mut keeper = Keeper { seen: Vec::new(), glances, glanced: 0, size: fixture.layout.size };
+            let mut keeper = Keeper { seen: Vec::new(), batches, in_batch: 0, size: fixture.layout.size };
             let ended = device.drain(&mut segments, u16::MAX, &mut keeper);
-            assert_eq!(usize::from(device.in_flight()), keeper.seen.len() - keeper.glanced);
+            assert_eq!(usize::from(device.in_flight()), keeper.seen.len() - keeper.in_batch);
             if let Err(error) = &ended {
                 let again = device.drain(&mut segments, u16::MAX, &mut keeper);
                 assert_eq!(again, Err(error.clone()), "the ring has not moved");
             }
             let drained = ended.map(|ended| {
-                assert_eq!(ended, Ended::Empty);
+                assert_eq!(ended, DrainEnd::Empty);
                 keeper.seen.join("\n")
             });
             assert_eq!(drained, expect.clone().map(str::to_owned), "{ring}, drained");
@@ -294,32 +294,32 @@ pub(super) fn check(ring: &str, expect: Result<&str, RingError>) {
     }
 }
 
-/// Writes down the chains of a burst, and keeps them; what it only glanced at goes back.
+/// Writes down the chains of a burst, and keeps them; what stood in a batch goes back.
 struct Keeper {
     seen: Vec<String>,
-    /// A glance is enough, where one is offered.
-    glances: bool,
+    /// Takes batches, where they are offered.
+    batches: bool,
     /// How many times it was.
-    glanced: usize,
+    in_batch: usize,
     size: u16,
 }
 
 impl Visitor for Keeper {
     const READS: bool = false;
 
-    fn glances(&self) -> bool {
-        self.glances
+    fn takes_batches(&self) -> bool {
+        self.batches
     }
 
-    fn glance(&mut self, singles: Singles<'_>) -> usize {
+    fn visit_batch(&mut self, batch: SingleBufferBatch<'_>) -> usize {
         let before = self.seen.len();
-        self.seen.extend(singles.views().map(|view| show_view(view, self.size)));
-        self.glanced += self.seen.len() - before;
+        self.seen.extend(batch.views().map(|view| show_view(view, self.size)));
+        self.in_batch += self.seen.len() - before;
         self.seen.len() - before
     }
 
-    fn visit(&mut self, chain: ChainView<'_>) -> Fate {
+    fn visit(&mut self, chain: ChainView<'_>) -> Disposition {
         self.seen.push(show_view(chain, self.size));
-        Fate::Keep
+        Disposition::Retain
     }
 }

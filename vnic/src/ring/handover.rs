@@ -209,16 +209,16 @@ struct Look(Vec<(u64, u32)>);
 impl Visitor for Look {
     const READS: bool = false;
 
-    fn glances(&self) -> bool {
+    fn takes_batches(&self) -> bool {
         true
     }
 
-    fn glance(&mut self, singles: Singles<'_>) -> usize {
-        singles.views().map(|view| self.visit(view)).count()
+    fn visit_batch(&mut self, batch: SingleBufferBatch<'_>) -> usize {
+        batch.views().map(|view| self.visit(view)).count()
     }
 
-    fn visit(&mut self, chain: ChainView<'_>) -> Fate {
+    fn visit(&mut self, chain: ChainView<'_>) -> Disposition {
         self.0.extend(chain.segments().first().map(|segment| (segment.addr, segment.len)));
-        Fate::Return
+        Disposition::Return
     }
 }

@@ -5,17 +5,17 @@
 //! which forgets them all at once.
 
 /// A mark of a chain that was kept beyond the look at it.
-const KEPT: u32 = u32::MAX;
+const RETAINED: u32 = u32::MAX;
 
 /// The heads of one ring. A word each, not a bit: neighbouring heads change in quick succession, and a chain of loads
 /// and stores of the same word is what the data path would wait for.
 #[derive(Debug)]
 pub(super) struct Heads {
-    /// 0: never taken; [`KEPT`]: with the device; else the burst it was last taken in.
+    /// 0: never taken; [`RETAINED`]: with the device; else the burst it was last taken in.
     marks: Box<[u32]>,
     /// This burst: every head marked with it, or with more, is out.
     burst: u32,
-    kept: u16,
+    retained: u16,
 }
 
 /// A head cannot be taken.
@@ -30,7 +30,7 @@ pub(super) enum Refused {
 impl Heads {
     /// Of `count` heads none is out.
     pub(super) fn new(count: usize) -> Self {
-        Heads { marks: vec![0; count].into_boxed_slice(), burst: 1, kept: 0 }
+        Heads { marks: vec![0; count].into_boxed_slice(), burst: 1, retained: 0 }
     }
 
     /// Takes `head` for the rest of this burst.
@@ -46,41 +46,41 @@ impl Heads {
 
     /// A head that was taken stays out beyond this burst.
     #[inline]
-    pub(super) fn keep(&mut self, head: u16) {
+    pub(super) fn retain(&mut self, head: u16) {
         if let Some(mark) = self.marks.get_mut(usize::from(head)) {
-            *mark = KEPT;
-            self.kept += 1;
+            *mark = RETAINED;
+            self.retained += 1;
         }
     }
 
-    /// A kept head is returned in this burst. False: it is not kept.
+    /// A retained head is returned in this burst. False: it is not retained.
     #[inline]
-    pub(super) fn give_back(&mut self, head: u16) -> bool {
-        self.unkeep(head, self.burst)
+    pub(super) fn release(&mut self, head: u16) -> bool {
+        self.end_retention(head, self.burst)
     }
 
-    /// A kept head stays available: it was never taken.
-    pub(super) fn untake_kept(&mut self, head: u16) -> bool {
-        self.unkeep(head, 0)
+    /// A retained head stays available: it was never taken.
+    pub(super) fn cancel_retained(&mut self, head: u16) -> bool {
+        self.end_retention(head, 0)
     }
 
     /// A head that was taken stays available.
-    pub(super) fn untake(&mut self, head: u16) {
+    pub(super) fn cancel(&mut self, head: u16) {
         if let Some(mark) = self.marks.get_mut(usize::from(head)) {
             *mark = 0;
         }
     }
 
     /// Heads that were taken stay available.
-    pub(super) fn untake_all(&mut self, heads: &[u16]) {
-        heads.iter().for_each(|head| self.untake(*head));
+    pub(super) fn cancel_all(&mut self, heads: &[u16]) {
+        heads.iter().for_each(|head| self.cancel(*head));
     }
 
     #[inline]
-    fn unkeep(&mut self, head: u16, to: u32) -> bool {
-        let Some(mark) = self.marks.get_mut(usize::from(head)).filter(|mark| **mark == KEPT) else { return false };
+    fn end_retention(&mut self, head: u16, to: u32) -> bool {
+        let Some(mark) = self.marks.get_mut(usize::from(head)).filter(|mark| **mark == RETAINED) else { return false };
         *mark = to;
-        self.kept -= 1;
+        self.retained -= 1;
         true
     }
 
@@ -88,20 +88,20 @@ impl Heads {
     #[inline]
     pub(super) fn next_burst(&mut self) {
         self.burst += 1;
-        if self.burst == KEPT {
+        if self.burst == RETAINED {
             self.start_over();
         }
     }
 
     #[cold]
     fn start_over(&mut self) {
-        self.marks.iter_mut().filter(|mark| **mark != KEPT).for_each(|mark| *mark = 0);
+        self.marks.iter_mut().filter(|mark| **mark != RETAINED).for_each(|mark| *mark = 0);
         self.burst = 1;
     }
 
-    /// Heads that are kept.
-    pub(super) fn kept(&self) -> u16 {
-        self.kept
+    /// Heads that are retained.
+    pub(super) fn retained(&self) -> u16 {
+        self.retained
     }
 }
 
@@ -119,14 +119,14 @@ mod tests {
     }
 
     #[test]
-    fn a_kept_head_is_returned_once_in_whatever_burst() {
+    fn a_retained_head_is_returned_once_in_whatever_burst() {
         let mut heads = Heads::new(100);
         heads.take(7).unwrap();
-        heads.keep(7);
+        heads.retain(7);
         heads.next_burst();
-        assert_eq!((heads.take(7), heads.kept()), (Err(Refused::Out), 1));
-        assert_eq!([7, 7, 8, 100].map(|head| heads.give_back(head)), [true, false, false, false]);
-        assert_eq!((heads.take(7), heads.kept()), (Err(Refused::Out), 0));
+        assert_eq!((heads.take(7), heads.retained()), (Err(Refused::Out), 1));
+        assert_eq!([7, 7, 8, 100].map(|head| heads.release(head)), [true, false, false, false]);
+        assert_eq!((heads.take(7), heads.retained()), (Err(Refused::Out), 0));
         heads.next_burst();
         assert_eq!(heads.take(7), Ok(()));
     }
@@ -135,20 +135,20 @@ mod tests {
     fn what_was_not_used_can_be_taken_again_at_once() {
         let mut heads = Heads::new(100);
         heads.take(1).unwrap();
-        heads.untake(1);
+        heads.cancel(1);
         heads.take(1).unwrap();
-        heads.keep(1);
-        assert!(heads.untake_kept(1) && !heads.untake_kept(1));
+        heads.retain(1);
+        assert!(heads.cancel_retained(1) && !heads.cancel_retained(1));
         assert_eq!(heads.take(1), Ok(()));
     }
 
     #[test]
-    fn bursts_that_start_over_forget_nothing_that_is_kept() {
+    fn bursts_that_start_over_forget_nothing_that_is_retained() {
         let mut heads = Heads::new(3);
-        heads.burst = KEPT - 1;
+        heads.burst = RETAINED - 1;
         heads.take(0).unwrap();
         heads.take(1).unwrap();
-        heads.keep(1);
+        heads.retain(1);
         heads.next_burst();
         assert_eq!([heads.take(0), heads.take(1), heads.take(2)], [Ok(()), Err(Refused::Out), Ok(())]);
     }

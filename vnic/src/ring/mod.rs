@@ -8,26 +8,25 @@
 //! | [`split`] | split rings: device half, driver half |
 //! | [`snapshot`] | what stands in a ring, passively; the ring notation |
 //! | [`packed`] | packed rings: device half, driver half |
-//! | `lane`, `walk` | following a chain: the usual ones, and any |
-//! | `away` | a ring out of reach, behind an IOMMU |
+//! | `fast_path`, `walk` | following a chain: the usual ones, and any |
+//! | `unmapped` | a ring out of reach, behind an IOMMU |
 //! | `chain` | what is found: chains and the arena of their segments |
 //! | `pointers` | the only file with raw pointers into a ring |
 //! | [`RingError`] | what a driver can get wrong, with stable names |
 
 #[cfg(test)]
 mod ambush;
-mod away;
 mod batch;
 mod chain;
 pub mod device;
 pub mod driver;
 mod error;
+mod fast_path;
 #[cfg(test)]
 mod fixture;
 #[cfg(test)]
 mod handover;
 mod heads;
-mod lane;
 pub mod layout;
 pub mod packed;
 mod pointers;
@@ -36,11 +35,11 @@ pub mod snapshot;
 pub mod split;
 #[cfg(test)]
 mod tests;
+mod unmapped;
 mod walk;
 
-pub use away::Away;
-pub use chain::{Chain, ChainView, Segment, Segments, Singles};
-pub use device::{Device, DeviceRing, Ended, Fate, Visitor};
+pub use chain::{Chain, ChainView, Segment, Segments, SingleBufferBatch};
+pub use device::{Device, DeviceRing, Disposition, DrainEnd, Visitor};
 pub use driver::{Buffer, DriverRing, Placement, Used};
 pub use error::RingError;
 pub use layout::RingLayout;
@@ -49,4 +48,5 @@ pub use packed::{PackedDevice, PackedDriver};
 pub use pointers::watched::{Touch, interrupted};
 pub use snapshot::{BufferSnapshot, ChainSnapshot, RingSnapshot};
 pub use split::{SplitDevice, SplitDriver};
+pub use unmapped::Unmapped;
 pub use walk::{MAX_INDIRECT_ENTRIES, MIN_CHAIN_LIMIT};

@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
 use vnic::memory::Access;
-use vnic::ring::{Chain, ChainView, Fate, Singles, Visitor};
+use vnic::ring::{Chain, ChainView, Disposition, SingleBufferBatch, Visitor};
 use vnic::spec::{Feature, Features};
 
 use super::guest::Guest;
@@ -17,76 +17,76 @@ pub(super) fn describe(view: ChainView<'_>) -> Description {
     (Chain { first: 0, ..view.chain }, segments)
 }
 
-/// Leaves the ring as it is, so nothing goes back at a glance; but what was glanced at must be what is followed then.
+/// Leaves the ring as it is, so nothing of a batch goes back; but what stood in a batch must be what is followed then.
 pub(super) struct Describe {
-    pub(super) glances: u8,
+    pub(super) batches: u8,
     pub(super) chains: Vec<Description>,
-    pub(super) glanced: VecDeque<Description>,
+    pub(super) in_batch: VecDeque<Description>,
 }
 
 impl Visitor for Describe {
     const READS: bool = false;
 
-    fn glances(&self) -> bool {
-        self.glances != 0
+    fn takes_batches(&self) -> bool {
+        self.batches != 0
     }
 
-    fn glance(&mut self, singles: Singles<'_>) -> usize {
-        self.glances = self.glances.rotate_left(1);
-        self.glanced.clear();
-        if self.glances & 1 == 1 {
-            self.glanced.extend(singles.views().map(describe));
+    fn visit_batch(&mut self, batch: SingleBufferBatch<'_>) -> usize {
+        self.batches = self.batches.rotate_left(1);
+        self.in_batch.clear();
+        if self.batches & 1 == 1 {
+            self.in_batch.extend(batch.views().map(describe));
         }
         0
     }
 
-    fn visit(&mut self, chain: ChainView<'_>) -> Fate {
-        if let Some(glanced) = self.glanced.pop_front() {
-            assert_eq!(glanced, describe(chain), "followed anew");
+    fn visit(&mut self, chain: ChainView<'_>) -> Disposition {
+        if let Some(in_batch) = self.in_batch.pop_front() {
+            assert_eq!(in_batch, describe(chain), "followed anew");
         }
         self.chains.push(describe(chain));
-        Fate::Keep
+        Disposition::Retain
     }
 }
 
 pub(super) struct Look<'b> {
     pub(super) guest: &'b Rc<RefCell<Guest>>,
     pub(super) features: Features,
-    pub(super) fates: u32,
-    pub(super) glances: u8,
-    pub(super) seen: Vec<(Chain, Fate)>,
+    pub(super) dispositions: u32,
+    pub(super) batches: u8,
+    pub(super) seen: Vec<(Chain, Disposition)>,
 }
 
 impl Visitor for Look<'_> {
     const READS: bool = false;
 
-    fn glances(&self) -> bool {
-        self.glances != 0
+    fn takes_batches(&self) -> bool {
+        self.batches != 0
     }
 
-    fn glance(&mut self, singles: Singles<'_>) -> usize {
+    fn visit_batch(&mut self, batch: SingleBufferBatch<'_>) -> usize {
         let before = self.seen.len();
-        for view in singles.views() {
-            self.glances = self.glances.rotate_left(1);
-            if self.glances & 1 == 0 {
+        for view in batch.views() {
+            self.batches = self.batches.rotate_left(1);
+            if self.batches & 1 == 0 {
                 break;
             }
             check_chain(&self.guest.borrow(), view, self.features);
-            self.seen.push((view.chain, Fate::Return));
+            self.seen.push((view.chain, Disposition::Return));
         }
         self.seen.len() - before
     }
 
-    fn visit(&mut self, chain: ChainView<'_>) -> Fate {
+    fn visit(&mut self, chain: ChainView<'_>) -> Disposition {
         check_chain(&self.guest.borrow(), chain, self.features);
-        let fate = match self.fates & 3 {
-            0 | 1 => Fate::Return,
-            2 => Fate::Keep,
-            _ => Fate::Leave,
+        let disposition = match self.dispositions & 3 {
+            0 | 1 => Disposition::Return,
+            2 => Disposition::Retain,
+            _ => Disposition::Leave,
         };
-        self.fates = self.fates.rotate_right(2);
-        self.seen.push((chain.chain, fate));
-        fate
+        self.dispositions = self.dispositions.rotate_right(2);
+        self.seen.push((chain.chain, disposition));
+        disposition
     }
 }
 

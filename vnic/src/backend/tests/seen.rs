@@ -92,7 +92,7 @@ fn every_counter_is_in_the_status_and_in_the_metrics() {
     rig.wait_for("error", |rig| rig.counter(TX, "errors") == 1);
     let status = super::super::status::status(&rig.shared);
     let metrics = super::super::metrics::text(&rig.shared);
-    assert!(status.queues.iter().take(2).all(|queue| queue.wishes.is_some()), "{status:?}");
+    assert!(status.queues.iter().take(2).all(|queue| queue.event_suppression.is_some()), "{status:?}");
     let of_tx = &status.queues[usize::from(TX)].counters;
     for name in QueueCounters::NAMES.iter().copied().chain(["trace_lost", "error_unmapped"]) {
         let line = format!("vnic_queue_{name}_total{{queue=\"transmitq0\"}} {}\n", of_tx[name]);

@@ -10,7 +10,7 @@
 //! 3. A used descriptor is written over the slots in the order of use, whatever chain stood there; it takes as many
 //!    slots as its chain did.
 //! 4. The driver looks at one slot only, the next. So the words of a burst are stored as they come but for the first,
-//!    which is stored last, with release: that publishes the burst. Then, behind a full fence, the driver's wish for a
+//!    which is stored last, with release: that publishes the burst. Then, behind a full fence, whether the driver wants a
 //!    call is read.
 //!
 //! With IN_ORDER a chain is used where it was available (2.8.4 In-order use of descriptors), so its used descriptor is
@@ -25,11 +25,11 @@ use std::sync::Arc;
 use crate::memory::{Access, Memory};
 use crate::ring::batch::{BATCH, Batch};
 use crate::ring::chain::ChainBuilder;
+use crate::ring::fast_path::{Fallback, FastPath};
 use crate::ring::heads::Heads;
-use crate::ring::lane::{Doubt, Lane};
 use crate::ring::pointers::{PackedParts, PackedPointers, Word, full_fence};
 use crate::ring::walk::Rules;
-use crate::ring::{Chain, DeviceRing, Ended, Fate, RingError, RingLayout, Segment, Segments, Visitor};
+use crate::ring::{Chain, DeviceRing, Disposition, DrainEnd, RingError, RingLayout, Segment, Segments, Visitor};
 use crate::spec::ring::{
     DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, Descriptor, PACKED_EVENT_DESC, PACKED_EVENT_DISABLE,
     PACKED_EVENT_ENABLE, PackedEvent,
@@ -116,10 +116,10 @@ impl PackedDevice {
 
     /// Follows the chain at `next_avail`, which starts with `word`, if it is a usual one.
     #[inline(always)]
-    fn lane(&self, into: &mut Segments, mut word: Word) -> Result<Chain, Doubt> {
+    fn fast_path(&self, into: &mut Segments, mut word: Word) -> Result<Chain, Fallback> {
         let limit = self.rules.size - self.held;
         let start = self.next_avail;
-        let mut lane = Lane::new(into);
+        let mut chain = FastPath::new(into);
         let mut at = start;
         let desc = |at: Position, word: Word| Descriptor {
             addr: self.ring.addr(at.slot),
@@ -130,20 +130,20 @@ impl PackedDevice {
         let indirect = word.flags & DESC_F_INDIRECT != 0;
         let mut slots = 1;
         if indirect && limit > 0 {
-            lane.packed_table(&desc(at, word), self.rules)?;
+            chain.packed_table(&desc(at, word), self.rules)?;
         } else {
-            lane.take(&desc(at, word), limit)?;
+            chain.take(&desc(at, word), limit)?;
             while word.flags & DESC_F_NEXT != 0 {
                 slots += 1;
                 at = at.after(1, self.rules.size);
                 word = self.ring.word(at.slot);
                 if !at.is_available(word.flags) || word.flags & DESC_F_INDIRECT != 0 {
-                    return Err(Doubt);
+                    return Err(Fallback);
                 }
-                lane.take(&desc(at, word), limit)?;
+                chain.take(&desc(at, word), limit)?;
             }
         }
-        lane.finish(word.id, start.slot, slots, indirect)
+        chain.finish(word.id, start.slot, slots, indirect)
     }
 
     /// Follows the chain at `next_avail`, which starts with `word`, whatever it is.
@@ -196,7 +196,7 @@ impl PackedDevice {
         let mut found = 0;
         while found < count {
             if self.deep && at.slot.is_multiple_of(SLOTS_PER_LINE) {
-                parts.expect(at.after(SLOTS_AHEAD.min(size), size).slot);
+                parts.prefetch(at.after(SLOTS_AHEAD.min(size), size).slot);
             }
             let word = parts.word(at.slot);
             let one = word.flags & (DESC_F_NEXT | DESC_F_WRITE | DESC_F_INDIRECT) == 0;
@@ -257,22 +257,22 @@ impl PackedDevice {
         into: &mut Segments,
         word: Word,
         visitor: &mut impl Visitor,
-    ) -> Result<Option<Ended>, RingError> {
-        let (head, slots, fate) = self.visit_chain(into, word, visitor)?;
+    ) -> Result<Option<DrainEnd>, RingError> {
+        let (head, slots, disposition) = self.visit_chain(into, word, visitor)?;
         let slot = self.next_avail.slot;
-        match fate {
-            Fate::Return => {
+        match disposition {
+            Disposition::Return => {
                 self.advance(slots);
                 self.use_up(slot, head, slots, 0);
             }
-            Fate::Keep => {
-                self.ids.keep(head);
+            Disposition::Retain => {
+                self.ids.retain(head);
                 self.advance(slots);
             }
-            Fate::Leave => {
-                self.ids.untake(head);
+            Disposition::Leave => {
+                self.ids.cancel(head);
                 self.refuse();
-                return Ok(Some(Ended::Left));
+                return Ok(Some(DrainEnd::Left));
             }
         }
         Ok(None)
@@ -286,10 +286,10 @@ impl PackedDevice {
         into: &mut Segments,
         word: Word,
         visitor: &mut impl Visitor,
-    ) -> Result<(u16, u16, Fate), RingError> {
+    ) -> Result<(u16, u16, Disposition), RingError> {
         into.clear();
         // Two paths to the end, so that a usual chain never leaves the registers.
-        if let Ok(chain) = self.lane(into, word) {
+        if let Ok(chain) = self.fast_path(into, word) {
             self.out(self.next_avail, chain.head)?;
             return Ok((chain.head, chain.slots, visitor.visit(into.view(chain))));
         }
@@ -377,9 +377,9 @@ impl DeviceRing for PackedDevice {
             return Ok(None);
         }
         let kept = into.len();
-        let chain = match self.lane(into, word) {
+        let chain = match self.fast_path(into, word) {
             Ok(chain) => chain,
-            Err(Doubt) => {
+            Err(Fallback) => {
                 into.truncate(kept);
                 self.walk(into, word)?
             }
@@ -388,7 +388,7 @@ impl DeviceRing for PackedDevice {
             into.truncate(kept);
             return Err(error);
         }
-        self.ids.keep(chain.head);
+        self.ids.retain(chain.head);
         self.advance(chain.slots);
         Ok(Some(chain))
     }
@@ -404,10 +404,10 @@ impl DeviceRing for PackedDevice {
                 break;
             }
             let Some(chain) = into.push_buffer(word.id, at.slot, parts.addr(at.slot), word.len) else {
-                self.ids.untake(word.id);
+                self.ids.cancel(word.id);
                 break;
             };
-            self.ids.keep(word.id);
+            self.ids.retain(word.id);
             chains.push(chain);
             self.advance(1);
         }
@@ -415,33 +415,33 @@ impl DeviceRing for PackedDevice {
     }
 
     #[inline]
-    fn drain<V: Visitor>(&mut self, into: &mut Segments, limit: u16, visitor: &mut V) -> Result<Ended, RingError> {
+    fn drain<V: Visitor>(&mut self, into: &mut Segments, limit: u16, visitor: &mut V) -> Result<DrainEnd, RingError> {
         // What the loop needs stays in registers: no store of its own can change it.
-        let (parts, glances) = (*self.ring, visitor.glances());
+        let (parts, batches) = (*self.ring, visitor.takes_batches());
         let mut left = limit;
         let mut batch = Batch::new(V::READS);
         let ended = 'burst: loop {
             if left == 0 {
-                break Ok(Ended::Limit);
+                break Ok(DrainEnd::Limit);
             }
-            if glances {
+            if batches {
                 self.find(parts, into, left, &mut batch);
             }
             let mut at = 0;
             while at < batch.len() {
                 let ids = batch.heads_from(at);
-                let (done, rest) = ids.split_at(visitor.glance(batch.from(at, into)).min(ids.len()));
+                let (done, rest) = ids.split_at(visitor.visit_batch(batch.from(at, into)).min(ids.len()));
                 self.use_up_run(parts, done);
                 at += done.len();
                 left -= done.len() as u16;
                 let Some((id, behind)) = rest.split_first() else { break };
                 // It is followed anew: given back first, and its word as it was when it was found.
-                self.ids.untake(*id);
+                self.ids.cancel(*id);
                 let word = Word { len: batch.len_at(at), id: *id, flags: self.next_avail.available() };
                 let stopped = self.next(into, word, visitor);
                 if stopped != Ok(None) {
-                    self.ids.untake_all(behind);
-                    break 'burst stopped.map(|ended| ended.unwrap_or(Ended::Left));
+                    self.ids.cancel_all(behind);
+                    break 'burst stopped.map(|ended| ended.unwrap_or(DrainEnd::Left));
                 }
                 at += 1;
                 left -= 1;
@@ -450,11 +450,11 @@ impl DeviceRing for PackedDevice {
                 // The next is not a usual one, or there is none.
                 let word = parts.word(self.next_avail.slot);
                 if !self.next_avail.is_available(word.flags) {
-                    break Ok(Ended::Empty);
+                    break Ok(DrainEnd::Empty);
                 }
                 match self.next(into, word, visitor) {
                     Ok(None) => left -= 1,
-                    stopped => break stopped.map(|ended| ended.unwrap_or(Ended::Left)),
+                    stopped => break stopped.map(|ended| ended.unwrap_or(DrainEnd::Left)),
                 }
             }
         };
@@ -464,9 +464,9 @@ impl DeviceRing for PackedDevice {
     }
 
     #[inline]
-    fn expect(&mut self, count: u16) {
+    fn prefetch(&mut self, count: u16) {
         for ahead in (0..count.min(self.rules.size)).step_by(SLOTS_PER_LINE.into()) {
-            self.ring.expect(self.next_avail.after(ahead, self.rules.size).slot);
+            self.ring.prefetch(self.next_avail.after(ahead, self.rules.size).slot);
         }
     }
 
@@ -476,7 +476,7 @@ impl DeviceRing for PackedDevice {
         }
         for chain in chains.iter().rev() {
             let before = self.next_avail.before(chain.slots, self.rules.size);
-            if before.slot != chain.idx || !self.ids.untake_kept(chain.head) {
+            if before.slot != chain.idx || !self.ids.cancel_retained(chain.head) {
                 return Err(RingError::NotInFlight { head: chain.head });
             }
             self.next_avail = before;
@@ -491,7 +491,7 @@ impl DeviceRing for PackedDevice {
         if written > chain.writable_len {
             return Err(RingError::WrittenTooMuch { head, written, room: chain.writable_len });
         }
-        if !self.ids.give_back(head) {
+        if !self.ids.release(head) {
             return Err(RingError::NotInFlight { head });
         }
         self.use_up(chain.idx, head, chain.slots, written);
@@ -539,7 +539,7 @@ impl DeviceRing for PackedDevice {
     }
 
     fn in_flight(&self) -> u16 {
-        self.ids.kept()
+        self.ids.retained()
     }
 
     fn size(&self) -> u16 {

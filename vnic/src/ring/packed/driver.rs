@@ -6,7 +6,7 @@
 //! 1. A chain takes as many slots, one behind the other, as it has descriptors; an indirect one takes one. Each
 //!    descriptor's flags say that it is available in this lap.
 //! 2. The device looks at one slot only, the next. So the first word of a burst is stored last, with release.
-//! 3. Behind a full fence, the device's wish for a kick is read.
+//! 3. Behind a full fence, whether the device wants a kick is read.
 //! 4. A used descriptor stands where the driver looks next; it frees as many slots as its chain took.
 //!
 //! Invariants: ids, lengths and room of all chains are kept in private memory (`out`); nothing is ever read back from

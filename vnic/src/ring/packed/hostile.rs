@@ -335,18 +335,18 @@ proptest! {
             let desc = packed(0x8000, 16, 0, flags);
             fixture.ram.write(0x8000 + 16 * at, &crate::ring::fixture::descriptor_bytes(desc)).unwrap();
         }
-        let (mut laned, mut segments) = (fixture.device(), warm_segments(&fixture.ram));
+        let (mut fast_device, mut segments) = (fixture.device(), warm_segments(&fixture.ram));
         let mut walked = fixture.device();
         loop {
             let mut cold = fixture.segments();
-            let (lane, walk) = (laned.pop(&mut segments), walked.pop(&mut cold));
-            match (lane, walk) {
-                (Ok(Some(lane)), Ok(Some(walk))) => {
-                    prop_assert_eq!(show(&lane, &segments, 8), show(&walk, &cold, 8));
-                    prop_assert_eq!(Chain { first: 0, ..lane }, walk);
+            let (fast, walk) = (fast_device.pop(&mut segments), walked.pop(&mut cold));
+            match (fast, walk) {
+                (Ok(Some(fast)), Ok(Some(walk))) => {
+                    prop_assert_eq!(show(&fast, &segments, 8), show(&walk, &cold, 8));
+                    prop_assert_eq!(Chain { first: 0, ..fast }, walk);
                 }
-                (lane, walk) => {
-                    prop_assert_eq!(lane, walk);
+                (fast, walk) => {
+                    prop_assert_eq!(fast, walk);
                     break;
                 }
             }

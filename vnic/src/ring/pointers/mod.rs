@@ -4,7 +4,7 @@
 //!
 //! Invariants:
 //! - A pointer set is made only by `new`, which checks that each part is wholly guest memory, in one piece on the host
-//!   and aligned there; it holds the [`Memory`], and the [`Stitch`]es, that keep the pages mapped.
+//!   and aligned there; it holds the [`Memory`], and the [`ContiguousAlias`]es, that keep the pages mapped.
 //! - Slots are masked or compared with the size before they are used as an offset.
 //! - The peer may write any of it at any moment, so all loads and stores are atomics, each value loaded once. Acquire
 //!   and release stand where one side hands entries to the other; everything between is relaxed, as the index orders it.
@@ -25,7 +25,7 @@ mod atomics {
 use std::marker::PhantomData;
 use std::sync::atomic::Ordering;
 
-use crate::memory::{Access, Found, Hint, Memory, MemoryError, Stitch};
+use crate::memory::{Access, ContiguousAlias, Found, Hint, Memory, MemoryError};
 use crate::spec::ring::Descriptor;
 
 use super::RingError;
@@ -39,14 +39,14 @@ fn part(
     name: &'static str,
     (addr, len, align): (u64, u64, u64),
     access: Access,
-    stitches: &mut Vec<Stitch>,
+    aliases: &mut Vec<ContiguousAlias>,
 ) -> Result<*mut u8, RingError> {
     let unmapped = |source| RingError::RingUnmapped { part: name, source };
-    let (host, stitch) = memory.in_a_row(addr, len, access).map_err(unmapped)?;
+    let (host, alias) = memory.contiguous(addr, len, access).map_err(unmapped)?;
     if !addr.is_multiple_of(align) || !(host as u64).is_multiple_of(align) {
         return Err(unmapped(MemoryError::Misaligned { addr, align }));
     }
-    stitches.extend(stitch);
+    aliases.extend(alias);
     Ok(host)
 }
 

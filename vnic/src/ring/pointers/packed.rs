@@ -4,7 +4,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::memory::{Access, Memory, Stitch};
+use crate::memory::{Access, ContiguousAlias, Memory};
 use crate::ring::RingError;
 use crate::ring::layout::{self, RingLayout};
 use crate::spec::ring::{DESC_ALIGN, PackedEvent};
@@ -42,7 +42,7 @@ impl Word {
 pub(in crate::ring) struct PackedPointers {
     parts: PackedParts,
     memory: Arc<Memory>,
-    stitches: Vec<Stitch>,
+    aliases: Vec<ContiguousAlias>,
 }
 
 /// Host pointers to the three parts of a packed ring. Reached through [`PackedPointers`] only, or as a copy in a local of a
@@ -74,15 +74,15 @@ impl PackedPointers {
         layout::check_packed_size(layout.size)?;
         let desc = (layout.desc, layout::desc_len(layout.size), DESC_ALIGN);
         let event = |addr| (addr, size_of::<PackedEvent>() as u64, EVENT_ALIGN);
-        let mut stitches = Vec::new();
+        let mut aliases = Vec::new();
         let parts = PackedParts {
             // The device writes used descriptors over available ones.
-            desc: part(&memory, "descriptor ring", desc, Access::Write, &mut stitches)?,
-            driver_event: part(&memory, "driver event suppression", event(layout.avail), Access::Read, &mut stitches)?,
-            device_event: part(&memory, "device event suppression", event(layout.used), Access::Write, &mut stitches)?,
+            desc: part(&memory, "descriptor ring", desc, Access::Write, &mut aliases)?,
+            driver_event: part(&memory, "driver event suppression", event(layout.avail), Access::Read, &mut aliases)?,
+            device_event: part(&memory, "device event suppression", event(layout.used), Access::Write, &mut aliases)?,
             size: layout.size,
         };
-        Ok(PackedPointers { parts, memory, stitches })
+        Ok(PackedPointers { parts, memory, aliases })
     }
 
     pub(in crate::ring) fn memory(&self) -> &Arc<Memory> {
@@ -91,7 +91,7 @@ impl PackedPointers {
 
     /// Did a file shrink under pages of the ring that were mapped for it alone?
     pub(in crate::ring) fn lost(&self) -> bool {
-        self.stitches.iter().any(Stitch::lost)
+        self.aliases.iter().any(ContiguousAlias::lost)
     }
 }
 
@@ -119,7 +119,7 @@ impl PackedParts {
 
     /// The line of `slot` will be read and then written soon.
     #[inline(always)]
-    pub(in crate::ring) fn expect(&self, slot: u16) {
+    pub(in crate::ring) fn prefetch(&self, slot: u16) {
         prefetch_to_write(self.desc.wrapping_add(16 * usize::from(slot)));
     }
 

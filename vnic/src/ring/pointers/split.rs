@@ -4,7 +4,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::memory::{Access, Memory, Stitch};
+use crate::memory::{Access, ContiguousAlias, Memory};
 use crate::ring::RingError;
 use crate::ring::layout::{self, RingLayout};
 use crate::spec::ring::{AVAIL_ALIGN, DESC_ALIGN, Descriptor, USED_ALIGN, UsedElem};
@@ -21,7 +21,7 @@ const USED_RUN: u16 = 32;
 pub(in crate::ring) struct SplitPointers {
     parts: SplitParts,
     memory: Arc<Memory>,
-    stitches: Vec<Stitch>,
+    aliases: Vec<ContiguousAlias>,
 }
 
 /// Host pointers to the three parts of a split ring. Reached through [`SplitPointers`] only, or as a copy in a local of a
@@ -62,15 +62,15 @@ impl SplitPointers {
             (layout.avail, layout::avail_len(size, features), AVAIL_ALIGN),
             (layout.used, layout::used_len(size, features), USED_ALIGN),
         );
-        let mut stitches = Vec::new();
+        let mut aliases = Vec::new();
         let parts = SplitParts {
-            desc: part(&memory, "descriptor table", desc, Access::Read, &mut stitches)?,
-            avail: part(&memory, "available ring", avail, Access::Read, &mut stitches)?,
-            used: part(&memory, "used ring", used, Access::Write, &mut stitches)?,
+            desc: part(&memory, "descriptor table", desc, Access::Read, &mut aliases)?,
+            avail: part(&memory, "available ring", avail, Access::Read, &mut aliases)?,
+            used: part(&memory, "used ring", used, Access::Write, &mut aliases)?,
             size,
             event_idx: features.has(Feature::EventIdx),
         };
-        Ok(SplitPointers { parts, memory, stitches })
+        Ok(SplitPointers { parts, memory, aliases })
     }
 
     pub(in crate::ring) fn memory(&self) -> &Arc<Memory> {
@@ -79,7 +79,7 @@ impl SplitPointers {
 
     /// Did a file shrink under pages of the ring that were mapped for it alone?
     pub(in crate::ring) fn lost(&self) -> bool {
-        self.stitches.iter().any(Stitch::lost)
+        self.aliases.iter().any(ContiguousAlias::lost)
     }
 }
 
@@ -165,19 +165,19 @@ impl SplitParts {
 
     /// The line of `avail.ring[idx % size]` will be read soon.
     #[inline(always)]
-    pub(in crate::ring) fn expect_avail(&self, idx: u16) {
+    pub(in crate::ring) fn prefetch_avail(&self, idx: u16) {
         prefetch_to_read(self.avail.wrapping_add(4 + 2 * self.slot(idx)));
     }
 
     /// The line of descriptor `index`, if there is one, will be read soon.
     #[inline(always)]
-    pub(in crate::ring) fn expect_desc(&self, index: u16) {
+    pub(in crate::ring) fn prefetch_desc(&self, index: u16) {
         prefetch_to_read(self.desc.wrapping_add(16 * usize::from(index)));
     }
 
     /// The lines of `count` elements of the used ring from `idx` on will be written soon; of the first 32 of them.
     #[inline(always)]
-    pub(in crate::ring) fn expect_used_run(&self, idx: u16, count: u16) {
+    pub(in crate::ring) fn prefetch_used_run(&self, idx: u16, count: u16) {
         for at in (0..count.min(USED_RUN)).step_by(8) {
             prefetch_to_write(self.used.wrapping_add(4 + 8 * self.slot(idx.wrapping_add(at))));
         }

@@ -11,12 +11,12 @@
 //! chains come back out of order, the device may have returned a younger one in the place of an older one, which memory
 //! alone does not show.
 
+mod event_suppression;
 mod notation;
 mod packed;
 mod split;
 #[cfg(test)]
 mod tests;
-mod wishes;
 
 use std::sync::Arc;
 
@@ -29,8 +29,8 @@ use crate::spec::{Feature, Features};
 use super::chain::{Follower, Tally};
 use super::{RingError, RingLayout};
 
+pub use event_suppression::{EventSuppression, NotifyWhen};
 pub use notation::{NotationError, write_buffers};
-pub use wishes::{Wish, Wishes};
 
 /// Buffers a snapshot shows: enough for a ring of 32768 with 8 buffers a chain, and a bound to what a hostile ring costs.
 pub const MAX_BUFFERS: usize = 1 << 18;

@@ -259,7 +259,7 @@ proptest! {
 }
 
 #[test]
-fn what_each_side_wishes_is_read_from_either_ring() {
+fn when_each_side_wants_to_be_notified_is_read_from_either_ring() {
     use crate::ring::{DeviceRing, PackedDevice, PackedDriver, Segments, SplitDevice};
 
     for features in [&[Feature::EventIdx][..], &[]] {
@@ -270,33 +270,33 @@ fn what_each_side_wishes_is_read_from_either_ring() {
         let (layout, _) = RingLayout::split_at(0x1000, 8).unwrap();
         let mut driver = SplitDriver::new(layout, Arc::clone(memory), features).unwrap();
         let mut device = SplitDevice::new(layout, Arc::clone(memory), features, 0).unwrap();
-        let seen = || Wishes::read(&layout, memory, features).unwrap();
+        let seen = || EventSuppression::read(&layout, memory, features).unwrap();
         driver.disable_notifications();
         driver.add(&[Buffer::readable(0x8000, 1)], Placement::Direct).unwrap();
         driver.publish();
         let mut segments = Segments::new(Arc::clone(memory), 16);
         device.pop(&mut segments).unwrap().unwrap();
         device.enable_notifications().unwrap();
-        let kick = if by_index { Wish::Past(1) } else { Wish::Always };
+        let kick = if by_index { NotifyWhen::Past(1) } else { NotifyWhen::Always };
         assert_eq!(seen().kick, kick);
         if !by_index {
-            assert_eq!(seen().call, Wish::Never);
+            assert_eq!(seen().call, NotifyWhen::Never);
             device.disable_notifications();
-            assert_eq!(seen().kick, Wish::Never);
+            assert_eq!(seen().kick, NotifyWhen::Never);
         }
         driver.enable_notifications();
-        assert_eq!(seen().call, if by_index { Wish::Past(0) } else { Wish::Always });
+        assert_eq!(seen().call, if by_index { NotifyWhen::Past(0) } else { NotifyWhen::Always });
 
         let features = features.with(Feature::RingPacked);
         let (layout, _) = RingLayout::packed_at(0x10000, 8).unwrap();
         let mut driver = PackedDriver::new(layout, Arc::clone(memory), features).unwrap();
         let mut device = PackedDevice::new(layout, Arc::clone(memory), features, 1 << 15 | 1 << 31).unwrap();
-        let seen = || Wishes::read(&layout, memory, features).unwrap();
+        let seen = || EventSuppression::read(&layout, memory, features).unwrap();
         driver.disable_notifications();
-        assert_eq!(seen().call, Wish::Never);
+        assert_eq!(seen().call, NotifyWhen::Never);
         driver.enable_notifications();
         device.enable_notifications().unwrap();
-        let first = if by_index { Wish::Past(0) } else { Wish::Always };
-        assert_eq!(seen(), Wishes { kick: first, call: first });
+        let first = if by_index { NotifyWhen::Past(0) } else { NotifyWhen::Always };
+        assert_eq!(seen(), EventSuppression { kick: first, call: first });
     }
 }

@@ -5,10 +5,10 @@
 //! Operation (VIRTIO 1.3, 2.7.6 The Virtqueue Available Ring, 2.7.8 The Virtqueue Used Ring):
 //! 1. `avail.idx` is loaded with acquire, and only when all entries known of are taken. What it promises is checked
 //!    against the ring's size.
-//! 2. A head is taken from the entry, checked, and its chain followed (`lane`, else `walk`).
+//! 2. A head is taken from the entry, checked, and its chain followed (`fast_path`, else `walk`).
 //! 3. Used elements are written into the used ring as chains come back; they lie behind `used.idx`, where the driver
 //!    does not look.
-//! 4. `used.idx` is stored with release once per burst; then, behind a full fence, the driver's wish for a call is read.
+//! 4. `used.idx` is stored with release once per burst; then, behind a full fence, whether the driver wants a call is read.
 //!
 //! With IN_ORDER the used ring has the order of the available ring (2.7.9 In-order use of descriptors), so a chain's
 //! place in it is known from the start: it is filled in out of order, and `used.idx` goes as far as there is no gap.
@@ -22,12 +22,12 @@ use std::sync::atomic::Ordering;
 use crate::memory::{Access, Memory};
 use crate::ring::batch::{BATCH, Batch};
 use crate::ring::chain::ChainBuilder;
+use crate::ring::fast_path::{Fallback, FastPath};
 use crate::ring::heads::{Heads, Refused};
-use crate::ring::lane::{Doubt, Lane};
 use crate::ring::pointers::{SplitParts, SplitPointers, full_fence};
 use crate::ring::slots::Slots;
 use crate::ring::walk::{Rules, split_chain};
-use crate::ring::{Chain, DeviceRing, Ended, Fate, RingError, RingLayout, Segment, Segments, Visitor};
+use crate::ring::{Chain, DeviceRing, Disposition, DrainEnd, RingError, RingLayout, Segment, Segments, Visitor};
 use crate::spec::ring::{AVAIL_F_NO_INTERRUPT, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, USED_F_NO_NOTIFY, UsedElem};
 use crate::spec::{Feature, Features};
 
@@ -131,25 +131,25 @@ impl SplitDevice {
 impl SplitDevice {
     /// Follows the chain at `head` if it is a usual one.
     #[inline(always)]
-    fn lane(&self, into: &mut Segments, idx: u16, head: u16) -> Result<Chain, Doubt> {
-        let mut lane = Lane::new(into);
-        let mut desc = self.ring.desc(head).ok_or(Doubt)?;
+    fn fast_path(&self, into: &mut Segments, idx: u16, head: u16) -> Result<Chain, Fallback> {
+        let mut chain = FastPath::new(into);
+        let mut desc = self.ring.desc(head).ok_or(Fallback)?;
         let indirect = desc.flags & DESC_F_INDIRECT != 0;
         if indirect {
-            lane.split_table(&desc, self.rules)?;
+            chain.split_table(&desc, self.rules)?;
         } else {
             loop {
-                lane.take(&desc, self.rules.size)?;
+                chain.take(&desc, self.rules.size)?;
                 if desc.flags & DESC_F_NEXT == 0 {
                     break;
                 }
-                desc = self.ring.desc(desc.next).ok_or(Doubt)?;
+                desc = self.ring.desc(desc.next).ok_or(Fallback)?;
                 if desc.flags & DESC_F_INDIRECT != 0 {
-                    return Err(Doubt);
+                    return Err(Fallback);
                 }
             }
         }
-        lane.finish(head, idx, 1, indirect)
+        chain.finish(head, idx, 1, indirect)
     }
 
     /// Takes the head of available entry `idx`.
@@ -191,7 +191,7 @@ impl SplitDevice {
         batch: &mut Batch,
     ) {
         if self.seen_avail.wrapping_sub(start) > AVAIL_AHEAD {
-            parts.expect_avail(start.wrapping_add(AVAIL_AHEAD));
+            parts.prefetch_avail(start.wrapping_add(AVAIL_AHEAD));
         }
         let count = usize::from(count).min(BATCH);
         let mut found = 0;
@@ -227,13 +227,13 @@ impl SplitDevice {
 
     /// Does with the chain of available entry `idx` what the visitor said. Returns whether to go on with the next.
     #[inline(always)]
-    fn settle(&mut self, idx: u16, head: u16, fate: Fate) -> bool {
-        match fate {
-            Fate::Return => self.use_up(idx, head, 0),
-            Fate::Keep => self.heads.keep(head),
-            Fate::Leave => self.heads.untake(head),
+    fn dispose(&mut self, idx: u16, head: u16, disposition: Disposition) -> bool {
+        match disposition {
+            Disposition::Return => self.use_up(idx, head, 0),
+            Disposition::Retain => self.heads.retain(head),
+            Disposition::Leave => self.heads.cancel(head),
         }
-        fate != Fate::Leave
+        disposition != Disposition::Leave
     }
 
     /// Shows `visitor` the chain at `head`, which was taken.
@@ -244,10 +244,10 @@ impl SplitDevice {
         idx: u16,
         head: u16,
         visitor: &mut impl Visitor,
-    ) -> Result<Fate, RingError> {
+    ) -> Result<Disposition, RingError> {
         into.clear();
         // Two paths to the end, so that a usual chain never leaves the registers.
-        if let Ok(chain) = self.lane(into, idx, head) {
+        if let Ok(chain) = self.fast_path(into, idx, head) {
             return Ok(visitor.visit(into.view(chain)));
         }
         into.clear();
@@ -285,7 +285,7 @@ impl SplitDevice {
             Ok(indirect) => Ok(chain.finish(idx, 1, indirect)),
             Err(error) => {
                 chain.abandon();
-                self.heads.untake(head);
+                self.heads.cancel(head);
                 Err(error)
             }
         }
@@ -301,14 +301,14 @@ impl DeviceRing for SplitDevice {
         }
         let head = self.take(idx)?;
         let kept = into.len();
-        let chain = match self.lane(into, idx, head) {
+        let chain = match self.fast_path(into, idx, head) {
             Ok(chain) => chain,
-            Err(Doubt) => {
+            Err(Fallback) => {
                 into.truncate(kept);
                 self.walk(into, idx, head)?
             }
         };
-        self.heads.keep(head);
+        self.heads.retain(head);
         self.next_avail = idx.wrapping_add(1);
         self.refused = false;
         Ok(Some(chain))
@@ -328,10 +328,10 @@ impl DeviceRing for SplitDevice {
                 break;
             }
             let Some(chain) = into.push_buffer(head, idx, desc.addr, desc.len) else {
-                self.heads.untake(head);
+                self.heads.cancel(head);
                 break;
             };
-            self.heads.keep(head);
+            self.heads.retain(head);
             chains.push(chain);
             self.next_avail = idx.wrapping_add(1);
             self.refused = false;
@@ -340,41 +340,41 @@ impl DeviceRing for SplitDevice {
     }
 
     #[inline]
-    fn drain<V: Visitor>(&mut self, into: &mut Segments, limit: u16, visitor: &mut V) -> Result<Ended, RingError> {
+    fn drain<V: Visitor>(&mut self, into: &mut Segments, limit: u16, visitor: &mut V) -> Result<DrainEnd, RingError> {
         let waiting = self.refresh()?;
         let end = self.next_avail.wrapping_add(waiting.min(limit));
         for at in (0..AVAIL_AHEAD.min(waiting)).step_by(AVAIL_PER_LINE.into()) {
-            self.ring.expect_avail(self.next_avail.wrapping_add(at));
+            self.ring.prefetch_avail(self.next_avail.wrapping_add(at));
         }
         // What the loop needs stays in registers: no store of its own can change it.
-        let (parts, glances) = (*self.ring, visitor.glances());
+        let (parts, batches) = (*self.ring, visitor.takes_batches());
         let mut idx = self.next_avail;
         let mut batch = Batch::new(V::READS);
-        parts.expect_used_run(self.next_used, waiting.min(limit).min(USED_AHEAD));
+        parts.prefetch_used_run(self.next_used, waiting.min(limit).min(USED_AHEAD));
         let ended = 'burst: loop {
             let left = end.wrapping_sub(idx);
             if left == 0 {
-                break Ok(if waiting > limit { Ended::Limit } else { Ended::Empty });
+                break Ok(if waiting > limit { DrainEnd::Limit } else { DrainEnd::Empty });
             }
-            if glances {
+            if batches {
                 self.find(parts, into, idx, left, &mut batch);
                 if left > USED_AHEAD && batch.is_full() {
-                    parts.expect_used_run(self.next_used.wrapping_add(USED_AHEAD), left - USED_AHEAD);
+                    parts.prefetch_used_run(self.next_used.wrapping_add(USED_AHEAD), left - USED_AHEAD);
                 }
             }
             let mut at = 0;
             while at < batch.len() {
                 let heads = batch.heads_from(at);
-                let (done, rest) = heads.split_at(visitor.glance(batch.from(at, into)).min(heads.len()));
+                let (done, rest) = heads.split_at(visitor.visit_batch(batch.from(at, into)).min(heads.len()));
                 self.use_up_run(parts, idx, done);
                 at += done.len();
                 idx = idx.wrapping_add(done.len() as u16);
                 let Some((head, behind)) = rest.split_first() else { break };
                 match self.visit_chain(into, idx, *head, visitor) {
-                    Ok(fate) if self.settle(idx, *head, fate) => {}
+                    Ok(disposition) if self.dispose(idx, *head, disposition) => {}
                     stopped => {
-                        self.heads.untake_all(behind);
-                        break 'burst stopped.map(|_| Ended::Left);
+                        self.heads.cancel_all(behind);
+                        break 'burst stopped.map(|_| DrainEnd::Left);
                     }
                 }
                 at += 1;
@@ -383,33 +383,33 @@ impl DeviceRing for SplitDevice {
             if idx != end && !batch.is_full() {
                 // The next is not a usual one.
                 if left > USED_AHEAD && self.next_used.is_multiple_of(USED_PER_LINE) {
-                    parts.expect_used_run(self.next_used.wrapping_add(USED_AHEAD), 1);
+                    parts.prefetch_used_run(self.next_used.wrapping_add(USED_AHEAD), 1);
                 }
                 match self.take(idx).and_then(|head| Ok((head, self.visit_chain(into, idx, head, visitor)?))) {
-                    Ok((head, fate)) if self.settle(idx, head, fate) => idx = idx.wrapping_add(1),
-                    stopped => break stopped.map(|_| Ended::Left),
+                    Ok((head, disposition)) if self.dispose(idx, head, disposition) => idx = idx.wrapping_add(1),
+                    stopped => break stopped.map(|_| DrainEnd::Left),
                 }
             }
         };
-        if idx != self.next_avail || ended == Ok(Ended::Left) {
-            self.refused = ended == Ok(Ended::Left);
+        if idx != self.next_avail || ended == Ok(DrainEnd::Left) {
+            self.refused = ended == Ok(DrainEnd::Left);
         }
         self.next_avail = idx;
         ended
     }
 
     #[inline]
-    fn expect(&mut self, count: u16) {
+    fn prefetch(&mut self, count: u16) {
         for ahead in 0..count.min(self.rules.size) {
             // What stands there may be old, or anything: it is a hint.
             let head = self.ring.avail_entry(self.next_avail.wrapping_add(ahead)).load(Ordering::Relaxed);
-            self.ring.expect_desc(head);
+            self.ring.prefetch_desc(head);
         }
     }
 
     fn unpop(&mut self, chains: &[Chain]) -> Result<(), RingError> {
         for chain in chains.iter().rev() {
-            if chain.idx != self.next_avail.wrapping_sub(1) || !self.heads.untake_kept(chain.head) {
+            if chain.idx != self.next_avail.wrapping_sub(1) || !self.heads.cancel_retained(chain.head) {
                 return Err(RingError::NotInFlight { head: chain.head });
             }
             self.next_avail = chain.idx;
@@ -424,7 +424,7 @@ impl DeviceRing for SplitDevice {
         if written > chain.writable_len {
             return Err(RingError::WrittenTooMuch { head, written, room: chain.writable_len });
         }
-        if !self.heads.give_back(head) {
+        if !self.heads.release(head) {
             return Err(RingError::NotInFlight { head });
         }
         self.use_up(chain.idx, head, written);
@@ -441,7 +441,7 @@ impl DeviceRing for SplitDevice {
         self.ring.used_idx().store(new, Ordering::Release);
         self.published = new;
         self.heads.next_burst();
-        // The driver stores its wish and then loads `used.idx`; we do both the other way round (2.7.7, 2.7.10).
+        // The driver stores whether it wants a call, then loads `used.idx`; we do both the other way round (2.7.7, 2.7.10).
         full_fence();
         let wanted = match self.ring.used_event() {
             Some(event) => need_event(event.load(Ordering::Relaxed), new, old),
@@ -481,7 +481,7 @@ impl DeviceRing for SplitDevice {
     }
 
     fn in_flight(&self) -> u16 {
-        self.heads.kept()
+        self.heads.retained()
     }
 
     fn size(&self) -> u16 {

@@ -136,7 +136,7 @@ proptest! {
         let memory = oracle_memory(&fixture);
         let mut oracle = oracle_queue(&fixture.layout, false);
         let (mut device, mut segments) = (fixture.device(), warm_segments(&fixture.ram));
-        // A second device that has no fast lane, as its arena never knows a region.
+        // A second device that has no fast path, as its arena never knows a region.
         let mut walker = fixture.device();
 
         let Ok(mut oracle_chains) = oracle.iter(&memory) else {
@@ -149,9 +149,9 @@ proptest! {
             let mut cold = fixture.segments();
             let walked = walker.pop(&mut cold);
             match (&ours, &walked) {
-                (Ok(Some(lane)), Ok(Some(walk))) => {
-                    prop_assert_eq!(show(lane, &segments, ring.size), show(walk, &cold, ring.size));
-                    prop_assert_eq!(Chain { first: 0, ..*lane }, *walk);
+                (Ok(Some(fast)), Ok(Some(walk))) => {
+                    prop_assert_eq!(show(fast, &segments, ring.size), show(walk, &cold, ring.size));
+                    prop_assert_eq!(Chain { first: 0, ..*fast }, *walk);
                 }
                 _ => prop_assert_eq!(&ours, &walked),
             }

@@ -6,7 +6,7 @@
 //! 1. Descriptors are taken from a free list, linked, and written to the table, or to an indirect table with one
 //!    descriptor referring to it.
 //! 2. The head goes into the available ring; `avail.idx` is stored with release once per burst.
-//! 3. Behind a full fence, the device's wish for a kick is read.
+//! 3. Behind a full fence, whether the device wants a kick is read.
 //! 4. Used elements are read behind an acquire load of `used.idx`.
 //!
 //! Invariants: the free list, the length of each chain and the room in it are kept in private memory (`next`, `out`);

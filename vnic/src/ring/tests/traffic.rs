@@ -80,33 +80,33 @@ for_both_formats! {
 }
 
 /// Does one thing or another with each chain of a burst.
-struct Fates<'r, R> {
+struct Dispositions<'r, R> {
     random: &'r mut R,
-    chains: Vec<(Chain, Fate)>,
+    chains: Vec<(Chain, Disposition)>,
 }
 
-impl<R: FnMut(u64) -> u64> Visitor for Fates<'_, R> {
+impl<R: FnMut(u64) -> u64> Visitor for Dispositions<'_, R> {
     const READS: bool = false;
 
-    fn glances(&self) -> bool {
+    fn takes_batches(&self) -> bool {
         // As good as random: from burst to burst.
         self.chains.len().is_multiple_of(2)
     }
 
-    fn glance(&mut self, singles: Singles<'_>) -> usize {
-        let count = (self.random)(singles.views().count() as u64 + 1) as usize;
-        self.chains.extend(singles.views().take(count).map(|view| (view.chain, Fate::Return)));
+    fn visit_batch(&mut self, batch: SingleBufferBatch<'_>) -> usize {
+        let count = (self.random)(batch.views().count() as u64 + 1) as usize;
+        self.chains.extend(batch.views().take(count).map(|view| (view.chain, Disposition::Return)));
         count
     }
 
-    fn visit(&mut self, chain: ChainView<'_>) -> Fate {
-        let fate = match (self.random)(8) {
-            0 => Fate::Leave,
-            1..4 => Fate::Keep,
-            _ => Fate::Return,
+    fn visit(&mut self, chain: ChainView<'_>) -> Disposition {
+        let disposition = match (self.random)(8) {
+            0 => Disposition::Leave,
+            1..4 => Disposition::Retain,
+            _ => Disposition::Return,
         };
-        self.chains.push((chain.chain, fate));
-        fate
+        self.chains.push((chain.chain, disposition));
+        disposition
     }
 }
 
@@ -170,14 +170,14 @@ fn traffic(pair: &mut Pair, seed: u64) {
                 driver_sleeps = !pair.driver.enable_notifications();
             }
             6 => {
-                let mut fates = Fates { random: &mut random, chains: Vec::new() };
-                pair.device.drain(&mut pair.segments, 5, &mut fates).unwrap();
-                for (chain, fate) in fates.chains {
+                let mut dispositions = Dispositions { random: &mut random, chains: Vec::new() };
+                pair.device.drain(&mut pair.segments, 5, &mut dispositions).unwrap();
+                for (chain, disposition) in dispositions.chains {
                     assert!(out.iter().any(|&(head, room)| head == chain.head && room == chain.writable_len));
-                    match fate {
-                        Fate::Return => expected.push(Used { head: chain.head, written: 0 }),
-                        Fate::Keep => popped.push(chain),
-                        Fate::Leave => {}
+                    match disposition {
+                        Disposition::Return => expected.push(Used { head: chain.head, written: 0 }),
+                        Disposition::Retain => popped.push(chain),
+                        Disposition::Leave => {}
                     }
                 }
                 if pair.device.publish() {

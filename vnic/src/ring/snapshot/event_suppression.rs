@@ -18,7 +18,7 @@ use crate::spec::{Feature, Features};
 /// When one side wants to be notified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Wish {
+pub enum NotifyWhen {
     /// Whenever there is something.
     Always,
     /// Not at all.
@@ -28,57 +28,57 @@ pub enum Wish {
     Past(u16),
 }
 
-/// What both sides of a ring wish, as it stands in memory.
+/// When both sides of a ring want to be notified, as it stands in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Wishes {
+pub struct EventSuppression {
     /// The device's, of the driver.
-    pub kick: Wish,
+    pub kick: NotifyWhen,
     /// The driver's, of the device.
-    pub call: Wish,
+    pub call: NotifyWhen,
 }
 
-impl Wishes {
+impl EventSuppression {
     /// Reads them from the ring at `layout`; `None` where it is not guest memory.
     #[must_use]
-    pub fn read(layout: &RingLayout, memory: &Arc<Memory>, features: Features) -> Option<Wishes> {
+    pub fn read(layout: &RingLayout, memory: &Arc<Memory>, features: Features) -> Option<EventSuppression> {
         if features.has(Feature::RingPacked) {
-            PackedPointers::new(layout, Arc::clone(memory)).ok().map(|ring| Wishes::of_packed(&ring))
+            PackedPointers::new(layout, Arc::clone(memory)).ok().map(|ring| EventSuppression::of_packed(&ring))
         } else {
-            SplitPointers::new(layout, Arc::clone(memory), features).ok().map(|ring| Wishes::of_split(&ring))
+            SplitPointers::new(layout, Arc::clone(memory), features).ok().map(|ring| EventSuppression::of_split(&ring))
         }
     }
 
-    fn of_split(ring: &SplitPointers) -> Wishes {
-        let unless = |flag: u16, flags: u16| if flags & flag == 0 { Wish::Always } else { Wish::Never };
-        Wishes {
+    fn of_split(ring: &SplitPointers) -> EventSuppression {
+        let unless = |flag: u16, flags: u16| if flags & flag == 0 { NotifyWhen::Always } else { NotifyWhen::Never };
+        EventSuppression {
             kick: match ring.avail_event() {
-                Some(event) => Wish::Past(event.load(Ordering::Relaxed)),
+                Some(event) => NotifyWhen::Past(event.load(Ordering::Relaxed)),
                 None => unless(USED_F_NO_NOTIFY, ring.used_flags().load(Ordering::Relaxed)),
             },
             call: match ring.used_event() {
-                Some(event) => Wish::Past(event.load(Ordering::Relaxed)),
+                Some(event) => NotifyWhen::Past(event.load(Ordering::Relaxed)),
                 None => unless(AVAIL_F_NO_INTERRUPT, ring.avail_flags().load(Ordering::Relaxed)),
             },
         }
     }
 
-    fn of_packed(ring: &PackedPointers) -> Wishes {
-        let wish = |event: PackedEvent| match event.flags {
-            PACKED_EVENT_ENABLE => Wish::Always,
+    fn of_packed(ring: &PackedPointers) -> EventSuppression {
+        let when = |event: PackedEvent| match event.flags {
+            PACKED_EVENT_ENABLE => NotifyWhen::Always,
             // Bit 15 is the wrap counter.
-            PACKED_EVENT_DESC => Wish::Past(event.off_wrap & 0x7fff),
-            _ => Wish::Never,
+            PACKED_EVENT_DESC => NotifyWhen::Past(event.off_wrap & 0x7fff),
+            _ => NotifyWhen::Never,
         };
-        Wishes { kick: wish(ring.device_event()), call: wish(ring.driver_event()) }
+        EventSuppression { kick: when(ring.device_event()), call: when(ring.driver_event()) }
     }
 }
 
-impl fmt::Display for Wish {
+impl fmt::Display for NotifyWhen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Wish::Always => f.write_str("always"),
-            Wish::Never => f.write_str("never"),
-            Wish::Past(idx) => write!(f, "past {idx}"),
+            NotifyWhen::Always => f.write_str("always"),
+            NotifyWhen::Never => f.write_str("never"),
+            NotifyWhen::Past(idx) => write!(f, "past {idx}"),
         }
     }
 }

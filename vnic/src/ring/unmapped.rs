@@ -1,30 +1,30 @@
 //! A ring out of the device's reach: behind an IOMMU that has not said, or no longer says, where it is.
 
-use super::{Chain, DeviceRing, Ended, RingError, Segments, Visitor};
+use super::{Chain, DeviceRing, DrainEnd, RingError, Segments, Visitor};
 
 /// What is left of such a ring: where it goes on. It holds no pointer, so nothing is read or written; it has no chains.
 #[derive(Debug, Clone, Copy)]
-pub struct Away {
+pub struct Unmapped {
     /// As [`DeviceRing::base`] says it.
     pub base: u32,
     /// The ring's size.
     pub size: u16,
 }
 
-impl DeviceRing for Away {
+impl DeviceRing for Unmapped {
     fn pop(&mut self, _into: &mut Segments) -> Result<Option<Chain>, RingError> {
         Ok(None)
     }
 
-    fn drain<V: Visitor>(&mut self, _: &mut Segments, _: u16, _: &mut V) -> Result<Ended, RingError> {
-        Ok(Ended::Empty)
+    fn drain<V: Visitor>(&mut self, _: &mut Segments, _: u16, _: &mut V) -> Result<DrainEnd, RingError> {
+        Ok(DrainEnd::Empty)
     }
 
     fn pop_buffers(&mut self, _: &mut Segments, _: u16, _: &mut Vec<Chain>) -> Result<(), RingError> {
         Ok(())
     }
 
-    fn expect(&mut self, _count: u16) {}
+    fn prefetch(&mut self, _count: u16) {}
 
     fn unpop(&mut self, chains: &[Chain]) -> Result<(), RingError> {
         chains.first().map_or(Ok(()), |chain| Err(RingError::NotInFlight { head: chain.head }))

@@ -16,7 +16,7 @@ use super::table::Piece;
 
 /// The pages, in a row.
 #[derive(Debug)]
-pub(crate) struct Stitch {
+pub(crate) struct ContiguousAlias {
     /// Must stop answering for the pages before they are unmapped: see [`Drop`].
     guard: Option<Guard>,
     start: *mut u8,
@@ -25,11 +25,11 @@ pub(crate) struct Stitch {
 }
 
 // SAFETY: the pages are shared bytes that nobody borrows; the pointer is only handed out as a raw one.
-unsafe impl Send for Stitch {}
+unsafe impl Send for ContiguousAlias {}
 // SAFETY: as above.
-unsafe impl Sync for Stitch {}
+unsafe impl Sync for ContiguousAlias {}
 
-impl Stitch {
+impl ContiguousAlias {
     /// Maps `pieces` in a row, each with the mapping it is in. `None`: that cannot be done.
     pub(super) fn new(pieces: &[(Piece, &Mapping)]) -> Option<Self> {
         let page = base_page_size();
@@ -45,7 +45,7 @@ impl Stitch {
         if row == libc::MAP_FAILED {
             return None;
         }
-        let mut stitch = Stitch { guard: None, start: row.cast(), len, skip: skip as usize };
+        let mut alias = ContiguousAlias { guard: None, start: row.cast(), len, skip: skip as usize };
         let mut at = 0_u64;
         for (number, (piece, mapping)) in pieces.iter().enumerate() {
             let before = if number == 0 { skip } else { 0 };
@@ -59,7 +59,7 @@ impl Stitch {
             // SAFETY: `at + bytes` is at most `len`, so this replaces pages of the row alone, which nobody uses yet.
             let mapped = unsafe {
                 libc::mmap(
-                    stitch.start.add(at as usize).cast(),
+                    alias.start.add(at as usize).cast(),
                     bytes as usize,
                     libc::PROT_READ | libc::PROT_WRITE,
                     libc::MAP_SHARED | libc::MAP_FIXED | libc::MAP_NORESERVE,
@@ -72,8 +72,8 @@ impl Stitch {
             }
             at += before + piece.len;
         }
-        stitch.guard = Some(Guard::new(stitch.start as usize, len, page as usize).ok()?);
-        Some(stitch)
+        alias.guard = Some(Guard::new(alias.start as usize, len, page as usize).ok()?);
+        Some(alias)
     }
 
     /// The first piece's first byte.
@@ -87,7 +87,7 @@ impl Stitch {
     }
 }
 
-impl Drop for Stitch {
+impl Drop for ContiguousAlias {
     fn drop(&mut self) {
         self.guard = None;
         // SAFETY: `new` mapped exactly this; the ring that used it is gone.
