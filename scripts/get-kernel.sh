@@ -2,32 +2,62 @@
 # Fetches what the guest is made of, besides our own programs: Debian's cloud kernel with its modules, and a static
 # busybox. They are downloaded and unpacked under target/guest/, never installed; what is there is not fetched again.
 #
-#   scripts/get-kernel.sh            this Debian's kernel and busybox
-#   scripts/get-kernel.sh --newer    also the kernel of its backports (exit 3 when there is none to be had)
+#   scripts/get-kernel.sh              this Debian's kernel and busybox
+#   scripts/get-kernel.sh --newer      also the kernel of its backports (exit 3 when there is none to be had)
+#   scripts/get-kernel.sh --kernel 7.3   also the newest kernel of this version that some suite of Debian's has, or
+#   scripts/get-kernel.sh --kernel sid   that of a suite (exit 3 when there is none to be had)
 #   scripts/get-kernel.sh --newer-qemu   also the QEMU of its backports, beside the installed one whose libraries it uses
-#   scripts/get-kernel.sh --refresh  asks again for the newest of what was fetched before
+#   scripts/get-kernel.sh --refresh    asks again for the newest of what was fetched before
+#
+# Leaves target/guest/kernel/NAME for the NAME stable, newer or what was asked for, in it `vmlinuz` and `modules`, the
+# kernel and its /lib/modules/VERSION.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 KERNELS=$GUEST/kernel
+# Where a version is looked for besides this machine's own sources: older ones first.
+SUITES=(bullseye bookworm bookworm-backports trixie trixie-backports sid)
 REFRESH=''
 
-# fetch_kernel SUITE LINK: unpacks the kernel that linux-image-cloud-amd64 depends on, and links LINK to it.
+# fetch_kernel NAME SUITE [VERSION]: unpacks the suite's newest kernel, or its newest of a version, and links NAME to it.
 fetch_kernel() {
-  local suite=$1 link=$KERNELS/$2 package version
-  if [ -e "$link" ] && [ -z "$REFRESH" ]; then return; fi
+  local link=$KERNELS/$1 suite=$2 version=${3:-} package packages
+  if [ -e "$link/vmlinuz" ] && [ -z "$REFRESH" ]; then return; fi
   mkdir -p "$KERNELS"
   say "Looking for a guest kernel …"
   apt_private "$suite" || return 1
-  package=$(apt-cache "${APT[@]}" depends linux-image-cloud-amd64 2>/dev/null |
-    sed -n 's/^ *Depends: \(linux-image-[0-9].*\)$/\1/p' | head -n 1)
+  if [ -n "$version" ]; then
+    package=$(apt-cache "${APT[@]}" pkgnames "linux-image-$version" | grep -E "^linux-image-${version//./\\.}[.+-].*cloud-amd64$" | sort -V | tail -n 1)
+  else
+    package=$(depends linux-image-cloud-amd64 'linux-image-[0-9].*')
+  fi
   [ -n "$package" ] || return 1
   version=${package#linux-image-}
-  if [ ! -e "$KERNELS/$version" ]; then
-    unpack_debian "$KERNELS/$version" "$package" || return 1
+  if [ ! -e "$KERNELS/$version/vmlinuz" ]; then
+    # From 7.0 on the package is an empty one: those that it needs have the kernel and its modules.
+    mapfile -t packages < <(depends "$package" "linux-\(base\|binary\|modules\)-${version%-cloud-*}.*")
+    unpack_debian "$KERNELS/$version" "$package" "${packages[@]}" || return 1
+    (
+      cd "$KERNELS/$version"
+      shopt -s nullglob
+      kernel=(boot/vmlinuz-* usr/lib/modules/*/vmlinuz) modules=(lib/modules/* usr/lib/modules/*)
+      ln -sfn "${modules[0]}" modules && ln -sfn "${kernel[0]}" vmlinuz
+    ) || return 1
   fi
   ln -sfn "$version" "$link"
   say "The guest's kernel: $version"
+}
+
+# depends PACKAGE PATTERN: what it depends on, and is called like this.
+depends() { apt-cache "${APT[@]}" depends "$1" 2>/dev/null | sed -n "s/^ *Depends: \($2\)$/\1/p"; }
+
+# find_kernel WHICH: that of a suite, or the newest of a version in the first suite that has one.
+find_kernel() {
+  local suite
+  case $1 in
+    [0-9]*) for suite in - "${SUITES[@]}"; do fetch_kernel "$1" "$suite" "$1" && return; done && return 1 ;;
+    *) fetch_kernel "$1" "$1" ;;
+  esac
 }
 
 fetch_busybox() {
@@ -51,10 +81,14 @@ fetch_qemu() {
   fi
 }
 
-NEWER='' NEWER_QEMU=''
+NEWER='' NEWER_QEMU='' WHICH=()
 while [ $# -gt 0 ]; do
   case $1 in
     --newer) NEWER=1 ;;
+    --kernel)
+      [[ ${2:-} =~ ^[a-z0-9][a-z0-9.+-]*$ ]] || usage_error "--kernel takes a version, or a suite of Debian's"
+      WHICH+=("$2") && shift
+      ;;
     --newer-qemu) NEWER_QEMU=1 ;;
     --refresh) REFRESH=1 ;;
     -h | --help) help && exit ;;
@@ -68,12 +102,15 @@ if ! is_debian; then
   fail 2 "this is not Debian: bring a kernel with scripts/run-qemu.sh --kernel FILE --modules DIR, and install a static" \
     "busybox (busybox-static; on Fedora and Arch: busybox), which is then found in PATH"
 fi
-fetch_kernel - stable ||
+fetch_kernel stable - ||
   fail 2 "could not fetch the guest's kernel: is there a network, and is this Debian's amd64? Or bring your own: scripts/run-qemu.sh --kernel FILE --modules DIR"
 fetch_busybox || fail 2 "could not fetch busybox-static: is there a network?"
-if [ -n "$NEWER" ] && ! fetch_kernel "$(codename)-backports" newer; then
+if [ -n "$NEWER" ] && ! fetch_kernel newer "$(codename)-backports"; then
   fail 3 "there is no newer kernel to be had from $(codename)-backports"
 fi
+for which in "${WHICH[@]}"; do
+  find_kernel "$which" || fail 3 "there is no kernel $which to be had from Debian"
+done
 if [ -n "$NEWER_QEMU" ] && ! fetch_qemu "$(codename)-backports"; then
   fail 3 "there is no newer QEMU to be had from $(codename)-backports"
 fi

@@ -35,8 +35,8 @@ prepare_guest() {
 choose_kernel() {
   if [ -z "$KERNEL" ]; then
     if [ "$WHICH" = newer ]; then "$ROOT/scripts/get-kernel.sh" --newer || exit; else "$ROOT/scripts/get-kernel.sh" || exit; fi
-    KERNEL=$(echo "$GUEST/kernel/$WHICH"/boot/vmlinuz-*)
-    MODULES=$(echo "$GUEST/kernel/$WHICH"/lib/modules/*)
+    KERNEL=$GUEST/kernel/$WHICH/vmlinuz
+    MODULES=$GUEST/kernel/$WHICH/modules
   fi
   [ -r "$KERNEL" ] || fail 2 "cannot read the kernel $KERNEL"
   [ -d "$MODULES" ] || fail 2 "there is no folder $MODULES with the kernel's modules"

@@ -1,19 +1,16 @@
 //! The guest's kernel, unpacked by the scripts.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::{Check, in_path};
 
 const NAME: &str = "guest kernel";
-/// Where the scripts unpack kernels, from the repository's root: `VERSION/boot/vmlinuz-VERSION`.
+/// Where the scripts unpack kernels, from the repository's root; `stable` is a link to this Debian's.
 const UNPACKED: &str = "target/guest/kernel";
 
-/// The newest unpacked kernel.
+/// The kernel that guests boot, if it is unpacked.
 pub(super) fn find() -> Option<PathBuf> {
-    let folder = |path: PathBuf| fs::read_dir(path).into_iter().flatten().flatten();
-    let boots = folder(UNPACKED.into()).flat_map(|kernel| folder(kernel.path().join("boot")));
-    boots.filter(|file| file.file_name().to_string_lossy().starts_with("vmlinuz-")).map(|file| file.path()).max()
+    std::fs::canonicalize(Path::new(UNPACKED).join("stable/vmlinuz")).ok()
 }
 
 /// Unpacked already?
