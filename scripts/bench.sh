@@ -58,6 +58,7 @@ put_back() {
   echo "$HUGE_BEFORE" | as_root tee /proc/sys/vm/nr_hugepages >/dev/null
 }
 [ -z "$DPDK" ] || use_dpdk
+need ip iproute2 iproute2
 
 OUT=$ROOT/target/bench
 run cargo build --release --workspace --locked --bin vnic --bin vnic-bench

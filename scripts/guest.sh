@@ -46,8 +46,8 @@ choose_kernel() {
 }
 
 build_initramfs() {
-  (cd "$ROOT" && RUSTFLAGS="-C target-feature=+crt-static" run cargo build --profile guest --package guest-tests \
-    --bins --examples --target $TARGET --target-dir "$GUEST/build" >&2) || fail 2 "the guest's programs do not build"
+  (cd "$ROOT" && RUSTFLAGS="-C target-feature=+crt-static" run cargo build --profile guest --package guest-agent --package guest-image \
+    --package vnic-driver --bins --examples --target $TARGET --target-dir "$GUEST/build" >&2) || fail 2 "the guest's programs do not build"
   INITRAMFS=$GUEST/initramfs-$(basename "$MODULES").cpio
   [ ${#WITH[@]} = 0 ] || INITRAMFS=$RUN/initramfs.cpio
   "$PROGRAMS/mkinitramfs" --modules "$MODULES" --programs "$PROGRAMS" --busybox "$BUSYBOX" "${WITH[@]/#/--with=}" \

@@ -79,8 +79,8 @@ else
   # What the tests would otherwise build or fetch one by one, each in its own time.
   step "the guest's image" scripts/run-qemu.sh --print-command
   scripts/get-kernel.sh --newer || true
-  # A driver that was not written by us; without it those tests skip themselves.
-  if is_debian && can_be_root; then (need_dpdk) || true; fi
+  # A driver that was not written by us, and what network namespaces are made with; without them those tests skip themselves.
+  if is_debian && can_be_root; then (need_dpdk) || true; (need ip iproute2 iproute2) || true; fi
   # Two at a time at most: a guest keeps one CPU busy, and deadlines are for a machine that is not crowded.
   THREADS=$(($(nproc) < 2 ? 1 : 2))
   # The command is the one that the steps before have built; always --workspace, or cargo would build the dependencies anew

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::thread;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use guest_tests::fixture::{Agent, Device, Folder, Machine, Namespace, is_root, receiver, spec};
+use guest_fixture::{Agent, Device, Folder, Machine, Namespace, is_root, receiver, spec};
 
 use crate::Args;
 use crate::outcome::{Outcome, Runs, Unit};

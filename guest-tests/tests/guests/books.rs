@@ -1,6 +1,6 @@
 //! The guest kernel's own books, and the hazards that need no help of the device, in a guest on our NIC.
 
-use guest_tests::fixture::{Agent, Device, Folder, Machine, note, spec};
+use guest_fixture::{Agent, Device, Folder, Machine, note, spec};
 use vnic::record::wire::{Event, NicWish, Request, TransferSpec};
 
 const BYTES: u64 = 16 << 20;

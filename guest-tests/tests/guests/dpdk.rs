@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use guest_tests::fixture::{Child, Deadline, Device, Folder, note, skip, until};
+use guest_fixture::{Child, Deadline, Device, Folder, note, skip, until};
 use serde_json::Value;
 
 const MOVES: Deadline = Deadline::secs("DPDK's driver to move frames on every queue", 60);

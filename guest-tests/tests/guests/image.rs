@@ -2,9 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use guest_tests::fixture::{Agent, Folder, Machine, available, note, receiver, skip, spec, without_sg};
-use guest_tests::guest::agent::HOST_LEFT;
-use guest_tests::methods::METHODS;
+use guest_agent::methods::METHODS;
+use guest_agent::requests::HOST_LEFT;
+use guest_fixture::{Agent, Folder, Machine, available, note, receiver, skip, spec, without_sg};
 use vnic::record::row::PROGRAM;
 use vnic::record::wire::{Event, Request, TransferSpec};
 

@@ -4,7 +4,7 @@
 use std::fs;
 use std::process::Command;
 
-use guest_tests::fixture::{Child, Deadline, Device, Folder, Machine, between, vnic};
+use guest_fixture::{Child, Deadline, Device, Folder, Machine, between, vnic};
 use serde_json::{Value, json};
 use vnic::record::run::{Method, Run, Verdict};
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use guest_tests::fixture::{
+use guest_fixture::{
     Device, Folder, Machine, TEXTBOOK, available, judged_run, note, skip, spec, textbook_methods, without_sg,
 };
 use vnic::record::run::{Method, Run, Verdict};
@@ -102,23 +102,23 @@ fn all_sizes_offsets_and_families_arrive_and_both_ends_answer_ping() {
     device.ping(Ipv6Addr::new(0xfec0, 0, 0, 0, 0, 0, 0, 0x15).into());
 
     for method in textbook_methods() {
-        note(&format!("{}: odd sizes and offsets", method.name));
+        note(&format!("{method}: odd sizes and offsets"));
         for (offset, bytes) in
             [(0, 1), (0, 63), (0, 1448), (0, 4096), (1, 4096), (4095, 2), (4097, 65_537), (12_345, 1_234_567)]
         {
-            let asked = TransferSpec { offset, ..spec(method.name, bytes) };
+            let asked = TransferSpec { offset, ..spec(method, bytes) };
             agent.transfer(&asked);
             agent.transfer(&without_sg(asked));
         }
-        note(&format!("{}: odd chunks", method.name));
+        note(&format!("{method}: odd chunks"));
         for chunk in [1, 4097, 1 << 20] {
-            agent.transfer(&TransferSpec { chunk, ..spec(method.name, if chunk == 1 { 500 } else { 3 << 20 }) });
+            agent.transfer(&TransferSpec { chunk, ..spec(method, if chunk == 1 { 500 } else { 3 << 20 }) });
         }
-        note(&format!("{}: IPv6", method.name));
+        note(&format!("{method}: IPv6"));
         let to = SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0xfec0, 0, 0, 0, 0, 0, 0, 2)), 9000);
-        agent.transfer(&TransferSpec { to, ..spec(method.name, 1 << 20) });
-        note(&format!("{}: 64 MiB", method.name));
-        agent.transfer(&spec(method.name, 64 << 20));
+        agent.transfer(&TransferSpec { to, ..spec(method, 1 << 20) });
+        note(&format!("{method}: 64 MiB"));
+        agent.transfer(&spec(method, 64 << 20));
     }
 
     note("the rings are sound, and nothing was dropped or copied");

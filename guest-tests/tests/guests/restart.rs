@@ -5,11 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::mpsc;
 use std::thread;
 
-use guest_tests::fixture::{
-    Deadline, Device, Folder, Machine, Namespace, is_root, note, skip, spec, until, without_sg,
-};
-use guest_tests::guest::file::hex;
+use guest_fixture::{Deadline, Device, Folder, Machine, Namespace, is_root, note, skip, spec, until, without_sg};
 use sha2::{Digest, Sha256};
+use vnic::record::wire::hex;
 
 const MOVES: Deadline = Deadline::secs("the transfer to be under way", 60);
 const NOTICES: Deadline = Deadline::secs("the device to notice that QEMU is gone", 10);

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Command;
 
-use guest_tests::fixture::{
+use guest_fixture::{
     Device, Folder, Machine, Namespace, is_root, note, receiver, repository, skip, spec, textbook_methods, without_sg,
 };
 use vnic::record::wire::TransferSpec;
@@ -49,11 +49,11 @@ fn the_textbooks_transfers_arrive_over_a_tap_and_both_ends_answer_ping() {
     assert!(pinged.status.success(), "{}", String::from_utf8_lossy(&pinged.stdout));
 
     for method in textbook_methods() {
-        note(method.name);
-        let (began, _) = agent.transfer(&spec(method.name, 16 << 20));
+        note(method);
+        let (began, _) = agent.transfer(&spec(method, 16 << 20));
         assert!(began.nic.sg && began.nic.csum && began.nic.tso, "{}", began.nic);
         for (offset, bytes) in [(0, 1), (4097, 65_537), (12_345, 1_234_567)] {
-            agent.transfer(&TransferSpec { offset, ..spec(method.name, bytes) });
+            agent.transfer(&TransferSpec { offset, ..spec(method, bytes) });
         }
     }
     note("sendfile without scatter-gather");

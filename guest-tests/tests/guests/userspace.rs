@@ -3,10 +3,10 @@
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use guest_tests::fixture::{
+use guest_agent::userspace::METHOD;
+use guest_fixture::{
     Agent, Deadline, Device, Folder, Machine, available, judged_run, note, receiver, skip, spec, until,
 };
-use guest_tests::guest::userspace::METHOD;
 use vnic::record::run::{Run, Verdict};
 use vnic::record::stamp::{MAGIC, STAMP_BYTES, Stamp};
 use vnic::record::wire::{Event, Request, TransferSpec};

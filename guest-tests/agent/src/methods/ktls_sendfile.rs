@@ -1,0 +1,65 @@
+//! `sendfile` over a connection that the kernel encrypts (kTLS): the program still touches no byte, the CPU every one.
+//!
+//! Operation: a real program does the TLS handshake in user space and then hands the keys to the kernel. Here the keys
+//! are fixed ones of TLS 1.3 with AES-128-GCM, since nobody needs to be kept from reading. The receiver gets TLS records;
+//! [`stream`] foretells them.
+//!
+//! Expected: one pass of the CPU over the bytes, page cache → records. It is a cipher's and no copying function's, so
+//! the kernel's books do not show it; the NIC is handed other pages than the file's.
+//!
+//! Each call sends one chunk, and a chunk fits into the socket's buffer. Else the transfer stands still now and then (seen
+//! on 6.1): the kernel pushes nothing to TCP before a call's last page, so when the buffer is full before that, and nothing
+//! is in flight whose acknowledgement would push, it waits for room until the other side says something of its own.
+
+use std::io;
+
+use nix::errno::Errno;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::{TcpTlsTx, TcpUlp, TlsCryptoInfo};
+
+use vnic::record::wire::PAGE_SIZE;
+
+use super::{Job, unsupported};
+use crate::tls_records::{Keys, Stream, stream_of};
+
+const KEYS: Keys = Keys { key: *b"vnic kTLS key 16", salt: *b"salt", iv: *b"vnic iv.", sequence: [0; 8] };
+
+/// Can this kernel encrypt TLS 1.3?
+pub(super) fn available(job: &Job<'_>) -> io::Result<()> {
+    encrypt(job).map_err(|error| match error {
+        Errno::ENOENT | Errno::ENOPROTOOPT => unsupported("this kernel has no kTLS (module tls)"),
+        error => unsupported(format!("this kernel's kTLS has no TLS 1.3 with AES-128-GCM: {error}")),
+    })
+}
+
+/// Gives the connection its keys: what is sent from now on is encrypted.
+fn encrypt(job: &Job<'_>) -> nix::Result<()> {
+    match setsockopt(job.socket, TcpUlp::default(), b"tls") {
+        // Done before: `available` has set the connection up.
+        Err(Errno::EEXIST) => return Ok(()),
+        done => done?,
+    }
+    let info = libc::tls12_crypto_info_aes_gcm_128 {
+        info: libc::tls_crypto_info { version: libc::TLS_1_3_VERSION, cipher_type: libc::TLS_CIPHER_AES_GCM_128 },
+        iv: KEYS.iv,
+        key: KEYS.key,
+        salt: KEYS.salt,
+        rec_seq: KEYS.sequence,
+    };
+    setsockopt(job.socket, TcpTlsTx, &TlsCryptoInfo::Aes128Gcm(info))
+}
+
+/// Sends the job.
+pub(super) fn send(job: &Job<'_>) -> io::Result<u64> {
+    encrypt(job)?;
+    super::sendfile::send_by(job, |sent| job.piece(sent))
+}
+
+/// What the receiver will get: full records, and each call of `sendfile` ends its last one. Only for whole pages: from
+/// within a page the kernel ends records earlier too, wherever its pipe between file and socket was full.
+pub(super) fn stream(job: &Job<'_>) -> io::Result<Stream> {
+    if !job.offset.is_multiple_of(PAGE_SIZE) {
+        return Err(unsupported("where the kernel ends its records is not known for a start within a page"));
+    }
+    stream_of(job.file, job.offset, job.bytes, job.chunk as u64, KEYS)
+}

@@ -1,0 +1,331 @@
+//! One whole transfer: file and connection prepared, sent by a method, confirmed by the receiver.
+//!
+//! Operation: [`Prepared::new`] sets the NIC, makes the file, notes its pages and connects; between that and
+//! [`Prepared::send`] whoever watches the NIC can get ready. `send` runs the method with the books open, shuts down the
+//! write side, reads the receipt and notes the pages again.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::io::{self, BufRead, BufReader};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use nix::sys::socket::{setsockopt, sockopt};
+use vnic::record::row::{PROGRAM, way_of};
+use vnic::record::run::NicState;
+use vnic::record::wire::{self, Event, Flow, PageRun, Receipt, TransferSpec};
+
+use super::accounting::{Books, Sender, Subject};
+use super::disk;
+use super::file::TestFile;
+use super::init::modules::load_group;
+use super::nic::{self, Nic};
+use super::pages::{page_runs, resident_page_runs};
+use super::tls_records::Stream;
+use crate::methods::{self, Follower, Job, Method, Nobody};
+
+/// How long the receiver may take to accept the connection.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(30);
+/// How long nothing may move on the connection: a device that was restarted has TCP wait for its retransmission.
+const STALL_DEADLINE: Duration = Duration::from_secs(180);
+
+/// What a request cannot be: known, and impossible in this guest.
+#[derive(Debug)]
+pub struct Unsupported(pub String);
+
+impl std::fmt::Display for Unsupported {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Unsupported {}
+
+/// A transfer that can start.
+#[derive(Debug)]
+pub struct Prepared {
+    method: &'static Method,
+    spec: TransferSpec,
+    made: TestFile,
+    socket: TcpStream,
+    /// What the receiver will get, where that is not the file's bytes; `None` inside where it cannot be foretold.
+    stream: Option<Option<Stream>>,
+    /// The connection.
+    pub flow: Flow,
+    /// The NIC's switches, read back.
+    pub nic: NicState,
+    /// The file's pages before.
+    pub pages: Vec<PageRun>,
+}
+
+/// A transfer that is over.
+#[derive(Debug)]
+pub struct Done {
+    /// Bytes the method says it sent.
+    pub bytes_sent: u64,
+    /// From the first call to the receiver's receipt.
+    pub took: Duration,
+    /// What the receiver got.
+    pub receipt: Receipt,
+    /// The file's pages after.
+    pub pages: Vec<PageRun>,
+    /// The kernel's books.
+    pub books: wire::Books,
+}
+
+impl Done {
+    /// As the host gets it.
+    #[must_use]
+    pub fn told(&self) -> Event {
+        Event::TransferEnd {
+            bytes_sent: self.bytes_sent,
+            seconds: self.took.as_secs_f64(),
+            receipt: self.receipt.clone(),
+            pages: self.pages.clone(),
+            books: self.books.clone(),
+        }
+    }
+}
+
+/// Called once when the first chunk is taken, with its bytes.
+pub type Pause<'a> = &'a mut dyn FnMut(u64) -> Result<()>;
+
+impl Prepared {
+    /// Prepares a transfer.
+    ///
+    /// # Errors
+    /// [`Unsupported`] where this guest cannot do it; else what failed.
+    pub fn new(spec: TransferSpec) -> Result<Prepared> {
+        let Some(method) = methods::by_name(&spec.method) else {
+            let names: Vec<&str> = methods::METHODS.iter().map(|method| method.name).collect();
+            bail!(Unsupported(format!("no method is called {:?}; there are {}", spec.method, names.join(", "))));
+        };
+        ensure!(spec.chunk > 0, "a chunk of 0 bytes never gets anywhere");
+        let nic = Nic::open(nic::NAME)?.apply(spec.nic)?;
+        if let Some(group) = method.modules {
+            // Where they are missing or built in, the method itself finds out what it can do.
+            let _ = load_group(group);
+        }
+        let made = TestFile::create(folder_of(&spec.filesystem)?, spec.offset, spec.bytes)?;
+        let socket = connect(spec.to, (spec.pause || method.chunk_fits).then_some(spec.chunk))?;
+        let flow = Flow { protocol: 6, local: socket.local_addr()?, remote: socket.peer_addr()? };
+        let mut prepared = Prepared { method, spec, made, socket, stream: None, flow, nic, pages: Vec::new() };
+        let job = prepared.job(&Nobody)?;
+        (method.available)(&job).map_err(unsupported)?;
+        let stream = method.stream.map(|stream| stream(&job).ok());
+        prepared.stream = stream;
+        prepared.pages = prepared.first_pages()?;
+        Ok(prepared)
+    }
+
+    /// The file's pages before the transfer. Where they are better not in memory, they are dropped from it.
+    fn first_pages(&self) -> Result<Vec<PageRun>> {
+        let cold = self.spec.cold;
+        if cold && self.method.bypasses_page_cache {
+            bail!(Unsupported(format!("{} passes the page cache by: a cold file is the same to it", self.method.name)));
+        }
+        if cold && self.spec.filesystem == "tmpfs" {
+            bail!(Unsupported("a tmpfs file is nothing but page cache: it is never cold".to_owned()));
+        }
+        if self.spares_pages() {
+            // Written back when it was made: clean pages go.
+            posix_fadvise(&self.made.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)
+                .context("drop the file's pages")?;
+        }
+        let pages = self.pages_now()?;
+        ensure!(!cold || pages.is_empty(), "the kernel keeps {} runs of the file's pages in memory", pages.len());
+        Ok(pages)
+    }
+
+    /// Is a page that is not in memory to stay away?
+    fn spares_pages(&self) -> bool {
+        self.method.bypasses_page_cache || self.spec.cold
+    }
+
+    fn job<'a>(&'a self, follower: &'a dyn Follower) -> Result<Job<'a>> {
+        Ok(Job {
+            file: &self.made.file,
+            socket: &self.socket,
+            offset: self.spec.offset,
+            bytes: self.spec.bytes,
+            chunk: usize::try_from(self.spec.chunk).context("chunk")?,
+            first_chunk_apart: self.spec.pause,
+            program: &self.spec.program,
+            follower,
+        })
+    }
+
+    fn pages_now(&self) -> Result<Vec<PageRun>> {
+        if self.spares_pages() { resident_page_runs(&self.made.file) } else { page_runs(&self.made.file) }
+    }
+
+    /// SHA-256 of the bytes the receiver is to get, from the file's content apart from the transfer; empty where it
+    /// cannot be foretold.
+    #[must_use]
+    pub fn sha256(&self) -> &str {
+        match &self.stream {
+            None => &self.made.sha256,
+            Some(stream) => stream.as_ref().map_or("", |stream| &stream.sha256),
+        }
+    }
+
+    /// How many bytes the receiver is to get, where these are not the file's.
+    #[must_use]
+    pub fn stream_bytes(&self) -> Option<u64> {
+        self.stream.as_ref()?.as_ref().map(|stream| stream.bytes)
+    }
+
+    /// Sends, and waits for the receipt. `pause` is called if the transfer is to pause.
+    ///
+    /// # Errors
+    /// [`Unsupported`] where it shows only now that this guest cannot do it; else what failed, the receiver's silence
+    /// and `pause` included.
+    pub fn send(self, pause: Pause<'_>) -> Result<Done> {
+        let conductor = Conductor {
+            books: RefCell::new(Books::open(&Subject {
+                file: &self.made.file,
+                bytes: self.spec.bytes,
+                way: way_of(self.method.name),
+                sender: if self.method.name == PROGRAM { Sender::Child } else { Sender::ThisThread },
+                with_copies: self.spec.books,
+            })),
+            pause: RefCell::new(self.spec.pause.then_some(pause)),
+            pause_failed: RefCell::default(),
+            claims: RefCell::default(),
+            copied_on_write: Cell::new(None),
+        };
+        let job = self.job(&conductor)?;
+        let start = Instant::now();
+        conductor.books.borrow_mut().start().context("open the books")?;
+        let sent = (self.method.send)(&job);
+        conductor.books.borrow_mut().suspend().context("close the books")?;
+        if let Some(error) = conductor.pause_failed.take() {
+            return Err(error);
+        }
+        let mut bytes_sent =
+            sent.map_err(unsupported).with_context(|| format!("{} to {}", self.method.name, self.spec.to))?;
+        let Conductor { books, claims, copied_on_write, .. } = conductor;
+        let mut books = books.into_inner();
+        books.sent();
+        self.socket.shutdown(Shutdown::Write).context("shut down the write side")?;
+        let receipt = read_receipt(&self.socket)?;
+        let took = start.elapsed();
+        let mut books = books.close();
+        if self.method.name == PROGRAM {
+            // It does not say what it sent.
+            bytes_sent = receipt.bytes;
+            books.notes.push(format!("the program: {}", self.spec.program.join(" ")));
+        }
+        books.claims = claims.into_inner();
+        if let Some(bytes) = copied_on_write.get() {
+            books.copied_bytes.insert(wire::COPY_ON_WRITE.to_owned(), Some(bytes));
+        }
+        Ok(Done { bytes_sent, took, receipt, pages: self.pages_now()?, books })
+    }
+}
+
+/// Follows a transfer: keeps its books, and stops it where it is to pause.
+struct Conductor<'a> {
+    books: RefCell<Books>,
+    pause: RefCell<Option<Pause<'a>>>,
+    /// Whole, for who knows the error.
+    pause_failed: RefCell<Option<anyhow::Error>>,
+    claims: RefCell<BTreeMap<String, u64>>,
+    copied_on_write: Cell<Option<u64>>,
+}
+
+impl Follower for Conductor<'_> {
+    fn taken(&self, sent: u64) -> io::Result<()> {
+        let mut books = self.books.borrow_mut();
+        books.drain();
+        if let Some(pause) = self.pause.take() {
+            books.suspend()?;
+            if let Err(error) = pause(sent) {
+                self.pause_failed.replace(Some(error));
+                return Err(io::Error::other("the pause failed"));
+            }
+            books.start()?;
+        }
+        Ok(())
+    }
+
+    fn working(&self) {
+        self.books.borrow_mut().drain();
+    }
+
+    fn claim(&self, what: &'static str, count: u64) {
+        *self.claims.borrow_mut().entry(what.to_owned()).or_default() += count;
+    }
+
+    fn copied_on_write(&self, bytes: u64) {
+        self.copied_on_write.set(Some(self.copied_on_write.get().unwrap_or_default() + bytes));
+    }
+}
+
+/// An error that says "not here" as such.
+fn unsupported(error: io::Error) -> anyhow::Error {
+    if error.kind() == io::ErrorKind::Unsupported { Unsupported(error.to_string()).into() } else { error.into() }
+}
+
+/// Connects to a receiver. A chunk that the connection must take whole, though not a byte of it may be sent by then, needs
+/// room in the socket.
+pub(crate) fn connect(to: SocketAddr, chunk: Option<u64>) -> Result<TcpStream> {
+    let socket = TcpStream::connect_timeout(&to, CONNECT_DEADLINE)
+        .with_context(|| format!("connect to the receiver at {to}"))?;
+    socket.set_read_timeout(Some(STALL_DEADLINE))?;
+    socket.set_write_timeout(Some(STALL_DEADLINE))?;
+    if let Some(chunk) = chunk {
+        let room = usize::try_from(chunk).unwrap_or(usize::MAX).saturating_mul(2).clamp(1 << 18, 1 << 28);
+        setsockopt(&socket, sockopt::SndBufForce, &room).context("make room in the socket (SO_SNDBUFFORCE)")?;
+    }
+    Ok(socket)
+}
+
+/// Where files of a file system are made.
+pub(crate) fn folder_of(filesystem: &str) -> Result<&'static Path> {
+    match filesystem {
+        "tmpfs" => Ok(Path::new("/tmp")),
+        "ext4" => disk::mounted().map_err(|error| Unsupported(format!("{error:#}")).into()),
+        other => bail!(Unsupported(format!("this guest has no {other} file system"))),
+    }
+}
+
+pub(crate) fn read_receipt(socket: &TcpStream) -> Result<Receipt> {
+    let mut line = String::new();
+    BufReader::new(socket).read_line(&mut line).context("wait for the receiver's receipt")?;
+    parse_receipt(&line).with_context(|| format!("the receiver answered {line:?}, not `bytes N sha256 HEX`"))
+}
+
+pub(crate) fn parse_receipt(line: &str) -> Option<Receipt> {
+    let mut words = line.strip_suffix('\n')?.split(' ');
+    let receipt = match (words.next()?, words.next()?, words.next()?, words.next()?) {
+        ("bytes", bytes, "sha256", sha256) => Receipt { bytes: bytes.parse().ok()?, sha256: sha256.to_owned() },
+        _ => return None,
+    };
+    let is_digest = receipt.sha256.len() == 64 && receipt.sha256.bytes().all(|c| c.is_ascii_hexdigit());
+    (is_digest && words.next().is_none()).then_some(receipt)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_receipt_is_bytes_and_digest_and_nothing_else() {
+        let digest = "ab".repeat(32);
+        let good = format!("bytes 12 sha256 {digest}\n");
+        assert_eq!(parse_receipt(&good), Some(Receipt { bytes: 12, sha256: digest.clone() }));
+        for bad in [
+            String::new(),
+            format!("bytes 12 sha256 {digest}"),
+            format!("bytes x sha256 {digest}\n"),
+            "bytes 12 sha256 abcd\n".to_owned(),
+            format!("bytes 12 sha256 {digest} more\n"),
+        ] {
+            assert_eq!(parse_receipt(&bad), None, "{bad:?}");
+        }
+    }
+}
