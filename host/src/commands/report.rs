@@ -39,7 +39,7 @@ pub(super) fn run(args: &Args) -> Result<Finding> {
     let run = read(&args.run)?;
     let surprises: Vec<String> = run.methods.iter().flat_map(verdict::surprises).collect();
     if let Some(path) = &args.html {
-        let page = views::html::page(&run, &surprises)?;
+        let page = views::html::page(&run, &surprises);
         fs::write(path, page).with_context(|| format!("cannot write the page {}", path.display()))?;
     }
     if args.json {

@@ -11,7 +11,9 @@ use vnic::record::row::{PROGRAM, Row, USERSPACE};
 use vnic::record::run::{Method, NicState, Run};
 use vnic::record::verdict;
 
-use super::table::{Align, Cell, Table};
+use comfy_table::Cell;
+
+use super::table::{Align, table as aligned};
 
 /// What the textbook says of a method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -61,17 +63,19 @@ pub(crate) struct Line<'a> {
 /// Bytes of a GiB.
 const GIB: f64 = (1_u64 << 30) as f64;
 
-/// The heads of the columns behind `nic`, each with the paths of what it shows.
-pub(super) const HEADS: [(&str, &str); 8] = [
-    ("mode switches", "guest.mode_switches"),
-    ("context switches", "guest.context_switches.voluntary"),
+/// The heads of the columns behind the row's name, each with the paths of what it shows.
+pub(super) const HEADS: [(&str, &str); 7] = [
     ("CPU copies", "cpu_copies"),
     ("DMA copies", "dma_copies"),
+    ("mode switches", "guest.mode_switches"),
+    ("by faults", "guest.page_faults"),
+    ("context switches", "guest.context_switches.voluntary"),
     ("instances", "memory.physical_instances"),
     ("CPU s/GiB", "guest.user_us"),
-    ("copied by", ""),
-    ("the kernel claims", ""),
 ];
+
+/// What stands above the table.
+pub(super) const TITLE: &str = "The textbook's table, as measured [and what the textbook says where it differs]";
 
 /// What the textbook says of this row: of a method, and of `sendfile` also by what the NIC can. Its file is on a disk.
 fn textbook(method: &Method) -> Option<Textbook> {
@@ -120,7 +124,7 @@ impl<'a> Line<'a> {
     }
 
     /// The cells of [`HEADS`]; `None` where a figure is missing.
-    pub(super) fn cells(&self) -> [Option<String>; 8] {
+    pub(super) fn cells(&self) -> [Option<String>; HEADS.len()] {
         let book = |figure: fn(&Textbook) -> u64| self.textbook.as_ref().map(figure);
         // Page faults apart: the textbook leaves them out.
         let faults = 2.0 * self.page_faults.unwrap_or_default() as f64;
@@ -130,25 +134,20 @@ impl<'a> Line<'a> {
                 Per::Chunk => "a chunk",
                 Per::Transfer => "in all",
             };
-            let text = format!("{} {unit}", trimmed(calls));
-            let text = beside(text, calls, book(|book| book.mode_switches), 0.5);
-            if faults > 0.0 { format!("{text} + {faults} by faults") } else { text }
+            beside(format!("{} {unit}", trimmed(calls)), calls, book(|book| book.mode_switches), 0.5)
         });
         let copies = |count: Option<f64>, book| count.map(|count| beside(format!("{count:.2}"), count, book, 0.05));
-        let claims: Vec<String> = self.kernel_claims.iter().map(|(claim, count)| format!("{claim} {count}")).collect();
         [
-            switches,
-            self.context_switches.map(|count| count.to_string()),
             copies(self.cpu_copies, book(|book| book.cpu_copies)),
             copies(self.dma_copies, book(|book| book.dma_copies)).map(|text| match self.disk_copies {
                 Some(disk) if disk >= 0.005 => format!("{text}, disk {disk:.2}"),
                 _ => text,
             }),
+            switches,
+            self.page_faults.map(|_| faults.to_string()),
+            self.context_switches.map(|count| count.to_string()),
             self.physical_instances.map(|count| count.to_string()),
             self.cpu_seconds_per_gib.map(|seconds| format!("{seconds:.2}")),
-            self.cpu_copies
-                .map(|_| self.copied_by.iter().map(|(name, count)| by(name, *count)).collect::<Vec<_>>().join(" + ")),
-            Some(claims.join(", ")),
         ]
     }
 }
@@ -156,7 +155,7 @@ impl<'a> Line<'a> {
 /// A figure, with the textbook's behind it where the two differ.
 fn beside(text: String, measured: f64, book: Option<u64>, by: f64) -> String {
     match book {
-        Some(book) if (measured - book as f64).abs() >= by => format!("{text} (textbook {book})"),
+        Some(book) if (measured - book as f64).abs() >= by => format!("{text} [{book}]"),
         _ => text,
     }
 }
@@ -177,46 +176,55 @@ pub(crate) fn lines(run: &Run) -> Vec<Line<'_>> {
 }
 
 /// What stands under the table.
-pub(super) const NOTE: &str = "Copies are per payload byte sent. The textbook's second copy by DMA is from the disk to the page cache: a file that is there already has none. CPU time is the sending thread's, waiting by polling included.";
+pub(super) const NOTE: &str = "Copies are per payload byte sent. The textbook's second copy by DMA is from the disk to the page cache: a file that is there already has none. Mode switches by page faults stand apart, since the textbook leaves them out. CPU time is the sending thread's, waiting by polling included.";
 
 /// The table.
-pub(super) fn table(run: &Run) -> Table {
-    let mut columns = vec![("method", Align::Left), ("nic", Align::Left)];
-    columns.extend(HEADS.iter().map(|(head, _)| (*head, Align::Left)));
-    let mut table = Table::new(&columns);
-    for line in lines(run) {
-        let mut cells: Vec<Cell> = vec![line.name().into(), line.nic.to_string().into()];
-        cells.extend(
-            line.cells().into_iter().map(|cell| Cell::from(cell.unwrap_or_else(|| super::report::NULL.to_owned()))),
-        );
-        table.row(cells);
-    }
-    table
-}
-
-impl Line<'_> {
-    /// The row's name, with the file system where there are several.
-    pub(super) fn name(&self) -> String {
-        name(self.method, self.filesystem)
-    }
+pub(super) fn table(run: &Run) -> String {
+    let heads = HEADS.iter().map(|(head, _)| (*head, Align::Left));
+    let columns: Vec<_> = std::iter::once(("method", Align::Left)).chain(heads).collect();
+    let rows = run.methods.iter().zip(lines(run)).map(|(method, line)| {
+        let figures = line.cells().into_iter().map(|cell| cell.unwrap_or_else(|| super::report::NULL.to_owned()));
+        std::iter::once(broken_name(method)).chain(figures).map(Cell::new).collect()
+    });
+    aligned(&columns, rows.collect())
 }
 
 /// A row's name, with the file system where there are several.
-pub(super) fn name(method: &str, filesystem: Option<&str>) -> String {
-    match filesystem {
-        Some(filesystem) => format!("{method} ({filesystem})"),
-        None => method.to_owned(),
+pub(super) fn name(method: &Method) -> String {
+    match &method.filesystem {
+        Some(filesystem) => format!("{} ({filesystem})", method.method),
+        None => method.method.clone(),
     }
 }
 
-/// What is to be known of rows beside their figures: rows, note, each note once.
+/// The same for a column that must leave room for others: what the NIC lacks stands on a line of its own.
+pub(super) fn broken_name(method: &Method) -> String {
+    let base = base(&method.method);
+    let name = name(method);
+    match name.split_at_checked(base.len()) {
+        Some((base, rest)) if method.method.len() > BROAD => format!("{base}\n{}", rest.trim_start()),
+        _ => name,
+    }
+}
+
+/// The longest name on one line.
+const BROAD: usize = 18;
+
+/// What is to be known of rows beside their figures, each said once for all the rows it is true of: who copied, what was
+/// noted, what the kernel claims.
 pub(super) fn notes(run: &Run) -> Vec<String> {
-    let mut found: Vec<(&str, Vec<String>)> = Vec::new();
-    for (method, note) in run.methods.iter().flat_map(|method| method.notes.iter().map(move |note| (method, note))) {
-        let row = name(&method.method, method.filesystem.as_deref());
-        match found.iter_mut().find(|(known, _)| known == note) {
-            Some((_, rows)) => rows.push(row),
-            None => found.push((note, vec![row])),
+    let mut found: Vec<(String, Vec<String>)> = Vec::new();
+    for (method, line) in run.methods.iter().zip(lines(run)) {
+        let copied: Vec<_> = line.copied_by.iter().map(|(function, count)| by(function, *count)).collect();
+        let copied =
+            (line.cpu_copies.is_some() && !copied.is_empty()).then(|| format!("copied by {}", copied.join(" + ")));
+        let claims: Vec<_> = line.kernel_claims.iter().map(|(claim, count)| format!("{claim} {count}")).collect();
+        let claims = (!claims.is_empty()).then(|| format!("the kernel claims {}", claims.join(", ")));
+        for note in copied.into_iter().chain(method.notes.iter().cloned()).chain(claims) {
+            match found.iter_mut().find(|(known, _)| *known == note) {
+                Some((_, rows)) => rows.push(name(method)),
+                None => found.push((note, vec![name(method)])),
+            }
         }
     }
     found.into_iter().map(|(note, rows)| format!("{}: {note}", rows.join(", "))).collect()
@@ -242,8 +250,8 @@ pub(super) fn missing(run: &Run) -> Vec<String> {
             if !heads.contains(head) {
                 heads.push(head);
             }
-            if rows.last() != Some(&line.name()) {
-                rows.push(line.name());
+            if rows.last() != Some(&name(method)) {
+                rows.push(name(method));
             }
         }
     }
@@ -260,7 +268,7 @@ mod tests {
     #[test]
     fn the_textbooks_figure_stands_beside_ours_only_where_they_differ() {
         assert_eq!(beside("2.00".to_owned(), 2.004, Some(2), 0.05), "2.00");
-        assert_eq!(beside("3.00".to_owned(), 3.0, Some(2), 0.05), "3.00 (textbook 2)");
+        assert_eq!(beside("3.00".to_owned(), 3.0, Some(2), 0.05), "3.00 [2]");
         assert_eq!(beside("1.00".to_owned(), 1.0, None, 0.05), "1.00");
     }
 

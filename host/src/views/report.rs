@@ -1,12 +1,12 @@
 //! `vnic report`: the table of a run.
 
-use std::fmt::{self, Write};
-
 use anyhow::Result;
 use vnic::record::run::{Method, Run, Verdict};
 
+use comfy_table::Cell;
+
 use super::style::{BAD, DIM, GOOD, HEAD, PLAIN, WARN};
-use super::table::{Align, Cell, Table};
+use super::table::{Align, paragraph, styled, table as aligned};
 use super::{classic, figures};
 
 /// Stands for a figure that could not be measured.
@@ -21,7 +21,6 @@ pub(super) const FIGURES: &[Column] = &[
     ("descriptors", "device.descriptors", |m| m.device.descriptors.map(figures::count)),
     ("bytes sent", "bytes_sent", |m| m.bytes_sent.map(figures::bytes)),
     ("from page cache", "device.from_page_cache_bytes", |m| share(m, m.device.from_page_cache_bytes)),
-    ("elsewhere", "device.from_elsewhere_bytes", |m| share(m, m.device.from_elsewhere_bytes)),
 ];
 
 fn share(method: &Method, part: Option<u64>) -> Option<String> {
@@ -70,44 +69,30 @@ pub(super) fn missing(method: &Method) -> Vec<(String, &str)> {
     found
 }
 
-/// The row's name, with the file system where there are several.
-pub(super) fn name(method: &Method) -> String {
-    classic::name(&method.method, method.filesystem.as_deref())
-}
-
 /// The table, what is missing and why, and what is not as expected.
 pub(crate) fn show(run: &Run, surprises: &[String]) -> Result<()> {
-    super::put(text(run, surprises)?)
+    super::put(text(run, surprises))
 }
 
-fn text(run: &Run, surprises: &[String]) -> Result<String, fmt::Error> {
-    let mut text = String::new();
-    let out = &mut text;
-    writeln!(out, "{}\n", about(run))?;
-    write!(out, "{}", table(run))?;
+fn text(run: &Run, surprises: &[String]) -> String {
+    let dim = |line: String| paragraph(line, DIM);
+    let mut text = format!("{}\n{}", paragraph(about(run), PLAIN), table(run));
     for method in &run.methods {
         for (heads, reason) in missing(method) {
-            writeln!(out, "{DIM}{NULL} {}: {heads}: {reason}{DIM:#}", name(method))?;
+            text += &dim(format!("{NULL} {}: {heads}: {reason}", classic::name(method)));
         }
     }
-    writeln!(out, "\nThe textbook's table, as measured:\n")?;
-    write!(out, "{}", classic::table(run))?;
-    for line in classic::missing(run) {
-        writeln!(out, "{DIM}{NULL} {line}{DIM:#}")?;
-    }
-    for line in classic::notes(run) {
-        writeln!(out, "{line}")?;
-    }
-    writeln!(out, "{DIM}{}{DIM:#}\n", classic::NOTE)?;
+    text += &format!("\n{}\n{}", paragraph(format!("{}:", classic::TITLE), PLAIN), classic::table(run));
+    text.extend(classic::missing(run).into_iter().map(|line| dim(format!("{NULL} {line}"))));
+    text.extend(classic::notes(run).into_iter().map(|line| paragraph(line, PLAIN)));
+    text += &(dim(classic::NOTE.to_owned()) + "\n");
     if surprises.is_empty() {
-        writeln!(out, "{GOOD}Every digest matches and every verdict is the expected one.{GOOD:#}")?;
+        text += &paragraph("Every digest matches and every verdict is the expected one.", GOOD);
     } else {
-        writeln!(out, "{HEAD}Not as expected:{HEAD:#}")?;
-        for surprise in surprises {
-            writeln!(out, "  {BAD}{surprise}{BAD:#}")?;
-        }
+        text += &paragraph("Not as expected:", HEAD);
+        text.extend(surprises.iter().map(|surprise| paragraph(surprise, BAD)));
     }
-    Ok(text)
+    text
 }
 
 /// What ran, in a line.
@@ -122,26 +107,23 @@ pub(super) fn about(run: &Run) -> String {
     )
 }
 
-fn table(run: &Run) -> Table {
+fn table(run: &Run) -> String {
     let mut columns = vec![("method", Align::Left), ("nic", Align::Left)];
     columns.extend(FIGURES.iter().map(|(head, _, _)| (*head, Align::Right)));
     columns.extend([("sha256", Align::Left), ("verdict", Align::Left)]);
-    let mut table = Table::new(&columns);
-    for method in &run.methods {
-        let mut cells: Vec<Cell> = vec![name(method).into(), method.nic.to_string().into()];
-        for (_, _, show) in FIGURES {
-            cells.push(show(method).unwrap_or_else(|| NULL.to_owned()).into());
-        }
+    let rows = run.methods.iter().map(|method| {
+        let mut cells = vec![Cell::new(classic::broken_name(method)), Cell::new(method.nic)];
+        cells.extend(FIGURES.iter().map(|(_, _, show)| Cell::new(show(method).as_deref().unwrap_or(NULL))));
         let style = if method.sha256_ok == Some(false) { BAD } else { PLAIN };
-        cells.push(Cell::styled(digest(method).unwrap_or(NULL), style));
+        cells.push(styled(digest(method).unwrap_or(NULL), style));
         let style = match (method.verdict, method.expected) {
             (Some(Verdict::ZeroCopy), Some(Verdict::ZeroCopy)) => GOOD,
             (verdict, Some(_)) if verdict != method.expected => BAD,
             (Some(Verdict::Mixed | Verdict::WitnessesDisagree), _) => WARN,
             _ => PLAIN,
         };
-        cells.push(Cell::styled(method.verdict.map_or_else(|| NULL.to_owned(), |v| v.to_string()), style));
-        table.row(cells);
-    }
-    table
+        cells.push(styled(method.verdict.map_or_else(|| NULL.to_owned(), |verdict| verdict.to_string()), style));
+        cells
+    });
+    aligned(&columns, rows.collect())
 }

@@ -6,9 +6,11 @@ use std::path::Path;
 use anyhow::Result;
 use vnic::observe::protocol::{EventSuppression, IotlbStatus, QueueStatus, Status};
 
+use comfy_table::Cell;
+
 use super::figures;
 use super::style::{self, BAD, DIM, GOOD, HEAD, WARN};
-use super::table::{Align, Cell, Table};
+use super::table::{Align, styled, table};
 
 /// The counters that have a column; the others are named where they are not zero.
 const COLUMNS: &[&str] = &["chains", "descriptors", "bytes", "kicks", "calls", "drops", "errors"];
@@ -142,28 +144,20 @@ fn queues(out: &mut String, queues: &[QueueStatus]) -> fmt::Result {
     }
     let mut columns = vec![("queue", Align::Left), ("state", Align::Left), ("size", Align::Right)];
     columns.extend(COLUMNS.iter().map(|name| (*name, Align::Right)));
-    let mut table = Table::new(&columns);
     // A device of many pairs, of which the driver uses few: what never did anything is only counted.
     let idle = |queue: &&QueueStatus| queue.state == "off" && queue.counters.values().all(|count| *count == 0);
     let quiet = if queues.len() > MANY { queues.iter().filter(idle).count() } else { 0 };
-    for queue in queues.iter().filter(|queue| quiet == 0 || !idle(queue)) {
-        let mut cells: Vec<Cell> = vec![
-            queue.queue.clone().into(),
-            Cell::styled(queue.state.clone(), style::of_state(&queue.state)),
-            queue.size.to_string().into(),
-        ];
-        for name in COLUMNS {
-            cells.push(match queue.counters.get(*name) {
-                Some(count) if *count > 0 && matches!(*name, "drops" | "errors") => {
-                    Cell::styled(figures::count(*count), BAD)
-                }
-                Some(count) => figures::count(*count).into(),
-                None => "–".into(),
-            });
-        }
-        table.row(cells);
-    }
-    write!(out, "\n{table}")?;
+    let shown = queues.iter().filter(|queue| quiet == 0 || !idle(queue)).map(|queue| {
+        let state = styled(&queue.state, style::of_state(&queue.state));
+        let mut cells = vec![Cell::new(&queue.queue), state, Cell::new(queue.size)];
+        cells.extend(COLUMNS.iter().map(|name| match queue.counters.get(*name) {
+            Some(count) if *count > 0 && matches!(*name, "drops" | "errors") => styled(figures::count(*count), BAD),
+            Some(count) => Cell::new(figures::count(*count)),
+            None => Cell::new("–"),
+        }));
+        cells
+    });
+    write!(out, "\n{}", table(&columns, shown.collect()))?;
     if quiet > 0 {
         writeln!(out, "{DIM}{quiet} more queues were never used{DIM:#}")?;
     }

@@ -1,89 +1,96 @@
-//! Aligned columns.
+//! Aligned columns and paragraphs, no wider than the screen: what does not fit is wrapped, between words only.
 
-use std::fmt;
+use std::env;
+use std::io::{self, IsTerminal};
 
 use anstyle::Style;
+use comfy_table::presets::NOTHING;
+use comfy_table::{Attribute, Cell, CellAlignment, Color, ColumnConstraint, ContentArrangement, Table, Width};
+use crossterm::terminal;
 
-use super::style;
+use super::style::{BAD, DIM, GOOD, HEAD, WARN};
+
+/// The width where there is no terminal to ask.
+const WIDTH: u16 = 100;
+
+/// Between two columns.
+const GAP: u16 = 2;
+
+/// Words that stay on one line, as long as all of them are no longer than this.
+const SHORT: usize = 16;
 
 /// Which side a column leans to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Align {
     /// Words.
     Left,
-    /// Numbers.
+    /// Numbers: never wrapped, since a space parts their thousands.
     Right,
 }
 
-/// One cell: text and its colour.
-#[derive(Debug, Clone)]
-pub(super) struct Cell {
-    text: String,
-    style: Style,
-}
-
-impl Cell {
-    /// A cell with a colour.
-    pub(super) fn styled(text: impl Into<String>, style: Style) -> Self {
-        Cell { text: text.into(), style }
+/// A cell with a colour.
+pub(super) fn styled(text: impl ToString, style: Style) -> Cell {
+    let cell = Cell::new(text);
+    match style {
+        HEAD => cell.add_attribute(Attribute::Bold),
+        DIM => cell.add_attribute(Attribute::Dim),
+        BAD => cell.fg(Color::DarkRed).add_attribute(Attribute::Bold),
+        GOOD => cell.fg(Color::DarkGreen),
+        WARN => cell.fg(Color::DarkYellow),
+        _ => cell,
     }
 }
 
-impl<T: Into<String>> From<T> for Cell {
-    fn from(text: T) -> Self {
-        Cell::styled(text, style::PLAIN)
+/// A line for the heads and at least one per row.
+pub(super) fn table(columns: &[(&str, Align)], rows: Vec<Vec<Cell>>) -> String {
+    let mut table = empty();
+    table.set_header(columns.iter().map(|(head, _)| styled(head, HEAD))).add_rows(rows);
+    let narrowest: Vec<usize> = (0..columns.len())
+        .map(|at| {
+            let mut cells = table.column_cells_with_header_iter(at).flatten().map(Cell::content);
+            let head = cells.next().as_deref().map_or(0, longest_word);
+            let whole = |cell: &String| columns[at].1 == Align::Right || cell.chars().count() <= SHORT;
+            let rest = cells.map(|cell| if whole(&cell) { cell.chars().count() } else { longest_word(&cell) });
+            rest.fold(head, usize::max)
+        })
+        .collect();
+    for (at, column) in table.column_iter_mut().enumerate() {
+        let (_, align) = columns[at];
+        let gap = if at + 1 == columns.len() { 0 } else { GAP };
+        column.set_padding((0, gap));
+        column.set_cell_alignment(if align == Align::Left { CellAlignment::Left } else { CellAlignment::Right });
+        column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(narrowest[at] as u16 + gap)));
     }
+    table.trim_fmt() + "\n"
 }
 
-/// A table; `Display` prints a line for the heads and one per row.
-#[derive(Debug)]
-pub(super) struct Table {
-    columns: Vec<(&'static str, Align)>,
-    rows: Vec<Vec<Cell>>,
+/// Text of one colour, on as many lines as it takes.
+pub(super) fn paragraph(text: impl ToString, style: Style) -> String {
+    let mut table = empty();
+    table.add_row([styled(text, style)]);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 0));
+    }
+    table.trim_fmt() + "\n"
 }
 
-impl Table {
-    /// An empty table of these columns.
-    pub(super) fn new(columns: &[(&'static str, Align)]) -> Self {
-        Table { columns: columns.to_vec(), rows: Vec::new() }
-    }
-
-    /// One more row; it has a cell for each column.
-    pub(super) fn row(&mut self, cells: Vec<Cell>) {
-        debug_assert_eq!(cells.len(), self.columns.len());
-        self.rows.push(cells);
-    }
+fn empty() -> Table {
+    let mut table = Table::new();
+    table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(width());
+    // Whether there is colour is decided where it is written.
+    table.enforce_styling().style_text_only();
+    table
 }
 
-fn width(text: &str) -> usize {
-    text.chars().count()
+/// What `COLUMNS` says, or the terminal, or [`WIDTH`].
+fn width() -> u16 {
+    let told = env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    let asked = || terminal::size().ok().filter(|_| io::stdout().is_terminal()).map(|(columns, _)| columns);
+    told.or_else(asked).filter(|columns| *columns > 0).unwrap_or(WIDTH)
 }
 
-impl fmt::Display for Table {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let head: Vec<Cell> = self.columns.iter().map(|(name, _)| Cell::styled(*name, style::HEAD)).collect();
-        let mut widths = vec![0; self.columns.len()];
-        for row in std::iter::once(&head).chain(&self.rows) {
-            for (widest, cell) in widths.iter_mut().zip(row) {
-                *widest = width(&cell.text).max(*widest);
-            }
-        }
-        for row in std::iter::once(&head).chain(&self.rows) {
-            for (at, ((cell, (_, align)), widest)) in row.iter().zip(&self.columns).zip(&widths).enumerate() {
-                let pad = widest - width(&cell.text);
-                let (before, after) = match align {
-                    Align::Left if at + 1 == self.columns.len() => (0, 0),
-                    Align::Left => (0, pad),
-                    Align::Right => (pad, 0),
-                };
-                let gap = if at == 0 { "" } else { "  " };
-                let Cell { text, style } = cell;
-                write!(f, "{gap}{:before$}{style}{text}{style:#}{:after$}", "", "")?;
-            }
-            writeln!(f)?;
-        }
-        Ok(())
-    }
+fn longest_word(text: &str) -> usize {
+    text.split_whitespace().map(|word| word.chars().count()).max().unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -92,10 +99,10 @@ mod tests {
 
     #[test]
     fn words_lean_left_and_numbers_right() {
-        let mut table = Table::new(&[("queue", Align::Left), ("chains", Align::Right), ("state", Align::Left)]);
-        table.row(vec!["transmitq0".into(), "7".into(), "running".into()]);
-        table.row(vec!["rx".into(), "1 000 000".into(), "–".into()]);
-        let plain = anstream::adapter::strip_str(&table.to_string()).to_string();
+        let columns = [("queue", Align::Left), ("chains", Align::Right), ("state", Align::Left)];
+        let rows = [["transmitq0", "7", "running"], ["rx", "1 000 000", "–"]];
+        let table = table(&columns, rows.map(|row| row.map(Cell::new).to_vec()).to_vec());
+        let plain = anstream::adapter::strip_str(&table).to_string();
         assert_eq!(
             plain,
             "queue          chains  state\n\

@@ -39,6 +39,7 @@ impl Scratch {
         command
             .current_dir(&self.0)
             .env("XDG_RUNTIME_DIR", &self.0)
+            .env_remove("COLUMNS")
             .env_remove("VNIC_CONTROL")
             .env_remove("VNIC_LOG")
             .stdin(Stdio::null());
