@@ -8,6 +8,7 @@ use anyhow::{Result, anyhow, bail};
 use serde::Serialize;
 use vnic::backend::{self, Endpoint, Options, PollMode};
 use vnic::link::LinkKind;
+use vnic::link::stream::passt::Publish;
 use vnic::net::features;
 use vnic::spec::Features;
 
@@ -31,9 +32,13 @@ pub(super) struct Args {
     /// The front-end listens: connect to it, again whenever it goes away
     #[arg(long, conflicts_with = "fd")]
     client: bool,
-    /// Where frames go: peer (a TCP/IP endpoint at 10.0.2.2 in this process), tap:NAME, sink, sink:copy, loopback
+    /// Where frames go: peer (a TCP/IP endpoint at 10.0.2.2 in this process), tap:NAME, passt (a network that needs no rights),
+    /// stream:PATH (any program that speaks QEMU's -netdev stream), sink, sink:copy, loopback
     #[arg(long, value_name = "LINK", default_value = "peer")]
     link: LinkKind,
+    /// With --link passt: a port of this host that leads to one of the guest's, such as 8080:80 or 5353:53/udp
+    #[arg(long, value_name = "HOST:GUEST")]
+    publish: Vec<Publish>,
     /// The control socket [default: SOCKET-PATH.control]
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
@@ -96,7 +101,7 @@ pub(super) fn run(args: Args) -> Result<Finding> {
     };
     let options = Options {
         endpoint,
-        link: args.link,
+        link: published(args.link, args.publish)?,
         control: args.control,
         capture: args.capture,
         withhold: args.withhold,
@@ -114,6 +119,15 @@ pub(super) fn run(args: Args) -> Result<Finding> {
     // Its words name their cause already.
     backend::serve(&options).map_err(|error| anyhow!("{error}"))?;
     Ok(Finding::Fine)
+}
+
+/// The link with these ports of the guest's published.
+fn published(link: LinkKind, ports: Vec<Publish>) -> Result<LinkKind> {
+    match link {
+        LinkKind::Passt(_) => Ok(LinkKind::Passt(ports)),
+        link if ports.is_empty() => Ok(link),
+        link => bail!("--publish needs --link passt: {link} has no ports of this host's to forward"),
+    }
 }
 
 /// Makes sure that the parent process did open this file: before this process opens one that gets the same number.

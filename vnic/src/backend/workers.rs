@@ -62,6 +62,7 @@ impl Workers {
             match port {
                 AnyPort::Peer(port) => workers.add(*port, cpu, &plan),
                 AnyPort::Tap(port) => workers.add(*port, cpu, &plan),
+                AnyPort::Stream(port) => workers.add(*port, cpu, &plan),
                 AnyPort::Sink(port) => workers.add(port, cpu, &plan),
                 AnyPort::CopyingSink(port) => workers.add(port, cpu, &plan),
                 AnyPort::Loopback(port) => workers.add(port, cpu, &plan),

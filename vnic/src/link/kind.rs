@@ -1,7 +1,10 @@
 //! Which link, as `--link` names it.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
+
+use super::stream::passt::Publish;
 
 /// A link as given on the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -10,6 +13,10 @@ pub enum LinkKind {
     Peer,
     /// The host's tap device of this name.
     Tap(String),
+    /// `passt`, started for this: the guest's network without rights on the host, with these ports published.
+    Passt(Vec<Publish>),
+    /// The program that listens at this path and speaks QEMU's `-netdev stream` framing.
+    Stream(PathBuf),
     /// Frames are taken and forgotten, unread.
     Sink,
     /// Frames are gathered into the host's memory and forgotten: what a copying NIC would do.
@@ -19,11 +26,11 @@ pub enum LinkKind {
 }
 
 impl LinkKind {
-    /// Can several workers have a port of it each? The peer is one endpoint with one state.
+    /// Can several workers have a port of it each? Not where there is one endpoint, or one connection, with one state.
     #[must_use]
     pub const fn takes_many_workers(&self) -> bool {
         match self {
-            LinkKind::Peer => false,
+            LinkKind::Peer | LinkKind::Passt(_) | LinkKind::Stream(_) => false,
             LinkKind::Tap(_) | LinkKind::Sink | LinkKind::SinkCopy | LinkKind::Loopback => true,
         }
     }
@@ -36,11 +43,14 @@ const MAX_NAME: usize = 15;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseLinkError {
     /// No such kind.
-    #[error("`{0}` is not a link: it is one of peer, tap:NAME, sink, sink:copy, loopback")]
+    #[error("`{0}` is not a link: it is one of peer, tap:NAME, passt, stream:PATH, sink, sink:copy, loopback")]
     Unknown(String),
     /// A tap without a name, or with one no device can have.
     #[error("`{0}` is no name for a tap: 1 to 15 bytes, without `/`, `:`, `%` and white space, and not `.` or `..`")]
     TapName(String),
+    /// A stream without a socket.
+    #[error("`stream:` names no socket: it is stream:PATH")]
+    StreamPath,
 }
 
 impl FromStr for LinkKind {
@@ -52,10 +62,13 @@ impl FromStr for LinkKind {
             "sink" => Ok(LinkKind::Sink),
             "sink:copy" => Ok(LinkKind::SinkCopy),
             "loopback" => Ok(LinkKind::Loopback),
-            _ => match text.strip_prefix("tap:") {
-                Some(name) if is_device_name(name) => Ok(LinkKind::Tap(name.to_owned())),
-                Some(name) => Err(ParseLinkError::TapName(name.to_owned())),
-                None => Err(ParseLinkError::Unknown(text.to_owned())),
+            "passt" => Ok(LinkKind::Passt(Vec::new())),
+            _ => match text.split_once(':') {
+                Some(("tap", name)) if is_device_name(name) => Ok(LinkKind::Tap(name.to_owned())),
+                Some(("tap", name)) => Err(ParseLinkError::TapName(name.to_owned())),
+                Some(("stream", "")) => Err(ParseLinkError::StreamPath),
+                Some(("stream", path)) => Ok(LinkKind::Stream(path.into())),
+                _ => Err(ParseLinkError::Unknown(text.to_owned())),
             },
         }
     }
@@ -72,6 +85,8 @@ impl fmt::Display for LinkKind {
         match self {
             LinkKind::Peer => f.pad("peer"),
             LinkKind::Tap(name) => write!(f, "tap:{name}"),
+            LinkKind::Passt(_) => f.pad("passt"),
+            LinkKind::Stream(path) => write!(f, "stream:{}", path.display()),
             LinkKind::Sink => f.pad("sink"),
             LinkKind::SinkCopy => f.pad("sink:copy"),
             LinkKind::Loopback => f.pad("loopback"),
@@ -85,7 +100,7 @@ mod tests {
 
     #[test]
     fn every_link_reads_back_as_printed() {
-        for text in ["peer", "tap:vnic0", "sink", "sink:copy", "loopback"] {
+        for text in ["peer", "tap:vnic0", "passt", "stream:/run/net.sock", "sink", "sink:copy", "loopback"] {
             assert_eq!(text.parse::<LinkKind>().unwrap().to_string(), text);
         }
     }

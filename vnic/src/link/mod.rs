@@ -15,6 +15,7 @@
 //! |---|---|
 //! | [`peer`] | a TCP/IP endpoint in this process: needs no privilege |
 //! | [`tap`] | a network device of the host |
+//! | [`stream`] | a UNIX socket to `passt`, or to any program that speaks its framing |
 //! | [`sink`] | frames vanish |
 //! | [`loopback`] | frames come back |
 //! | [`capture`] | any of them, on record |
@@ -26,6 +27,8 @@ pub mod loopback;
 pub mod peer;
 mod port;
 pub mod sink;
+mod steering;
+pub mod stream;
 pub mod tap;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::loopback::Loopback;
 use super::peer::{Peer, Pinger};
 use super::sink::{CopyingSink, Sink};
+use super::stream::Stream;
 use super::tap::{Share, Tap, TapError};
 use super::{LinkCounters, LinkKind, Port};
 use crate::spec::Features;
@@ -33,6 +34,8 @@ pub enum AnyPort {
     Peer(Box<Peer>),
     /// See [`Tap`].
     Tap(Box<Tap>),
+    /// See [`Stream`].
+    Stream(Box<Stream>),
     /// See [`Sink`].
     Sink(Sink),
     /// See [`CopyingSink`].
@@ -54,11 +57,11 @@ pub fn open(kind: &LinkKind, pairs: usize) -> Result<AnyPort, OpenError> {
 /// # Errors
 /// The host lacks what the link needs.
 pub fn open_share(kind: &LinkKind, share: Share) -> Result<AnyPort, OpenError> {
+    let failed = |source| OpenError::Io { link: kind.to_string(), source };
     Ok(match kind {
-        LinkKind::Peer => {
-            let failed = |source| OpenError::Io { link: kind.to_string(), source };
-            AnyPort::Peer(Box::new(Peer::new(share.pairs).map_err(failed)?))
-        }
+        LinkKind::Peer => AnyPort::Peer(Box::new(Peer::new(share.pairs).map_err(failed)?)),
+        LinkKind::Passt(publish) => AnyPort::Stream(Box::new(Stream::passt(publish, share.pairs).map_err(failed)?)),
+        LinkKind::Stream(path) => AnyPort::Stream(Box::new(Stream::connect(path, share.pairs).map_err(failed)?)),
         LinkKind::Tap(name) => AnyPort::Tap(Box::new(Tap::open(name, share)?)),
         LinkKind::Sink => AnyPort::Sink(Sink::new()),
         LinkKind::SinkCopy => AnyPort::CopyingSink(CopyingSink::new()),
@@ -72,6 +75,7 @@ macro_rules! each {
         match $any {
             AnyPort::Peer($port) => $call,
             AnyPort::Tap($port) => $call,
+            AnyPort::Stream($port) => $call,
             AnyPort::Sink($port) => $call,
             AnyPort::CopyingSink($port) => $call,
             AnyPort::Loopback($port) => $call,

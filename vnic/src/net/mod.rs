@@ -17,7 +17,7 @@ pub mod parse;
 pub mod receive;
 pub mod vectored;
 
-pub use frame::{Frame, FrameError, MAX_FRAME_LEN};
+pub use frame::{Frame, FrameError, MAX_FRAME_LEN, MIN_FRAME_LEN};
 pub use header::{HeaderError, header_len};
 pub use receive::{NoRoom, ReceiveSpace};
 

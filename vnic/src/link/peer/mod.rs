@@ -21,7 +21,7 @@
 //! 2. [`Port::poll`] lets the services use what arrived, then sends what is due: one acknowledgement per burst.
 //! 3. [`Port::receive`] writes the frames that smoltcp made, with whole checksums, into the driver's buffers.
 //!
-//! An answer comes back on the pair its flow was sent on (`steering`).
+//! An answer comes back on the pair its flow was sent on ([`super::steering`]).
 //!
 //! Limits: no IP fragments, no DHCP, no frames to be segmented towards the guest. A receiveq that is in use and never gets
 //! buffers holds up the others in the end: no frame is dropped for it.
@@ -31,7 +31,6 @@ mod datagrams;
 mod ping;
 mod segments;
 mod services;
-mod steering;
 #[cfg(test)]
 mod tests;
 mod wire;

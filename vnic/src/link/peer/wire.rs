@@ -7,7 +7,7 @@ use std::ops::Range;
 use smoltcp::phy::{Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::time::Instant;
 
-use super::steering::Steering;
+use crate::link::steering::Steering;
 use crate::net::MAX_FRAME_LEN;
 
 /// Frames on their way to the driver, on all pairs together, at which nothing more is taken from it.
