@@ -12,6 +12,7 @@
 //! | [`link`] | where frames go: peer, tap, sink, loopback, capture |
 //! | [`vhost_user`] | the vhost-user protocol: message, socket, session |
 //! | [`observe`] | counters, tracer, ring snapshots, the judge of a flow, the control socket's protocol |
+//! | [`introspect`] | whose memory a page is: a look into the structures of the guest's kernel |
 //! | [`backend`] | joins session, queues, link and observers; owns the threads |
 //!
 //! [`net`] and [`vhost_user`] do not know each other; [`backend`] joins them.
@@ -23,6 +24,8 @@ compile_error!("rings are little-endian and so is every host this is written for
 pub mod backend;
 #[cfg(all(test, feature = "device"))]
 mod holes;
+#[cfg(feature = "device")]
+pub mod introspect;
 #[cfg(feature = "device")]
 pub mod link;
 pub mod memory;

@@ -1,0 +1,156 @@
+//! What is said of a page: whose it is.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+/// What kind of memory a page is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A file's page in the page cache.
+    File,
+    /// A program's own memory.
+    Anonymous,
+    /// The kernel's small objects.
+    Slab,
+    /// A block that sockets copy payload into. Told by exclusion: it has this size, and nothing else claims it.
+    Socket,
+    /// Nobody's.
+    Free,
+    /// The kernel's own code, data and page structures, and what it was told to leave alone.
+    Reserved,
+    /// The firmware's.
+    Firmware,
+    /// It changed while it was looked at, or is just being filled: not known, and no guess.
+    Unsettled,
+    /// Something else, or nothing that is known.
+    Unknown,
+}
+
+impl Kind {
+    /// In one word.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::File => "file",
+            Kind::Anonymous => "anonymous",
+            Kind::Slab => "slab",
+            Kind::Socket => "socket",
+            Kind::Free => "free",
+            Kind::Reserved => "reserved",
+            Kind::Firmware => "firmware",
+            Kind::Unsettled => "unsettled",
+            Kind::Unknown => "unknown",
+        }
+    }
+}
+
+/// Whose page it is. What a kind does not have is `None`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Label {
+    /// The address that was asked for, guest-physical.
+    pub gpa: u64,
+    /// What it is.
+    pub kind: Kind,
+    /// The file's path, as the guest's first mount namespace has it. `None`: its name is not in the guest's memory.
+    #[serde(with = "text")]
+    pub path: Option<Arc<str>>,
+    /// The file system's type.
+    #[serde(with = "text")]
+    pub filesystem: Option<Arc<str>>,
+    /// What the file system is on: `vda1`.
+    #[serde(with = "text")]
+    pub device: Option<Arc<str>>,
+    /// Which page of the file, from 0.
+    pub page: Option<u64>,
+    /// The file's inode number.
+    pub inode: Option<u64>,
+    /// Has the file no name any more?
+    pub deleted: Option<bool>,
+    /// The program whose memory it is, as the kernel calls it (15 bytes at most).
+    pub program: Option<String>,
+    /// Its process.
+    pub pid: Option<u32>,
+    /// Where the process has it.
+    pub address: Option<u64>,
+    /// The slab cache.
+    pub cache: Option<String>,
+    /// What there is to be said beside: why it is not known, that the page is cut off its file.
+    pub why: Option<String>,
+}
+
+impl Label {
+    /// A label that says nothing but the kind.
+    #[must_use]
+    pub fn of(gpa: u64, kind: Kind) -> Self {
+        Label {
+            gpa,
+            kind,
+            path: None,
+            filesystem: None,
+            device: None,
+            page: None,
+            inode: None,
+            deleted: None,
+            program: None,
+            pid: None,
+            address: None,
+            cache: None,
+            why: None,
+        }
+    }
+
+    /// With a reason.
+    #[must_use]
+    pub fn because(self, why: impl Into<String>) -> Self {
+        Label { why: Some(why.into()), ..self }
+    }
+}
+
+/// In a few words: `/var/www/big.bin page 2`, `memory of nginx[812]`, `slab kmalloc-1k`.
+impl fmt::Display for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            Kind::File => {
+                match (&self.path, self.inode) {
+                    (Some(path), _) => f.write_str(path)?,
+                    (None, Some(inode)) => write!(f, "inode {inode}")?,
+                    (None, None) => f.write_str("a file")?,
+                }
+                if self.deleted == Some(true) {
+                    f.write_str(" (deleted)")?;
+                }
+                self.page.map_or(Ok(()), |page| write!(f, " page {page}"))
+            }
+            Kind::Anonymous => match (&self.program, self.pid) {
+                (Some(program), Some(pid)) => write!(f, "memory of {program}[{pid}]"),
+                _ => f.write_str("a program's memory"),
+            },
+            Kind::Slab => write!(f, "slab {}", self.cache.as_deref().unwrap_or("?")),
+            Kind::Socket => f.write_str("socket buffers"),
+            kind => f.write_str(kind.name()),
+        }?;
+        match &self.why {
+            Some(why) if !matches!(self.kind, Kind::Socket) => write!(f, ": {why}"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Shared text as plain text.
+mod text {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[expect(clippy::ref_option, reason = "serde's own signature")]
+    pub(super) fn serialize<S: Serializer>(text: &Option<Arc<str>>, to: S) -> Result<S::Ok, S::Error> {
+        text.as_deref().serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Arc<str>>, D::Error> {
+        Ok(Option::<String>::deserialize(from)?.map(Arc::from))
+    }
+}

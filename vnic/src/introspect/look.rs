@@ -1,0 +1,137 @@
+//! One look-up: from a page to its label, settled or not.
+
+use super::GuestPhysical;
+use super::kernel::{Kernel, Page, Use};
+use super::label::{Kind, Label};
+use super::names::Names;
+use super::owner::Owner;
+use super::space::{Reader, Stop, still_stands};
+
+/// Looks at a page that changes under them.
+const LOOKS: u32 = 3;
+/// Below this address a PC has its firmware.
+const FIRMWARE_END: u64 = 1 << 20;
+
+/// One look-up in a kernel.
+pub(super) struct Look<'k, M> {
+    reader: Reader<'k, M>,
+    kernel: &'k Kernel,
+    names: &'k mut Names,
+}
+
+impl<'k, M: GuestPhysical> Look<'k, M> {
+    pub(super) fn new(memory: &'k M, kernel: &'k Kernel, names: &'k mut Names, most_steps: u32) -> Self {
+        Look { reader: Reader::new(memory, &kernel.space, most_steps), kernel, names }
+    }
+
+    /// Reads of guest memory so far.
+    pub(super) fn steps(&self) -> u32 {
+        self.reader.steps()
+    }
+
+    /// Whose the byte is.
+    pub(super) fn label(&mut self, gpa: u64) -> Label {
+        if !self.reader.memory.has(gpa) {
+            return Label::of(gpa, Kind::Unknown).because("the guest has no memory there");
+        }
+        let mut why = String::new();
+        for _ in 0..LOOKS {
+            match self.look(gpa) {
+                Ok(Some(label)) => return label,
+                Ok(None) => "it changes while it is looked at".clone_into(&mut why),
+                Err(stop) => why = stop.to_string(),
+            }
+        }
+        Label::of(gpa, Kind::Unsettled).because(why)
+    }
+
+    /// `None`: it changed meanwhile.
+    fn look(&mut self, gpa: u64) -> Result<Option<Label>, Stop> {
+        let Some(page) = self.kernel.page(&self.reader, gpa >> 12)? else {
+            let kind = if gpa < FIRMWARE_END { Kind::Firmware } else { Kind::Unknown };
+            return Ok(Some(Label::of(gpa, kind).because("the kernel keeps no account of it")));
+        };
+        let used_for = self.kernel.used_for(&self.reader, &page)?;
+        let label = self.describe(gpa, &page, used_for)?;
+        let again = self.kernel.page(&self.reader, gpa >> 12)?;
+        let settled = again.is_some_and(|again| self.kernel.agree(&page, &again));
+        Ok(label.filter(|_| settled))
+    }
+
+    fn describe(&mut self, gpa: u64, page: &Page, used_for: Use) -> Result<Option<Label>, Stop> {
+        let of = |kind| Label::of(gpa, kind);
+        Ok(Some(match used_for {
+            Use::File(mapping) => return self.file(gpa, mapping, page.index),
+            Use::HugeTlb => of(Kind::Unknown).because("a page of hugetlbfs"),
+            Use::Filling => of(Kind::Unsettled).because("a file's page that is just being filled"),
+            Use::CutOff => of(Kind::File).because("cut off its file, which was truncated or removed meanwhile"),
+            Use::Anonymous(tree) => owned(gpa, self.kernel.owner(&self.reader, tree, page)?),
+            Use::Merged(node) => {
+                let owner = self.kernel.owner_of_merged(&self.reader, node, page)?;
+                owned(gpa, owner).because("merged: other processes may have the same page")
+            }
+            Use::Slab => {
+                let cache = self.kernel.cache(&self.reader, page)?;
+                Label { cache: Some(String::from_utf8_lossy(&cache).into_owned()), ..of(Kind::Slab) }
+            }
+            Use::LargeKmalloc => Label { cache: Some("large kmalloc".to_owned()), ..of(Kind::Slab) },
+            Use::Socket => {
+                of(Kind::Socket).because("by exclusion: a block of the size that sockets use, which nothing claims")
+            }
+            Use::Free => of(Kind::Free),
+            Use::Reserved if gpa < FIRMWARE_END => of(Kind::Firmware),
+            Use::Reserved => of(Kind::Reserved),
+            Use::PageTable => of(Kind::Unknown).because("a page table"),
+            Use::Movable => of(Kind::Unknown).because("taken back by the host, or compressed"),
+            Use::Typed(kind) => of(Kind::Unknown).because(format!("of the page type {kind:#x}")),
+            Use::Frozen => of(Kind::Unsettled).because("just being freed or split"),
+            Use::Other(order) => {
+                of(Kind::Unknown).because(format!("the kernel's, in a block of {} pages", 1_u64 << order.min(31)))
+            }
+        }))
+    }
+
+    /// A page of the file with this `address_space`. `None`: something changed meanwhile.
+    fn file(&mut self, gpa: u64, mapping: u64, page: u64) -> Result<Option<Label>, Stop> {
+        let (kernel, reader) = (self.kernel, &self.reader);
+        reader.record();
+        let label = Label { page: Some(page), ..Label::of(gpa, Kind::File) };
+        let Some(inode) = kernel.inode(reader, mapping)? else {
+            return Ok(Some(label.because("no inode that leads back to it")));
+        };
+        let number = reader.word(inode.wrapping_add(kernel.layout.inode_ino))?;
+        let file = (mapping, number);
+        let name = match self.names.get(file, reader.memory) {
+            Some(name) => name,
+            None => {
+                let name = kernel.name(reader, inode)?;
+                let seen = reader.recorded();
+                if !still_stands(&seen, reader.memory) {
+                    return Ok(None);
+                }
+                self.names.keep(file, seen, &name);
+                name
+            }
+        };
+        let why = name.path.is_none().then(|| "its name is not in the guest's memory".to_owned());
+        Ok(Some(Label {
+            path: name.path,
+            filesystem: Some(name.filesystem),
+            device: Some(name.device),
+            inode: Some(number),
+            deleted: Some(name.deleted),
+            why,
+            ..label
+        }))
+    }
+}
+
+fn owned(gpa: u64, owner: Option<Owner>) -> Label {
+    let label = Label::of(gpa, Kind::Anonymous);
+    match owner {
+        None => label.because("no process has it in its page tables"),
+        Some(Owner { program, pid, address }) => {
+            Label { program: Some(program), pid: Some(pid), address: Some(address), ..label }
+        }
+    }
+}

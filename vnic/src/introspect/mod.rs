@@ -1,0 +1,119 @@
+//! Whose memory is this? A look into the structures of the Linux kernel that runs in the guest, from outside: no agent, no
+//! debug symbols, nothing but the guest's RAM.
+//!
+//! Place: on a control thread, never the data path. It only reads.
+//!
+//! Operation: [`Introspection::attach`] finds the running kernel and where the members of its structures are;
+//! [`Introspection::label`] goes from a page to its owner: a file's path, a program, a slab cache.
+//!
+//! Invariants: the guest runs on meanwhile, and nothing it keeps in its memory is trusted. Every pointer is checked by where
+//! it leads and, where there is one, by the pointer back; every read is a step of a budget ([`MAX_STEPS`]) at whose end the
+//! look-up ends. A label is given only if a second look finds all that it comes from unchanged; else the page is
+//! [`Kind::Unsettled`]. What is remembered has a bound, and holds only as long as everything it was made of still stands.
+//!
+//! Limits: Linux on x86-64 with BTF (`CONFIG_DEBUG_INFO_BTF`, as all distributions have it). Encrypted guests cannot be
+//! looked into.
+
+mod attach;
+pub mod btf;
+mod kernel;
+mod label;
+mod layout;
+mod look;
+mod names;
+mod owner;
+mod path;
+mod physical;
+mod space;
+pub mod vmcoreinfo;
+
+use kernel::Kernel;
+use look::Look;
+use names::Names;
+
+pub use attach::{AttachError, Work};
+pub use label::{Kind, Label};
+pub use layout::Missing;
+pub use physical::GuestPhysical;
+
+/// Reads of guest memory in one look-up, at most.
+pub const MAX_STEPS: u32 = 8192;
+/// Pages that [`Introspection::is_alive`] looks at.
+const ALIVE_SAMPLE: u64 = 500;
+
+/// What was looked up so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Statistics {
+    /// Addresses.
+    pub looks: u64,
+    /// Of them, those whose page changed meanwhile.
+    pub unsettled: u64,
+    /// Files whose name was still known.
+    pub remembered: u64,
+    /// Files whose name was looked up.
+    pub named: u64,
+    /// Reads of guest memory.
+    pub steps: u64,
+    /// Most of them in one look-up.
+    pub most_steps: u32,
+}
+
+/// The eyes on a running kernel. See the [module](self).
+#[derive(Debug)]
+pub struct Introspection<M> {
+    memory: M,
+    kernel: Kernel,
+    names: Names,
+    statistics: Statistics,
+    work: Work,
+}
+
+impl<M: GuestPhysical> Introspection<M> {
+    /// Finds the kernel that runs in this memory.
+    ///
+    /// # Errors
+    /// There is none, or none that can be looked into.
+    pub fn attach(memory: M) -> Result<Self, AttachError> {
+        let mut work = Work::default();
+        let kernel = attach::find(&memory, &mut work)?;
+        Ok(Introspection { memory, kernel, names: Names::default(), statistics: Statistics::default(), work })
+    }
+
+    /// The kernel's release, as `uname -r` has it.
+    #[must_use]
+    pub fn release(&self) -> &str {
+        &self.kernel.release
+    }
+
+    /// What attaching has cost.
+    #[must_use]
+    pub fn work(&self) -> Work {
+        self.work
+    }
+
+    /// What was looked up so far.
+    #[must_use]
+    pub fn statistics(&self) -> Statistics {
+        Statistics { remembered: self.names.remembered, named: self.names.looked_up, ..self.statistics }
+    }
+
+    /// Does this kernel still run? Of a dead one, file pages soon lead nowhere.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        let sampled = self.kernel.sample(&self.memory, ALIVE_SAMPLE, &mut Work::default());
+        sampled.is_ok_and(|(pages, bad)| !attach::is_dead(pages, bad))
+    }
+
+    /// Whose the byte at this guest-physical address is.
+    pub fn label(&mut self, gpa: u64) -> Label {
+        let mut look = Look::new(&self.memory, &self.kernel, &mut self.names, MAX_STEPS);
+        let label = look.label(gpa);
+        let steps = look.steps();
+        let all = &mut self.statistics;
+        all.looks += 1;
+        all.unsettled += u64::from(label.kind == Kind::Unsettled);
+        all.steps += u64::from(steps);
+        all.most_steps = all.most_steps.max(steps);
+        label
+    }
+}

@@ -1,0 +1,50 @@
+//! The names of files that were looked up: each holds as long as everything it was made of still stands in the guest's
+//! memory.
+
+use std::collections::HashMap;
+
+use super::GuestPhysical;
+use super::path::Name;
+use super::space::{Seen, still_stands};
+
+/// Names that are remembered.
+const MAX_NAMES: usize = 4096;
+/// A name made of more reads than this is looked up each time.
+const MAX_SEEN: usize = 512;
+
+/// Names by their file's `address_space` and inode number.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    known: HashMap<(u64, u64), Known>,
+    /// How often a name was still known.
+    pub(super) remembered: u64,
+    /// How often it was not.
+    pub(super) looked_up: u64,
+}
+
+#[derive(Debug)]
+struct Known {
+    seen: Box<[Seen]>,
+    name: Name,
+}
+
+impl Names {
+    /// The file's name, if it still holds.
+    pub(super) fn get(&mut self, file: (u64, u64), memory: &impl GuestPhysical) -> Option<Name> {
+        let known = self.known.get(&file).filter(|known| still_stands(&known.seen, memory))?;
+        self.remembered += 1;
+        Some(known.name.clone())
+    }
+
+    /// Remembers a name and what it was made of.
+    pub(super) fn keep(&mut self, file: (u64, u64), seen: Vec<Seen>, name: &Name) {
+        self.looked_up += 1;
+        if seen.len() > MAX_SEEN {
+            return;
+        }
+        if self.known.len() >= MAX_NAMES {
+            self.known.clear();
+        }
+        self.known.insert(file, Known { seen: seen.into(), name: name.clone() });
+    }
+}

@@ -1,0 +1,204 @@
+//! From an inode to a name: the directory entries up to the mount, and the mounts up to the root.
+//!
+//! Limits: only names in the guest's directory cache are there to be found. A file system that is mounted several times
+//! has several names; the one in the lowest mount namespace is given, and there the oldest mount's. A file of an overlay
+//! has the name it has in the layer that it lies in.
+
+use std::sync::Arc;
+
+use super::GuestPhysical;
+use super::kernel::Kernel;
+use super::layout::MountChain;
+use super::space::{Reader, Stop};
+
+/// Longest name of a file, bytes.
+const MAX_NAME: u32 = 255;
+/// Mounts of one file system that are looked at.
+const MAX_MOUNTS: usize = 256;
+/// Names of one file that are looked at.
+const MAX_ALIASES: usize = 32;
+
+/// A file's name and place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Name {
+    pub(super) path: Option<Arc<str>>,
+    pub(super) filesystem: Arc<str>,
+    pub(super) device: Arc<str>,
+    pub(super) deleted: bool,
+}
+
+/// A mount, as far as paths go.
+#[derive(Debug, Clone, Copy)]
+struct Mount {
+    at: u64,
+    root: u64,
+    /// Mount namespace and number: what comes first is preferred.
+    rank: (u32, u32),
+}
+
+impl Kernel {
+    /// The inode behind an `address_space`. `None`: it leads to none that leads back.
+    pub(super) fn inode(&self, reader: &Reader<'_, impl GuestPhysical>, mapping: u64) -> Result<Option<u64>, Stop> {
+        let inode = reader.word(mapping.wrapping_add(self.layout.mapping_host))?;
+        if inode == 0 {
+            return Ok(None);
+        }
+        let back = reader.word(inode.wrapping_add(self.layout.inode_mapping))?;
+        Ok((back == mapping).then_some(inode))
+    }
+
+    /// What the inode's file is called.
+    pub(super) fn name(&self, reader: &Reader<'_, impl GuestPhysical>, inode: u64) -> Result<Name, Stop> {
+        let at = &self.layout;
+        let sb = reader.word(inode.wrapping_add(at.inode_sb))?;
+        let kind = reader.word(sb.wrapping_add(at.sb_type))?;
+        let filesystem = text(&reader.text(reader.word(kind.wrapping_add(at.type_name))?, 32)?);
+        let device = text(&reader.text(sb.wrapping_add(at.sb_id), 32)?);
+        let unlinked = reader.half(inode.wrapping_add(at.inode_nlink))? == 0;
+        let Some(dentry) = self.alias(reader, inode)? else {
+            return Ok(Name { path: None, filesystem, device, deleted: unlinked });
+        };
+        let deleted = unlinked || !self.is_reachable(reader, dentry)?;
+        let path = self.path(reader, sb, dentry)?;
+        Ok(Name { path: Some(text(&path)), filesystem, device, deleted })
+    }
+
+    /// One of the file's directory entries, rather one that is still in its directory.
+    fn alias(&self, reader: &Reader<'_, impl GuestPhysical>, inode: u64) -> Result<Option<u64>, Stop> {
+        let mut node = reader.word(inode.wrapping_add(self.layout.inode_aliases))?;
+        let mut any = None;
+        for _ in 0..MAX_ALIASES {
+            if node == 0 {
+                break;
+            }
+            let dentry = node.wrapping_sub(self.layout.dentry_alias);
+            if reader.word(dentry.wrapping_add(self.layout.dentry_inode))? != inode {
+                return Err(Stop::Pointer(dentry));
+            }
+            if self.is_reachable(reader, dentry)? {
+                return Ok(Some(dentry));
+            }
+            any = any.or(Some(dentry));
+            node = reader.word(node)?;
+        }
+        Ok(any)
+    }
+
+    fn is_reachable(&self, reader: &Reader<'_, impl GuestPhysical>, dentry: u64) -> Result<bool, Stop> {
+        let hashed = reader.word(dentry.wrapping_add(self.layout.dentry_hashed))? != 0;
+        Ok(hashed || self.parent(reader, dentry)? == dentry)
+    }
+
+    fn parent(&self, reader: &Reader<'_, impl GuestPhysical>, dentry: u64) -> Result<u64, Stop> {
+        reader.word(dentry.wrapping_add(self.layout.dentry_parent))
+    }
+
+    fn path(&self, reader: &Reader<'_, impl GuestPhysical>, sb: u64, dentry: u64) -> Result<Vec<u8>, Stop> {
+        let mounts = self.mounts(reader, sb)?;
+        // From the file up: one name after the other, and which mounts begin here.
+        let mut names = Vec::new();
+        let mut best: Option<(Mount, usize)> = None;
+        self.climb(reader, dentry, &mut names, |here, depth| {
+            let at_this = mounts.iter().filter(|mount| mount.root == here).min_by_key(|mount| mount.rank);
+            if let Some(mount) = at_this.filter(|mount| best.is_none_or(|(other, _)| mount.rank < other.rank)) {
+                best = Some((*mount, depth));
+            }
+            false
+        })?;
+        if let Some((mount, depth)) = best {
+            names.truncate(depth);
+            self.climb_mounts(reader, mount.at, &mut names)?;
+        }
+        let mut path = Vec::new();
+        for name in names.iter().rev() {
+            path.push(b'/');
+            path.extend_from_slice(name);
+        }
+        if path.is_empty() {
+            path.push(b'/');
+        }
+        Ok(path)
+    }
+
+    /// Adds the name of `dentry` and of all above it, to where `is_end` says or nothing is above.
+    fn climb(
+        &self,
+        reader: &Reader<'_, impl GuestPhysical>,
+        dentry: u64,
+        names: &mut Vec<Vec<u8>>,
+        mut is_end: impl FnMut(u64, usize) -> bool,
+    ) -> Result<(), Stop> {
+        let mut here = dentry;
+        while !is_end(here, names.len()) {
+            let above = self.parent(reader, here)?;
+            let len = reader.half(here.wrapping_add(self.layout.dentry_name_len))?.min(MAX_NAME);
+            let name = reader.text(reader.word(here.wrapping_add(self.layout.dentry_name))?, len as usize)?;
+            // A file system's root is called `/`; what is its own root and called otherwise is in no directory: a memfd.
+            if above != here || name != b"/" {
+                names.push(name);
+            }
+            if above == here {
+                break;
+            }
+            here = above;
+        }
+        Ok(())
+    }
+
+    /// Adds where the mount is mounted, and what that is in, up to the mount that is in none.
+    fn climb_mounts(
+        &self,
+        reader: &Reader<'_, impl GuestPhysical>,
+        mount: u64,
+        names: &mut Vec<Vec<u8>>,
+    ) -> Result<(), Stop> {
+        let mut mount = mount;
+        loop {
+            let above = reader.word(mount.wrapping_add(self.layout.mount_parent))?;
+            if above == mount {
+                return Ok(());
+            }
+            let point = reader.word(mount.wrapping_add(self.layout.mount_point))?;
+            let root = reader.word(above.wrapping_add(self.layout.mount_root))?;
+            self.climb(reader, point, names, |here, _| here == root)?;
+            mount = above;
+        }
+    }
+
+    /// The file system's mounts that are in some namespace.
+    fn mounts(&self, reader: &Reader<'_, impl GuestPhysical>, sb: u64) -> Result<Vec<Mount>, Stop> {
+        let at = &self.layout;
+        let first = sb.wrapping_add(at.sb_mounts);
+        let mut mounts = Vec::new();
+        let mut node = reader.word(first)?;
+        for _ in 0..MAX_MOUNTS {
+            let (mount, next) = match at.mounts {
+                MountChain::List(_) if node == first => break,
+                MountChain::Next(_) if node == 0 => break,
+                MountChain::List(offset) => (node.wrapping_sub(offset), node),
+                MountChain::Next(offset) => (node, node.wrapping_add(offset)),
+            };
+            if reader.word(mount.wrapping_add(at.mount_sb))? != sb {
+                return Err(Stop::Pointer(mount));
+            }
+            node = reader.word(next)?;
+            let namespace = reader.word(mount.wrapping_add(at.mount_ns))?;
+            // The kernel's own mounts have an error number there; one that was taken down has nothing.
+            if namespace == 0 || namespace >= -4095_i64 as u64 {
+                continue;
+            }
+            let number = reader.half(namespace.wrapping_add(at.ns_number))?;
+            let id = reader.half(mount.wrapping_add(at.mount_id))?;
+            if number != 0 {
+                let root = reader.word(mount.wrapping_add(at.mount_root))?;
+                mounts.push(Mount { at: mount, root, rank: (number, id) });
+            }
+        }
+        Ok(mounts)
+    }
+}
+
+/// What a guest calls something, as text.
+pub(super) fn text(bytes: &[u8]) -> Arc<str> {
+    String::from_utf8_lossy(bytes).into()
+}

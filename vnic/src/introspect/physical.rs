@@ -1,0 +1,87 @@
+//! The guest's physical memory, as introspection needs it: a few reads, whoever holds the memory.
+
+use std::io;
+
+use crate::memory::Onlooker;
+
+/// Memory by guest-physical address, to look at: nothing here writes, and no read makes a page exist.
+pub trait GuestPhysical {
+    /// The aligned eight bytes at `gpa`, each read once. `None`: there is no memory, or `gpa` is not aligned.
+    fn word(&self, gpa: u64) -> Option<u64>;
+
+    /// Copies the bytes at `gpa`. `None`: part of it is no memory.
+    fn copy(&self, gpa: u64, out: &mut [u8]) -> Option<()>;
+
+    /// Is there memory at this address?
+    fn has(&self, gpa: u64) -> bool;
+
+    /// Tells from where to where there are pages with content, in rising order.
+    ///
+    /// # Errors
+    /// The host does not say.
+    fn existing(&self, tell: &mut dyn FnMut(u64, u64)) -> io::Result<()>;
+}
+
+impl GuestPhysical for Onlooker {
+    #[inline]
+    fn word(&self, gpa: u64) -> Option<u64> {
+        Onlooker::word(self, gpa)
+    }
+
+    fn copy(&self, gpa: u64, out: &mut [u8]) -> Option<()> {
+        Onlooker::copy(self, gpa, out)
+    }
+
+    fn has(&self, gpa: u64) -> bool {
+        Onlooker::has(self, gpa)
+    }
+
+    fn existing(&self, tell: &mut dyn FnMut(u64, u64)) -> io::Result<()> {
+        Onlooker::existing(self, tell)
+    }
+}
+
+/// An image that begins at guest-physical address 0.
+impl GuestPhysical for [u8] {
+    fn word(&self, gpa: u64) -> Option<u64> {
+        if !gpa.is_multiple_of(8) {
+            return None;
+        }
+        let at = usize::try_from(gpa).ok()?;
+        self.get(at..at.checked_add(8)?)?.try_into().ok().map(u64::from_le_bytes)
+    }
+
+    fn copy(&self, gpa: u64, out: &mut [u8]) -> Option<()> {
+        let at = usize::try_from(gpa).ok()?;
+        out.copy_from_slice(self.get(at..at.checked_add(out.len())?)?);
+        Some(())
+    }
+
+    fn has(&self, gpa: u64) -> bool {
+        gpa < self.len() as u64
+    }
+
+    fn existing(&self, tell: &mut dyn FnMut(u64, u64)) -> io::Result<()> {
+        tell(0, self.len() as u64);
+        Ok(())
+    }
+}
+
+impl<M: GuestPhysical + ?Sized, P: std::ops::Deref<Target = M>> GuestPhysical for P {
+    #[inline]
+    fn word(&self, gpa: u64) -> Option<u64> {
+        (**self).word(gpa)
+    }
+
+    fn copy(&self, gpa: u64, out: &mut [u8]) -> Option<()> {
+        (**self).copy(gpa, out)
+    }
+
+    fn has(&self, gpa: u64) -> bool {
+        (**self).has(gpa)
+    }
+
+    fn existing(&self, tell: &mut dyn FnMut(u64, u64)) -> io::Result<()> {
+        (**self).existing(tell)
+    }
+}

@@ -1,0 +1,203 @@
+//! The guest kernel's virtual addresses: where each lies in physical memory, and reads there that are counted.
+//!
+//! Operation: addresses of the direct map and of the kernel's image are a subtraction; all others (the page structures)
+//! go through the kernel's page tables.
+//!
+//! Invariants: every read of guest memory is one step of a budget, and where the budget ends every walk ends: no loop needs
+//! a bound of its own. A pointer is only ever followed through [`Reader`], which refuses what is no kernel address.
+
+use std::cell::{Cell, RefCell};
+
+use super::GuestPhysical;
+
+/// Where the kernel's image is mapped.
+pub(super) const IMAGE: u64 = 0xffff_ffff_8000_0000;
+/// Bytes of that mapping, at most.
+const IMAGE_BYTES: u64 = 1 << 30;
+/// The physical address in a page-table entry.
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+const PRESENT: u64 = 1;
+const LARGE: u64 = 1 << 7;
+/// Most physical memory there can be.
+const MAX_PHYSICAL: u64 = 1 << 52;
+
+/// Why a walk through the guest's memory stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Stop {
+    /// A pointer that leads nowhere, or to where no such thing can be.
+    #[error("a pointer leads to {0:#x}, which is nothing of the kernel's")]
+    Pointer(u64),
+    /// Too many steps.
+    #[error("its structures are too deep, or run in a circle")]
+    Steps,
+}
+
+/// The kernel's address space.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Space {
+    /// Physical address of the first page table.
+    pub(super) root: u64,
+    /// Levels of page tables: 4 or 5.
+    pub(super) levels: u32,
+    /// Physical minus virtual address of the kernel's image, wrapping.
+    pub(super) phys_base: u64,
+    /// Virtual address of physical address 0 in the direct map; 0: not known yet.
+    pub(super) direct: u64,
+    /// What to take out of page-table entries.
+    pub(super) sme_mask: u64,
+}
+
+impl Space {
+    /// Has the address the form that all kernel addresses have?
+    #[must_use]
+    pub(super) fn is_canonical(&self, va: u64) -> bool {
+        if self.levels == 5 { va >> 56 == 0xff } else { va >> 47 == 0x1_ffff }
+    }
+}
+
+/// What was read and what stood there: enough to see later whether all of it still stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Seen {
+    gpa: u64,
+    value: u64,
+}
+
+/// Does all of it still stand there?
+pub(super) fn still_stands(seen: &[Seen], memory: &impl GuestPhysical) -> bool {
+    seen.iter().all(|one| memory.word(one.gpa) == Some(one.value))
+}
+
+/// Counted reads in one look-up.
+pub(super) struct Reader<'k, M> {
+    pub(super) memory: &'k M,
+    space: &'k Space,
+    left: Cell<u32>,
+    limit: u32,
+    /// The last page that was translated: virtual, physical.
+    page: Cell<(u64, u64)>,
+    trail: RefCell<Vec<Seen>>,
+    recording: Cell<bool>,
+}
+
+impl<'k, M: GuestPhysical> Reader<'k, M> {
+    pub(super) fn new(memory: &'k M, space: &'k Space, limit: u32) -> Self {
+        let trail = RefCell::default();
+        Reader {
+            memory,
+            space,
+            left: Cell::new(limit),
+            limit,
+            page: Cell::new((1, 0)),
+            trail,
+            recording: Cell::new(false),
+        }
+    }
+
+    /// Steps taken so far.
+    pub(super) fn steps(&self) -> u32 {
+        self.limit - self.left.get()
+    }
+
+    /// From now on, what is read is remembered.
+    pub(super) fn record(&self) {
+        self.recording.set(true);
+        self.trail.borrow_mut().clear();
+    }
+
+    /// What was read since [`record`](Reader::record).
+    pub(super) fn recorded(&self) -> Vec<Seen> {
+        self.recording.set(false);
+        self.trail.take()
+    }
+
+    fn step(&self) -> Result<(), Stop> {
+        self.left.set(self.left.get().checked_sub(1).ok_or(Stop::Steps)?);
+        Ok(())
+    }
+
+    fn physical_word(&self, gpa: u64) -> Result<Option<u64>, Stop> {
+        self.step()?;
+        Ok(self.memory.word(gpa))
+    }
+
+    /// Where a kernel address lies in physical memory.
+    pub(super) fn physical(&self, va: u64) -> Result<u64, Stop> {
+        let Space { direct, phys_base, .. } = *self.space;
+        let offset = va & 0xfff;
+        let (page, at) = self.page.get();
+        if va ^ offset == page {
+            return Ok(at | offset);
+        }
+        if !self.space.is_canonical(va) {
+            return Err(Stop::Pointer(va));
+        }
+        let at = if va.wrapping_sub(IMAGE) < IMAGE_BYTES {
+            va.wrapping_add(phys_base)
+        } else if direct != 0 && self.memory.has(va.wrapping_sub(direct)) {
+            va - direct
+        } else {
+            self.walk(self.space.root, va)?.ok_or(Stop::Pointer(va))?
+        };
+        self.page.set((va ^ offset, at & !0xfff));
+        Ok(at)
+    }
+
+    /// Where `va` leads by the page tables at `root`; `None`: nowhere.
+    pub(super) fn walk(&self, root: u64, va: u64) -> Result<Option<u64>, Stop> {
+        let mut table = root & ADDRESS;
+        for level in (0..self.space.levels).rev() {
+            let shift = 12 + 9 * level;
+            let Some(entry) = self.physical_word(table + (va >> shift & 0x1ff) * 8)? else { return Ok(None) };
+            let entry = entry & !self.space.sme_mask;
+            if entry & PRESENT == 0 {
+                return Ok(None);
+            }
+            if level == 0 || (level <= 2 && entry & LARGE != 0) {
+                let size = 1_u64 << shift;
+                return Ok(Some((entry & ADDRESS & !(size - 1)) | (va & (size - 1))));
+            }
+            table = entry & ADDRESS;
+        }
+        Ok(None)
+    }
+
+    /// The eight bytes at an aligned kernel address.
+    pub(super) fn word(&self, va: u64) -> Result<u64, Stop> {
+        let gpa = self.physical(va)?;
+        let value = self.physical_word(gpa)?.ok_or(Stop::Pointer(va))?;
+        if self.recording.get() {
+            self.trail.borrow_mut().push(Seen { gpa, value });
+        }
+        Ok(value)
+    }
+
+    /// Four bytes at an aligned kernel address.
+    pub(super) fn half(&self, va: u64) -> Result<u32, Stop> {
+        if !va.is_multiple_of(4) {
+            return Err(Stop::Pointer(va));
+        }
+        Ok((self.word(va & !7)? >> (8 * (va & 7))) as u32)
+    }
+
+    /// Bytes at any kernel address, at most `most`, to the first 0.
+    pub(super) fn text(&self, va: u64, most: usize) -> Result<Vec<u8>, Stop> {
+        let mut text = Vec::with_capacity(32);
+        let mut at = va;
+        while text.len() < most {
+            let word = self.word(at & !7)?.to_le_bytes();
+            for byte in word.iter().skip((at & 7) as usize).take(most - text.len()) {
+                if *byte == 0 {
+                    return Ok(text);
+                }
+                text.push(*byte);
+            }
+            at = (at & !7).checked_add(8).ok_or(Stop::Pointer(va))?;
+        }
+        Ok(text)
+    }
+}
+
+/// A physical address that a kernel can have.
+pub(super) fn is_physical(at: u64) -> bool {
+    at < MAX_PHYSICAL
+}
