@@ -15,7 +15,10 @@ pub(super) struct Args {
     /// Only this queue: receiveq0, transmitq0, …
     #[arg(long, value_name = "NAME")]
     queue: Option<String>,
-    /// One JSON document
+    /// Buffers that wait to be written to one by one, and not in one line
+    #[arg(long)]
+    all: bool,
+    /// One JSON document, of all buffers
     #[arg(long)]
     json: bool,
 }
@@ -32,7 +35,7 @@ pub(super) fn run(args: Args) -> Result<Finding> {
     if args.json {
         views::json(&Document { rings: &rings })?;
     } else {
-        views::rings::show(&rings)?;
+        views::rings::show(&rings, args.all)?;
     }
     let sound = |ring: &RingSnapshot| ring.faults.is_empty() && ring.chains.iter().all(|chain| chain.fault.is_none());
     Ok(Finding::fine_if(rings.iter().all(sound)))

@@ -1,8 +1,53 @@
-//! Colour for the ring notation.
+//! The ring notation on a screen: idle buffers summed up, long chains on several lines, colour.
 
 use std::fmt::Write;
 
-use super::style;
+use vnic::observe::protocol::{ChainSnapshot, RingSnapshot};
+
+use super::{figures, style};
+
+/// As many buffers that wait to be filled are shown one by one.
+const FEW: usize = 4;
+
+/// A ring as people read it: its lines no wider than `width`. A receiveq is full of buffers that wait for frames; unless
+/// `all` of them are asked for, one line stands for the many.
+pub(super) fn ring(ring: &RingSnapshot, all: bool, width: usize) -> String {
+    let waits = |chain: &ChainSnapshot| chain.fault.is_none() && chain.buffers.iter().all(|buffer| buffer.writable);
+    let sizes: Vec<u64> = (ring.chains.iter().filter(|chain| waits(chain)))
+        .map(|chain| chain.buffers.iter().map(|buffer| u64::from(buffer.len)).sum())
+        .collect();
+    let mut shown = ring.clone();
+    let summed_up = !all && sizes.len() > FEW;
+    if summed_up {
+        shown.chains.retain(|chain| !waits(chain));
+    }
+    let text = shown.to_string();
+    let mut lines: Vec<String> = text.lines().map(|line| wrap(line, width)).collect();
+    if summed_up && let (Some(least), Some(most)) = (sizes.iter().min(), sizes.iter().max()) {
+        let count = figures::count(sizes.len() as u64);
+        let bytes = if least == most { figures::count(*most) } else { format!("{least} to {most}") };
+        lines.insert(1, format!("  … {count} chains wait to be written to, {bytes} bytes each"));
+    }
+    paint(&lines.join("\n"))
+}
+
+/// Goes on below where a line is full, before an arrow.
+fn wrap(line: &str, width: usize) -> String {
+    let mut wrapped = String::new();
+    let mut room = width;
+    for (at, buffer) in line.split(" -> ").enumerate() {
+        let arrow = if at == 0 { "" } else { " -> " };
+        let len = arrow.len() + buffer.chars().count();
+        if at > 0 && len > room {
+            wrapped.push_str("\n     ");
+            room = width - 5;
+        }
+        wrapped.push_str(arrow);
+        wrapped.push_str(buffer);
+        room = room.saturating_sub(len);
+    }
+    wrapped
+}
 
 /// The same text with addresses, file pages and faults coloured.
 pub(super) fn paint(text: &str) -> String {
@@ -58,6 +103,16 @@ mod tests {
         let painted = paint(text);
         assert_ne!(painted, text);
         assert_eq!(anstream::adapter::strip_str(&painted).to_string(), text);
+    }
+
+    #[test]
+    fn a_long_chain_goes_on_below_before_an_arrow() {
+        let chain = "  [5] head 12: R 0x1f000+78 -> R 0x20000+4096 (page 17) -> R 0x21000+3144 (page 18)";
+        assert_eq!(wrap(chain, 100), chain);
+        assert_eq!(
+            wrap(chain, 40),
+            "  [5] head 12: R 0x1f000+78\n      -> R 0x20000+4096 (page 17)\n      -> R 0x21000+3144 (page 18)"
+        );
     }
 
     #[test]

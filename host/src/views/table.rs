@@ -83,7 +83,7 @@ fn empty() -> Table {
 }
 
 /// What `COLUMNS` says, or the terminal, or [`WIDTH`].
-fn width() -> u16 {
+pub(super) fn width() -> u16 {
     let told = env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
     let asked = || terminal::size().ok().filter(|_| io::stdout().is_terminal()).map(|(columns, _)| columns);
     told.or_else(asked).filter(|columns| *columns > 0).unwrap_or(WIDTH)

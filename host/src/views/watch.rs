@@ -23,9 +23,8 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::read;
 use vnic::observe::protocol::{QueueStatus, RingSnapshot, Status};
 
-use super::figures;
-use super::notation;
 use super::style::{self, BAD, DIM, GOOD, HEAD, WARN};
+use super::{figures, notation, table};
 use crate::control::Client;
 
 /// How often the device is asked.
@@ -200,7 +199,7 @@ fn frame(status: &Status, rings: &[RingSnapshot], rates: &Rates) -> Result<Vec<S
             writeln!(text, "  {BAD}{error}{BAD:#}")?;
         }
         if let Some(ring) = rings.iter().find(|ring| ring.queue == queue.queue) {
-            writeln!(text, "{}", notation::paint(&ring.to_string()))?;
+            writeln!(text, "{}", notation::ring(ring, false, usize::from(table::width())))?;
         }
     }
     Ok(text.lines().map(str::to_owned).collect())

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixListener;
 use std::process::Stdio;
 
 use serde_json::json;
-use vnic::observe::protocol::Request;
+use vnic::observe::protocol::{BufferSnapshot, ChainSnapshot, Request};
 
 use crate::device::{self, Device};
 use crate::util::{Scratch, outcome, wait_for};
@@ -81,6 +81,36 @@ fn rings_are_in_the_notation() {
          transmitq0 split size=256 avail.idx=6 used.idx=5 in-flight=1\n  \
          [5] head 12: R 0x1f000+78 -> R 0x20000+4096 (page 17) -> R 0x21000+3144 (page 18)\n"
     );
+}
+
+#[test]
+fn buffers_that_wait_for_frames_are_one_line_unless_all_are_asked_for() {
+    let scratch = Scratch::new();
+    let mut script = device::busy();
+    let idle = |at: u16| ChainSnapshot {
+        slot: at,
+        head: at,
+        indirect: false,
+        buffers: vec![BufferSnapshot { writable: true, ..BufferSnapshot::at(0x10_0000 + u64::from(at) * 4096, 1526) }],
+        fault: None,
+    };
+    script.rings[0].chains = (0..256).map(idle).collect();
+    // What is wrong is never summed up.
+    script.rings[0].chains[7].fault = Some("descriptor 999 is beyond the table".to_owned());
+    let device = Device::start(&scratch.path("control"), script);
+    let rings = |more: &[&str]| scratch.run(&[&["rings", "--control", device.control()], more].concat()).stdout;
+    let few = rings(&[]);
+    let lines: Vec<&str> = few.lines().take(3).collect();
+    assert_eq!(
+        lines,
+        [
+            "receiveq0 split size=256 avail.idx=5 used.idx=5 in-flight=0",
+            "  … 255 chains wait to be written to, 1 526 bytes each",
+            "  [7] head 7: W 0x107000+1526 -> ! descriptor 999 is beyond the table",
+        ]
+    );
+    assert!(rings(&["--all"]).contains("  [255] head 255: W 0x1ff000+1526\n"));
+    assert!(rings(&["--json"]).contains("\"head\": 255"), "the document always has all");
 }
 
 #[test]
