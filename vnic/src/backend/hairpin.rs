@@ -10,12 +10,14 @@ use super::queue::Queue;
 use super::transmit::{self, FrameSink, Observed};
 use super::worker::{ObserverPass, Progress};
 use crate::link::{LinkError, Port, Transmitted};
-use crate::net::{Frame, ReceiveSpace, header_len};
+use crate::net::{Frame, MAX_BUFFERS, ReceiveSpace, header_len};
 use crate::ring::{Chain, DeviceRing, RingError};
 use crate::spec::{Feature, Features};
 
 /// Most receive buffers popped ahead: found together, they wait for memory at the same time.
 const AHEAD: usize = 32;
+/// Segments from which on no more are popped ahead: buffers of many pieces gain nothing by it.
+const AHEAD_SEGMENTS: usize = 1024;
 /// How many of them are prefetched before they are filled. More prefetches than this would queue behind one another.
 const NEAR: usize = 8;
 
@@ -73,7 +75,12 @@ impl LookAhead {
         self.return_unused(queue)?;
         let mut room = 0;
         let mut slots = 0;
-        while self.chains.len() < self.expected || (room < bytes && mergeable) {
+        loop {
+            let ahead = self.chains.len() < self.expected && queue.segments.len() < AHEAD_SEGMENTS;
+            let needed = room < bytes && mergeable && self.chains.len() < MAX_BUFFERS;
+            if !ahead && !needed {
+                break;
+            }
             let had = self.chains.len();
             let wanted = self.expected.saturating_sub(had).max(1);
             queue.ring.pop_buffers(&mut queue.segments, wanted as u16, &mut self.chains)?;
@@ -92,8 +99,9 @@ impl LookAhead {
             }
         }
         (0..NEAR).for_each(|ahead| self.prefetch_write(queue, ahead));
-        // A ring that is full of buffers will never have more.
-        let all = || (slots >= usize::from(queue.ring.size())).then_some(self.chains.len());
+        // A ring that is full of buffers will never have more, and a frame may take no more than so many.
+        let is_all = slots >= usize::from(queue.ring.size()) || self.chains.len() >= MAX_BUFFERS;
+        let all = || is_all.then_some(self.chains.len());
         Ok(self.chains_for(bytes, mergeable).or_else(all).map_or(Room::TooLittle, Room::Chains))
     }
 

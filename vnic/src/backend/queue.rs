@@ -12,7 +12,7 @@ use super::iommu::Iommu;
 use super::shared::{QueueShared, QueueState};
 use crate::memory::iotlb::Waiting;
 use crate::memory::{MemoryError, Miss};
-use crate::ring::{Chain, Device, DeviceRing, RingError, RingLayout, Segments, Unmapped};
+use crate::ring::{Chain, Device, DeviceRing, Oddities, RingError, RingLayout, Segments, Unmapped};
 use crate::spec::Features;
 
 /// Files of a queue. Each is the front-end's and may be anything, so none may block: see [`set_nonblocking`].
@@ -193,9 +193,7 @@ impl Queue {
         }
         let memory = Arc::clone(self.segments.memory());
         let mut misses = Vec::new();
-        for (part, (addr, len, access)) in
-            ["descriptor area", "driver area", "device area"].into_iter().zip(self.layout.parts(features))
-        {
+        for (part, (addr, len, access)) in RingLayout::PARTS.into_iter().zip(self.layout.parts(features)) {
             if let Err(source) = memory.misses(addr, len, access, &mut misses) {
                 return self.stop_ring(&RingError::RingUnmapped { part, source });
             }
@@ -269,6 +267,11 @@ impl Queue {
         let wanted = self.ring.publish();
         self.show_base();
         self.shared.counters.bursts.add(1);
+        let Oddities { long_chains, unknown_flags } = self.segments.take_oddities();
+        if long_chains | unknown_flags != 0 {
+            self.shared.counters.long_chains.add(long_chains);
+            self.shared.counters.unknown_flags.add(unknown_flags);
+        }
         match (&self.notifiers.call, wanted) {
             (Some(call), true) => {
                 signal(call.as_fd());

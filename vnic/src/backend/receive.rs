@@ -3,7 +3,7 @@
 use super::queue::Queue;
 use super::worker::{BURST, ObserverPass, Progress};
 use crate::link::{Port, Received};
-use crate::net::ReceiveSpace;
+use crate::net::{MAX_BUFFERS, ReceiveSpace};
 use crate::ring::{Chain, DeviceRing};
 use crate::spec::net::NET_HEADER_LEN;
 use crate::spec::{Feature, Features};
@@ -101,12 +101,15 @@ enum Gathered {
 
 /// Takes chains until they hold `bytes`; without MRG_RXBUF a frame has one chain and no more (VIRTIO 1.3, 5.1.6.4),
 /// and the frame is fitted to it, or dropped, by the port. So it is with one that is longer than all the buffers that a
-/// full ring holds: waiting for more would stop the queue for good (CVE-2020-16843).
+/// full ring holds: waiting for more would stop the queue for good (CVE-2020-16843); or than all that a frame may take.
 fn gather(queue: &mut Queue, bytes: usize, mergeable: bool, chains: &mut Vec<Chain>) -> Gathered {
     queue.segments.clear();
     chains.clear();
     let (mut room, mut descriptors) = (0, 0_u32);
     while room < bytes {
+        if chains.len() == MAX_BUFFERS {
+            return Gathered::All;
+        }
         match queue.ring.pop(&mut queue.segments) {
             Ok(Some(chain)) => {
                 room += chain.writable_len as usize;

@@ -1,5 +1,6 @@
 //! The data path as a driver meets it: the driver half of the rings, real workers, real eventfds.
 
+mod bounds;
 mod capture;
 mod endless;
 mod faults;

@@ -103,6 +103,22 @@ pub enum MemoryError {
         /// Its size.
         size: u64,
     },
+    /// A region that is not of whole pages: no guest has such memory.
+    #[error("memory region at {gpa:#x}+{size} is not of whole pages")]
+    PartialPages {
+        /// Its guest-physical address.
+        gpa: u64,
+        /// Its size.
+        size: u64,
+    },
+    /// Two regions say different things of one user address.
+    #[error("memory region at {gpa:#x}+{size} shares user addresses with another, and not its memory")]
+    UserOverlap {
+        /// Its guest-physical address.
+        gpa: u64,
+        /// Its size.
+        size: u64,
+    },
     /// More regions than the protocol allows.
     #[error("{count} memory regions, at most {max}")]
     TooManyRegions {

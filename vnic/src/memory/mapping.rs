@@ -13,6 +13,9 @@ use vm_memory::{FileOffset, MmapRegion};
 use super::fault::Guard;
 use super::{Gpa, MemoryError, UserAddr};
 
+/// The smallest page of any guest, bytes.
+const GUEST_PAGE: u64 = 4096;
+
 /// A memory region as the front-end describes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RegionSpec {
@@ -27,7 +30,8 @@ pub struct RegionSpec {
 }
 
 impl RegionSpec {
-    /// The end in each of the three address spaces must exist.
+    /// The end in each of the three address spaces must exist. Every guest's memory is of whole pages, whatever the size of its
+    /// host's pages; where in the file a region begins is the front-end's choice.
     pub(super) fn check(&self) -> Result<(), MemoryError> {
         if self.size == 0 {
             return Err(MemoryError::EmptyRegion { gpa: self.gpa.0 });
@@ -36,6 +40,9 @@ impl RegionSpec {
             if start.checked_add(self.size).is_none() {
                 return Err(MemoryError::Wraps { addr: start, len: self.size });
             }
+        }
+        if !(self.gpa.0 | self.size).is_multiple_of(GUEST_PAGE) {
+            return Err(MemoryError::PartialPages { gpa: self.gpa.0, size: self.size });
         }
         Ok(())
     }
@@ -110,6 +117,17 @@ impl Mapping {
     pub(super) fn host(&self) -> *mut u8 {
         // `skip` is less than a page and the mapping is that much longer than the region.
         self.region.as_ptr().wrapping_add(self.skip)
+    }
+
+    /// Do the two share user addresses that are not the same bytes of one file? One memory at two guest-physical addresses is
+    /// fine: some boards alias theirs.
+    pub(super) fn contradicts(&self, other: &Mapping) -> bool {
+        let (one, two) = (&self.spec, &other.spec);
+        // `check` made sure that neither sum overflows.
+        let shared = one.user_addr.0 < two.user_addr.0 + two.size && two.user_addr.0 < one.user_addr.0 + one.size;
+        let start = |spec: &RegionSpec| spec.mmap_offset.wrapping_sub(spec.user_addr.0);
+        let same = |file: &FileOffset| start(one) == start(two) && self.is_of(file.file());
+        shared && !other.region.file_offset().is_some_and(same)
     }
 
     /// Is it of this file?

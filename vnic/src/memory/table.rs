@@ -89,7 +89,7 @@ impl Memory {
         let specs: Vec<RegionSpec> = regions.iter().map(|(spec, _)| *spec).collect();
         check_all(&specs)?;
         let mappings = regions.into_iter().map(|(spec, file)| Mapping::new(spec, file.into()).map(Arc::new));
-        Ok(Memory::over(mappings.collect::<Result<_, _>>()?))
+        Memory::over(mappings.collect::<Result<_, _>>()?).checked()
     }
 
     /// As [`map`](Memory::map), without files.
@@ -112,7 +112,18 @@ impl Memory {
         check_all(&specs)?;
         let mut mappings = self.mappings.clone();
         mappings.push(Arc::new(Mapping::new(spec, file.into())?));
-        Ok(Memory::over(mappings))
+        Memory::over(mappings).checked()
+    }
+
+    /// No two regions say different things of one user address: ring addresses come as such.
+    fn checked(self) -> Result<Self, MemoryError> {
+        for (at, mapping) in self.mappings.iter().enumerate() {
+            if self.mappings.iter().take(at).any(|other| mapping.contradicts(other)) {
+                let RegionSpec { gpa, size, .. } = *mapping.spec();
+                return Err(MemoryError::UserOverlap { gpa: gpa.0, size });
+            }
+        }
+        Ok(self)
     }
 
     /// Is there exactly this region, of the same file?

@@ -19,7 +19,7 @@ pub mod vectored;
 
 pub use frame::{Frame, FrameError, MAX_FRAME_LEN, MIN_FRAME_LEN};
 pub use header::{HeaderError, header_len};
-pub use receive::{NoRoom, ReceiveSpace};
+pub use receive::{MAX_BUFFERS, NoRoom, ReceiveSpace};
 
 #[cfg(test)]
 pub(crate) mod testing;

@@ -17,11 +17,15 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use super::frame::without_first;
-use super::{Frame, header, vectored};
+use super::{Frame, MAX_FRAME_LEN, header, vectored};
 use crate::memory::GuestSlice;
 use crate::ring::{Chain, Segments};
-use crate::spec::net::NetHeader;
+use crate::spec::net::{NET_HEADER_LEN, NetHeader};
 use crate::spec::{Feature, Features};
+
+/// Buffers a frame takes at most: with MRG_RXBUF each is at least as long as the header (VIRTIO 1.3, 5.1.6.3.1 Driver
+/// Requirements: Setting Up Receive Buffers). More than these are not looked at for one frame.
+pub const MAX_BUFFERS: usize = (MAX_FRAME_LEN as usize + NET_HEADER_LEN).div_ceil(NET_HEADER_LEN);
 
 /// A frame is longer than the driver's buffers. It is dropped, and counted as `no_room`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

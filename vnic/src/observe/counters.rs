@@ -76,6 +76,10 @@ counters! {
     no_buffers,
     /// Frames that were lost, for all reasons; `drop_NAME` says which.
     drops,
+    /// Chains longer than the ring, by an indirect table: against the text, and taken.
+    long_chains,
+    /// Descriptors with flags that have no meaning: taken as if these were not set.
+    unknown_flags,
     /// Times the ring stopped because of what the driver wrote; `error_NAME` says which.
     errors,
 }

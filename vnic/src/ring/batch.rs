@@ -4,7 +4,8 @@
 //! that wait for one another: entry, descriptor, buffer. Found a handful at a time, with each buffer asked for, they wait
 //! at the same time; and what is looked at and used together needs no word in memory from one chain to the next.
 
-use super::chain::{Segment, Segments, SingleBufferBatch};
+use super::arena::Segments;
+use super::chain::{Segment, SingleBufferBatch};
 use super::pointers::prefetch_to_read;
 
 /// Most chains of a batch.

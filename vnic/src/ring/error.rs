@@ -46,6 +46,14 @@ ring_errors! {
         /// What is wrong with it.
         source: MemoryError,
     } = "ring_unmapped";
+    /// Two parts of a ring share bytes: each would be overwritten by what the other says.
+    #[error("{first} and {second} overlap")]
+    PartsOverlap {
+        /// One part.
+        first: &'static str,
+        /// The other.
+        second: &'static str,
+    } = "ring_parts_overlap";
     /// The available index moved further than the ring is long.
     #[error("avail.idx went from {from} to {to} in a ring of {size}")]
     AvailJump {
@@ -124,6 +132,14 @@ ring_errors! {
         /// How many it may have.
         max: u32,
     } = "chain_too_long";
+    /// More buffers in one pass than any frame takes of an honest driver.
+    #[error("head {head}: more than {max} buffers taken in one pass")]
+    TooManySegments {
+        /// The chain's head.
+        head: u16,
+        /// How many are taken.
+        max: usize,
+    } = "too_many_segments";
     /// More bytes than a chain may have.
     #[error("head {head}: more than {max} bytes at descriptor {index}")]
     TotalTooLarge {

@@ -9,7 +9,8 @@
 use crate::memory::{Access, Hint};
 use crate::spec::ring::{DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, Descriptor};
 
-use super::chain::{Chain, Segment, Segments};
+use super::arena::Segments;
+use super::chain::{Chain, Segment};
 use super::pointers::HostTable;
 use super::walk::Rules;
 
@@ -54,15 +55,15 @@ impl<'s> FastPath<'s> {
         if self.segments.push_if_room(segment) { Ok(()) } else { Err(Fallback) }
     }
 
-    /// Takes a whole split indirect table.
+    /// Takes a whole split indirect table: the descriptor that refers to it has no flags but INDIRECT, and perhaps WRITE.
     #[inline(always)]
     pub(super) fn split_table(&mut self, refers: &Descriptor, rules: Rules) -> Result<(), Fallback> {
         let table = self.table(refers, rules)?;
-        let limit = (table.len() as u16).min(rules.max_chain());
+        let limit = (table.len() as u16).min(rules.size);
         let mut index = 0;
         loop {
             let desc = table.desc(index).ok_or(Fallback)?;
-            if desc.flags & DESC_F_INDIRECT != 0 {
+            if desc.flags & !(DESC_F_NEXT | DESC_F_WRITE) != 0 {
                 return Err(Fallback);
             }
             self.take(&desc, limit)?;
@@ -73,7 +74,7 @@ impl<'s> FastPath<'s> {
         }
     }
 
-    /// Takes a whole packed indirect table.
+    /// As [`split_table`](Self::split_table), of a packed ring.
     #[inline(always)]
     pub(super) fn packed_table(&mut self, refers: &Descriptor, rules: Rules) -> Result<(), Fallback> {
         let table = self.table(refers, rules)?;
@@ -84,17 +85,14 @@ impl<'s> FastPath<'s> {
             if desc.flags & DESC_F_INDIRECT != 0 {
                 return Err(Fallback);
             }
-            self.take(&desc, rules.max_chain())?;
+            self.take(&desc, rules.size)?;
         }
         Ok(())
     }
 
     #[inline(always)]
     fn table(&self, refers: &Descriptor, rules: Rules) -> Result<HostTable<'s>, Fallback> {
-        let odd = refers.flags & DESC_F_NEXT != 0
-            || refers.len == 0
-            || !refers.len.is_multiple_of(16)
-            || refers.len / 16 > 4096;
+        let odd = refers.len == 0 || !refers.len.is_multiple_of(16) || refers.len / 16 > 4096;
         if odd || !rules.indirect || self.descriptors != 0 {
             return Err(Fallback);
         }

@@ -22,7 +22,7 @@ use crate::memory::testing::GuestRam;
 use crate::spec::ring::{DESC_F_AVAIL, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_USED, DESC_F_WRITE, Descriptor};
 use crate::spec::{Feature, Features};
 
-use super::chain::{ChainBuilder, Follower};
+use super::builder::{ChainBuilder, Follower};
 use super::{
     BufferSnapshot, Chain, ChainSnapshot, ChainView, Device, DeviceRing, Disposition, DrainEnd, RingError, RingLayout,
     Segments, SingleBufferBatch, Visitor,

@@ -61,6 +61,25 @@ pub fn check_packed_size(size: u16) -> Result<(), RingError> {
 }
 
 impl RingLayout {
+    /// What the three parts are called.
+    pub const PARTS: [&'static str; 3] = ["descriptor area", "driver area", "device area"];
+
+    /// The parts are apart from one another.
+    ///
+    /// # Errors
+    /// Two share bytes.
+    pub(super) fn check_apart(&self, features: Features) -> Result<(), RingError> {
+        let parts = self.parts(features);
+        for (one, other) in [(0, 1), (0, 2), (1, 2)] {
+            let ((addr, len, _), (other_addr, other_len, _)) = (parts[one], parts[other]);
+            // What wraps is in no memory, and found when it is looked for.
+            if addr < other_addr.saturating_add(other_len) && other_addr < addr.saturating_add(len) {
+                return Err(RingError::PartsOverlap { first: Self::PARTS[one], second: Self::PARTS[other] });
+            }
+        }
+        Ok(())
+    }
+
     /// The three parts with their lengths, and what the device does with each: descriptor, driver and device area.
     #[must_use]
     pub fn parts(&self, features: Features) -> [(u64, u64, Access); 3] {

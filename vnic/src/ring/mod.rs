@@ -10,13 +10,16 @@
 //! | [`packed`] | packed rings: device half, driver half |
 //! | `fast_path`, `walk` | following a chain: the usual ones, and any |
 //! | `unmapped` | a ring out of reach, behind an IOMMU |
-//! | `chain` | what is found: chains and the arena of their segments |
+//! | `chain`, `arena` | what is found: chains, and where their segments are |
+//! | `builder` | the checks of each descriptor on the way |
 //! | `pointers` | the only file with raw pointers into a ring |
 //! | [`RingError`] | what a driver can get wrong, with stable names |
 
 #[cfg(test)]
 mod ambush;
+mod arena;
 mod batch;
+mod builder;
 mod chain;
 pub mod device;
 pub mod driver;
@@ -38,7 +41,8 @@ mod tests;
 mod unmapped;
 mod walk;
 
-pub use chain::{Chain, ChainView, Segment, Segments, SingleBufferBatch};
+pub use arena::{MAX_SEGMENTS, Oddities, Segments};
+pub use chain::{Chain, ChainView, Segment, SingleBufferBatch};
 pub use device::{Device, DeviceRing, Disposition, DrainEnd, Visitor};
 pub use driver::{Buffer, DriverRing, Placement, Used};
 pub use error::RingError;

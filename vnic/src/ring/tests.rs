@@ -105,6 +105,7 @@ macro_rules! for_both_formats {
 }
 
 // Behind the macro, which they use.
+mod bounds;
 mod chains;
 mod notifications;
 mod order;

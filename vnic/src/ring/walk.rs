@@ -4,10 +4,10 @@
 //! `next`, of which the last may refer to an indirect table (2.7.5.3.2). Each descriptor is loaded once and checked as
 //! the local copy. The number of steps is bounded by the table's size, so a loop ends as an error.
 
-use crate::spec::ring::{DESC_F_INDIRECT, DESC_F_NEXT, Descriptor};
+use crate::spec::ring::{DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, Descriptor};
 
 use super::RingError;
-use super::chain::Follower;
+use super::builder::Follower;
 use super::pointers::IndirectTable;
 
 /// Descriptors a chain may have on a ring that is smaller: Linux drivers put more into an indirect table than the ring
@@ -33,6 +33,26 @@ impl Rules {
     }
 }
 
+/// Counts a descriptor whose flags have no meaning.
+#[inline]
+pub(super) fn note_flags<'m>(chain: &mut impl Follower<'m>, flags: u16) {
+    if flags & !(DESC_F_NEXT | DESC_F_WRITE | DESC_F_INDIRECT) != 0
+        && let Some(oddities) = chain.oddities()
+    {
+        oddities.unknown_flags += 1;
+    }
+}
+
+/// Counts a chain that is longer than the ring.
+#[inline]
+pub(super) fn note_length<'m>(chain: &mut impl Follower<'m>, rules: Rules) {
+    if chain.descriptors() > rules.size
+        && let Some(oddities) = chain.oddities()
+    {
+        oddities.long_chains += 1;
+    }
+}
+
 /// Follows the chain that starts at `head` in the table that `desc` reads. Returns whether it has an indirect part.
 #[inline(always)]
 pub(super) fn split_chain<'m>(
@@ -48,8 +68,10 @@ pub(super) fn split_chain<'m>(
         let Some(d) = desc(index) else {
             return Err(RingError::DescIndexOutOfRange { head, index: from, next: index, size });
         };
+        note_flags(chain, d.flags);
         if d.flags & DESC_F_INDIRECT != 0 {
             indirect_table(chain, head, index, &d, rules)?;
+            note_length(chain, rules);
             return Ok(true);
         }
         if chain.descriptors() >= rules.size {
@@ -80,6 +102,7 @@ pub(super) fn indirect_table<'m>(
         let Some(d) = table.desc(at) else {
             return Err(RingError::DescIndexOutOfRange { head, index: from, next: at, size: table.len() });
         };
+        note_flags(chain, d.flags);
         if d.flags & DESC_F_INDIRECT != 0 {
             return Err(RingError::IndirectNested { head, index: at });
         }

@@ -129,6 +129,9 @@ fn every_counter_of_a_queue_rises_somewhere() {
     rig.wait_for("full", |rig| rig.counter(TX, "link_full") > 0 && rig.counter(RX, "no_buffers") > 0);
     note(counted(TX, &rig));
     note(counted(RX, &rig));
+    let mut rig = Rig::new(&LinkKind::Sink);
+    bounds::send_odd_chains(&mut rig);
+    note(counted(TX, &rig));
     for name in QueueCounters::NAMES {
         assert!(seen.contains(*name), "{name} never rises");
     }

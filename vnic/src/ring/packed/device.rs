@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use crate::memory::{Access, Memory};
 use crate::ring::batch::{BATCH, Batch};
-use crate::ring::chain::ChainBuilder;
+use crate::ring::builder::ChainBuilder;
 use crate::ring::fast_path::{Fallback, FastPath};
 use crate::ring::heads::Heads;
 use crate::ring::pointers::{PackedParts, PackedPointers, Word, full_fence};
@@ -127,20 +127,22 @@ impl PackedDevice {
             flags: word.flags,
             next: 0,
         };
-        let indirect = word.flags & DESC_F_INDIRECT != 0;
+        let indirect = word.flags & !DESC_F_WRITE == at.available() | DESC_F_INDIRECT;
         let mut slots = 1;
         if indirect && limit > 0 {
             chain.packed_table(&desc(at, word), self.rules)?;
         } else {
-            chain.take(&desc(at, word), limit)?;
-            while word.flags & DESC_F_NEXT != 0 {
-                slots += 1;
-                at = at.after(1, self.rules.size);
-                word = self.ring.word(at.slot);
-                if !at.is_available(word.flags) || word.flags & DESC_F_INDIRECT != 0 {
+            loop {
+                if word.flags & !(DESC_F_NEXT | DESC_F_WRITE) != at.available() {
                     return Err(Fallback);
                 }
                 chain.take(&desc(at, word), limit)?;
+                if word.flags & DESC_F_NEXT == 0 {
+                    break;
+                }
+                slots += 1;
+                at = at.after(1, self.rules.size);
+                word = self.ring.word(at.slot);
             }
         }
         chain.finish(word.id, start.slot, slots, indirect)
@@ -199,8 +201,7 @@ impl PackedDevice {
                 parts.prefetch(at.after(SLOTS_AHEAD.min(size), size).slot);
             }
             let word = parts.word(at.slot);
-            let one = word.flags & (DESC_F_NEXT | DESC_F_WRITE | DESC_F_INDIRECT) == 0;
-            if !one || !at.is_available(word.flags) {
+            if word.flags != at.available() {
                 break;
             }
             let addr = parts.addr(at.slot);
@@ -333,7 +334,9 @@ impl PackedDevice {
     #[inline(always)]
     fn use_up(&mut self, slot: u16, head: u16, slots: u16, written: u32) {
         let size = self.rules.size;
-        let word = |at: Position| Word { len: written, id: head, flags: at.used() };
+        // VIRTIO 1.3, 2.8.4: `len` counts only where WRITE says that something was written.
+        let write = if written > 0 { DESC_F_WRITE } else { 0 };
+        let word = |at: Position| Word { len: written, id: head, flags: at.used() | write };
         let next = self.next_used;
         if self.done.is_none() {
             self.place(next, word(next));
@@ -399,8 +402,7 @@ impl DeviceRing for PackedDevice {
         for _ in 0..limit.min(self.rules.size - self.held) {
             let at = self.next_avail;
             let word = parts.word(at.slot);
-            let one = word.flags & (DESC_F_NEXT | DESC_F_WRITE | DESC_F_INDIRECT) == DESC_F_WRITE;
-            if !one || !at.is_available(word.flags) || self.ids.take(word.id).is_err() {
+            if word.flags != at.available() | DESC_F_WRITE || self.ids.take(word.id).is_err() {
                 break;
             }
             let Some(chain) = into.push_buffer(word.id, at.slot, parts.addr(at.slot), word.len) else {

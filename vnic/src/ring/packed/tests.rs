@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::*;
 use crate::memory::testing::GuestRam;
-use crate::ring::{Buffer, DriverRing, Placement, RingError, RingLayout, Used};
-use crate::spec::Features;
-use crate::spec::ring::PACKED_EVENT_ENABLE;
+use crate::ring::{Buffer, DeviceRing, DriverRing, Placement, RingError, RingLayout, Segments, Used};
+use crate::spec::ring::{DESC_F_WRITE, PACKED_EVENT_ENABLE};
+use crate::spec::{Feature, Features};
 
 #[test]
 fn positions_go_round_in_either_direction() {
@@ -134,4 +134,26 @@ fn used_descriptors_when_nothing_is_out_are_not_looked_at() {
     assert!(ring.driver.pop_used().unwrap().is_some());
     assert_eq!(ring.driver.pop_used(), Ok(None));
     assert_eq!(ring.driver.free(), 8);
+}
+
+/// VIRTIO 1.3, 2.8.4 and 2.8.5: without WRITE in it, a used descriptor's length is reserved.
+#[test]
+fn a_used_descriptor_says_whether_anything_was_written() {
+    for in_order in [Features::NONE, Features::of(&[Feature::InOrder])] {
+        let Ring { ram, layout, mut driver } = with_two_chains();
+        let features = in_order.with(Feature::RingPacked);
+        let mut device = PackedDevice::new(layout, Arc::clone(ram.memory()), features, 0x8000).unwrap();
+        let mut segments = Segments::new(Arc::clone(ram.memory()), 8);
+        for written in [7, 0] {
+            let chain = device.pop(&mut segments).unwrap().unwrap();
+            device.push_used(&chain, written).unwrap();
+            device.publish();
+        }
+        let flags = [0, 1].map(|slot: u64| {
+            let bytes = ram.read(layout.desc + 16 * slot + 14, 2).unwrap();
+            u16::from_le_bytes([bytes[0], bytes[1]])
+        });
+        assert_eq!(flags, [USED | DESC_F_WRITE, USED], "{in_order:?}");
+        assert_eq!([7, 0].map(|_| driver.pop_used().unwrap().unwrap().written), [7, 0]);
+    }
 }

@@ -5,10 +5,10 @@
 //! table.
 
 use crate::ring::RingError;
-use crate::ring::chain::Follower;
+use crate::ring::builder::Follower;
 use crate::ring::pointers::{PackedPointers, Word};
-use crate::ring::walk::{Rules, open_table};
-use crate::spec::ring::{DESC_F_INDIRECT, DESC_F_NEXT, Descriptor};
+use crate::ring::walk::{Rules, note_flags, note_length, open_table};
+use crate::spec::ring::{DESC_F_AVAIL, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_USED, Descriptor};
 
 use super::Position;
 
@@ -42,6 +42,7 @@ pub(in crate::ring) fn follow<'m>(
             return Err(RingError::RingOverrun { head, held: held + slots, size });
         }
         let desc = Descriptor { addr: ring.addr(at.slot), len: word.len, flags: word.flags, next: 0 };
+        note_flags(chain, word.flags & !(DESC_F_AVAIL | DESC_F_USED));
         let indirect = word.flags & DESC_F_INDIRECT != 0;
         if indirect {
             indirect_table(chain, head, at.slot, &desc, rules)?;
@@ -49,6 +50,7 @@ pub(in crate::ring) fn follow<'m>(
             chain.buffer(at.slot, &desc)?;
         }
         if indirect || word.flags & DESC_F_NEXT == 0 {
+            note_length(chain, rules);
             return Ok(Walked { slots, indirect, id: word.id });
         }
         at = at.after(1, size);

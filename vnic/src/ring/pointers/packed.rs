@@ -8,6 +8,7 @@ use crate::memory::{Access, ContiguousAlias, Memory};
 use crate::ring::RingError;
 use crate::ring::layout::{self, RingLayout};
 use crate::spec::ring::{DESC_ALIGN, PackedEvent};
+use crate::spec::{Feature, Features};
 
 use super::atomics::{AtomicU32, AtomicU64};
 use super::{part, prefetch_to_write};
@@ -82,6 +83,7 @@ impl PackedPointers {
             device_event: part(&memory, "device event suppression", event(layout.used), Access::Write, &mut aliases)?,
             size: layout.size,
         };
+        layout.check_apart(Features::of(&[Feature::RingPacked]))?;
         Ok(PackedPointers { parts, memory, aliases })
     }
 

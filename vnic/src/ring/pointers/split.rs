@@ -70,6 +70,7 @@ impl SplitPointers {
             size,
             event_idx: features.has(Feature::EventIdx),
         };
+        layout.check_apart(features.without(Feature::RingPacked))?;
         Ok(SplitPointers { parts, memory, aliases })
     }
 

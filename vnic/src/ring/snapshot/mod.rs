@@ -26,7 +26,8 @@ use crate::memory::{Hint, Memory, MemoryError};
 use crate::spec::ring::Descriptor;
 use crate::spec::{Feature, Features};
 
-use super::chain::{Follower, Tally};
+use super::arena::Oddities;
+use super::builder::{ChainTotals, Follower};
 use super::{RingError, RingLayout};
 
 pub use event_suppression::{EventSuppression, NotifyWhen};
@@ -165,21 +166,21 @@ impl RingSnapshot {
 }
 
 /// A chain while a snapshot follows it: the device's checks, and the buffers as they come.
-struct Onlooker<'m> {
+struct Observer<'m> {
     memory: &'m Memory,
-    tally: Tally,
+    totals: ChainTotals,
     buffers: Vec<BufferSnapshot>,
 }
 
-impl<'m> Onlooker<'m> {
+impl<'m> Observer<'m> {
     fn new(memory: &'m Memory, head: u16) -> Self {
-        Onlooker { memory, tally: Tally::new(head), buffers: Vec::new() }
+        Observer { memory, totals: ChainTotals::new(head), buffers: Vec::new() }
     }
 
     fn finish(self, slot: u16, walked: Result<bool, RingError>, indirect: bool) -> ChainSnapshot {
         ChainSnapshot {
             slot,
-            head: self.tally.head,
+            head: self.totals.head,
             indirect: *walked.as_ref().unwrap_or(&indirect),
             buffers: self.buffers,
             fault: walked.err().map(|error| error.to_string()),
@@ -187,10 +188,10 @@ impl<'m> Onlooker<'m> {
     }
 }
 
-impl<'m> Follower<'m> for Onlooker<'m> {
+impl<'m> Follower<'m> for Observer<'m> {
     fn buffer(&mut self, index: u16, desc: &Descriptor) -> Result<(), RingError> {
-        let access = self.tally.take(index, desc)?;
-        let head = self.tally.head;
+        let access = self.totals.take(index, desc)?;
+        let head = self.totals.head;
         match self.memory.pieces(desc.addr, u64::from(desc.len), access) {
             // Behind an IOMMU: the device has had no use for it so far.
             Ok(_) | Err(MemoryError::Untranslated { .. }) => {}
@@ -203,7 +204,11 @@ impl<'m> Follower<'m> for Onlooker<'m> {
     }
 
     fn descriptors(&self) -> u16 {
-        self.tally.descriptors
+        self.totals.descriptors
+    }
+
+    fn oddities(&mut self) -> Option<&mut Oddities> {
+        None
     }
 
     fn memory(&mut self, _addr: u64) -> (&'m Memory, Hint) {

@@ -11,7 +11,7 @@ use crate::ring::slots::Slots;
 use crate::ring::walk::Rules;
 use crate::spec::{Feature, Features};
 
-use super::{MAX_BUFFERS, Onlooker, RingSnapshot};
+use super::{MAX_BUFFERS, Observer, RingSnapshot};
 
 /// Reads the ring once, from where the device says that it will use next.
 pub(super) fn read(
@@ -55,14 +55,14 @@ fn chains(ring: &PackedPointers, memory: &Memory, rules: Rules, start: Position,
         if !at.is_available(word.flags) {
             break;
         }
-        let mut onlooker = Onlooker::new(memory, at.slot);
-        let walked = follow(&mut onlooker, ring, (at, word), held, rules);
+        let mut observer = Observer::new(memory, at.slot);
+        let walked = follow(&mut observer, ring, (at, word), held, rules);
         // Where a bad chain ends is not known, so it is the last.
         let (slots, id, whole) = walked.as_ref().map_or((1, word.id, false), |found| (found.slots, found.id, true));
         if whole && ids.set(id) == Some(false) {
             seen.faults.push(format!("id {id} is available twice"));
         }
-        let mut chain = onlooker.finish(at.slot, walked.map(|found| found.indirect), false);
+        let mut chain = observer.finish(at.slot, walked.map(|found| found.indirect), false);
         chain.head = id;
         let Some(rest) = left.checked_sub(chain.buffers.len()) else {
             seen.faults.push(format!("more than {MAX_BUFFERS} buffers in flight: not all chains are shown"));

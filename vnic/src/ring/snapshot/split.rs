@@ -11,7 +11,7 @@ use crate::ring::walk::{Rules, split_chain};
 use crate::spec::ring::DESC_F_INDIRECT;
 use crate::spec::{Feature, Features};
 
-use super::{ChainSnapshot, MAX_BUFFERS, Onlooker, RingSnapshot};
+use super::{ChainSnapshot, MAX_BUFFERS, Observer, RingSnapshot};
 
 /// Reads the ring once.
 pub(super) fn read(queue: &str, layout: &RingLayout, memory: &Arc<Memory>, features: Features) -> RingSnapshot {
@@ -57,14 +57,14 @@ fn chains(ring: &SplitPointers, memory: &Memory, rules: Rules, seen: &mut RingSn
         if first == Some(false) {
             seen.faults.push(format!("head {head} is available twice"));
         }
-        let mut onlooker = Onlooker::new(memory, head);
+        let mut observer = Observer::new(memory, head);
         let mut indirect = false;
-        let walked = split_chain(&mut onlooker, head, rules, |index| {
+        let walked = split_chain(&mut observer, head, rules, |index| {
             let desc = ring.desc(index);
             indirect = desc.is_some_and(|desc| desc.flags & DESC_F_INDIRECT != 0);
             desc
         });
-        let chain = onlooker.finish(slot, walked, indirect);
+        let chain = observer.finish(slot, walked, indirect);
         let Some(rest) = left.checked_sub(chain.buffers.len()) else {
             seen.faults
                 .push(format!("more than {MAX_BUFFERS} buffers in flight: {n} of {} chains shown", seen.in_flight));

@@ -21,7 +21,7 @@ use std::sync::atomic::Ordering;
 
 use crate::memory::{Access, Memory};
 use crate::ring::batch::{BATCH, Batch};
-use crate::ring::chain::ChainBuilder;
+use crate::ring::builder::ChainBuilder;
 use crate::ring::fast_path::{Fallback, FastPath};
 use crate::ring::heads::{Heads, Refused};
 use crate::ring::pointers::{SplitParts, SplitPointers, full_fence};
@@ -134,19 +134,19 @@ impl SplitDevice {
     fn fast_path(&self, into: &mut Segments, idx: u16, head: u16) -> Result<Chain, Fallback> {
         let mut chain = FastPath::new(into);
         let mut desc = self.ring.desc(head).ok_or(Fallback)?;
-        let indirect = desc.flags & DESC_F_INDIRECT != 0;
+        let indirect = desc.flags & !DESC_F_WRITE == DESC_F_INDIRECT;
         if indirect {
             chain.split_table(&desc, self.rules)?;
         } else {
             loop {
+                if desc.flags & !(DESC_F_NEXT | DESC_F_WRITE) != 0 {
+                    return Err(Fallback);
+                }
                 chain.take(&desc, self.rules.size)?;
                 if desc.flags & DESC_F_NEXT == 0 {
                     break;
                 }
                 desc = self.ring.desc(desc.next).ok_or(Fallback)?;
-                if desc.flags & DESC_F_INDIRECT != 0 {
-                    return Err(Fallback);
-                }
             }
         }
         chain.finish(head, idx, 1, indirect)
