@@ -115,8 +115,8 @@ const HOLES: &[Hole] = holes! {
         "ring::split::hostile::memory_that_is_replaced_stays_mapped_for_chains_in_flight"
         "backend::tests::regions::memory_without_the_rings_is_refused_and_the_old_goes_on";
     "an IOTLB entry invalidated with chains in flight", "":
-        "backend::tests::iommu::once_an_invalidation_is_answered_the_old_page_is_not_touched"
-        "backend::tests::iommu::a_ring_whose_translation_is_void_is_left_alone_and_goes_on_when_it_is_back"
+        "backend::tests::iommu::voided::once_an_invalidation_is_answered_the_old_page_is_not_touched"
+        "backend::tests::iommu::voided::a_ring_whose_translation_is_void_is_left_alone_and_goes_on_when_it_is_back"
         "memory::iotlb::tests::what_was_invalidated_while_someone_waited_is_asked_again";
     "a memory file shorter than its region", "":
         "memory::tests::a_file_shorter_than_its_region_is_refused_before_it_is_mapped"

@@ -4,9 +4,9 @@ use std::fs;
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, bail};
 use serde::Serialize;
-use vnic::backend::{self, Endpoint, Options, PollMode};
+use vnic::backend::{self, Endpoint, Options, PollMode, ServeError};
 use vnic::link::LinkKind;
 use vnic::link::stream::passt::Publish;
 use vnic::net::features;
@@ -117,8 +117,15 @@ pub(super) fn run(args: Args) -> Result<Finding> {
         folder_exists("--capture", capture)?;
     }
     // Its words name their cause already.
-    backend::serve(&options).map_err(|error| anyhow!("{error}"))?;
-    Ok(Finding::Fine)
+    match backend::serve(&options) {
+        Ok(()) => Ok(Finding::Fine),
+        // It began, and broke.
+        Err(error @ ServeError::Worker(_)) => {
+            tracing::error!("{error}");
+            Ok(Finding::Broken)
+        }
+        Err(error) => bail!("{error}"),
+    }
 }
 
 /// The link with these ports of the guest's published.

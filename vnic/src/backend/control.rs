@@ -1,17 +1,21 @@
 //! The control socket: answers those who look, without disturbing what they look at.
 //!
-//! Place: one thread accepts, one thread per client talks, both beside the data path. Limits: [`MAX_CLIENTS`] at a time;
-//! a further one is told so.
+//! Place: beside the data path, on a fixed set of threads that are there from the beginning. Each takes a client and talks
+//! with it to its end; those who trace are all followed by one thread ([`trace`]). Limits: [`MAX_CLIENTS`] at a time; a
+//! further one is told so.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::IpAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
+
+use nix::sys::socket::{Shutdown, shutdown};
 
 use super::metrics;
 use super::shared::{QueueState, Shared};
@@ -26,6 +30,8 @@ use crate::spec::Feature;
 
 /// Most clients at a time.
 pub const MAX_CLIENTS: usize = 16;
+/// Stack of a control thread, bytes: there are many, and they do little.
+const STACK: usize = 512 << 10;
 /// Longest request line, bytes: the pages of a very fragmented 1 GiB file.
 const MAX_LINE: u64 = 64 << 20;
 
@@ -34,77 +40,117 @@ const TRANSLATED: Duration = Duration::from_secs(2);
 /// How long between two looks for them.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
-/// What every client's thread works on.
+/// How long the threads wait before they try again where the host has no file descriptor for a client.
+const NO_FILES: Duration = Duration::from_millis(100);
+
+/// What the threads work on.
 #[derive(Debug)]
 pub struct Control {
     /// The device's shared state.
     pub shared: Arc<Shared>,
     /// Its workers.
     pub workers: Arc<Workers>,
-    clients: AtomicUsize,
+    clients: Arc<AtomicUsize>,
+    /// To the thread that follows the event rings.
+    tracing: Sender<trace::Client>,
 }
 
-/// The listening socket; removed from the file system when dropped.
+/// The listening socket. When dropped it is removed from the file system, and no new client is heard.
 #[derive(Debug)]
 pub struct ControlSocket {
     path: PathBuf,
+    listener: Arc<UnixListener>,
 }
 
 impl Drop for ControlSocket {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.path);
+        // Whoever waits for a client is told that there will be none.
+        let _ = shutdown(self.listener.as_raw_fd(), Shutdown::Both);
+    }
+}
+
+impl ControlSocket {
+    /// Listens on `path`; a socket nobody serves any more is replaced.
+    ///
+    /// # Errors
+    /// The path cannot be bound, or is served by someone.
+    pub fn bind(path: &Path) -> io::Result<ControlSocket> {
+        if UnixStream::connect(path).is_ok() {
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process serves it"));
+        }
+        match std::fs::symlink_metadata(path) {
+            Ok(meta) if meta.file_type().is_socket() => std::fs::remove_file(path)?,
+            Ok(_) => return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is no socket is there")),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Err(_) => {}
+        }
+        Ok(ControlSocket { path: path.to_owned(), listener: Arc::new(UnixListener::bind(path)?) })
+    }
+
+    /// Answers from threads of its own, all of which are there when this returns.
+    ///
+    /// # Errors
+    /// There is no thread to be had.
+    pub fn serve(&self, shared: Arc<Shared>, workers: Arc<Workers>) -> io::Result<()> {
+        let (tracing, clients) = channel();
+        let traced = shared.clone();
+        start("trace", move || trace::serve(&traced, &clients))?;
+        let control = Arc::new(Control { shared, workers, clients: Arc::default(), tracing });
+        // One more than there may be clients: it tells the next one so.
+        for _ in 0..=MAX_CLIENTS {
+            let (control, listener) = (control.clone(), self.listener.clone());
+            start("control", move || {
+                while let Some((stream, _)) = accepted(|| listener.accept(), || std::thread::sleep(NO_FILES)) {
+                    control.admit(stream);
+                }
+            })?;
+        }
+        Ok(())
+    }
+}
+
+fn start(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    std::thread::Builder::new().name(name.to_owned()).stack_size(STACK).spawn(body).map(drop)
+}
+
+/// The next client; `None`: there will be no more. Where the host has nothing to take one with, it pauses in between.
+fn accepted<T>(mut accept: impl FnMut() -> io::Result<T>, mut pause: impl FnMut()) -> Option<T> {
+    loop {
+        match accept() {
+            Ok(client) => return Some(client),
+            // What a socket says that was shut down.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => return None,
+            Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted) => {}
+            Err(_) => pause(),
+        }
+    }
+}
+
+/// A client counts as one until this is dropped.
+#[derive(Debug)]
+pub(super) struct Admitted(Arc<AtomicUsize>);
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl Control {
-    /// Listens on `path` (a socket nobody serves any more is replaced) and answers from a thread of its own.
-    ///
-    /// # Errors
-    /// The path cannot be bound, or is served by someone.
-    pub fn listen(path: &Path, shared: Arc<Shared>, workers: Arc<Workers>) -> std::io::Result<ControlSocket> {
-        if UnixStream::connect(path).is_ok() {
-            return Err(std::io::Error::new(std::io::ErrorKind::AddrInUse, "another process serves it"));
-        }
-        match std::fs::symlink_metadata(path) {
-            Ok(meta) if meta.file_type().is_socket() => std::fs::remove_file(path)?,
-            Ok(_) => {
-                return Err(std::io::Error::new(
-                    std::io::ErrorKind::AlreadyExists,
-                    "a file that is no socket is there",
-                ));
-            }
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-            Err(_) => {}
-        }
-        let listener = UnixListener::bind(path)?;
-        let control = Arc::new(Control { shared, workers, clients: AtomicUsize::new(0) });
-        std::thread::Builder::new().name("control".into()).spawn(move || {
-            for stream in listener.incoming().flatten() {
-                control.clone().admit(stream);
-            }
-        })?;
-        Ok(ControlSocket { path: path.to_owned() })
-    }
-
-    fn admit(self: Arc<Self>, mut stream: UnixStream) {
-        if self.clients.fetch_add(1, Ordering::Relaxed) >= MAX_CLIENTS {
-            self.clients.fetch_sub(1, Ordering::Relaxed);
+    fn admit(&self, mut stream: UnixStream) {
+        let others = self.clients.fetch_add(1, Ordering::Relaxed);
+        let admitted = Admitted(self.clients.clone());
+        if others >= MAX_CLIENTS {
             let message = format!("{MAX_CLIENTS} clients are connected already; close one and try again");
             let _ = send(&mut stream, &Reply::Error { message });
             return;
         }
-        let control = self.clone();
-        let talk = move || {
-            // A client that goes away mid-sentence is nobody's trouble.
-            let _ = control.talk(stream);
-            control.clients.fetch_sub(1, Ordering::Relaxed);
-        };
-        if std::thread::Builder::new().name("client".into()).spawn(talk).is_err() {
-            self.clients.fetch_sub(1, Ordering::Relaxed);
-        }
+        // A client that goes away mid-sentence is nobody's trouble.
+        let _ = self.talk(stream, admitted);
     }
 
-    fn talk(&self, mut stream: UnixStream) -> std::io::Result<()> {
+    fn talk(&self, mut stream: UnixStream, admitted: Admitted) -> io::Result<()> {
         let mut lines = BufReader::new(stream.try_clone()?);
         loop {
             let mut line = String::new();
@@ -116,8 +162,9 @@ impl Control {
             }
             match serde_json::from_str(&line) {
                 Ok(Request::Trace) => {
-                    send(&mut stream, &Reply::Done)?;
-                    return trace::follow(&mut stream, &self.shared);
+                    // Nobody is left to hear that the thread is gone.
+                    let _ = self.tracing.send(trace::Client { stream, _admitted: Some(admitted) });
+                    return Ok(());
                 }
                 Ok(request) => send(&mut stream, &self.answer(request))?,
                 Err(error) => {
@@ -230,8 +277,62 @@ fn not_set_up(name: &str) -> Reply {
 }
 
 /// Writes one line of JSON.
-pub fn send(stream: &mut (impl Write + AsFd), value: &impl serde::Serialize) -> std::io::Result<()> {
+pub fn send(stream: &mut (impl Write + AsFd), value: &impl serde::Serialize) -> io::Result<()> {
     let mut line = serde_json::to_vec(value)?;
     line.push(b'\n');
     stream.write_all(&line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_without_file_descriptors_is_asked_again_after_a_pause() {
+        let error = |errno| Err(io::Error::from_raw_os_error(errno));
+        let mut said = vec![Ok(7), error(libc::ECONNABORTED), error(libc::ENFILE), error(libc::EMFILE)];
+        let mut pauses = 0;
+        assert_eq!(accepted(|| said.pop().unwrap(), || pauses += 1), Some(7));
+        assert_eq!(pauses, 2);
+        assert_eq!(accepted(|| error(libc::EINVAL), || pauses += 1), None::<i32>);
+    }
+
+    #[test]
+    fn one_client_too_many_is_told_so_and_the_next_after_one_left_is_served() {
+        let path = std::env::temp_dir().join(format!("vnic-control-{}", std::process::id()));
+        let shared = Arc::new(Shared::new(super::super::shared::About::default(), 2, Vec::new()));
+        let socket = ControlSocket::bind(&path).unwrap();
+        socket.serve(shared, Arc::new(Workers::none())).unwrap();
+        let ask = |stream: &UnixStream| {
+            let mut line = String::new();
+            send(&mut stream.try_clone().unwrap(), &Request::Status).unwrap();
+            BufReader::new(stream).read_line(&mut line).unwrap();
+            serde_json::from_str::<Reply>(&line).unwrap()
+        };
+        let connect = || {
+            let stream = UnixStream::connect(&path).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            stream
+        };
+        let mut clients: Vec<UnixStream> = (0..MAX_CLIENTS).map(|_| connect()).collect();
+        assert!(clients.iter().all(|client| matches!(ask(client), Reply::Status(_))));
+        let mut line = String::new();
+        BufReader::new(connect()).read_line(&mut line).unwrap();
+        assert!(line.contains("16 clients are connected already"), "{line}");
+        clients.pop();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            // The thread has to hear that its client is gone.
+            let client = connect();
+            let mut line = String::new();
+            let sent = send(&mut client.try_clone().unwrap(), &Request::Status);
+            let heard = BufReader::new(&client).read_line(&mut line);
+            if sent.is_ok() && heard.is_ok() && line.contains("\"reply\":\"status\"") {
+                break;
+            }
+            assert!(Instant::now() < deadline, "not served within 20 s: {line}");
+        }
+        drop(socket);
+        assert!(!path.exists());
+    }
 }

@@ -74,6 +74,27 @@ impl NicDevice {
         }
     }
 
+    /// Takes the queues to other memory, where no translation holds: all of them, or none.
+    fn move_queues(&self, reached: &Arc<Memory>) -> Result<(), DeviceError> {
+        let stopped = self.running().into_iter().map(|index| self.workers.stop_queue(index));
+        let mut stopped: Vec<Queue> = stopped.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
+        let rings = stopped.iter().map(|queue| {
+            let ring = self.ring(queue.layout, reached, queue.ring.base());
+            ring.map_err(|error| format!("{}: {error}", queue.shared.name).into())
+        });
+        let rings: Result<Vec<_>, DeviceError> = rings.collect();
+        let outcome = rings.map(|rings| {
+            for (queue, ring) in stopped.iter_mut().zip(rings) {
+                queue.ring = ring;
+                queue.segments = Segments::new(reached.clone(), SEGMENTS);
+                queue.waits = None;
+            }
+            self.shared.iommu.clear();
+        });
+        stopped.into_iter().for_each(|queue| self.workers.start_queue(queue));
+        outcome
+    }
+
     /// The queues that are set up.
     fn running(&self) -> Vec<u16> {
         self.shared.view().rings.keys().copied().collect()
@@ -117,7 +138,7 @@ impl Device for NicDevice {
     }
 
     fn set_features(&mut self, features: Features) -> Result<(), DeviceError> {
-        self.workers.negotiated(features)?;
+        self.workers.negotiate(features, self.features)?;
         self.features = features;
         self.reached = self.reached(&self.memory);
         self.shared.view().negotiated = features;
@@ -125,36 +146,19 @@ impl Device for NicDevice {
     }
 
     fn set_memory(&mut self, memory: Arc<Memory>) -> Result<(), DeviceError> {
-        let mut stopped: Vec<Queue> =
-            self.running().into_iter().filter_map(|index| self.workers.stop_queue(index)).collect();
         let reached = self.reached(&memory);
-        // All of them get the new memory, or none does.
-        let mut rings = Vec::with_capacity(stopped.len());
-        let mut outcome = Ok(());
-        for queue in &stopped {
-            match self.ring(queue.layout, &reached, queue.ring.base()) {
-                Ok(ring) => rings.push(ring),
-                Err(error) => {
-                    outcome = Err(format!("{}: {error}", queue.shared.name).into());
-                    break;
-                }
+        if memory.extends(&self.memory) {
+            // Rings, frames in flight and translations stay where they are.
+            for index in self.running() {
+                self.workers.plug(index, Segments::new(reached.clone(), SEGMENTS))?;
             }
+        } else {
+            self.move_queues(&reached)?;
         }
-        if outcome.is_ok() {
-            for (queue, ring) in stopped.iter_mut().zip(rings) {
-                queue.ring = ring;
-                queue.segments = Segments::new(reached.clone(), SEGMENTS);
-                queue.waits = None;
-            }
-            self.shared.iommu.clear();
-            self.reached = reached;
-            self.shared.view().memory = (!memory.regions().is_empty()).then(|| memory.clone());
-            self.memory = memory;
-        }
-        for queue in stopped {
-            self.workers.start_queue(queue);
-        }
-        outcome
+        self.reached = reached;
+        self.shared.view().memory = (!memory.regions().is_empty()).then(|| memory.clone());
+        self.memory = memory;
+        Ok(())
     }
 
     fn start_queue(&mut self, index: u16, setup: QueueSetup) -> Result<(), DeviceError> {
@@ -197,13 +201,18 @@ impl Device for NicDevice {
         Ok(())
     }
 
-    fn stop_queue(&mut self, index: u16) -> VringBase {
+    fn stop_queue(&mut self, index: u16) -> Result<VringBase, DeviceError> {
         self.shared.view().rings.remove(&index);
-        self.workers.stop_queue(index).map_or(VringBase(0), |queue| VringBase(queue.ring.base()))
+        let queue = self.workers.stop_queue(index)?.ok_or("no such queue")?;
+        if self.running().is_empty() {
+            // A front-end without STATUS has no other way to say that a driver is gone, and with it what it had mapped.
+            self.shared.iommu.clear();
+        }
+        Ok(VringBase(queue.ring.base()))
     }
 
-    fn set_enabled(&mut self, index: u16, enabled: bool) {
-        self.workers.enable(index, enabled);
+    fn set_enabled(&mut self, index: u16, enabled: bool) -> Result<(), DeviceError> {
+        Ok(self.workers.enable(index, enabled)?)
     }
 
     fn set_kick(&mut self, index: u16, kick: Option<Arc<OwnedFd>>) -> Result<(), DeviceError> {
@@ -240,7 +249,7 @@ impl Device for NicDevice {
     fn iotlb_update(&mut self, entry: IotlbEntry) -> Result<(), DeviceError> {
         let Updated { replaced, awaited } = self.shared.iommu.update(&entry);
         if replaced {
-            self.workers.forget(entry.iova, Iova(entry.iova.0.saturating_add(entry.size.saturating_sub(1))));
+            self.workers.forget(entry.iova, Iova(entry.iova.0.saturating_add(entry.size.saturating_sub(1))))?;
         } else if awaited {
             self.workers.translated();
         }
@@ -249,8 +258,7 @@ impl Device for NicDevice {
 
     fn iotlb_invalidate(&mut self, first: Iova, last: Iova) -> Result<(), DeviceError> {
         self.shared.iommu.invalidate(first, last);
-        self.workers.forget(first, last);
-        Ok(())
+        Ok(self.workers.forget(first, last)?)
     }
 }
 

@@ -7,27 +7,46 @@
 //! Invariants: a ticket names one chain at most, and the ring takes no head that is still out (`ring::heads`), so no chain
 //! is twice in flight. There are no more in flight than the link has tickets.
 
-use crate::ring::Chain;
+use crate::ring::{Chain, ChainView};
 
 /// The chains in flight of one queue.
 #[derive(Debug, Default)]
 pub struct InFlight {
     by_ticket: Box<[Option<Chain>]>,
+    /// Behind an IOMMU, where each has its segments: address and length. The memory of each is used again.
+    places: Box<[Vec<(u64, u32)>]>,
     completed: Vec<Chain>,
 }
 
 impl InFlight {
     /// Room for as many as the link keeps at most.
     pub(super) fn new(most: u16) -> Self {
-        InFlight { by_ticket: vec![None; usize::from(most)].into(), completed: Vec::with_capacity(usize::from(most)) }
+        let most = usize::from(most);
+        InFlight {
+            by_ticket: vec![None; most].into(),
+            places: vec![Vec::new(); most].into(),
+            completed: Vec::with_capacity(most),
+        }
     }
 
     /// The link keeps `chain`.
-    pub(super) fn start(&mut self, ticket: u16, chain: &Chain) {
-        match self.by_ticket.get_mut(usize::from(ticket)) {
-            Some(place @ None) => *place = Some(*chain),
-            _ => debug_assert!(false, "ticket {ticket} is given twice, or beyond what the link keeps"),
+    pub(super) fn start(&mut self, ticket: u16, chain: ChainView<'_>) {
+        let at = usize::from(ticket);
+        let (Some(free @ None), Some(places)) = (self.by_ticket.get_mut(at), self.places.get_mut(at)) else {
+            return debug_assert!(false, "ticket {ticket} is given twice, or beyond what the link keeps");
+        };
+        *free = Some(chain.chain);
+        if chain.memory().iotlb().is_some() {
+            places.clear();
+            places.extend(chain.segments().iter().map(|segment| (segment.addr, segment.len)));
         }
+    }
+
+    /// Behind an IOMMU: has one that the link still has a byte from `first` to `last`, both included?
+    pub(super) fn touches(&self, first: u64, last: u64) -> bool {
+        let lies_there =
+            |(addr, len): &(u64, u32)| *len > 0 && *addr <= last && first <= addr.saturating_add(u64::from(*len) - 1);
+        self.by_ticket.iter().zip(&self.places).any(|(chain, places)| chain.is_some() && places.iter().any(lies_there))
     }
 
     /// The link is done with it. Returns whether it was in flight.

@@ -51,6 +51,11 @@ impl AdaptivePoller {
             PollMode::Adaptive => now.saturating_duration_since(since) < self.window,
         }
     }
+
+    /// May it look again and again for someone who never notifies?
+    pub(super) const fn polls(&self) -> bool {
+        !matches!(self.mode, PollMode::Never)
+    }
 }
 
 #[cfg(test)]

@@ -80,7 +80,19 @@ impl Queue {
     /// May chains be taken from it?
     #[must_use]
     pub fn is_live(&self) -> bool {
-        self.is_in_use() && !self.held && self.waits.is_none()
+        self.enabled && self.is_ready()
+    }
+
+    /// Could chains be taken from it if it were enabled?
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        !self.stopped && !self.held && self.waits.is_none()
+    }
+
+    /// Has the guest's memory under it been taken back? Then what is read is not what the driver wrote.
+    #[must_use]
+    pub fn lost(&self) -> bool {
+        self.segments.memory().lost() || self.ring.lost()
     }
 
     /// Is it in use, though its buffers may be held?
@@ -119,6 +131,11 @@ impl Queue {
     /// As [`Queue::stop`], for a fault of the ring itself. A missing translation is none: the queue waits for it.
     #[cold]
     pub fn stop_ring(&mut self, error: &RingError) {
+        if self.lost() {
+            // Zeroes stand where the ring was. That is the front-end's doing, and the session ends for it.
+            self.stopped = true;
+            return self.show_state();
+        }
         match error.memory() {
             Some(MemoryError::Untranslated { addr, access }) => {
                 let misses = match self.segments.missing() {

@@ -36,9 +36,10 @@ pub(super) fn burst<P: Port>(
     let mergeable = features.has(Feature::MrgRxbuf);
     let shared = queue.shared.clone();
     let counters = &shared.counters;
-    let mut frames: u16 = 0;
+    // Frames taken from the link, and those of them that the driver gets: what is dropped takes time as well.
+    let (mut taken, mut frames): (u16, u16) = (0, 0);
     let mut outcome = Progress::Idle;
-    while frames < BURST {
+    while taken < BURST {
         let Some(needed) = port.pending(pair) else { break };
         match gather(queue, needed + NET_HEADER_LEN, mergeable, chains) {
             Gathered::All if port.settle(pair) => {
@@ -81,14 +82,16 @@ pub(super) fn burst<P: Port>(
                 queue.unpop(chains);
             }
         }
+        taken += 1;
     }
     if frames > 0 {
         queue.publish();
-        if outcome == Progress::Idle {
-            outcome = if frames == BURST { Progress::More } else { Progress::Some };
-        }
     }
-    outcome
+    match outcome {
+        Progress::Idle if taken == BURST => Progress::More,
+        Progress::Idle if taken > 0 => Progress::Some,
+        _ => outcome,
+    }
 }
 
 enum Gathered {

@@ -18,7 +18,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use super::control::Control;
+use super::control::ControlSocket;
 use super::device::{Limits, NicDevice};
 use super::options::{Endpoint, Options};
 use super::shared::{About, Shared};
@@ -138,8 +138,9 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
 
     let control = options.control_path();
     let listening = control.as_ref().map(|path| {
-        Control::listen(path, shared.clone(), workers.clone())
-            .map_err(|source| ServeError::Control { path: path.clone(), source })
+        let socket = ControlSocket::bind(path);
+        let serving = socket.and_then(|socket| socket.serve(shared.clone(), workers.clone()).map(|()| socket));
+        serving.map_err(|source| ServeError::Control { path: path.clone(), source })
     });
     let _control = listening.transpose()?;
     let _published = control.as_ref().and_then(|path| match discovery::publish(path) {
@@ -224,10 +225,11 @@ impl Server {
                 Ok(())
             }
             Socket::Listening(listener) => loop {
-                let [incoming, signal] = wait([listener.as_fd(), self.signals.as_fd()])?;
+                let [incoming, signal, _notice] = wait([listener.as_fd(), self.signals.as_fd(), self.wake.as_fd()])?;
                 if signal {
                     return Ok(());
                 }
+                self.read_notices()?;
                 if incoming
                     && let Some(fd) = listener.accept()?
                     && self.session(fd)? == End::Signal
@@ -250,11 +252,13 @@ impl Server {
         let mut session = Session::new(socket, &self.device);
         let end = self.messages(&mut session, waiting.as_fd());
         session.end(&mut self.device);
+        // No queue is left: what a worker said of lost memory is this session's, and is not to end the next.
+        let last_notices = self.read_notices();
         let mut view = self.shared.view();
         view.connected = false;
         view.protocol_features.clear();
         tracing::info!("front-end gone");
-        end
+        last_notices.and(end)
     }
 
     fn messages(&mut self, session: &mut Session, socket: BorrowedFd<'_>) -> Result<End, ServeError> {
@@ -312,5 +316,102 @@ fn wait<const N: usize>(fds: [BorrowedFd<'_>; N]) -> Result<[bool; N], ServeErro
     match poll(&mut waited, PollTimeout::NONE) {
         Ok(_) | Err(Errno::EINTR) => Ok(waited.map(|fd| fd.any().unwrap_or(false))),
         Err(errno) => Err(ServeError::Host { action: "wait for a message", source: errno.into() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::os::unix::net::UnixStream;
+    use std::time::Instant;
+
+    use super::super::options::PollMode;
+    use super::super::workers::Plan;
+    use super::*;
+    use crate::link::{LinkCounters, Port};
+    use crate::memory::testing::{GuestRam, USER_BASE};
+    use crate::spec::Feature;
+    use crate::spec::vhost_user::{VringAddr, VringState};
+    use crate::vhost_user::message::{Request, VringFile};
+    use crate::vhost_user::socket::Connection;
+
+    /// A link that does something once its receiveq is put into use, and something else once it no longer is.
+    struct Told {
+        begin: fn(),
+        end: Option<Notices>,
+        receiving: bool,
+    }
+
+    impl Port for Told {
+        fn set_receiving(&mut self, _pair: usize, on: bool) {
+            match (self.receiving, on) {
+                (false, true) => (self.begin)(),
+                (true, false) => {
+                    if let Some(Notices { channel, wake }) = &self.end {
+                        channel.send(Notice::MemoryLost).unwrap();
+                        wake.write(1).unwrap();
+                    }
+                }
+                _ => {}
+            }
+            self.receiving = on;
+        }
+
+        fn poll(&mut self, _now: Instant) {}
+
+        fn counters(&self) -> Arc<LinkCounters> {
+            Arc::new(LinkCounters::new(&[]))
+        }
+    }
+
+    fn server(begin: fn(), late_notice: bool) -> Server {
+        let about = About { offered: features::OFFERED, ..About::default() };
+        let shared = Arc::new(Shared::new(about, 2, Vec::new()));
+        let (channel, inbox) = channel();
+        let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap());
+        let notices = Notices { channel, wake: wake.clone() };
+        let port = Told { begin, end: late_notice.then(|| notices.clone()), receiving: false };
+        let plan = Plan { shared: &shared, notices: &notices, poll: PollMode::Adaptive, capture: None };
+        let workers = Arc::new(Workers::on_ports([port], &plan).unwrap());
+        let device = NicDevice::new(shared.clone(), workers, Limits { queue_pairs: 1, queue_size: 256 });
+        let signals = SignalFd::with_flags(&SigSet::empty(), SfdFlags::SFD_NONBLOCK).unwrap();
+        Server { shared, device, signals, wake, inbox }
+    }
+
+    /// All that a front-end says in one session: it starts the receiveq, asks `last`, and hangs up. Returns what it hears.
+    fn session(server: &mut Server, last: &Request) -> (Result<End, ServeError>, usize) {
+        let (mut front_end, back_end) = UnixStream::pair().unwrap();
+        let ram = GuestRam::new(1 << 20).unwrap();
+        let connection = Connection::new(front_end.try_clone().unwrap().into());
+        let say = |request: &Request, fds: &[BorrowedFd<'_>]| connection.send(&request.to_bytes(0), fds).unwrap();
+        say(&Request::SetFeatures(Features::of(&[Feature::Version1])), &[]);
+        say(&Request::SetMemTable(ram.specs().to_vec()), &[ram.fd()]);
+        say(&Request::SetVringNum(VringState { index: 0, num: 16 }), &[]);
+        let [descriptor, available, used] = [0x1000, 0x2000, 0x3000].map(|gpa| USER_BASE + gpa);
+        say(&Request::SetVringAddr(VringAddr { index: 0, flags: 0, descriptor, used, available, log: 0 }), &[]);
+        say(&Request::SetVringKick(VringFile { index: 0, present: false }), &[]);
+        say(last, &[]);
+        front_end.shutdown(std::net::Shutdown::Write).unwrap();
+        let end = server.session(back_end.into());
+        (end, front_end.read_to_end(&mut Vec::new()).unwrap())
+    }
+
+    #[test]
+    fn what_a_worker_says_of_lost_memory_ends_its_own_session_and_not_the_next() {
+        let mut server = server(|| {}, true);
+        for _ in 0..2 {
+            let (end, heard) = session(&mut server, &Request::GetFeatures);
+            assert_eq!((end.unwrap(), heard), (End::Session, 20), "the reply has 20 bytes");
+        }
+        assert_eq!(server.shared.view().last_error, None);
+    }
+
+    #[test]
+    fn a_worker_that_dies_ends_the_session_unanswered_and_the_process_with_its_reason() {
+        let mut server = server(|| panic!("a link with a bug"), false);
+        let (end, heard) = session(&mut server, &Request::GetVringBase(VringState { index: 0, num: 0 }));
+        let Err(ServeError::Worker(why)) = end else { panic!("{end:?}") };
+        assert!(why.contains("a link with a bug"), "{why}");
+        assert_eq!(heard, 0, "no base can be told");
     }
 }

@@ -21,6 +21,8 @@ const SHOWN: usize = 16;
 #[must_use]
 pub(super) fn status(shared: &Shared) -> Status {
     let event_suppression = event_suppression(shared);
+    // Each under its own lock, for a moment: the session and the IOMMU's updates wait for them.
+    let iotlb = iotlb(&shared.iommu);
     let view = shared.view();
     Status {
         socket: shared.about.socket.clone(),
@@ -36,7 +38,7 @@ pub(super) fn status(shared: &Shared) -> Status {
         },
         protocol_features: view.protocol_features.clone(),
         regions: regions(&view),
-        iotlb: view.negotiated.has(Feature::AccessPlatform).then(|| iotlb(&shared.iommu)),
+        iotlb: view.negotiated.has(Feature::AccessPlatform).then_some(iotlb),
         queues: queues(shared, &view, &event_suppression),
         idle_ns: shared.idle_ns.load(Ordering::Relaxed),
         link_counters: shared.link_counters(),
@@ -80,18 +82,18 @@ fn event_suppression(shared: &Shared) -> BTreeMap<u16, EventSuppression> {
 }
 
 fn iotlb(iommu: &Iommu) -> IotlbStatus {
-    let entries = iommu.seen.entries();
+    let seen = &iommu.seen;
     let counters = &iommu.iotlb.counters;
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     IotlbStatus {
-        entries: entries.len() as u64,
-        bytes: entries.iter().fold(0, |sum, entry| sum.saturating_add(entry.size)),
+        entries: seen.len() as u64,
+        bytes: seen.bytes(),
         hits: count(&counters.hits),
         misses: count(&counters.misses),
         updates: count(&counters.updates),
         invalidations: count(&counters.invalidations),
         evicted: count(&counters.evicted),
-        first: entries.iter().take(SHOWN).map(translation).collect(),
+        first: seen.first(SHOWN).iter().map(translation).collect(),
     }
 }
 

@@ -2,8 +2,11 @@
 
 mod bounds;
 mod capture;
+mod deaths;
+mod drops;
 mod endless;
 mod faults;
+mod features;
 mod flows;
 mod holds;
 mod iommu;
@@ -11,6 +14,7 @@ mod late;
 mod long;
 mod looped;
 mod pairs;
+mod polled;
 mod regions;
 mod seen;
 mod unmapped;
@@ -166,11 +170,16 @@ fn serve_captured(ports: Vec<AnyPort>, pairs: u16, capture: Option<&Capture>) ->
 
 /// The same with one worker, on a port of the test's own.
 fn on_port(port: impl Port + 'static, poll: PollMode, pairs: u16) -> Served {
+    on_ports([port], poll, pairs)
+}
+
+/// The same with a worker for each of these ports.
+fn on_ports<P: Port + 'static>(ports: impl IntoIterator<Item = P>, poll: PollMode, pairs: u16) -> Served {
     let shared = Arc::new(Shared::new(About::default(), 2 * pairs, vec![]));
     let (channel, notices) = channel();
     let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap());
     let plan = Plan { shared: &shared, notices: &Notices { channel, wake }, poll, capture: None };
-    let workers = Arc::new(Workers::on_port(port, &plan).unwrap());
+    let workers = Arc::new(Workers::on_ports(ports, &plan).unwrap());
     let limits = Limits { queue_pairs: pairs, queue_size: 1024 };
     (NicDevice::new(Arc::clone(&shared), Arc::clone(&workers), limits), shared, workers, notices)
 }
@@ -289,12 +298,37 @@ fn sink_copy_says_that_it_copies() {
 }
 
 #[test]
-fn a_disabled_queue_is_left_alone() {
-    let mut rig = Rig::new(&LinkKind::Sink);
-    rig.device.set_enabled(TX, false);
+fn a_disabled_receiveq_is_left_alone() {
+    let mut rig = Rig::new(&LinkKind::Loopback);
+    rig.device.set_enabled(RX, false).unwrap();
+    rig.rx.add(&[Buffer::writable(RECEIVE, 2000)]);
     rig.send(500);
-    rig.device.set_enabled(TX, false);
-    assert_eq!(rig.counter(TX, "chains"), 0);
-    rig.device.set_enabled(TX, true);
+    rig.device.set_enabled(RX, false).unwrap();
+    assert_eq!((rig.counter(RX, "chains"), rig.counter(TX, "chains")), (0, 0));
+    rig.device.set_enabled(RX, true).unwrap();
+    rig.rx.used();
     rig.tx.used();
+}
+
+/// "vhost-user protocol, Ring states": a ring that is started and disabled has no side effects; what is to be sent is
+/// processed and discarded.
+#[test]
+fn a_disabled_transmitq_is_processed_and_its_frames_are_discarded() {
+    for features in formats() {
+        for link in [LinkKind::Sink, LinkKind::Loopback] {
+            let mut rig = Rig::with(&link, features);
+            rig.rx.add(&[Buffer::writable(RECEIVE, 2000)]);
+            rig.device.set_enabled(TX, false).unwrap();
+            for _ in 0..3 {
+                rig.send(500);
+                assert_eq!(rig.tx.used().written, 0);
+            }
+            let counts = ["chains", "bytes", "drops", "drop_disabled"].map(|name| rig.counter(TX, name));
+            assert_eq!((counts, rig.counter(RX, "chains")), ([3, 0, 3, 3], 0), "{link} {features:?}");
+            rig.device.set_enabled(TX, true).unwrap();
+            rig.send(500);
+            rig.tx.used();
+            assert_eq!(rig.counter(TX, "bytes"), 500);
+        }
+    }
 }

@@ -7,7 +7,7 @@ use super::worker::{BURST, ObserverPass, Progress};
 use crate::link::{LinkError, Port, Transmitted};
 use crate::net::{Frame, header_len};
 use crate::observe::counters::QueueCounters;
-use crate::ring::{ChainView, DeviceRing, Disposition, DrainEnd, SingleBufferBatch, Visitor};
+use crate::ring::{ChainView, DeviceRing, Disposition, DrainEnd, RingError, SingleBufferBatch, Visitor};
 use crate::spec::Features;
 use crate::spec::net::NET_HEADER_LEN;
 
@@ -102,7 +102,7 @@ impl<P: Port> FrameSink for LinkTransmit<'_, P> {
         let (read, copied) = match transmitted {
             Transmitted::Taken { read, copied } => (read, copied),
             Transmitted::Kept { ticket } => {
-                self.in_flight.start(ticket, frame.chain());
+                self.in_flight.start(ticket, frame.view());
                 // It is read from where it lies: that is what it is kept for.
                 (frame.len, 0)
             }
@@ -219,7 +219,14 @@ pub(super) fn burst<O: FrameSink>(
     }
     if counts.chains > 0 {
         sink.transmitted(counts.chains - counts.lost, counts.bytes);
-        counts.add_to(&shared.counters);
+    }
+    finish(queue, &counts, ended)
+}
+
+/// Publishes and counts what a burst did, and says how it went on.
+fn finish(queue: &mut Queue, counts: &BurstCounts, ended: Result<DrainEnd, RingError>) -> Progress {
+    if counts.chains > 0 {
+        counts.add_to(&queue.shared.counters);
     }
     if counts.chains > counts.kept {
         queue.publish();
@@ -237,4 +244,37 @@ pub(super) fn burst<O: FrameSink>(
         Ok(DrainEnd::Empty) if counts.chains > 0 => Progress::Some,
         Ok(DrainEnd::Empty) => Progress::Idle,
     }
+}
+
+/// What a disabled transmitq holds: "the back-end must process the ring without causing any side effects", which for what
+/// is to be sent means to discard it. "vhost-user protocol, Ring states".
+struct Discard(BurstCounts);
+
+impl Visitor for Discard {
+    const READS: bool = false;
+
+    fn takes_batches(&self) -> bool {
+        false
+    }
+
+    fn visit_batch(&mut self, _batch: SingleBufferBatch<'_>) -> usize {
+        0
+    }
+
+    fn visit(&mut self, chain: ChainView<'_>) -> Disposition {
+        self.0.chains += 1;
+        self.0.descriptors += u64::from(chain.chain.descriptors);
+        Disposition::Return
+    }
+}
+
+/// Takes up to [`BURST`] chains from a disabled transmitq, and returns them unread.
+pub(super) fn discard(queue: &mut Queue) -> Progress {
+    let mut discard = Discard(BurstCounts::default());
+    let ended = queue.ring.drain(&mut queue.segments, BURST, &mut discard);
+    let Discard(counts) = discard;
+    if counts.chains > 0 {
+        queue.shared.counters.count_drops("disabled", counts.chains);
+    }
+    finish(queue, &counts, ended)
 }

@@ -25,7 +25,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, SyncSender};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::EventFd;
@@ -41,7 +41,7 @@ use super::{hairpin, receive, transmit};
 use crate::link::{Completion, LinkError, Port};
 use crate::memory::Iova;
 use crate::observe::flow::FlowWatch;
-use crate::ring::DeviceRing;
+use crate::ring::{DeviceRing, Segments};
 use crate::spec::{Feature, Features};
 
 /// Most frames of one queue in one pass.
@@ -50,6 +50,9 @@ pub const BURST: u16 = 256;
 /// How often the CPU pauses after a pass that found nothing, about half a microsecond: each look takes the line that the
 /// driver is writing away from it.
 const PAUSES: u32 = 8;
+
+/// How long a worker that never polls sleeps at most while a queue has no kick file.
+const POLLED: Duration = Duration::from_millis(1);
 
 /// Passes between two looks at the files while there is work: a look is a system call.
 const PASSES_PER_LOOK: u32 = 64;
@@ -128,6 +131,15 @@ pub enum Command {
         /// Told whether they miss nothing.
         reply: SyncSender<bool>,
     },
+    /// The guest has more memory than before; the old is where it was.
+    Plug {
+        /// The queue's index.
+        index: u16,
+        /// An arena over all of it.
+        segments: Box<Segments>,
+        /// Told when it is in use.
+        reply: SyncSender<()>,
+    },
     /// Translations are void.
     Forget {
         /// The first address.
@@ -171,7 +183,7 @@ pub struct Notices {
 }
 
 impl Notices {
-    fn send(&self, notice: Notice) {
+    pub(super) fn send(&self, notice: Notice) {
         // Without a session thread there is nobody left to tell.
         let _ = self.channel.send(notice);
         let _ = self.wake.write(1);
@@ -250,7 +262,7 @@ impl<P: Port> Worker<P> {
                 true
             } else {
                 (0..PAUSES).for_each(|_| std::hint::spin_loop());
-                self.poller.look_again(now) || self.arm()
+                self.poller.look_again(now) || (self.poller.polls() && self.is_polled()) || self.arm()
             };
             passes = passes.wrapping_add(1);
             if awake && !passes.is_multiple_of(PASSES_PER_LOOK) {
@@ -268,11 +280,16 @@ impl<P: Port> Worker<P> {
         self.port.poll(now);
         let completed = self.complete();
         let mut best = if P::HAIRPIN { self.hairpin() } else { self.both_ways() };
+        for queue in self.queues.values_mut().filter(|queue| is_discarding(queue)) {
+            queue.ring.disable_notifications();
+            best = best.max(transmit::discard(queue));
+            queue.blocked = false;
+        }
         let completed = completed | self.complete();
         if self.features.has(Feature::AccessPlatform) {
             best = best.max(self.behind_iommu());
         }
-        if !self.lost_told && self.queues.values().any(|queue| queue.segments.memory().lost() || queue.ring.lost()) {
+        if !self.lost_told && self.queues.values().any(|queue| queue.lost()) {
             self.lost_told = true;
             self.notices.send(Notice::MemoryLost);
         }
@@ -383,9 +400,8 @@ impl<P: Port> Worker<P> {
     /// Asks the driver for kicks where one would help. Returns whether something came in the meantime.
     fn arm(&mut self) -> bool {
         let mut more = false;
-        for queue in self.queues.values_mut().filter(|queue| queue.is_live()) {
-            // New chains help a transmitq unless the link is full, a receiveq only if frames wait.
-            if is_transmitq(queue.index) != queue.blocked {
+        for queue in self.queues.values_mut() {
+            if wants_kicks(queue) {
                 match queue.ring.enable_notifications() {
                     Ok(found) => more |= found,
                     Err(error) => {
@@ -398,12 +414,18 @@ impl<P: Port> Worker<P> {
         more
     }
 
+    /// Is there a queue that would be helped by a kick, and whose driver will never send one?
+    fn is_polled(&self) -> bool {
+        self.queues.values().any(|queue| queue.notifiers.kick.is_none() && wants_kicks(queue))
+    }
+
     /// Waits for something to do (`sleep`), or only looks.
     fn wait(&mut self, sleep: bool) -> nix::Result<()> {
         let timeout = if !sleep {
             EpollTimeout::ZERO
         } else {
-            match self.port.deadline(Instant::now()) {
+            let polled = self.is_polled().then_some(POLLED);
+            match self.port.deadline(Instant::now()).into_iter().chain(polled).min() {
                 // Rounded up: waking before the deadline would only spin.
                 Some(left) => EpollTimeout::try_from(left.as_micros().div_ceil(1000).min(60_000) as u32)
                     .unwrap_or(EpollTimeout::ZERO),
@@ -480,6 +502,12 @@ impl<P: Port> Worker<P> {
                     answer(&reply, found.is_some());
                 }
                 Command::Watch { watch, reply } => answer(&reply, std::mem::replace(&mut self.observers.watch, watch)),
+                Command::Plug { index, segments, reply } => {
+                    if let Some(queue) = self.queues.get_mut(&index) {
+                        queue.segments = *segments;
+                    }
+                    answer(&reply, ());
+                }
                 Command::Translated => {
                     let features = self.features;
                     self.queues.values_mut().for_each(|queue| queue.look_again(features));
@@ -489,8 +517,9 @@ impl<P: Port> Worker<P> {
                 }
                 Command::Forget { first, last, reply } => {
                     let features = self.features;
-                    // What the port still has may lie there.
-                    (0..self.shared.queues.len() as u16).for_each(|index| self.quiesce(index));
+                    let touched = self.queues.values().filter(|queue| queue.in_flight.touches(first.0, last.0));
+                    let touched: Vec<u16> = touched.map(|queue| queue.index).collect();
+                    touched.into_iter().for_each(|index| self.quiesce(index));
                     self.queues.values_mut().for_each(|queue| queue.forget(first.0, last.0, features));
                     answer(&reply, ());
                 }
@@ -559,6 +588,16 @@ impl<P: Port> Worker<P> {
 /// VIRTIO 1.3, 5.1.2 Virtqueues: odd indices transmit.
 const fn is_transmitq(index: u16) -> bool {
     index % 2 == 1
+}
+
+/// Is it to be emptied, and nothing of it sent?
+fn is_discarding(queue: &Queue) -> bool {
+    is_transmitq(queue.index) && !queue.enabled && queue.is_ready()
+}
+
+/// Would new chains help? A transmitq unless the link is full, a receiveq only if frames wait.
+fn wants_kicks(queue: &Queue) -> bool {
+    (queue.is_live() || is_discarding(queue)) && is_transmitq(queue.index) != queue.blocked
 }
 
 /// Tells the port whether a queue is in use, if it is one that the port fills.

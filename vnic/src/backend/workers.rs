@@ -1,5 +1,7 @@
 //! The worker threads, seen from those who ask something of them.
 
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -12,11 +14,13 @@ use super::observers::Observers;
 use super::options::PollMode;
 use super::queue::Queue;
 use super::shared::Shared;
-use super::worker::{Command, Notices, NotifierChange, Worker};
-use crate::link::{AnyPort, Capture, LinkError, Port};
+use super::worker::{Command, Notice, Notices, NotifierChange, Worker};
+use crate::link::{AnyPort, Capture, Port};
 use crate::memory::Iova;
 use crate::observe::flow::FlowWatch;
+use crate::ring::Segments;
 use crate::spec::Features;
+use crate::vhost_user::DeviceError;
 
 #[derive(Debug)]
 struct Handle {
@@ -25,6 +29,18 @@ struct Handle {
     /// Taken when it is joined.
     thread: Mutex<Option<JoinHandle<()>>>,
 }
+
+impl Handle {
+    fn join(&self) {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let _ = thread.map(JoinHandle::join);
+    }
+}
+
+/// A worker's thread has ended, and answers nothing any more. A notice says why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the worker that would do it has died")]
+pub struct WorkerDied;
 
 /// What every worker starts with, but for its port.
 #[derive(Debug)]
@@ -71,11 +87,20 @@ impl Workers {
         Ok(workers)
     }
 
-    /// One worker on a port of any kind.
+    /// No workers: for what asks nothing of them.
     #[cfg(test)]
-    pub(super) fn on_port<P: Port + 'static>(port: P, plan: &Plan<'_>) -> std::io::Result<Self> {
+    pub(super) const fn none() -> Self {
+        Workers { handles: Vec::new() }
+    }
+
+    /// A worker for each of these ports, of whatever kind.
+    #[cfg(test)]
+    pub(super) fn on_ports<P: Port + 'static>(
+        ports: impl IntoIterator<Item = P>,
+        plan: &Plan<'_>,
+    ) -> std::io::Result<Self> {
         let mut workers = Workers { handles: Vec::new() };
-        workers.add(port, None, plan)?;
+        ports.into_iter().try_for_each(|port| workers.add(port, None, plan))?;
         Ok(workers)
     }
 
@@ -85,6 +110,7 @@ impl Workers {
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
         let observers = Observers { capture: plan.capture.cloned(), ..Observers::default() };
         let (shared, notices) = (plan.shared.clone(), plan.notices.clone());
+        let dying = notices.clone();
         let worker = Worker::new(port, inbox, wake.clone(), shared, observers, notices, plan.poll)?;
         let (pinned, answer) = sync_channel(1);
         let name = format!("worker{}", self.handles.len());
@@ -92,8 +118,8 @@ impl Workers {
             let outcome: nix::Result<()> = cpu.map_or(Ok(()), pin);
             let ready = outcome.is_ok();
             let _ = pinned.send(outcome);
-            if ready {
-                worker.run();
+            if ready && let Err(panic) = catch_unwind(AssertUnwindSafe(|| worker.run())) {
+                dying.send(Notice::Failed(format!("it panicked: {}", words(panic.as_ref()))));
             }
         })?;
         self.handles.push(Handle { commands, wake, thread: Mutex::new(Some(thread)) });
@@ -109,14 +135,27 @@ impl Workers {
     }
 
     /// Takes a queue away from its worker; returns once the worker no longer touches it.
-    #[must_use]
-    pub fn stop_queue(&self, index: u16) -> Option<Queue> {
-        self.ask(index, |reply| Command::Stop { index, reply }).flatten().map(|queue| *queue)
+    ///
+    /// # Errors
+    /// The worker has died.
+    pub fn stop_queue(&self, index: u16) -> Result<Option<Queue>, WorkerDied> {
+        Ok(self.ask(index, |reply| Command::Stop { index, reply })?.map(|queue| *queue))
     }
 
     /// Enables or disables a queue; returns once it is so.
-    pub fn enable(&self, index: u16, on: bool) {
-        self.ask(index, |reply| Command::Enable { index, on, reply });
+    ///
+    /// # Errors
+    /// The worker has died.
+    pub fn enable(&self, index: u16, on: bool) -> Result<(), WorkerDied> {
+        self.ask(index, |reply| Command::Enable { index, on, reply })
+    }
+
+    /// Has a queue look for its buffers through `segments`; returns once it does.
+    ///
+    /// # Errors
+    /// The worker has died.
+    pub fn plug(&self, index: u16, segments: Segments) -> Result<(), WorkerDied> {
+        self.ask(index, |reply| Command::Plug { index, segments: Box::new(segments), reply })
     }
 
     /// Gives a running queue another file.
@@ -130,21 +169,29 @@ impl Workers {
         self.ask(index, |reply| Command::Hold { index, on, reply }).unwrap_or(false)
     }
 
-    /// Tells every worker what the driver accepted.
+    /// Tells every worker what the driver accepted. If one of them refuses, all are told what was in force `before`.
     ///
     /// # Errors
-    /// A link cannot do it.
-    pub fn negotiated(&self, features: Features) -> Result<(), LinkError> {
-        (0..self.handles.len())
-            .filter_map(|worker| self.ask_worker(worker, |reply| Command::Negotiated { features, reply }))
-            .collect()
+    /// A link cannot do it, or a worker has died.
+    pub fn negotiate(&self, features: Features, before: Features) -> Result<(), DeviceError> {
+        let tell = |features| -> Result<(), DeviceError> {
+            (0..self.handles.len())
+                .try_for_each(|worker| Ok(self.ask_worker(worker, |reply| Command::Negotiated { features, reply })??))
+        };
+        tell(features).inspect_err(|_| {
+            if let Err(error) = tell(before) {
+                tracing::warn!(%error, "nor does the link take what was in force before");
+            }
+        })
     }
 
     /// Has every worker watch its part of a flow, or none; returns what was watched so far.
     pub fn watch(&self, watch: Option<&FlowWatch>) -> Vec<FlowWatch> {
         let part = || watch.map(|watch| Box::new(watch.part()));
         (0..self.handles.len())
-            .filter_map(|worker| self.ask_worker(worker, |reply| Command::Watch { watch: part(), reply }).flatten())
+            .filter_map(|worker| {
+                self.ask_worker(worker, |reply| Command::Watch { watch: part(), reply }).ok().flatten()
+            })
             .map(|watch| *watch)
             .collect()
     }
@@ -161,10 +208,12 @@ impl Workers {
     }
 
     /// Translations are void; returns once no queue uses them any more.
-    pub fn forget(&self, first: Iova, last: Iova) {
-        for worker in 0..self.handles.len() {
-            self.ask_worker(worker, |reply| Command::Forget { first, last, reply });
-        }
+    ///
+    /// # Errors
+    /// A worker has died.
+    pub fn forget(&self, first: Iova, last: Iova) -> Result<(), WorkerDied> {
+        (0..self.handles.len())
+            .try_for_each(|worker| self.ask_worker(worker, |reply| Command::Forget { first, last, reply }))
     }
 
     /// Ends the workers, whoever else has them; returns once their threads are gone, and with them all they had open. What is
@@ -173,22 +222,23 @@ impl Workers {
         for handle in &self.handles {
             let _ = handle.commands.send(Command::Quit);
             let _ = handle.wake.write(1);
-            let thread = handle.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some(thread) = thread {
-                let _ = thread.join();
-            }
+            handle.join();
         }
     }
 
-    fn ask<T>(&self, index: u16, command: impl FnOnce(SyncSender<T>) -> Command) -> Option<T> {
+    fn ask<T>(&self, index: u16, command: impl FnOnce(SyncSender<T>) -> Command) -> Result<T, WorkerDied> {
         self.ask_worker(self.owner(index), command)
     }
 
-    /// A worker answers after at most one pass over its queues; `None` if its thread has ended.
-    fn ask_worker<T>(&self, worker: usize, command: impl FnOnce(SyncSender<T>) -> Command) -> Option<T> {
+    /// A worker answers after at most one pass over its queues.
+    fn ask_worker<T>(&self, worker: usize, command: impl FnOnce(SyncSender<T>) -> Command) -> Result<T, WorkerDied> {
         let (reply, answer) = sync_channel(1);
         self.send_to(worker, command(reply));
-        answer.recv().ok()
+        answer.recv().map_err(|_| {
+            // Once its thread is gone, its last notice is there.
+            self.handles.get(worker).into_iter().for_each(Handle::join);
+            WorkerDied
+        })
     }
 
     fn send(&self, index: u16, command: Command) {
@@ -218,4 +268,10 @@ fn pin(cpu: usize) -> nix::Result<()> {
     let mut set = CpuSet::new();
     set.set(cpu)?;
     sched_setaffinity(Pid::from_raw(0), &set)
+}
+
+/// What a panic said.
+fn words(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it did not say why")
 }

@@ -126,6 +126,12 @@ impl Memory {
         Ok(self)
     }
 
+    /// Is all of `other` in this memory, mapped at the same place? Then what points into `other` may go on doing so.
+    #[must_use]
+    pub fn extends(&self, other: &Memory) -> bool {
+        other.mappings.iter().all(|theirs| self.mappings.iter().any(|mine| Arc::ptr_eq(mine, theirs)))
+    }
+
     /// Is there exactly this region, of the same file?
     #[must_use]
     pub fn has(&self, spec: RegionSpec, file: impl AsFd) -> bool {

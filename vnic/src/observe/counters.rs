@@ -88,18 +88,23 @@ impl QueueCounters {
     /// A ring stopped, for this reason.
     pub fn count_error(&self, name: &'static str) {
         self.errors.add(1);
-        self.count_named("error", name);
+        self.count_named("error", name, 1);
     }
 
     /// A frame was lost, for this reason.
     pub fn count_drop(&self, name: &'static str) {
-        self.drops.add(1);
-        self.count_named("drop", name);
+        self.count_drops(name, 1);
+    }
+
+    /// So many frames were lost, for this reason.
+    pub fn count_drops(&self, name: &'static str, count: u64) {
+        self.drops.add(count);
+        self.count_named("drop", name, count);
     }
 
     /// Off the fast path: it takes a lock, which readers hold only while they copy the map.
-    fn count_named(&self, kind: &'static str, name: &'static str) {
-        *self.named.lock().unwrap_or_else(PoisonError::into_inner).entry((kind, name)).or_default() += 1;
+    fn count_named(&self, kind: &'static str, name: &'static str, count: u64) {
+        *self.named.lock().unwrap_or_else(PoisonError::into_inner).entry((kind, name)).or_default() += count;
     }
 }
 

@@ -147,10 +147,10 @@ pub trait Device {
 
     /// Stops a running queue and says where it stands. Returns only when nothing touches the ring any more, with every buffer
     /// taken from it also returned to it.
-    fn stop_queue(&mut self, index: u16) -> VringBase;
+    fn stop_queue(&mut self, index: u16) -> Result<VringBase, DeviceError>;
 
     /// A running queue may pass data from now on, or may not.
-    fn set_enabled(&mut self, index: u16, enabled: bool);
+    fn set_enabled(&mut self, index: u16, enabled: bool) -> Result<(), DeviceError>;
 
     /// Another kick file for a running queue.
     fn set_kick(&mut self, index: u16, kick: Option<Arc<OwnedFd>>) -> Result<(), DeviceError>;

@@ -171,6 +171,14 @@ pub enum SessionError {
         /// Why not.
         source: Box<SessionError>,
     },
+    /// A ring of which nobody can say where it stands.
+    #[error("vring {index} could not be stopped: {source}")]
+    Stop {
+        /// The vring's index.
+        index: u16,
+        /// What the device says.
+        source: DeviceError,
+    },
     /// Memory that cannot be used.
     #[error("{request}: {source}")]
     Memory {
@@ -204,6 +212,7 @@ impl SessionError {
                 | SessionError::Socket { .. }
                 | SessionError::MemoryLost
                 | SessionError::Restart { .. }
+                | SessionError::Stop { .. }
         )
     }
 }

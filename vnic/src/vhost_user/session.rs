@@ -60,6 +60,8 @@ pub struct Session {
     connection: Connection,
     features: Option<Features>,
     protocol: ProtocolFeatures,
+    /// Was the front-end shown `MQ` on offer, and has not chosen yet?
+    queried: bool,
     memory: Arc<Memory>,
     vrings: Vec<Vring>,
     status: u8,
@@ -77,6 +79,7 @@ impl Session {
             connection: Connection::new(socket),
             features: None,
             protocol: ProtocolFeatures::NONE,
+            queried: false,
             memory: Arc::new(Memory::empty()),
             vrings: (0..device.vrings()).map(|_| Vring::default()).collect(),
             status: 0,
@@ -105,7 +108,8 @@ impl Session {
 
     /// Ends the session from this side: stops every ring, resets the device, gives back the guest's memory and all files.
     pub fn end(&mut self, device: &mut dyn Device) {
-        self.reset(device);
+        // A ring that cannot be stopped is a dead worker's, and its device says so itself.
+        let _ = self.reset(device);
         self.vrings.clear();
         self.memory = Arc::new(Memory::empty());
         if std::mem::take(&mut self.channel) {
@@ -145,8 +149,11 @@ impl Session {
     }
 
     fn perform(&mut self, rule: &Rule, message: Message, device: &mut dyn Device) -> Outcome {
+        // "Only when MQ is set in queried protocol features": accepting them may come later.
+        let offered = rule.code == RequestCode::GetQueueNum && self.queried;
         if let Some(feature) = rule.needs
             && !self.protocol.has(feature)
+            && !offered
         {
             return Err(SessionError::NotNegotiated { request: rule.code, feature });
         }
@@ -171,7 +178,10 @@ impl Session {
             Request::SetVringKick(file) => self.set_vring_kick(file, fds, device),
             Request::SetVringCall(file) => self.set_vring_call(file, fds, device),
             Request::SetVringErr(file) => self.set_vring_err(file, fds, device),
-            Request::GetProtocolFeatures => number(device.protocol_features().0),
+            Request::GetProtocolFeatures => {
+                self.queried = device.protocol_features().has(ProtocolFeature::Mq);
+                number(device.protocol_features().0)
+            }
             Request::SetProtocolFeatures(features) => self.set_protocol_features(features, device),
             Request::GetQueueNum => number(device.queue_num()),
             Request::SetVringEnable(state) => self.set_vring_enable(state, device),
@@ -206,10 +216,10 @@ impl Session {
             done(RequestCode::SetFeatures, device.set_features(features))?;
             self.features = Some(features);
         }
-        if !features.has(Feature::ProtocolFeatures) {
-            self.enable_all(true, device);
+        if features.has(Feature::ProtocolFeatures) {
+            return Ok(None);
         }
-        Ok(None)
+        self.enable_all(RequestCode::SetFeatures, true, device)
     }
 
     fn set_protocol_features(&mut self, features: ProtocolFeatures, device: &mut dyn Device) -> Outcome {
@@ -218,18 +228,18 @@ impl Session {
             return Err(SessionError::ProtocolFeaturesNotOffered(excess));
         }
         self.protocol = features;
+        self.queried = false;
         Ok(None)
     }
 
     /// Deprecated. "Back-ends either ignore this message, or use it to disable all rings."
     fn reset_owner(&mut self, device: &mut dyn Device) -> Outcome {
-        self.enable_all(false, device);
-        Ok(None)
+        self.enable_all(RequestCode::ResetOwner, false, device)
     }
 
     /// The back-end keeps memory, protocol features and the files for calls: front-ends do not send them again.
     fn reset_device(&mut self, device: &mut dyn Device) -> Outcome {
-        self.reset(device);
+        self.reset(device)?;
         self.status = 0;
         Ok(None)
     }
@@ -239,7 +249,7 @@ impl Session {
         let refused = SessionError::Value { request: RequestCode::SetStatus, what: "status", value: status };
         let mut status = u8::try_from(status).map_err(|_| refused)?;
         if status == 0 {
-            self.reset(device);
+            self.reset(device)?;
         }
         if self.features.is_none() {
             status &= !STATUS_FEATURES_OK;
@@ -287,7 +297,7 @@ impl Session {
         for index in self.indices() {
             let vring = self.vring(request, u32::from(index))?;
             if vring.running.is_some() && self.locate(request, index, vring, &memory).ok().flatten() != vring.running {
-                self.halt(index, device);
+                self.halt(index, device)?;
             }
         }
         let outcome = done(request, device.set_memory(memory.clone()));
@@ -349,15 +359,17 @@ impl Session {
     }
 
     /// Stops every ring, keeping where each stood, then resets the device.
-    fn reset(&mut self, device: &mut dyn Device) {
+    fn reset(&mut self, device: &mut dyn Device) -> Result<(), SessionError> {
+        let mut outcome = Ok(());
         for index in self.indices() {
-            self.stop(index, device);
+            outcome = outcome.and(self.stop(index, device));
             if let Some(vring) = self.vrings.get_mut(usize::from(index)) {
                 vring.enabled = false;
             }
         }
         self.features = None;
         device.reset();
+        outcome
     }
 }
 

@@ -159,7 +159,7 @@ fn an_endless_producer_starves_no_queue_no_request_and_no_stop() {
         bench.device.set_memory(Arc::new(again)).unwrap();
         bench.send_and_wait();
         for index in [1, 0] {
-            let _ = bench.device.stop_queue(index);
+            bench.device.stop_queue(index).unwrap();
         }
         let stopped = passed(&bench);
         bench.send_and_wait();

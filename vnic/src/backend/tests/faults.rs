@@ -12,7 +12,7 @@ fn a_broken_chain_stops_its_ring_alone_and_a_restart_recovers_it() {
     assert!(rig.shared.queues[1].error().unwrap().contains("0x3ffffc"), "{:?}", rig.shared.queues[1].error());
     assert_eq!(rig.shared.queues[0].state(), QueueState::Running);
 
-    rig.device.stop_queue(TX);
+    rig.device.stop_queue(TX).unwrap();
     rig.tx = Queue::new(&rig.ram, 0x8000, FEATURES);
     rig.device.start_queue(TX, rig.tx.setup(0)).unwrap();
     rig.rx.add(&[Buffer::writable(RECEIVE, 2000)]);
@@ -41,7 +41,7 @@ fn a_ring_whose_device_died_goes_on_where_its_used_ring_stands_whatever_the_fron
             rig.send(500);
             rig.tx.used();
         }
-        let _ = rig.device.stop_queue(TX);
+        rig.device.stop_queue(TX).unwrap();
         for _ in 0..3 {
             rig.send(500);
         }

@@ -28,7 +28,7 @@ fn a_hold_ends_with_the_session_and_the_next_one_gets_what_was_held() {
         rig.send(500);
     }
     // The front-end goes away: nothing waits for the buffers, and none was taken.
-    let base = rig.device.stop_queue(TX);
+    let base = rig.device.stop_queue(TX).unwrap();
     rig.device.reset();
     assert_eq!(base, VringBase::split(0));
     assert_eq!(rig.shared.queues[1].state(), QueueState::Off);

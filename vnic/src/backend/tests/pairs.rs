@@ -94,22 +94,24 @@ fn frames_of_every_pair_come_back_on_their_own_on_one_worker_and_on_several() {
 }
 
 #[test]
-fn a_pair_that_is_not_in_use_is_left_alone_and_the_others_go_on() {
+fn a_pair_that_is_not_in_use_receives_nothing_and_the_others_go_on() {
     let mut rig = Pairs::new(&LinkKind::Loopback, 1, FEATURES);
     for index in [2, 3] {
-        rig.device.set_enabled(index, false);
+        rig.device.set_enabled(index, false).unwrap();
     }
-    rig.send(1, &frame(1, 0));
+    rig.send(1, &frame(1, 7));
     rig.post(1);
     for pair in [0, 2, 3] {
         rig.send(pair, &frame(pair, 1));
         rig.post(pair);
         assert_eq!(rig.received(pair), frame(pair, 1));
     }
-    assert_eq!((rig.counter(2, "chains"), rig.counter(3, "chains")), (0, 0));
+    rig.tx(1).used();
+    assert_eq!((rig.counter(2, "chains"), rig.counter(3, "drop_disabled")), (0, 1));
     for index in [2, 3] {
-        rig.device.set_enabled(index, true);
+        rig.device.set_enabled(index, true).unwrap();
     }
+    rig.send(1, &frame(1, 0));
     assert_eq!(rig.received(1), frame(1, 0));
 }
 
@@ -147,7 +149,7 @@ fn one_ring_is_reset_to_another_size_and_place_while_the_others_run() {
                 others(&mut rig, round);
                 // What the driver has in the ring is its own again: buffers that were posted for nothing.
                 rig.post(1);
-                let _ = rig.device.stop_queue(index);
+                rig.device.stop_queue(index).unwrap();
                 others(&mut rig, round);
                 let at = RINGS + 0x2_0000 + u64::from(index) * 0x2000;
                 let queue = Queue::sized(&rig.ram, at, features, size);

@@ -32,3 +32,22 @@ fn a_truncated_memory_file_is_told_and_survived() {
     let notice = rig.notices.recv_timeout(PATIENCE).unwrap();
     assert!(matches!(notice, Notice::MemoryLost), "{notice:?}");
 }
+
+/// The ring's own indices become zeroes with the file: that is the front-end's doing, and no fault of the driver.
+#[test]
+fn a_memory_file_cut_to_nothing_is_not_blamed_on_the_driver() {
+    for features in formats() {
+        let mut rig = Rig::with(&LinkKind::Sink, features);
+        for _ in 0..5 {
+            rig.send(100);
+            rig.tx.used();
+        }
+        nix::unistd::ftruncate(rig.ram.fd(), 0).unwrap();
+        nix::unistd::write(&rig.tx.kick, &1u64.to_ne_bytes()).unwrap();
+        let notice = rig.notices.recv_timeout(PATIENCE).unwrap();
+        assert!(matches!(notice, Notice::MemoryLost), "{notice:?}");
+        let blamed =
+            [RX, TX].map(|queue| (rig.counter(queue, "errors"), rig.shared.queues[usize::from(queue)].error()));
+        assert_eq!(blamed, [(0, None), (0, None)], "{features:?}");
+    }
+}

@@ -41,7 +41,7 @@ fn a_trace_takes_memory_for_the_queues_that_are_set_up_and_for_those_that_come()
     let mut rig = Rig::new(&LinkKind::Sink);
     let ready = |rig: &Rig| rig.shared.queues.iter().map(|queue| queue.events.is_ready()).collect::<Vec<_>>();
     assert!(!ready(&rig).contains(&true), "nobody traces");
-    let base = rig.device.stop_queue(TX);
+    let base = rig.device.stop_queue(TX).unwrap();
     rig.shared.make_room_for_events();
     assert_eq!(ready(&rig)[..2], [true, false]);
     rig.shared.tracers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -53,9 +53,12 @@ fn a_trace_takes_memory_for_the_queues_that_are_set_up_and_for_those_that_come()
 fn a_follower_that_is_too_slow_is_told_what_it_missed_and_it_is_counted() {
     const FRAMES: u64 = 12_000;
     let mut rig = Rig::new(&LinkKind::Sink);
-    let (mut socket, client) = UnixStream::pair().unwrap();
+    let (stream, client) = UnixStream::pair().unwrap();
     let shared = Arc::clone(&rig.shared);
-    let follower = std::thread::spawn(move || super::super::trace::follow(&mut socket, &shared));
+    let (asked, clients) = channel();
+    asked.send(crate::backend::trace::Client { stream, _admitted: None }).unwrap();
+    drop(asked);
+    let follower = std::thread::spawn(move || crate::backend::trace::serve(&shared, &clients));
     rig.wait_for("tracing", |rig| rig.shared.traced());
     // Nobody reads meanwhile: what the socket does not hold is lost in the end.
     for _ in 0..FRAMES {
@@ -65,6 +68,7 @@ fn a_follower_that_is_too_slow_is_told_what_it_missed_and_it_is_counted() {
     client.set_read_timeout(Some(PATIENCE)).unwrap();
     let (mut chains, mut lost) = (0, 0);
     let mut lines = std::io::BufReader::new(&client).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), r#"{"reply":"done"}"#);
     while chains + lost < FRAMES {
         match serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() {
             TraceEvent::Chain(_) => chains += 1,
@@ -80,7 +84,7 @@ fn a_follower_that_is_too_slow_is_told_what_it_missed_and_it_is_counted() {
     let metrics = super::super::metrics::text(&rig.shared);
     assert!(metrics.contains(&format!("vnic_queue_trace_lost_total{{queue=\"transmitq0\"}} {lost}\n")), "{metrics}");
     client.shutdown(std::net::Shutdown::Both).unwrap();
-    follower.join().unwrap().unwrap();
+    follower.join().unwrap();
 }
 
 #[test]

@@ -117,7 +117,7 @@ fn a_ring_that_is_scribbled_over_at_work_hurts_only_itself() {
                 if rig.shared.queues[1].state() == QueueState::Stopped {
                     let base =
                         if features.has(Feature::RingPacked) { VringBase(0x8000_8000) } else { VringBase::split(0) };
-                    rig.device.stop_queue(TX);
+                    rig.device.stop_queue(TX).unwrap();
                     rig.tx = Queue::new(&rig.ram, 0x8000, features);
                     rig.device.start_queue(TX, rig.tx.setup_at(base)).unwrap();
                 }

@@ -170,10 +170,16 @@ impl Iotlb {
         self.lock().table.gpa_of(iova)
     }
 
-    /// A copy of the translations. Takes the lock for as long as that takes: of the onlookers' one.
+    /// The first translations by rising address, at most `most`: an update waits while they are copied.
     #[must_use]
-    pub fn entries(&self) -> Vec<IotlbEntry> {
-        self.lock().table.entries().collect()
+    pub fn first(&self, most: usize) -> Vec<IotlbEntry> {
+        self.lock().table.entries().take(most).collect()
+    }
+
+    /// Bytes that are translated.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.lock().table.bytes()
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

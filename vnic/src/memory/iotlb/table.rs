@@ -87,6 +87,8 @@ pub(super) struct Inserted {
 #[derive(Debug, Clone, Default)]
 pub struct Table {
     entries: BTreeMap<u64, Entry>,
+    /// Bytes that they translate together.
+    bytes: u64,
     /// The translation given up last: the next one is taken behind it.
     hand: u64,
 }
@@ -104,12 +106,29 @@ impl Table {
         self.entries.is_empty()
     }
 
+    /// Bytes that are translated.
+    #[must_use]
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn put(&mut self, first: u64, entry: Entry) {
+        self.take(first);
+        self.bytes = self.bytes.saturating_add(size(first, &entry));
+        self.entries.insert(first, entry);
+    }
+
+    fn take(&mut self, first: u64) -> Option<Entry> {
+        let entry = self.entries.remove(&first)?;
+        self.bytes = self.bytes.saturating_sub(size(first, &entry));
+        Some(entry)
+    }
+
     /// All translations by rising address, with what counts of their rights.
     pub fn entries(&self) -> impl Iterator<Item = IotlbEntry> {
         self.entries.iter().map(|(first, entry)| IotlbEntry {
             iova: Iova(*first),
-            // A range of all addresses would be one byte too long for its size; no update can say one.
-            size: (entry.last - first).saturating_add(1),
+            size: size(*first, entry),
             gpa: Gpa(entry.gpa),
             read: entry.trusted.read,
             write: entry.trusted.write,
@@ -153,7 +172,7 @@ impl Table {
             }
             _ => done.replaced = self.remove(first, last),
         }
-        self.entries.insert(first, Entry { last, gpa: new.gpa.0, granted, trusted });
+        self.put(first, Entry { last, gpa: new.gpa.0, granted, trusted });
         done.evicted = self.trim(capacity, Some(first));
         done
     }
@@ -172,7 +191,7 @@ impl Table {
         let behind = self.hand.checked_add(1).and_then(|from| self.entries.range(from..).find_map(other));
         let Some(victim) = behind.or_else(|| self.entries.iter().find_map(other)) else { return false };
         self.hand = victim;
-        self.entries.remove(&victim).is_some()
+        self.take(victim).is_some()
     }
 
     /// Forgets all from `first` to `last`, both included; of a translation that reaches beyond, the rest stays. Returns
@@ -184,13 +203,13 @@ impl Table {
                 break;
             }
             any = true;
-            self.entries.remove(&start);
+            self.take(start);
             if start < first {
-                self.entries.insert(start, Entry { last: first - 1, ..entry });
+                self.put(start, Entry { last: first - 1, ..entry });
             }
             if entry.last > last {
                 let start_of_rest = last + 1;
-                self.entries.insert(start_of_rest, Entry { gpa: entry.gpa + (start_of_rest - start), ..entry });
+                self.put(start_of_rest, Entry { gpa: entry.gpa + (start_of_rest - start), ..entry });
             }
         }
         any
@@ -199,5 +218,11 @@ impl Table {
     /// Forgets everything.
     pub(super) fn clear(&mut self) {
         self.entries.clear();
+        self.bytes = 0;
     }
+}
+
+/// Bytes of a translation. One of all addresses would be a byte too long for this; no update can say one.
+const fn size(first: u64, entry: &Entry) -> u64 {
+    (entry.last - first).saturating_add(1)
 }

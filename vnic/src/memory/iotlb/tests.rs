@@ -18,7 +18,7 @@ fn shown(iotlb: &Iotlb) -> Vec<String> {
         let (read, write) = (letter(e.read, 'r'), letter(e.write, 'w'));
         format!("{}+{:#x} at {} {read}{write}", e.iova, e.size, e.gpa)
     };
-    iotlb.entries().iter().map(show).collect()
+    iotlb.first(usize::MAX).iter().map(show).collect()
 }
 
 fn seen(entries: &[IotlbEntry]) -> Iotlb {
@@ -326,4 +326,32 @@ fn neighbours_are_found_at_once_and_forgotten_with_each_other() {
     for at in 0..20 {
         assert_eq!(tlb.hit(page(at), page(19) - page(at) + 1, Access::Read), None, "page {at}");
     }
+}
+
+/// The sum is kept, not made while an update waits: after every kind of change it is what adding up gives.
+#[test]
+fn the_bytes_translated_are_counted_through_every_change() {
+    let iotlb = Iotlb::with_capacity(5);
+    let update = |iova, size| {
+        let entry = IotlbEntry { iova: Iova(iova), size, gpa: Gpa(0x1_0000), read: true, write: true };
+        iotlb.update(&entry);
+    };
+    let check = |expected: u64| {
+        let sum: u64 = iotlb.first(usize::MAX).iter().map(|entry| entry.size).sum();
+        assert_eq!((iotlb.bytes(), sum), (expected, expected));
+    };
+    update(0x1000, 0x3000);
+    update(0x1000, 0x3000);
+    check(0x3000);
+    // A hole in the middle, over both ends, and in nothing.
+    iotlb.invalidate(0x2000, 0x2fff);
+    check(0x2000);
+    update(0x1800, 0x2000);
+    check(0x3000);
+    iotlb.invalidate(0x9000, 0x9fff);
+    (0..8).for_each(|page| update(0x10_0000 + page * 0x1000, 0x1000));
+    assert!(iotlb.counters.evicted.load(Ordering::Relaxed) > 0);
+    check(0x5000);
+    iotlb.clear();
+    check(0);
 }

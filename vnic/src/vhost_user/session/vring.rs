@@ -89,7 +89,7 @@ impl Session {
     pub(super) fn get_vring_base(&mut self, state: VringState, device: &mut dyn Device) -> Outcome {
         let request = RequestCode::GetVringBase;
         let index = self.index(request, state.index)?;
-        self.stop(index, device);
+        self.stop(index, device)?;
         let base = self.vring_mut(request, index)?.base;
         Ok(Some(Reply::State(VringState { index: state.index, num: base.0 })))
     }
@@ -145,39 +145,45 @@ impl Session {
             1 => true,
             value => return Err(SessionError::Value { request, what: "state", value: u64::from(value) }),
         };
-        self.enable(index, enabled, device);
+        self.enable(request, index, enabled, device)
+    }
+
+    pub(super) fn enable(
+        &mut self,
+        request: RequestCode,
+        index: u16,
+        enabled: bool,
+        device: &mut dyn Device,
+    ) -> Outcome {
+        let vring = self.vring_mut(request, index)?;
+        if vring.enabled != enabled {
+            if vring.running.is_some() {
+                done(request, device.set_enabled(index, enabled))?;
+            }
+            vring.enabled = enabled;
+        }
         Ok(None)
     }
 
-    pub(super) fn enable(&mut self, index: u16, enabled: bool, device: &mut dyn Device) {
-        let Some(vring) = self.vrings.get_mut(usize::from(index)) else { return };
-        if vring.enabled != enabled {
-            vring.enabled = enabled;
-            if vring.running.is_some() {
-                device.set_enabled(index, enabled);
-            }
-        }
-    }
-
-    pub(super) fn enable_all(&mut self, enabled: bool, device: &mut dyn Device) {
-        for index in self.indices() {
-            self.enable(index, enabled, device);
-        }
+    pub(super) fn enable_all(&mut self, request: RequestCode, enabled: bool, device: &mut dyn Device) -> Outcome {
+        self.indices().try_for_each(|index| self.enable(request, index, enabled, device).map(drop))?;
+        Ok(None)
     }
 
     /// Stops a ring if it runs. The next `SET_VRING_KICK` starts it again.
-    pub(super) fn stop(&mut self, index: u16, device: &mut dyn Device) {
-        let Some(vring) = self.vrings.get_mut(usize::from(index)) else { return };
+    pub(super) fn stop(&mut self, index: u16, device: &mut dyn Device) -> Result<(), SessionError> {
+        let Some(vring) = self.vrings.get_mut(usize::from(index)) else { return Ok(()) };
         vring.kick = Kick::Unset;
-        self.halt(index, device);
+        self.halt(index, device)
     }
 
     /// Stops a ring if it runs, and keeps all that it needs to go on.
-    pub(super) fn halt(&mut self, index: u16, device: &mut dyn Device) {
-        let Some(vring) = self.vrings.get_mut(usize::from(index)) else { return };
+    pub(super) fn halt(&mut self, index: u16, device: &mut dyn Device) -> Result<(), SessionError> {
+        let Some(vring) = self.vrings.get_mut(usize::from(index)) else { return Ok(()) };
         if vring.running.take().is_some() {
-            vring.base = device.stop_queue(index);
+            vring.base = device.stop_queue(index).map_err(|source| SessionError::Stop { index, source })?;
         }
+        Ok(())
     }
 
     /// Starts a stopped ring if nothing is missing any more. Changes nothing if it cannot be started.

@@ -123,16 +123,16 @@ impl Device for Recorder {
         Ok(())
     }
 
-    fn stop_queue(&mut self, index: u16) -> VringBase {
+    fn stop_queue(&mut self, index: u16) -> Result<VringBase, DeviceError> {
         assert!(self.running.contains(&index), "stop of {index}");
         self.running.retain(|running| *running != index);
         self.calls.push(format!("stop {index}"));
-        VringBase::split(100 + index)
+        Ok(VringBase::split(100 + index))
     }
 
-    fn set_enabled(&mut self, index: u16, enabled: bool) {
+    fn set_enabled(&mut self, index: u16, enabled: bool) -> Result<(), DeviceError> {
         assert!(self.running.contains(&index));
-        self.calls.push(format!("enabled {index} {enabled}"));
+        self.note(format!("enabled {index} {enabled}"))
     }
 
     fn set_kick(&mut self, index: u16, kick: Option<Arc<OwnedFd>>) -> Result<(), DeviceError> {

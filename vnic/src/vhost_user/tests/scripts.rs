@@ -316,3 +316,16 @@ fn messages_sent_back_to_back_keep_their_own_files() {
     assert_eq!(bench.outcome(40), "= 0x0");
     assert_eq!(bench.outcome(14), "err 0 file");
 }
+
+/// "This request should be sent only when MQ is set in *queried* protocol features": `SET_PROTOCOL_FEATURES` may come later.
+#[test]
+fn the_number_of_queues_is_told_to_a_front_end_that_has_seen_mq_on_offer() {
+    let mut bench = Bench::new();
+    bench.run(&[
+        (Plain(Request::GetProtocolFeatures), "= 0x1a03d"),
+        (Plain(Request::GetQueueNum), "= 0x2"),
+        (Plain(Request::SetProtocolFeatures(ProtocolFeatures::NONE)), OWN),
+    ]);
+    let expected = "reset; memory 0; ended: GET_QUEUE_NUM needs the protocol feature MQ, which is not negotiated";
+    assert_eq!(bench.ask(&Plain(Request::GetQueueNum)), expected);
+}

@@ -1,5 +1,7 @@
 //! Behind the guest's IOMMU: a front-end of ours answers, or does not.
 
+mod voided;
+
 use std::io::Read as _;
 use std::os::unix::net::UnixStream;
 
@@ -37,8 +39,12 @@ struct Said {
 impl Behind {
     /// A device whose rings are at IOVAs of which it knows nothing.
     fn new(link: &LinkKind, features: spec::Features) -> Self {
+        Behind::on(serve(vec![link::open(link, 1).unwrap()], 1), features)
+    }
+
+    /// The same on a device that is there.
+    fn on((device, shared, workers, notices): Served, features: spec::Features) -> Self {
         let features = behind(features);
-        let (device, shared, workers, notices) = serve(vec![link::open(link, 1).unwrap()], 1);
         let ram = GuestRam::new(RAM).unwrap();
         let (rx, tx) = (Queue::new(&ram, 0x1000, features), Queue::new(&ram, 0x8000, features));
         let mut rig = Rig { ram, device, shared, workers, notices, tx, rx };
@@ -145,7 +151,7 @@ impl Behind {
     }
 
     fn status(&self) -> Status {
-        super::super::status::status(&self.rig.shared)
+        crate::backend::status::status(&self.rig.shared)
     }
 
     /// Sends `len` bytes at `payload`, and returns them as they came back round on the receiveq. All is translated.
@@ -268,74 +274,6 @@ fn a_frame_waits_for_translations_of_the_buffers_it_goes_into() {
 }
 
 #[test]
-fn once_an_invalidation_is_answered_the_old_page_is_not_touched() {
-    for features in formats() {
-        let mut behind = Behind::ready(&LinkKind::Loopback, features);
-        let (old, new) = (0x2_0000, 0x2_8000);
-        behind.rig.ram.write(old, &[0xaa; 200]).unwrap();
-        behind.rig.ram.write(new, &[0xbb; 200]).unwrap();
-        // The rounds after the first find everything in the queues' own copies.
-        behind.rig.rx.add(&[Buffer::writable(iova(RECEIVE), PAGE as u32)]);
-        behind.send(iova(PAYLOAD), 200);
-        behind.misses(2);
-        behind.give_shifted(HEADER, "r");
-        behind.give_page(iova(PAYLOAD), old, "r");
-        behind.misses(1);
-        behind.give_shifted(RECEIVE, "w");
-        behind.rig.tx.used();
-        behind.rig.rx.used();
-        for (from, to) in [(old, new), (new, old)].repeat(4) {
-            assert_eq!(behind.round(iova(PAYLOAD), 200), behind.rig.ram.read(from, 200).unwrap());
-            behind.invalidate(iova(PAYLOAD), iova(PAYLOAD) + PAGE - 1);
-            behind.send(iova(PAYLOAD), 200);
-            assert_eq!(behind.misses(1), [(iova(PAYLOAD), Access::Read)]);
-            behind.rig.rx.add(&[Buffer::writable(iova(RECEIVE), PAGE as u32)]);
-            behind.give_page(iova(PAYLOAD), to, "r");
-            behind.rig.tx.used();
-            behind.rig.rx.used();
-            let got = behind.rig.ram.read(RECEIVE + NET_HEADER_LEN as u64, 200).unwrap();
-            assert_eq!(got, behind.rig.ram.read(to, 200).unwrap());
-            // And without an invalidation, a translation that replaces one.
-            behind.give_page(iova(PAYLOAD), from, "r");
-            behind.send(iova(PAYLOAD), 200);
-            behind.misses(1);
-            behind.give_page(iova(PAYLOAD), to, "r");
-            behind.rig.rx.add(&[Buffer::writable(iova(RECEIVE), PAGE as u32)]);
-            behind.rig.tx.used();
-            behind.rig.rx.used();
-        }
-    }
-}
-
-#[test]
-fn a_ring_whose_translation_is_void_is_left_alone_and_goes_on_when_it_is_back() {
-    for features in formats() {
-        let mut behind = Behind::ready(&LinkKind::Sink, features);
-        behind.send(iova(PAYLOAD), 100);
-        behind.misses(2);
-        behind.give_shifted(HEADER, "r");
-        behind.give_shifted(PAYLOAD, "r");
-        behind.rig.tx.used();
-        let ring = behind.rig.tx.layout.desc;
-        behind.invalidate(iova(ring), iova(ring) + PAGE - 1);
-        assert_eq!(behind.misses(2), [(iova(ring), Access::Read), (iova(ring), Access::Write)]);
-        assert_eq!(behind.state(TX), QueueState::Waiting);
-        let before = behind.rig.ram.read(ring, PAGE as usize).unwrap();
-        // What the driver does meanwhile has no effect until the ring is back; it may be elsewhere.
-        behind.send(iova(PAYLOAD), 200);
-        behind.send(iova(PAYLOAD), 300);
-        assert!(behind.is_silent());
-        let after = behind.rig.ram.read(ring, PAGE as usize).unwrap();
-        assert_ne!(before, after, "the driver wrote");
-        assert_eq!(behind.rig.counter(TX, "chains"), 1);
-        behind.give_shifted(ring, "rw");
-        behind.rig.tx.used();
-        behind.rig.tx.used();
-        assert_eq!((behind.rig.counter(TX, "bytes"), behind.rig.counter(TX, "errors")), (600, 0));
-    }
-}
-
-#[test]
 fn a_write_into_what_may_only_be_read_is_an_error_by_name_and_told() {
     let mut behind = Behind::ready(&LinkKind::Loopback, FEATURES);
     behind.rig.rx.add(&[Buffer::writable(iova(RECEIVE), 2000)]);
@@ -395,7 +333,7 @@ fn a_queue_that_gets_no_answer_waits_and_the_other_goes_on() {
     assert_eq!(tx.error, None);
 
     // The driver gives up: nothing is owed.
-    let base = behind.rig.device.stop_queue(TX);
+    let base = behind.rig.device.stop_queue(TX).unwrap();
     assert_eq!(base, VringBase::split(0));
     assert_eq!(behind.status().queues[1].waits, None);
     behind.rig.tx = Queue::new(&behind.rig.ram, 0x8000, behind.features());
@@ -407,57 +345,6 @@ fn a_queue_that_gets_no_answer_waits_and_the_other_goes_on() {
     // What had no answer is asked for again by the next who needs it.
     behind.send(iova(PAYLOAD), 100);
     assert_eq!(behind.misses(1), [(iova(PAYLOAD), Access::Read)]);
-}
-
-#[test]
-fn other_memory_voids_every_translation() {
-    let mut behind = Behind::ready(&LinkKind::Sink, FEATURES);
-    behind.send(iova(PAYLOAD), 100);
-    behind.misses(2);
-    behind.give_shifted(HEADER, "r");
-    behind.give_shifted(PAYLOAD, "r");
-    behind.rig.tx.used();
-    let file = behind.rig.ram.fd().try_clone_to_owned().unwrap();
-    let again = memory::Memory::map(vec![(behind.rig.ram.specs()[0], file)]).unwrap();
-    behind.rig.device.set_memory(Arc::new(again)).unwrap();
-    assert_eq!(behind.status().iotlb.unwrap().entries, 0);
-    behind.give_rings();
-    behind.send(iova(PAYLOAD), 100);
-    behind.misses(2);
-    behind.give_shifted(HEADER, "r");
-    behind.give_shifted(PAYLOAD, "r");
-    behind.rig.tx.used();
-    assert_eq!(behind.rig.counter(TX, "bytes"), 200);
-}
-
-#[test]
-fn a_front_end_that_does_not_read_is_asked_again_with_its_next_message() {
-    let mut behind = Behind::ready(&LinkKind::Sink, FEATURES);
-    behind.rig.device.set_backend_channel(None).unwrap();
-    behind.send(iova(PAYLOAD), 100);
-    behind.rig.wait_for("waiting", |rig| rig.shared.queues[1].state() == QueueState::Waiting);
-    let (front_end, back_end) = UnixStream::pair().unwrap();
-    front_end.set_read_timeout(Some(PATIENCE)).unwrap();
-    behind.front_end = front_end;
-    behind.rig.device.set_backend_channel(Some(BackendChannel::new(back_end.into()))).unwrap();
-    behind.invalidate(0, 0);
-    assert_eq!(behind.misses(2), [(iova(HEADER), Access::Read), (iova(PAYLOAD), Access::Read)]);
-}
-
-#[test]
-fn a_reset_forgets_the_iommu() {
-    let mut behind = Behind::ready(&LinkKind::Sink, FEATURES);
-    behind.rig.device.stop_queue(TX);
-    behind.rig.device.stop_queue(RX);
-    behind.rig.device.reset();
-    assert_eq!(behind.status().iotlb, None);
-    // A driver without an IOMMU comes next.
-    behind.rig.device.set_features(FEATURES).unwrap();
-    behind.rig.tx = Queue::new(&behind.rig.ram, 0x8000, FEATURES);
-    let setup = behind.rig.tx.setup(0);
-    behind.rig.device.start_queue(TX, setup).unwrap();
-    behind.rig.send(100);
-    behind.rig.tx.used();
 }
 
 /// While a queue is held, nothing is taken from it; what its chains miss is asked for all the same when someone wants to
@@ -506,7 +393,7 @@ fn the_rings_and_the_trace_show_where_an_iova_leads() {
         assert!(behind.rig.workers.hold(TX, true));
         behind.send(iova(PAYLOAD) + 8, 100);
         behind.send(iova(PAYLOAD) + PAGE, 100);
-        let seen = super::super::status::rings(&behind.rig.shared, Some(TX));
+        let seen = crate::backend::status::rings(&behind.rig.shared, Some(TX));
         let chains: Vec<String> = seen[0].chains.iter().map(|chain| chain.to_string()).collect();
         assert_eq!(seen[0].faults, Vec::<String>::new());
         assert!(chains[0].ends_with("R 0x700100000+12 at 0x5000 -> R 0x700200008+100 at 0x6008"), "{chains:?}");
@@ -521,7 +408,7 @@ fn the_rings_and_the_trace_show_where_an_iova_leads() {
 fn a_ring_need_not_lie_in_one_piece() {
     for features in formats() {
         let mut behind = Behind::ready(&LinkKind::Sink, features);
-        behind.rig.device.stop_queue(TX);
+        behind.rig.device.stop_queue(TX).unwrap();
         // The driver half has it in one piece, of which every page is moved to where the IOMMU says.
         let base = 0x28_0000;
         let mut queue = Queue::sized(&behind.rig.ram, base, behind.features(), 1024);
@@ -562,7 +449,7 @@ fn a_ring_need_not_lie_in_one_piece() {
             behind.rig.tx.used();
         }
         assert_eq!((behind.rig.counter(TX, "bytes"), behind.rig.counter(TX, "errors")), (300_100, 0));
-        assert_eq!(super::super::status::rings(&behind.rig.shared, Some(TX))[0].faults, Vec::<String>::new());
+        assert_eq!(crate::backend::status::rings(&behind.rig.shared, Some(TX))[0].faults, Vec::<String>::new());
     }
 }
 
