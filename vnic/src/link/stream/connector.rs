@@ -17,17 +17,20 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
+/// An Ethernet address.
+pub(super) type Mac = [u8; 6];
+
 /// How a connection is made.
 pub(super) trait Dial: std::fmt::Debug + Send + 'static {
-    /// One attempt. It ends in bounded time.
-    fn dial(&mut self) -> io::Result<UnixStream>;
+    /// One attempt, for the guest with this MAC address. It ends in bounded time.
+    fn dial(&mut self, guest: Mac) -> io::Result<UnixStream>;
 }
 
 /// The port's side.
 #[derive(Debug)]
 pub(super) struct Connector {
     /// `None` only while it is dropped.
-    requests: Option<Sender<()>>,
+    requests: Option<Sender<Mac>>,
     sockets: Receiver<UnixStream>,
     wake: Arc<EventFd>,
     thread: Option<JoinHandle<()>>,
@@ -50,10 +53,10 @@ impl Connector {
     }
 
     /// Asks for a connection; [`Connector::socket`] has it some time later.
-    pub(super) fn request(&self) {
+    pub(super) fn request(&self, guest: Mac) {
         if let Some(requests) = &self.requests {
             // Without a thread there is no connection, ever: it ends only with this.
-            let _ = requests.send(());
+            let _ = requests.send(guest);
         }
     }
 
@@ -81,14 +84,14 @@ impl Drop for Connector {
 fn run(
     name: &str,
     mut dial: impl Dial,
-    asked: &Receiver<()>,
+    asked: &Receiver<Mac>,
     deliver: &Sender<UnixStream>,
     wake: &EventFd,
 ) -> Option<std::convert::Infallible> {
     let mut pause = SHORTEST_PAUSE;
     let mut delivered = Instant::now();
     loop {
-        asked.recv().ok()?;
+        let guest = asked.recv().ok()?;
         if delivered.elapsed() < pause {
             rest(asked, pause)?;
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -97,7 +100,7 @@ fn run(
         }
         let mut told = false;
         let socket = loop {
-            match dial.dial() {
+            match dial.dial(guest) {
                 Ok(socket) => break socket,
                 Err(error) if !std::mem::replace(&mut told, true) => {
                     tracing::warn!(link = name, %error, "the far end is gone; trying again");
@@ -115,10 +118,10 @@ fn run(
 }
 
 /// Waits so long; `None`: the port is gone meanwhile.
-fn rest(asked: &Receiver<()>, pause: Duration) -> Option<()> {
+fn rest(asked: &Receiver<Mac>, pause: Duration) -> Option<()> {
     match asked.recv_timeout(pause) {
         // Asked twice: one connection answers both.
-        Ok(()) | Err(RecvTimeoutError::Timeout) => Some(()),
+        Ok(_) | Err(RecvTimeoutError::Timeout) => Some(()),
         Err(RecvTimeoutError::Disconnected) => None,
     }
 }

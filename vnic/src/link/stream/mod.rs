@@ -30,9 +30,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-use self::connector::{Connector, Dial};
+use self::connector::{Connector, Dial, Mac};
 use self::passt::{Passt, Publish};
 use self::receive::ReceiveBuffer;
 use self::segmentation::{MAX_HEADERS, Segmentation};
@@ -75,7 +75,7 @@ enum FarEnd {
 struct Connect(PathBuf);
 
 impl Dial for Connect {
-    fn dial(&mut self) -> io::Result<UnixStream> {
+    fn dial(&mut self, _guest: Mac) -> io::Result<UnixStream> {
         UnixStream::connect(&self.0)
     }
 }
@@ -93,6 +93,8 @@ pub struct Stream {
     /// Nothing more is to be read before the next `poll`.
     drained: bool,
     steering: Steering,
+    /// Where the driver's last frame came from: a new far end has to be told.
+    guest: Mac,
     counters: Arc<LinkCounters>,
 }
 
@@ -114,7 +116,7 @@ impl Stream {
     }
 
     fn open(name: String, mut dial: impl Dial, far_end: FarEnd, pairs: usize) -> io::Result<Self> {
-        let socket = dial.dial()?;
+        let socket = dial.dial(SOMEBODY)?;
         let events = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let connector = Connector::start(name, dial)?;
         events.add(connector.wake_fd(), EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0))?;
@@ -127,6 +129,7 @@ impl Stream {
             receive: ReceiveBuffer::new(),
             drained: false,
             steering: Steering::new(pairs.max(1)),
+            guest: SOMEBODY,
             counters: Count::fresh(),
         };
         stream.connected(socket)?;
@@ -150,7 +153,7 @@ impl Stream {
         self.receive.clear();
         Count::Lost.add(&self.counters, self.send.clear());
         Count::Disconnected.add(&self.counters, 1);
-        self.connector.request();
+        self.connector.request(self.guest);
     }
 
     /// Writes what was gathered, as far as the socket takes it.
@@ -219,6 +222,7 @@ impl Stream {
             let within = checksum::complete(bytes, csum_start, csum_offset);
             debug_assert!(within, "the header was checked against the frame's length");
         }
+        self.guest = source(bytes).unwrap_or(self.guest);
         self.steering.note(bytes, pair);
     }
 
@@ -231,6 +235,7 @@ impl Stream {
             payload.copy_to(piece.get_mut(headers_len..).unwrap_or_default());
             cut.finish(at, piece);
             if at == 0 {
+                self.guest = source(piece).unwrap_or(self.guest);
                 self.steering.note(piece, pair);
             }
         }
@@ -238,8 +243,16 @@ impl Stream {
     }
 }
 
+/// A locally administered address, for a guest that has not sent anything yet.
+const SOMEBODY: Mac = [0x52, 0x55, 10, 0, 2, 15];
+
 /// Where TCP's checksum stands in its header.
 const TCP_CHECKSUM: u16 = 16;
+
+/// A frame's source address.
+fn source(frame: &[u8]) -> Option<Mac> {
+    frame.get(6..)?.first_chunk().copied()
+}
 
 /// A frame's bytes in guest memory, copied out bit by bit.
 struct Payload<'m, I> {
@@ -325,6 +338,10 @@ impl Port for Stream {
             && let Err(error) = self.connected(socket)
         {
             self.disconnect(&error);
+        }
+        if self.drained || !self.send.is_empty() {
+            // Taken note of before the socket is tried again: what comes after that is a new event.
+            let _ = self.events.wait(&mut [EpollEvent::empty(); 2], EpollTimeout::ZERO);
         }
         self.write();
         self.drained = false;

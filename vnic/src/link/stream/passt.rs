@@ -13,12 +13,12 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
-use super::connector::Dial;
+use super::connector::{Dial, Mac};
 use crate::net::{MAX_FRAME_LEN, MIN_FRAME_LEN};
 
 /// How long passt may take to its first answer: it does so in 50 ms, on a machine that has time.
@@ -109,7 +109,7 @@ impl Drop for Passt {
 }
 
 impl Dial for Passt {
-    fn dial(&mut self) -> io::Result<UnixStream> {
+    fn dial(&mut self, guest: Mac) -> io::Result<UnixStream> {
         self.end();
         let (ours, theirs) = UnixStream::pair()?;
         // Inherited by this child; one that another thread starts in this moment would have it too, and only keep it open.
@@ -125,14 +125,15 @@ impl Dial for Passt {
         drop(theirs);
         let last_words = listen(&mut child);
         self.running = Some(child);
-        match first_answer(&ours) {
+        match first_answer(&ours, guest) {
             Ok(()) => {
                 ours.set_read_timeout(None)?;
                 Ok(ours)
             }
             Err(error) => {
                 self.end();
-                let words = last_words.lock().unwrap_or_else(PoisonError::into_inner).take();
+                // It has ended, so its words have, too.
+                let words = last_words.and_then(|thread| thread.join().ok().flatten());
                 let because = words.unwrap_or_else(|| error.to_string());
                 Err(io::Error::new(error.kind(), format!("passt does not come up: {because}")))
             }
@@ -140,29 +141,23 @@ impl Dial for Passt {
     }
 }
 
-/// Logs what passt says, as it says it, in a thread that ends with it; keeps the last line.
-fn listen(child: &mut Child) -> Arc<Mutex<Option<String>>> {
-    let last = Arc::new(Mutex::new(None));
-    if let Some(stderr) = child.stderr.take() {
-        let last = Arc::clone(&last);
-        let body = move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok).filter(|line| !line.is_empty()) {
-                tracing::debug!(line, "passt");
-                *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(line);
-            }
-        };
-        // Without the thread its words are lost, and nothing else.
-        let _ = std::thread::Builder::new().name("passt-log".into()).spawn(body);
-    }
-    last
+/// Logs what passt says, as it says it, in a thread that ends with it, and with its last line. Without that thread its words
+/// are lost, and nothing else.
+fn listen(child: &mut Child) -> Option<JoinHandle<Option<String>>> {
+    let stderr = BufReader::new(child.stderr.take()?);
+    let lines = || {
+        let lines = stderr.lines().map_while(Result::ok).filter(|line| !line.is_empty());
+        lines.inspect(|line| tracing::debug!(line, "passt")).last()
+    };
+    std::thread::Builder::new().name("passt-log".into()).spawn(lines).ok()
 }
 
-/// Waits for an answer to an ARP request. What else comes before it is for a guest that is not there yet.
-fn first_answer(mut socket: &UnixStream) -> io::Result<()> {
+/// Waits for an answer to an ARP request in the guest's name: passt takes its sender for the guest's address from then on.
+/// What else comes before it is for a guest that is not there yet.
+fn first_answer(mut socket: &UnixStream, guest: Mac) -> io::Result<()> {
     const ARP: [u8; 2] = [0x08, 0x06];
-    const SENDER: [u8; 6] = [0x52, 0x55, 10, 0, 2, 15];
     let mut request = Vec::from(42_u32.to_be_bytes());
-    for part in [&[0xff; 6][..], &SENDER, &ARP, &[0, 1, 8, 0, 6, 4, 0, 1], &SENDER, &GUEST, &[0; 6], &GATEWAY] {
+    for part in [&[0xff; 6][..], &guest, &ARP, &[0, 1, 8, 0, 6, 4, 0, 1], &guest, &GUEST, &[0; 6], &GATEWAY] {
         request.extend(part);
     }
     socket.write_all(&request)?;
@@ -216,7 +211,8 @@ mod tests {
 
     #[test]
     fn a_program_that_is_missing_or_ends_at_once_is_an_error_with_its_last_words() {
-        let dial = |program| Passt { program, publish: Vec::new(), running: None }.dial().unwrap_err().to_string();
+        let dial =
+            |program| Passt { program, publish: Vec::new(), running: None }.dial([2; 6]).unwrap_err().to_string();
         assert!(dial("/nonexistent/passt").contains("apt install passt"));
         // It knows none of passt's options, and says so.
         let error = dial("/bin/cat");

@@ -229,6 +229,32 @@ fn a_far_end_that_is_gone_is_dialled_again_and_frames_meanwhile_are_counted() {
     assert_eq!(payload(&far.frame()), &frame[54..]);
 }
 
+/// Says for whom it is asked to connect.
+#[derive(Debug)]
+struct Told(Connect, std::sync::mpsc::Sender<Mac>);
+
+impl Dial for Told {
+    fn dial(&mut self, guest: Mac) -> io::Result<UnixStream> {
+        let _ = self.1.send(guest);
+        self.0.dial(guest)
+    }
+}
+
+#[test]
+fn a_new_far_end_is_told_the_guests_address() {
+    let (far, _) = FarSide::new("address", FarEnd::Segments, 1);
+    let (tell, told) = std::sync::mpsc::channel();
+    let dial = Told(Connect(far.folder.join("socket")), tell);
+    let mut port = Stream::open("address".to_owned(), dial, FarEnd::SuperFrames, 1).unwrap();
+    assert_eq!(told.recv().unwrap(), SOMEBODY);
+    let (header, mut frame) = tcp_frame(10);
+    frame[6..12].copy_from_slice(&[0x52, 0x54, 0, 1, 2, 3]);
+    nic().transmit(&mut port, header, &frame).unwrap();
+    drop(accept(&far.listener));
+    until(&mut port, "the end", |port| port.pending(0).is_some() || count(port, "disconnected") == 1);
+    assert_eq!(told.recv_timeout(DEADLINE).unwrap(), [0x52, 0x54, 0, 1, 2, 3]);
+}
+
 #[test]
 fn a_length_that_no_frame_has_ends_the_connection() {
     for length in [0_u32, 13, MAX_FRAME + 1, u32::MAX] {
