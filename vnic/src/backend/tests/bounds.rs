@@ -8,7 +8,7 @@ use crate::spec::net::NetHeader;
 /// A receiveq of 8192 buffers of one byte each: fewer than the ring could have, more than a frame may take.
 fn with_tiny_buffers(served: Served, features: spec::Features) -> Rig {
     let mut rig = Rig::of(served, features);
-    rig.device.stop_queue(RX);
+    rig.device.stop_queue(RX).unwrap();
     rig.rx = Queue::sized(&rig.ram, 0x10_0000, features, 16384);
     rig.device.start_queue(RX, rig.rx.setup_at(start_of(features))).unwrap();
     for _ in 0..8192 {
