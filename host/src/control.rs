@@ -3,6 +3,7 @@
 //! Place: every command that looks at a device opens one [`Client`]. Its errors are whole sentences that say what to do
 //! next; none of them is a bare I/O error.
 
+use std::fmt::Debug;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -10,10 +11,14 @@ use std::time::Duration;
 use std::{env, io};
 
 use anyhow::{Result, anyhow, bail};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use vnic::observe::discovery;
-use vnic::observe::protocol::{FlowBooks, Reply, Request, RingSnapshot, Status, TraceEvent};
-use vnic::observe::scan::ScanReport;
-use vnic::record::wire::PageRun;
+use vnic::observe::protocol::{Reply, Request, RingSnapshot, Status, TraceEvent};
+use vnic_experiment::control as judge;
+use vnic_experiment::flow::FlowBooks;
+use vnic_experiment::scan::ScanReport;
+use vnic_experiment::wire::PageRun;
 
 /// How long a device may take to answer.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -110,13 +115,13 @@ impl Client {
         }
     }
 
-    fn parse<T: serde::de::DeserializeOwned>(&self, line: &str) -> Result<T> {
+    fn parse<T: DeserializeOwned>(&self, line: &str) -> Result<T> {
         serde_json::from_str(line)
             .map_err(|error| anyhow!("{} does not speak vnic's protocol: {error}", self.path.display()))
     }
 
     /// Asks, and waits for the answer. What the device calls an error is one here.
-    pub(crate) fn ask(&mut self, request: &Request) -> Result<Reply> {
+    pub(crate) fn ask<R: DeserializeOwned>(&mut self, request: &impl Serialize) -> Result<R> {
         let mut line = serde_json::to_vec(request)?;
         line.push(b'\n');
         let stream = self.stream.get_mut();
@@ -126,13 +131,13 @@ impl Client {
         let Some(line) = self.line()? else {
             return Err(self.failed(&io::ErrorKind::ConnectionReset.into()));
         };
-        match self.parse(&line)? {
-            Reply::Error { message } => Err(anyhow!(message)),
-            reply => Ok(reply),
+        match self.parse(&line) {
+            Ok(Reply::Error { message }) => Err(anyhow!(message)),
+            _ => self.parse(&line),
         }
     }
 
-    fn unexpected(&self, reply: &Reply) -> anyhow::Error {
+    fn unexpected(&self, reply: &impl Debug) -> anyhow::Error {
         anyhow!("{} gave another answer than was asked for: {reply:?}", self.path.display())
     }
 
@@ -153,7 +158,7 @@ impl Client {
     }
 
     /// Something to be done.
-    pub(crate) fn order(&mut self, request: &Request) -> Result<()> {
+    pub(crate) fn order(&mut self, request: &impl Serialize) -> Result<()> {
         match self.ask(request)? {
             Reply::Done => Ok(()),
             other => Err(self.unexpected(&other)),
@@ -163,18 +168,18 @@ impl Client {
     /// How often what a held queue was given stands in the guest's memory.
     pub(crate) fn scan(&mut self, queue: &str) -> Result<ScanReport> {
         self.set_timeout(Some(SCAN))?;
-        let reply = self.ask(&Request::Scan { queue: queue.to_owned() })?;
+        let reply = self.ask(&judge::Request::Scan { queue: queue.to_owned() })?;
         self.set_timeout(Some(ANSWER))?;
         match reply {
-            Reply::Scan(report) => Ok(report),
+            judge::Reply::Scan(report) => Ok(report),
             other => Err(self.unexpected(&other)),
         }
     }
 
     /// The books of the watched flow.
     pub(crate) fn end_watch(&mut self, pages: Vec<PageRun>) -> Result<FlowBooks> {
-        match self.ask(&Request::EndWatch { pages })? {
-            Reply::FlowBooks(books) => Ok(books),
+        match self.ask(&judge::Request::EndWatch { pages })? {
+            judge::Reply::FlowBooks(books) => Ok(books),
             other => Err(self.unexpected(&other)),
         }
     }

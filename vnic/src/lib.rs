@@ -7,11 +7,11 @@
 //! | [`spec`] | constants and layouts of VIRTIO and vhost-user |
 //! | [`memory`] | guest regions, checked address translation; the only place with raw guest pointers besides the ring's pointer layer |
 //! | [`ring`] | virtqueues: device half, driver half, snapshots |
-//! | [`record`] | what the guest's transfer program and the host tell each other, and the run's record |
+//! | [`datagram`] | a file in datagrams, as the peer's UDP service takes it |
 //! | [`net`] | virtio-net: features, the packet header, transmit and receive queues |
 //! | [`link`] | where frames go: peer, tap, sink, loopback, capture |
 //! | [`vhost_user`] | the vhost-user protocol: message, socket, session |
-//! | [`observe`] | counters, tracer, ring snapshots, the judge of a flow, the control socket's protocol |
+//! | [`observe`] | counters, tracer, observers of frames, the control socket's protocol |
 //! | [`introspect`] | whose memory a page is: a look into the structures of the guest's kernel |
 //! | [`backend`] | joins session, queues, link and observers; owns the threads |
 //!
@@ -22,6 +22,7 @@ compile_error!("rings are little-endian and so is every host this is written for
 
 #[cfg(feature = "device")]
 pub mod backend;
+pub mod datagram;
 #[cfg(all(test, feature = "device"))]
 mod holes;
 #[cfg(feature = "device")]
@@ -33,7 +34,6 @@ pub mod memory;
 pub mod net;
 #[cfg(feature = "device")]
 pub mod observe;
-pub mod record;
 pub mod ring;
 pub mod spec;
 #[cfg(feature = "device")]

@@ -8,8 +8,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, ensure};
 use nix::sys::statvfs::statvfs;
 use sha2::{Digest, Sha256};
-use vnic::record::stamp;
-use vnic::record::wire::hex;
+use vnic_experiment::stamp;
+use vnic_experiment::wire::hex;
 
 /// Bytes filled and written at a time; a multiple of a stamp.
 const PIECE: usize = 1 << 20;

@@ -10,8 +10,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
-use vnic::record::run::NicState;
-use vnic::record::wire::NicWish;
+use vnic_experiment::run::NicState;
+use vnic_experiment::wire::NicWish;
 
 /// The NIC under test.
 pub const NAME: &str = "eth0";

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use anyhow::{Context, Result, bail, ensure};
-use vnic::record::wire::{PAGE_SIZE, PageRun};
+use vnic_experiment::wire::{PAGE_SIZE, PageRun};
 
 use vnic_driver::mapping::Mapping;
 

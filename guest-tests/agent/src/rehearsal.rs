@@ -3,7 +3,7 @@
 //! Operation: the program first sends a file of one byte, with the books open. What it had copied then, it had not copied
 //! for the file's sake, and is taken off the books of the transfer. They say so.
 
-use vnic::record::wire::{Books, TransferSpec};
+use vnic_experiment::wire::{Books, TransferSpec};
 
 use super::transfer::Prepared;
 

@@ -1,4 +1,4 @@
-//! The agent: does what the host asks over the virtio-serial port, one request at a time (`vnic::record::wire`).
+//! The agent: does what the host asks over the virtio-serial port, one request at a time (`vnic_experiment::wire`).
 //!
 //! Operation: each connection of the host starts with `Ready`. The port reads as ended while no host is connected; the
 //! agent then says so on the console, and says `Ready` again, which waits until the next host is there.
@@ -12,8 +12,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
 use anyhow::{Context, Result, anyhow};
-use vnic::record::row::PROGRAM;
-use vnic::record::wire::{Event, PORT_NAME, Request, TransferSpec};
+use vnic_experiment::row::PROGRAM;
+use vnic_experiment::wire::{Event, PORT_NAME, Request, TransferSpec};
 
 use super::nic::{self, Nic};
 use super::port;

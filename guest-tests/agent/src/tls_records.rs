@@ -66,7 +66,7 @@ pub fn stream_of(file: &File, offset: u64, bytes: u64, chunk: u64, keys: Keys) -
         number = number.wrapping_add(1);
         at += content.len() as u64;
     }
-    Ok(Stream { bytes: streamed, sha256: vnic::record::wire::hex(&digest.finalize()) })
+    Ok(Stream { bytes: streamed, sha256: vnic_experiment::wire::hex(&digest.finalize()) })
 }
 
 /// AES-128-GCM of the kernel.

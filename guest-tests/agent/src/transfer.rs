@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::sys::socket::{setsockopt, sockopt};
-use vnic::record::row::{PROGRAM, way_of};
-use vnic::record::run::NicState;
-use vnic::record::wire::{self, Event, Flow, PageRun, Receipt, TransferSpec};
+use vnic_experiment::row::{PROGRAM, way_of};
+use vnic_experiment::run::NicState;
+use vnic_experiment::wire::{self, Event, Flow, PageRun, Receipt, TransferSpec};
 
 use super::accounting::{Books, Sender, Subject};
 use super::disk;

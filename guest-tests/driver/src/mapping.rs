@@ -7,7 +7,8 @@ use std::os::raw::c_void;
 use std::ptr::NonNull;
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
-use vnic::record::wire::PAGE_SIZE;
+
+const PAGE_SIZE: u64 = 4096;
 
 /// The mapping; unmapped when dropped.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! The guest kernel's own books, and the hazards that need no help of the device, in a guest on our NIC.
 
 use guest_fixture::{Agent, Device, Folder, Machine, note, spec};
-use vnic::record::wire::{Event, NicWish, Request, TransferSpec};
+use vnic_experiment::wire::{Event, NicWish, Request, TransferSpec};
 
 const BYTES: u64 = 16 << 20;
 

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use guest_agent::methods::METHODS;
 use guest_agent::requests::HOST_LEFT;
 use guest_fixture::{Agent, Folder, Machine, available, note, receiver, skip, spec, without_sg};
-use vnic::record::row::PROGRAM;
-use vnic::record::wire::{Event, Request, TransferSpec};
+use vnic_experiment::row::PROGRAM;
+use vnic_experiment::wire::{Event, Request, TransferSpec};
 
 /// Boots a guest on `-netdev user`, which maps 10.0.2.2 to the host's loopback.
 fn boot(folder: &Folder, options: &[&str]) -> (Machine, Agent) {

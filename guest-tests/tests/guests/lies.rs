@@ -6,7 +6,7 @@ use std::process::Command;
 
 use guest_fixture::{Child, Deadline, Device, Folder, Machine, between, vnic};
 use serde_json::{Value, json};
-use vnic::record::run::{Method, Run, Verdict};
+use vnic_experiment::run::{Method, Run, Verdict};
 
 const A_RUN: Deadline = Deadline::secs("a judged run to end", 240);
 const BYTES: u64 = 1 << 20;

@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use guest_fixture::{
     Device, Folder, Machine, TEXTBOOK, available, judged_run, note, skip, spec, textbook_methods, without_sg,
 };
-use vnic::record::run::{Method, Run, Verdict};
-use vnic::record::wire::TransferSpec;
+use vnic_experiment::run::{Method, Run, Verdict};
+use vnic_experiment::wire::TransferSpec;
 
 /// What every row must show, whatever the method.
 fn check_row(row: &Method, bytes: u64) {

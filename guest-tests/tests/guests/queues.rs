@@ -1,7 +1,7 @@
 //! A guest on a device with several queue pairs; many datagrams at once; rings that keep their size.
 
 use guest_fixture::{Agent, Device, Folder, Machine, TEXTBOOK, available, judged_run, note, skip, spec, without_sg};
-use vnic::record::wire::{Event, Request};
+use vnic_experiment::wire::{Event, Request};
 
 /// Every counter of this name, by queue pair: of its receiveq and its transmitq.
 fn counted(device: &Device, pairs: usize, name: &str) -> Vec<[u64; 2]> {

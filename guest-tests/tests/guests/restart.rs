@@ -7,7 +7,7 @@ use std::thread;
 
 use guest_fixture::{Deadline, Device, Folder, Machine, Namespace, is_root, note, skip, spec, until, without_sg};
 use sha2::{Digest, Sha256};
-use vnic::record::wire::hex;
+use vnic_experiment::wire::hex;
 
 const MOVES: Deadline = Deadline::secs("the transfer to be under way", 60);
 const NOTICES: Deadline = Deadline::secs("the device to notice that QEMU is gone", 10);

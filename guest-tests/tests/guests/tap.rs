@@ -7,7 +7,7 @@ use std::process::Command;
 use guest_fixture::{
     Device, Folder, Machine, Namespace, is_root, note, receiver, repository, skip, spec, textbook_methods, without_sg,
 };
-use vnic::record::wire::TransferSpec;
+use vnic_experiment::wire::TransferSpec;
 
 const TAP: &str = "vnictest0";
 

@@ -7,9 +7,9 @@ use guest_agent::userspace::METHOD;
 use guest_fixture::{
     Agent, Deadline, Device, Folder, Machine, available, judged_run, note, receiver, skip, spec, until,
 };
-use vnic::record::run::{Run, Verdict};
-use vnic::record::stamp::{MAGIC, STAMP_BYTES, Stamp};
-use vnic::record::wire::{Event, Request, TransferSpec};
+use vnic_experiment::run::{Run, Verdict};
+use vnic_experiment::stamp::{MAGIC, STAMP_BYTES, Stamp};
+use vnic_experiment::wire::{Event, Request, TransferSpec};
 
 /// A receiver's address on this machine, as a guest on QEMU's own network sees it.
 fn seen(receiver: std::io::Result<SocketAddr>) -> SocketAddr {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use guest_fixture::{Device, Folder, Machine, judged_run, note, repository, shown_hazard, skip, spec};
-use vnic::record::run::{DeviceBooks, Method, Run, Verdict};
+use vnic_experiment::run::{DeviceBooks, Method, Run, Verdict};
 
 const BYTES: u64 = 16 << 20;
 

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
-use vnic::record::row::{BadRow, PROGRAM, Row};
-use vnic::record::run::Run;
-use vnic::record::verdict;
+use vnic_experiment::row::{BadRow, PROGRAM, Row};
+use vnic_experiment::run::Run;
+use vnic_experiment::verdict;
 
 use super::ControlArgs;
 use crate::judge::Witnesses;

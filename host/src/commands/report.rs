@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde::Serialize;
-use vnic::record::run::Run;
-use vnic::record::verdict;
+use vnic_experiment::run::Run;
+use vnic_experiment::verdict;
 
 use crate::{Finding, views};
 

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use serde::Serialize;
@@ -11,6 +12,7 @@ use vnic::link::LinkKind;
 use vnic::link::stream::passt::Publish;
 use vnic::net::features;
 use vnic::spec::Features;
+use vnic_experiment::control::Witness;
 
 use crate::{Finding, views};
 
@@ -109,6 +111,7 @@ pub(super) fn run(args: Args) -> Result<Finding> {
         queue_size: args.queue_size,
         poll: args.poll,
         cpus: args.cpu,
+        extension: Some(Arc::new(Witness)),
     };
     if let Some(control) = options.control_path() {
         folder_exists("--control", &control)?;

@@ -1,12 +1,12 @@
 //! Shows a hazard: the agent does what it is about, this side holds the NIC or judges where the hazard needs it.
 //!
-//! Operation: see [`vnic::record::wire`], step 4. `truncate` and `lease` are the guest's alone; `mutate` changes the file
+//! Operation: see [`vnic_experiment::wire`], step 4. `truncate` and `lease` are the guest's alone; `mutate` changes the file
 //! while the device holds what was sent; `observer` is two transfers, judged here by what the NIC was handed.
 
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use vnic::record::wire::{Event, Request};
+use vnic_experiment::wire::{Event, Request};
 
 use super::held::Held;
 use super::row::{Memory, Transfer};

@@ -1,7 +1,7 @@
 //! Conducts a transfer run: the guest's agent on one side, the device on the other.
 //!
 //! Place: `vnic judge` calls [`conduct`] or [`hazard::show`] once. The conversation with the agent is
-//! [`vnic::record::wire`]'s, over QEMU's side of the record port; the one with the device goes over its control socket.
+//! [`vnic_experiment::wire`]'s, over QEMU's side of the record port; the one with the device goes over its control socket.
 //!
 //! Operation, for each row:
 //! 1. [`probe`]: one chunk is sent and held in the device, and the guest's memory is looked through for it.
@@ -21,11 +21,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use vnic::observe::protocol;
-use vnic::observe::protocol::FlowBooks;
-use vnic::record::row::{PROGRAM, Row};
-use vnic::record::run::{FileInfo, NicState, Run};
-use vnic::record::wire::{Event, Request, TransferSpec};
+use vnic_experiment::control;
+use vnic_experiment::flow::FlowBooks;
+use vnic_experiment::row::{PROGRAM, Row};
+use vnic_experiment::run::{FileInfo, NicState, Run};
+use vnic_experiment::wire::{Event, Request, TransferSpec};
 
 use crate::control::Client;
 use port::{Port, Wait};
@@ -206,7 +206,7 @@ impl<'a> Conductor<'a> {
             Event::TransferBegin { flow, nic, pages, sha256, stream_bytes, filesystem: _ } => {
                 if self.plan.witnesses.device {
                     self.control
-                        .order(&protocol::Request::WatchFlow { flow, pages: pages.clone(), later: cold })
+                        .order(&control::Request::WatchFlow { flow, pages: pages.clone(), later: cold })
                         .context("the device cannot watch the transfer")?;
                 }
                 row::Begin { nic, pages, sha256, stream_bytes: stream_bytes.or(bytes) }

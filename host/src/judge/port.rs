@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail};
-use vnic::record::wire::{Event, Request};
+use vnic_experiment::wire::{Event, Request};
 
 use super::interrupt;
 
@@ -187,7 +187,7 @@ fn plain_names<T>(figures: &mut BTreeMap<String, T>) {
 
 #[cfg(test)]
 mod tests {
-    use vnic::record::wire::{Books, Receipt};
+    use vnic_experiment::wire::{Books, Receipt};
 
     use super::*;
 

@@ -11,9 +11,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use vnic::observe::scan::ScanReport;
-use vnic::record::row::Row;
-use vnic::record::wire::{Event, Request, TransferSpec};
+use vnic_experiment::row::Row;
+use vnic_experiment::scan::ScanReport;
+use vnic_experiment::wire::{Event, Request, TransferSpec};
 
 use super::held::Held;
 use super::port::{self, Wait};

@@ -3,8 +3,8 @@
 use std::io::{self, IsTerminal};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use vnic::record::row::Row;
-use vnic::record::run::Method;
+use vnic_experiment::row::Row;
+use vnic_experiment::run::Method;
 
 use super::Plan;
 

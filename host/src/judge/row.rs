@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use vnic::observe::protocol::FlowBooks;
-use vnic::record::row::Row;
-use vnic::record::run::{ContextSwitches, DeviceBooks, GuestBooks, MemoryBooks, Method, NicState, Verdict};
-use vnic::record::verdict::{self, Circumstances};
-use vnic::record::wire::{Books, PAGE_SIZE, PageRun, Receipt};
+use vnic_experiment::flow::FlowBooks;
+use vnic_experiment::row::Row;
+use vnic_experiment::run::{ContextSwitches, DeviceBooks, GuestBooks, MemoryBooks, Method, NicState, Verdict};
+use vnic_experiment::verdict::{self, Circumstances};
+use vnic_experiment::wire::{Books, PAGE_SIZE, PageRun, Receipt};
 
 use super::{LEFT_OUT, Witnesses};
 

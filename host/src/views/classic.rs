@@ -7,9 +7,9 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use vnic::record::row::{PROGRAM, Row, USERSPACE};
-use vnic::record::run::{Method, NicState, Run};
-use vnic::record::verdict;
+use vnic_experiment::row::{PROGRAM, Row, USERSPACE};
+use vnic_experiment::run::{Method, NicState, Run};
+use vnic_experiment::verdict;
 
 use comfy_table::Cell;
 

@@ -5,7 +5,7 @@
 //! fetches nothing. The record is a file like any other: `maud` escapes what stands in it.
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
-use vnic::record::run::{Method, Run, Verdict};
+use vnic_experiment::run::{Method, Run, Verdict};
 
 use super::{classic, figures, report};
 

@@ -1,7 +1,7 @@
 //! `vnic report`: the table of a run.
 
 use anyhow::Result;
-use vnic::record::run::{Method, Run, Verdict};
+use vnic_experiment::run::{Method, Run, Verdict};
 
 use comfy_table::Cell;
 

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use anyhow::Result;
-use vnic::observe::scan::ScanReport;
+use vnic_experiment::scan::ScanReport;
 
 use super::figures;
 use super::style::{ADDRESS, HEAD};

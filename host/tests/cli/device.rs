@@ -8,11 +8,22 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::vec::IntoIter;
 
+use serde::{Deserialize, Serialize};
 use vnic::observe::protocol::{
-    BufferSnapshot, ChainEvent, ChainSnapshot, EventSuppression, FeatureSets, FlowBooks, NotifyWhen, QueueStatus,
-    RegionStatus, Reply, Request, RingSnapshot, Status, TraceEvent,
+    BufferSnapshot, ChainEvent, ChainSnapshot, EventSuppression, FeatureSets, NotifyWhen, QueueStatus, RegionStatus,
+    Reply, Request, RingSnapshot, Status, TraceEvent,
 };
-use vnic::observe::scan::ScanReport;
+use vnic_experiment::control;
+use vnic_experiment::flow::FlowBooks;
+use vnic_experiment::scan::ScanReport;
+
+/// What a device may be asked.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Asked {
+    Device(Request),
+    Judge(control::Request),
+}
 
 /// What the device is like.
 #[derive(Debug, Clone)]
@@ -30,7 +41,7 @@ pub(crate) struct Script {
 pub(crate) struct Device {
     pub(crate) path: PathBuf,
     /// What it was asked.
-    pub(crate) asked: Arc<Mutex<Vec<Request>>>,
+    pub(crate) asked: Arc<Mutex<Vec<Asked>>>,
 }
 
 impl Device {
@@ -64,59 +75,70 @@ struct Memory {
     held: BTreeSet<String>,
 }
 
-fn serve(stream: UnixStream, script: &Script, asked: &Mutex<Vec<Request>>, memory: &Mutex<Memory>) {
+fn serve(stream: UnixStream, script: &Script, asked: &Mutex<Vec<Asked>>, memory: &Mutex<Memory>) {
     let mut writer = stream.try_clone().unwrap();
     for line in BufReader::new(stream).lines() {
         let Ok(line) = line else { return };
-        let request: Request = serde_json::from_str(&line).unwrap();
+        let request: Asked = serde_json::from_str(&line).unwrap();
         asked.lock().unwrap().push(request.clone());
         let known = |queue: &str| script.status.queues.iter().any(|status| status.queue == queue);
         let refuse = |queue: &str| Reply::Error { message: format!("there is no queue `{queue}`") };
-        let reply = match &request {
-            Request::Status => Reply::Status(Box::new(script.status.clone())),
-            Request::Rings { queue: Some(queue) } if !known(queue) => refuse(queue),
-            Request::Rings { queue } => Reply::Rings {
-                rings: script
-                    .rings
-                    .iter()
-                    .filter(|ring| queue.as_ref().is_none_or(|queue| *queue == ring.queue))
-                    .cloned()
-                    .collect(),
-            },
-            Request::Hold { queue } | Request::Release { queue } if !known(queue) => refuse(queue),
-            Request::Trace | Request::WatchFlow { .. } | Request::Ping { .. } => Reply::Done,
-            Request::Hold { queue } => {
-                memory.lock().unwrap().held.insert(queue.clone());
-                Reply::Done
-            }
-            Request::Release { queue } => {
-                memory.lock().unwrap().held.remove(queue);
-                Reply::Done
-            }
-            Request::Scan { queue } => {
-                let held = |queue: &str| script.status.queues.iter().any(|at| at.queue == queue && at.state == "held");
-                let mut memory = memory.lock().unwrap();
-                assert!(memory.held.contains(queue) || held(queue), "only what is held can be scanned for");
-                match memory.instances.next() {
-                    Some(count) => Reply::Scan(found(count)),
-                    None => Reply::Error { message: "the host does not let its memory be looked through".to_owned() },
-                }
-            }
-            Request::EndWatch { .. } => match memory.lock().unwrap().books.next() {
-                Some(books) => Reply::FlowBooks(books),
-                None => Reply::Error { message: "no flow is watched".to_owned() },
-            },
+        let said = match &request {
+            Asked::Device(request) => say(
+                &mut writer,
+                &match request {
+                    Request::Status => Reply::Status(Box::new(script.status.clone())),
+                    Request::Rings { queue: Some(queue) } if !known(queue) => refuse(queue),
+                    Request::Rings { queue } => Reply::Rings {
+                        rings: script
+                            .rings
+                            .iter()
+                            .filter(|ring| queue.as_ref().is_none_or(|queue| *queue == ring.queue))
+                            .cloned()
+                            .collect(),
+                    },
+                    Request::Hold { queue } | Request::Release { queue } if !known(queue) => refuse(queue),
+                    Request::Trace | Request::Ping { .. } => Reply::Done,
+                    Request::Hold { queue } => {
+                        memory.lock().unwrap().held.insert(queue.clone());
+                        Reply::Done
+                    }
+                    Request::Release { queue } => {
+                        memory.lock().unwrap().held.remove(queue);
+                        Reply::Done
+                    }
+                },
+            ),
+            Asked::Judge(request) => say(&mut writer, &judged(request, script, &mut memory.lock().unwrap())),
         };
-        if say(&mut writer, &reply).is_err() {
+        if said.is_err() {
             return;
         }
-        if request == Request::Trace {
+        if request == Asked::Device(Request::Trace) {
             for event in &script.events {
                 if say(&mut writer, event).is_err() {
                     return;
                 }
             }
             return;
+        }
+    }
+}
+
+/// What the judge is answered.
+fn judged(request: &control::Request, script: &Script, memory: &mut Memory) -> control::Reply {
+    match request {
+        control::Request::WatchFlow { .. } => control::Reply::Done,
+        control::Request::Scan { queue } => {
+            let held = |queue: &str| script.status.queues.iter().any(|at| at.queue == queue && at.state == "held");
+            assert!(memory.held.contains(queue) || held(queue), "only what is held can be scanned for");
+            let refused = "the host does not let its memory be looked through".to_owned();
+            let count = memory.instances.next();
+            count.map_or(control::Reply::Error { message: refused }, |count| control::Reply::Scan(found(count)))
+        }
+        control::Request::EndWatch { .. } => {
+            let refused = control::Reply::Error { message: "no flow is watched".to_owned() };
+            memory.books.next().map_or(refused, control::Reply::FlowBooks)
         }
     }
 }

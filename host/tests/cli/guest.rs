@@ -6,8 +6,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::thread::{self, JoinHandle};
 
-use vnic::record::run::NicState;
-use vnic::record::wire::{Books, Event, Flow, NicWish, PageRun, Receipt, Request, TransferSpec};
+use vnic_experiment::run::NicState;
+use vnic_experiment::wire::{Books, Event, Flow, NicWish, PageRun, Receipt, Request, TransferSpec};
 
 /// What the guest does with a transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,9 +1,9 @@
 //! `vnic judge --hazard`: the story, the exit code, and what the device is asked meanwhile.
 
 use vnic::observe::protocol;
-use vnic::record::wire::Request;
+use vnic_experiment::wire::Request;
 
-use crate::device::{self, Script};
+use crate::device::{self, Asked, Script};
 use crate::guest::Manner;
 use crate::judge::{BYTES, Run, books, run_with};
 use crate::util::Scratch;
@@ -41,12 +41,15 @@ fn a_story_as_described_exits_0_and_another_1() {
 fn the_device_holds_while_the_program_changes_its_file() {
     let run = show(Manner::Right, &["--hazard", "mutate", "--method", "sendfile"], &[]);
     assert_eq!(run.outcome.code, Some(0), "{:?}", run.outcome);
-    let acts: Vec<&protocol::Request> =
-        run.device.iter().filter(|request| !matches!(request, protocol::Request::Status)).collect();
+    let acts: Vec<&Asked> =
+        run.device.iter().filter(|request| !matches!(request, Asked::Device(protocol::Request::Status))).collect();
     let queue = "transmitq0".to_owned();
     assert_eq!(
         acts,
-        [&protocol::Request::Hold { queue: queue.clone() }, &protocol::Request::Release { queue }],
+        [
+            &Asked::Device(protocol::Request::Hold { queue: queue.clone() }),
+            &Asked::Device(protocol::Request::Release { queue })
+        ],
         "{:?}",
         run.device
     );

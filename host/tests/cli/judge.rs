@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
-use vnic::observe::protocol::{self, FlowBooks};
-use vnic::record::run::DeviceBooks;
-use vnic::record::wire::Request;
+use vnic::observe::protocol;
+use vnic_experiment::control;
+use vnic_experiment::flow::FlowBooks;
+use vnic_experiment::run::DeviceBooks;
+use vnic_experiment::wire::Request;
 
-use crate::device::{self, Device};
+use crate::device::{self, Asked, Device};
 use crate::guest::{self, Manner};
 use crate::util::{Outcome, Scratch};
 
@@ -34,7 +36,7 @@ pub(crate) struct Run {
     /// What the guest was asked.
     pub(crate) guest: Vec<Request>,
     /// What the device was asked.
-    pub(crate) device: Vec<protocol::Request>,
+    pub(crate) device: Vec<Asked>,
     output: PathBuf,
 }
 
@@ -79,9 +81,9 @@ fn the_device_watches_before_the_guest_may_go() {
     assert_eq!((spec.method.as_str(), spec.bytes, spec.chunk, spec.offset), ("sendfile", BYTES, 4096, 0));
     assert_eq!((spec.filesystem.as_str(), spec.to.to_string().as_str()), ("tmpfs", "10.0.2.2:9000"));
     let [
-        protocol::Request::Status,
-        protocol::Request::WatchFlow { flow, pages, later: false },
-        protocol::Request::EndWatch { .. },
+        Asked::Device(protocol::Request::Status),
+        Asked::Judge(control::Request::WatchFlow { flow, pages, later: false }),
+        Asked::Judge(control::Request::EndWatch { .. }),
     ] = &run.device[..]
     else {
         panic!("{:?}", run.device);

@@ -1,7 +1,7 @@
 //! `vnic report`: the table, its exit codes, its page.
 
 use serde_json::{Value, json};
-use vnic::record::row::Row;
+use vnic_experiment::row::Row;
 
 use crate::util::{self, Scratch};
 

@@ -6,9 +6,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use vnic::observe::protocol;
-use vnic::record::wire::Request;
+use vnic_experiment::control;
+use vnic_experiment::wire::Request;
 
-use crate::device::{self, Device, Script};
+use crate::device::{self, Asked, Device, Script};
 use crate::guest::{self, Manner};
 use crate::judge::{BYTES, Run, books, run_with};
 use crate::util::{Scratch, wait_for};
@@ -61,15 +62,18 @@ fn the_chunk_is_held_before_it_is_sent_and_scanned_before_it_is_let_go() {
     assert_eq!(
         run.device[..6],
         [
-            protocol::Request::Status,
-            protocol::Request::Status,
-            protocol::Request::Hold { queue: queue() },
-            protocol::Request::Rings { queue: Some(queue()) },
-            protocol::Request::Scan { queue: queue() },
-            protocol::Request::Release { queue: queue() },
+            Asked::Device(protocol::Request::Status),
+            Asked::Device(protocol::Request::Status),
+            Asked::Device(protocol::Request::Hold { queue: queue() }),
+            Asked::Device(protocol::Request::Rings { queue: Some(queue()) }),
+            Asked::Judge(control::Request::Scan { queue: queue() }),
+            Asked::Device(protocol::Request::Release { queue: queue() }),
         ]
     );
-    assert!(matches!(run.device[6..], [protocol::Request::WatchFlow { .. }, protocol::Request::EndWatch { .. }]));
+    assert!(matches!(
+        run.device[6..],
+        [Asked::Judge(control::Request::WatchFlow { .. }), Asked::Judge(control::Request::EndWatch { .. })]
+    ));
 }
 
 #[test]
@@ -114,8 +118,8 @@ fn the_devices_figures_are_the_same_whoever_else_is_asked() {
     let args = ["--transfer", "sendfile", "--witness", "device"];
     let alone = run_with(&scratch[1], Manner::Right, &args, device(BYTES, 1));
     assert_eq!(row(&watched)["device"], row(&alone)["device"]);
-    let disturbing = |request: &protocol::Request| {
-        matches!(request, protocol::Request::Hold { .. } | protocol::Request::Scan { .. })
+    let disturbing = |request: &Asked| {
+        matches!(request, Asked::Device(protocol::Request::Hold { .. }) | Asked::Judge(control::Request::Scan { .. }))
     };
     assert!(!alone.device.iter().any(disturbing), "{:?}", alone.device);
     assert!(!alone.guest.iter().any(|request| matches!(request, Request::Transfer(spec) if spec.pause || spec.books)));
@@ -134,14 +138,14 @@ fn without_the_device_the_others_judge() {
     let row = row(&run);
     assert_eq!((&row["verdict"], &row["device"]["chains"]), (&json!("copied"), &Value::Null));
     assert_eq!(row["reasons"]["device.chains"], "this witness was left out (--witness)");
-    assert!(!run.device.iter().any(|request| matches!(request, protocol::Request::WatchFlow { .. })));
+    assert!(!run.device.iter().any(|request| matches!(request, Asked::Judge(control::Request::WatchFlow { .. }))));
 }
 
 /// What was held and not released.
-fn still_held(asked: &[protocol::Request]) -> i32 {
+fn still_held(asked: &[Asked]) -> i32 {
     asked.iter().fold(0, |held, request| match request {
-        protocol::Request::Hold { .. } => held + 1,
-        protocol::Request::Release { .. } => held - 1,
+        Asked::Device(protocol::Request::Hold { .. }) => held + 1,
+        Asked::Device(protocol::Request::Release { .. }) => held - 1,
         _ => held,
     })
 }
@@ -152,7 +156,11 @@ fn a_queue_is_released_whatever_happens_to_the_guest() {
         let scratch = Scratch::new();
         let run = judge(&scratch, manner, "sendfile", device(BYTES, 1));
         assert_eq!(run.outcome.code, Some(code), "{manner:?}: {:?}", run.outcome);
-        assert!(run.device.iter().any(|request| matches!(request, protocol::Request::Hold { .. })), "{:?}", run.device);
+        assert!(
+            run.device.iter().any(|request| matches!(request, Asked::Device(protocol::Request::Hold { .. }))),
+            "{:?}",
+            run.device
+        );
         assert_eq!(still_held(&run.device), 0, "{manner:?}: {:?}", run.device);
         if manner == Manner::FailsHeld {
             let row = row(&run);

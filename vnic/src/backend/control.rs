@@ -4,6 +4,7 @@
 //! with it to its end; those who trace are all followed by one thread ([`trace`]). Limits: [`MAX_CLIENTS`] at a time; a
 //! further one is told so.
 
+use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
@@ -16,16 +17,16 @@ use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{Shutdown, shutdown};
+use serde_json::Value;
 
 use super::metrics;
 use super::shared::{QueueState, Shared};
 use super::status;
 use super::trace;
 use super::workers::Workers;
-use crate::observe::flow::{FilePages, FlowWatch};
-use crate::observe::protocol::{FlowBooks, Reply, Request};
-use crate::observe::scan;
-use crate::record::wire::{Flow, PageRun};
+use crate::memory::{FilePages, Memory};
+use crate::observe::observer::Observer;
+use crate::observe::protocol::{Reply, Request, RingSnapshot};
 use crate::spec::Feature;
 
 /// Most clients at a time.
@@ -40,6 +41,13 @@ const TRANSLATED: Duration = Duration::from_secs(2);
 /// How long between two looks for them.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
+/// What a program adds to the control socket of the device that it serves.
+pub trait Extension: fmt::Debug + Send + Sync {
+    /// The answer to a request that the device does not know, a JSON object like [`Reply`]; `None` if it is not one of the
+    /// extension's either.
+    fn answer(&self, request: &Value, device: &Control) -> Option<Value>;
+}
+
 /// How long the threads wait before they try again where the host has no file descriptor for a client.
 const NO_FILES: Duration = Duration::from_millis(100);
 
@@ -50,6 +58,7 @@ pub struct Control {
     pub shared: Arc<Shared>,
     /// Its workers.
     pub workers: Arc<Workers>,
+    extension: Option<Arc<dyn Extension>>,
     clients: Arc<AtomicUsize>,
     /// To the thread that follows the event rings.
     tracing: Sender<trace::Client>,
@@ -92,11 +101,16 @@ impl ControlSocket {
     ///
     /// # Errors
     /// There is no thread to be had.
-    pub fn serve(&self, shared: Arc<Shared>, workers: Arc<Workers>) -> io::Result<()> {
+    pub fn serve(
+        &self,
+        shared: Arc<Shared>,
+        workers: Arc<Workers>,
+        extension: Option<Arc<dyn Extension>>,
+    ) -> io::Result<()> {
         let (tracing, clients) = channel();
         let traced = shared.clone();
         start("trace", move || trace::serve(&traced, &clients))?;
-        let control = Arc::new(Control { shared, workers, clients: Arc::default(), tracing });
+        let control = Arc::new(Control { shared, workers, extension, clients: Arc::default(), tracing });
         // One more than there may be clients: it tells the next one so.
         for _ in 0..=MAX_CLIENTS {
             let (control, listener) = (control.clone(), self.listener.clone());
@@ -167,23 +181,25 @@ impl Control {
                     return Ok(());
                 }
                 Ok(request) => send(&mut stream, &self.answer(request))?,
-                Err(error) => {
-                    send(&mut stream, &Reply::Error { message: format!("not a request: {error}") })?;
-                }
+                Err(error) => match self.extended(&line) {
+                    Some(answer) => send(&mut stream, &answer)?,
+                    None => send(&mut stream, &Reply::Error { message: format!("not a request: {error}") })?,
+                },
             }
         }
+    }
+
+    fn extended(&self, line: &str) -> Option<Value> {
+        self.extension.as_ref()?.answer(&serde_json::from_str(line).ok()?, self)
     }
 
     fn answer(&self, request: Request) -> Reply {
         match request {
             Request::Status => Reply::Status(Box::new(status::status(&self.shared))),
             Request::Rings { queue } => self.rings(queue.as_deref()),
-            Request::Scan { queue } => self.scan(&queue),
             Request::Hold { queue } => self.hold(&queue, true),
             Request::Release { queue } => self.hold(&queue, false),
             Request::Ping { to } => self.ping(to),
-            Request::WatchFlow { flow, pages, later } => self.watch(flow, &pages, later),
-            Request::EndWatch { pages } => self.end_watch(&pages),
             Request::Trace => Reply::Done,
         }
     }
@@ -195,7 +211,7 @@ impl Control {
                 self.look_over(index);
                 Reply::Rings { rings: status::rings(&self.shared, Some(index)) }
             }
-            Some(Err(name)) => self.no_queue(name),
+            Some(Err(name)) => Reply::Error { message: self.no_queue(name) },
         }
     }
 
@@ -226,54 +242,46 @@ impl Control {
     fn hold(&self, name: &str, on: bool) -> Reply {
         match self.shared.index_of(name) {
             Some(index) if self.workers.hold(index, on) => Reply::Done,
-            Some(_) => not_set_up(name),
-            None => self.no_queue(name),
+            Some(_) => Reply::Error { message: not_set_up(name) },
+            None => Reply::Error { message: self.no_queue(name) },
         }
     }
 
-    fn scan(&self, name: &str) -> Reply {
-        let Some(index) = self.shared.index_of(name) else { return self.no_queue(name) };
+    /// What stands in a queue's ring. Behind an IOMMU, of a held one: with the translations of what it was given, as far as they
+    /// come.
+    ///
+    /// # Errors
+    /// There is no such queue, or no driver uses it: a sentence.
+    pub fn ring(&self, name: &str) -> Result<RingSnapshot, String> {
+        let Some(index) = self.shared.index_of(name) else { return Err(self.no_queue(name)) };
         self.look_over(index);
-        let memory = status::memory(&self.shared);
-        let look = || status::rings(&self.shared, Some(index)).into_iter().next();
-        match (look(), memory) {
-            (Some(ring), Some(memory)) => match scan::scan(&ring, look, &memory) {
-                Ok(report) => Reply::Scan(report),
-                Err(error) => Reply::Error { message: format!("cannot look through the guest's memory: {error}") },
-            },
-            _ => not_set_up(name),
-        }
+        status::rings(&self.shared, Some(index)).into_iter().next().ok_or_else(|| not_set_up(name))
     }
 
-    fn watch(&self, flow: Flow, runs: &[PageRun], later: bool) -> Reply {
-        let pages = match FilePages::new(runs) {
-            Ok(pages) => Arc::new(pages),
-            Err(error) => return Reply::Error { message: error.to_string() },
-        };
-        self.shared.view().pages = Some(pages.clone());
-        let watch = FlowWatch::new(flow, pages);
-        self.workers.watch(Some(&if later { watch.remembering() } else { watch }));
-        Reply::Done
+    /// Guest memory as the driver's addresses have it; `None`: no driver.
+    #[must_use]
+    pub fn memory(&self) -> Option<Arc<Memory>> {
+        status::memory(&self.shared)
     }
 
-    fn end_watch(&self, runs: &[PageRun]) -> Reply {
-        self.shared.view().pages = None;
-        let mut parts = self.workers.watch(None);
-        match FilePages::new(runs) {
-            Ok(pages) => parts.iter_mut().for_each(|part| part.settle(&pages)),
-            Err(error) => return Reply::Error { message: error.to_string() },
-        }
-        Reply::FlowBooks(parts.iter().fold(FlowBooks::default(), |sum, part| sum.plus(&part.books())))
+    /// Gives every worker an observer of its own, or none; returns those that looked so far.
+    pub fn observe(&self, observer: impl FnMut() -> Option<Box<dyn Observer>>) -> Vec<Box<dyn Observer>> {
+        self.workers.observe(observer)
     }
 
-    fn no_queue(&self, name: &str) -> Reply {
+    /// From now on, snapshots and traces say which of these pages an address is in.
+    pub fn name_pages(&self, pages: Option<Arc<FilePages>>) {
+        self.shared.view().pages = pages;
+    }
+
+    fn no_queue(&self, name: &str) -> String {
         let names: Vec<&str> = self.shared.queues.iter().map(|queue| queue.name.as_str()).collect();
-        Reply::Error { message: format!("there is no queue `{name}`; this device has {}", names.join(", ")) }
+        format!("there is no queue `{name}`; this device has {}", names.join(", "))
     }
 }
 
-fn not_set_up(name: &str) -> Reply {
-    Reply::Error { message: format!("{name} is not set up: no driver uses it at the moment") }
+fn not_set_up(name: &str) -> String {
+    format!("{name} is not set up: no driver uses it at the moment")
 }
 
 /// Writes one line of JSON.
@@ -302,7 +310,7 @@ mod tests {
         let path = std::env::temp_dir().join(format!("vnic-control-{}", std::process::id()));
         let shared = Arc::new(Shared::new(super::super::shared::About::default(), 2, Vec::new()));
         let socket = ControlSocket::bind(&path).unwrap();
-        socket.serve(shared, Arc::new(Workers::none())).unwrap();
+        socket.serve(shared, Arc::new(Workers::none()), None).unwrap();
         let ask = |stream: &UnixStream| {
             let mut line = String::new();
             send(&mut stream.try_clone().unwrap(), &Request::Status).unwrap();

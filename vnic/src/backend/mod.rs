@@ -10,7 +10,7 @@
 //! | [`worker`], [`workers`] | the data path's threads |
 //! | [`device`] | the device as the session drives it |
 //! | [`iommu`] | the IOTLB and whom to ask |
-//! | `observers` | tracer, watched flow, capture |
+//! | `observers` | tracer, capture, who else looks |
 //! | [`serve()`] | the session thread |
 //! | [`control`] | the control socket, with `status`, `trace`, `metrics` |
 
@@ -35,5 +35,6 @@ mod transmit;
 pub mod worker;
 pub mod workers;
 
+pub use control::Extension;
 pub use options::{Endpoint, Options, PollMode};
 pub use serve::{ServeError, serve};

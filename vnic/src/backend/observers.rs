@@ -1,4 +1,4 @@
-//! The observers of the data path: the tracer, the watched flow, the capture.
+//! The observers of the data path: the tracer, the capture, and whoever else is given to the workers.
 //!
 //! Place: called by the bursts for each chain, after the link has taken or filled it and before the driver gets it
 //! back, so that what is shown is what was sent. Costs one branch per chain while nobody looks.
@@ -9,15 +9,15 @@ use super::shared::{QueueShared, Shared};
 use crate::link::Capture;
 use crate::memory::Memory;
 use crate::net::{Frame, ReceiveSpace};
-use crate::observe::flow::FlowWatch;
+use crate::observe::observer::{Observer, TransmittedFrame};
 use crate::observe::tracer::{Event, EventBuffer};
 use crate::ring::{ChainView, Segments};
 
 /// The observers of one worker.
 #[derive(Debug, Default)]
 pub struct Observers {
-    /// The flow of the transfer under way.
-    pub watch: Option<Box<FlowWatch>>,
+    /// Who else looks at transmitted frames.
+    pub other: Option<Box<dyn Observer>>,
     /// The file that every frame is written to.
     pub capture: Option<Capture>,
 }
@@ -26,7 +26,7 @@ impl Observers {
     /// The observers for one pass.
     pub fn look<'a>(&'a mut self, shared: &Shared) -> ObserverPass<'a> {
         let traced = shared.traced();
-        let open = traced || self.watch.is_some() || self.capture.is_some();
+        let open = traced || self.other.is_some() || self.capture.is_some();
         ObserverPass { open, traced, started: shared.started, at_ns: None, memory: None, state: self }
     }
 }
@@ -55,7 +55,7 @@ impl ObserverPass<'_> {
     /// Would any of them see the next frames of `queue`? Not so if only a tracer looks that has no room for events.
     #[inline]
     pub fn see(&self, queue: &QueueShared) -> bool {
-        self.open && (self.state.watch.is_some() || self.state.capture.is_some() || queue.events.has_room())
+        self.open && (self.state.other.is_some() || self.state.capture.is_some() || queue.events.has_room())
     }
 
     /// So many chains of `queue` went by that nobody was shown.
@@ -72,8 +72,8 @@ impl ObserverPass<'_> {
         if let Some(capture) = &self.state.capture {
             capture.transmitted(&queue.name, frame);
         }
-        if let Some(watch) = &mut self.state.watch {
-            watch.frame(frame, read, copied, self.memory.as_deref());
+        if let Some(other) = &mut self.state.other {
+            other.transmitted(&TransmittedFrame { frame, read, copied, translated: self.memory.as_deref() });
         }
         if self.traced && !queue.events.has_room() {
             queue.events.lose(1);

@@ -4,7 +4,9 @@ use std::fmt;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 
+use super::control::Extension;
 use crate::link::LinkKind;
 use crate::spec::Features;
 
@@ -79,6 +81,8 @@ pub struct Options {
     pub poll: PollMode,
     /// A worker per CPU, pinned to it; empty: one worker, not pinned.
     pub cpus: Vec<usize>,
+    /// Answers what the control socket does not know.
+    pub extension: Option<Arc<dyn Extension>>,
 }
 
 impl Options {

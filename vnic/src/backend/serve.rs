@@ -139,7 +139,9 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
     let control = options.control_path();
     let listening = control.as_ref().map(|path| {
         let socket = ControlSocket::bind(path);
-        let serving = socket.and_then(|socket| socket.serve(shared.clone(), workers.clone()).map(|()| socket));
+        let extension = options.extension.clone();
+        let serving =
+            socket.and_then(|socket| socket.serve(shared.clone(), workers.clone(), extension).map(|()| socket));
         serving.map_err(|source| ServeError::Control { path: path.clone(), source })
     });
     let _control = listening.transpose()?;

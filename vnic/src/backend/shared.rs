@@ -13,9 +13,8 @@ use super::iommu::Iommu;
 use crate::link::LinkCounters;
 use crate::link::peer::Pinger;
 use crate::memory::iotlb::PAGE;
-use crate::memory::{Access, Memory, Miss};
+use crate::memory::{Access, FilePages, Memory, Miss};
 use crate::observe::counters::QueueCounters;
-use crate::observe::flow::FilePages;
 use crate::observe::tracer::EventRing;
 use crate::ring::RingLayout;
 use crate::spec::Features;
@@ -172,7 +171,7 @@ pub struct View {
     pub memory: Option<Arc<Memory>>,
     /// Ring layouts of the queues that are set up, by vhost-user index.
     pub rings: BTreeMap<u16, RingLayout>,
-    /// The pages of the file that is being watched.
+    /// The pages of a file that is looked at.
     pub pages: Option<Arc<FilePages>>,
 }
 

@@ -6,8 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::iommu::Iommu;
 use super::shared::{Shared, View};
-use crate::memory::{IotlbEntry, Memory};
-use crate::observe::flow::FilePages;
+use crate::memory::{FilePages, IotlbEntry, Memory};
 use crate::observe::protocol::{
     EventSuppression, FeatureSets, IotlbStatus, QueueStatus, RegionStatus, RingSnapshot, Status, TranslationStatus,
 };

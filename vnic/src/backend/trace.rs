@@ -11,8 +11,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::control::Admitted;
 use super::shared::{QueueShared, Shared};
+use crate::memory::FilePages;
 use crate::net::parse::Summary;
-use crate::observe::flow::FilePages;
 use crate::observe::protocol::{BufferSnapshot, ChainEvent, Reply, TraceEvent};
 use crate::observe::tracer::{Event, Read, Reader};
 use crate::spec::Feature;

@@ -40,7 +40,7 @@ use super::shared::{QueueState, Shared};
 use super::{hairpin, receive, transmit};
 use crate::link::{Completion, LinkError, Port};
 use crate::memory::Iova;
-use crate::observe::flow::FlowWatch;
+use crate::observe::observer::Observer;
 use crate::ring::{DeviceRing, Segments};
 use crate::spec::{Feature, Features};
 
@@ -115,12 +115,12 @@ pub enum Command {
         /// Told when it is so; false when there is no such queue.
         reply: SyncSender<bool>,
     },
-    /// Watch a flow, or stop watching; the one watched so far comes back.
-    Watch {
+    /// Have transmitted frames looked at, or no longer; who looked so far comes back.
+    Observe {
         /// The new one.
-        watch: Option<Box<FlowWatch>>,
+        observer: Option<Box<dyn Observer>>,
         /// Gets the old one.
-        reply: SyncSender<Option<Box<FlowWatch>>>,
+        reply: SyncSender<Option<Box<dyn Observer>>>,
     },
     /// Translations came that queues may wait for.
     Translated,
@@ -501,7 +501,9 @@ impl<P: Port> Worker<P> {
                     });
                     answer(&reply, found.is_some());
                 }
-                Command::Watch { watch, reply } => answer(&reply, std::mem::replace(&mut self.observers.watch, watch)),
+                Command::Observe { observer, reply } => {
+                    answer(&reply, std::mem::replace(&mut self.observers.other, observer));
+                }
                 Command::Plug { index, segments, reply } => {
                     if let Some(queue) = self.queues.get_mut(&index) {
                         queue.segments = *segments;

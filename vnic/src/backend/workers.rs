@@ -17,7 +17,7 @@ use super::shared::Shared;
 use super::worker::{Command, Notice, Notices, NotifierChange, Worker};
 use crate::link::{AnyPort, Capture, Port};
 use crate::memory::Iova;
-use crate::observe::flow::FlowWatch;
+use crate::observe::observer::Observer;
 use crate::ring::Segments;
 use crate::spec::Features;
 use crate::vhost_user::DeviceError;
@@ -185,14 +185,12 @@ impl Workers {
         })
     }
 
-    /// Has every worker watch its part of a flow, or none; returns what was watched so far.
-    pub fn watch(&self, watch: Option<&FlowWatch>) -> Vec<FlowWatch> {
-        let part = || watch.map(|watch| Box::new(watch.part()));
+    /// Gives every worker an observer of its own, or none; returns those that looked so far.
+    pub fn observe(&self, mut observer: impl FnMut() -> Option<Box<dyn Observer>>) -> Vec<Box<dyn Observer>> {
         (0..self.handles.len())
             .filter_map(|worker| {
-                self.ask_worker(worker, |reply| Command::Watch { watch: part(), reply }).ok().flatten()
+                self.ask_worker(worker, |reply| Command::Observe { observer: observer(), reply }).ok().flatten()
             })
-            .map(|watch| *watch)
             .collect()
     }
 

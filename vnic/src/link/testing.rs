@@ -235,7 +235,8 @@ fn merge(header: &mut NetHeader, last: &mut Vec<u8>, frame: &[u8]) -> bool {
     let (Some(tcp_a), Some(tcp_b)) = (a.tcp, b.tcp) else { return false };
     let plain = |flags: u8| flags & !8 == TCP_ACK;
     let next = tcp_a.seq.wrapping_add(a.payload_len);
-    if a.flow() != b.flow() || a.header_len != b.header_len || next != tcp_b.seq {
+    let ends = |packet: &crate::net::parse::Transport| (packet.protocol, packet.source, packet.destination);
+    if ends(&a) != ends(&b) || a.header_len != b.header_len || next != tcp_b.seq {
         return false;
     }
     if !plain(tcp_a.flags) || !plain(tcp_b.flags) || b.payload_len == 0 || last.len() + frame.len() > 65_500 {

@@ -2,7 +2,8 @@
 //!
 //! Operation: a client sends one [`Request`] line and reads one [`Reply`] line; it may then send the next. After
 //! [`Request::Trace`] the connection carries [`TraceEvent`] lines until either side closes it. A client that instead
-//! sends `GET /metrics` gets the counters in Prometheus text form over HTTP.
+//! sends `GET /metrics` gets the counters in Prometheus text form over HTTP. A request that is not of [`Request`] goes to the
+//! [extension](crate::backend::Extension) of the program that serves the device.
 //!
 //! Everything here is passive but `Hold` and `Release`, which say what they do. Behind a guest's IOMMU a look into a held
 //! queue asks the front-end for the translations that its chains miss.
@@ -12,9 +13,6 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::scan::ScanReport;
-use crate::record::run::DeviceBooks;
-use crate::record::wire::{Flow, PageRun};
 pub use crate::ring::snapshot::{BufferSnapshot, ChainSnapshot, EventSuppression, NotifyWhen, RingSnapshot};
 
 /// What a client asks.
@@ -40,33 +38,11 @@ pub enum Request {
         /// The queue's name.
         queue: String,
     },
-    /// Count how often what a held transmitq was given stands in the guest's memory: [`Reply::Scan`].
-    Scan {
-        /// The queue's name.
-        queue: String,
-    },
-    /// Follow this flow and attribute its payload to these pages: [`Reply::Done`] once the data path does so. One flow
-    /// at a time; a new one replaces the old.
-    WatchFlow {
-        /// The transfer's 5-tuple.
-        flow: Flow,
-        /// The file's pages.
-        pages: Vec<PageRun>,
-        /// The file is not in memory yet: remember where its bytes lie, for the pages that [`Request::EndWatch`] brings.
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        later: bool,
-    },
     /// Have the link's peer ping an address of the guest once: [`Reply::Done`] when it is on its way. What comes of it is
     /// in the link's counters: `pings_sent`, `pings_answered`.
     Ping {
         /// Whom.
         to: IpAddr,
-    },
-    /// What the watched flow showed so far, and stop watching: [`Reply::FlowBooks`].
-    EndWatch {
-        /// The file's pages, where they could not be known before.
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        pages: Vec<PageRun>,
     },
 }
 
@@ -83,54 +59,11 @@ pub enum Reply {
         /// One per queue that is set up.
         rings: Vec<RingSnapshot>,
     },
-    /// Answer to `Scan`.
-    Scan(ScanReport),
-    /// Answer to `EndWatch`.
-    FlowBooks(FlowBooks),
     /// It could not be done; one sentence.
     Error {
         /// The sentence.
         message: String,
     },
-}
-
-/// What the device saw of a watched flow.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct FlowBooks {
-    /// The figures of the run's record.
-    pub device: DeviceBooks,
-    /// Bytes of a file page that stood at another place in the stream than in the file.
-    pub misplaced_bytes: u64,
-    /// Frames, while the flow was watched, whose headers could not be read: some may have been its own.
-    pub unparsed_frames: u64,
-    /// Bytes elsewhere that there was no room to remember, of a file whose pages were known only afterwards.
-    #[serde(default)]
-    pub forgotten_bytes: u64,
-}
-
-impl FlowBooks {
-    /// The books of two workers that each saw a part of the flow.
-    #[must_use]
-    pub fn plus(mut self, other: &FlowBooks) -> Self {
-        let add = |mine: &mut Option<u64>, theirs: Option<u64>| {
-            if let Some(count) = theirs {
-                *mine = Some(mine.unwrap_or(0) + count);
-            }
-        };
-        let (mine, theirs) = (&mut self.device, &other.device);
-        add(&mut mine.chains, theirs.chains);
-        add(&mut mine.descriptors, theirs.descriptors);
-        add(&mut mine.payload_bytes, theirs.payload_bytes);
-        add(&mut mine.retransmitted_bytes, theirs.retransmitted_bytes);
-        add(&mut mine.from_page_cache_bytes, theirs.from_page_cache_bytes);
-        add(&mut mine.from_elsewhere_bytes, theirs.from_elsewhere_bytes);
-        add(&mut mine.dma_read_bytes, theirs.dma_read_bytes);
-        add(&mut mine.device_copied_bytes, theirs.device_copied_bytes);
-        self.misplaced_bytes += other.misplaced_bytes;
-        self.unparsed_frames += other.unparsed_frames;
-        self.forgotten_bytes += other.forgotten_bytes;
-        self
-    }
 }
 
 /// `vnic status`.

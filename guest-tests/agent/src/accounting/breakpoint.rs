@@ -17,7 +17,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
-use vnic::record::wire::PAGE_SIZE;
+use vnic_experiment::wire::PAGE_SIZE;
 
 use super::perf::{self, Attr, Scope};
 use super::sums::{Owner, Sums};

@@ -15,8 +15,8 @@ use super::sums::{Owner, Sums};
 use super::symbols::{self, Symbols};
 use super::tracefs::Kprobe;
 
-use vnic::record::row::Way;
-use vnic::record::wire;
+use vnic_experiment::row::Way;
+use vnic_experiment::wire;
 
 /// One of the functions.
 #[derive(Debug, Clone, Copy)]

@@ -11,7 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use nix::sys::stat::{major, minor};
-use vnic::record::wire;
+use vnic_experiment::wire;
 
 /// Bytes of a sector in the kernel's statistics, whatever the disk's are.
 const SECTOR: u64 = 512;

@@ -20,8 +20,8 @@ mod tracefs;
 use std::fs::File;
 use std::io;
 
-use vnic::record::row::Way;
-use vnic::record::wire;
+use vnic_experiment::row::Way;
+use vnic_experiment::wire;
 
 use copies::Copies;
 use disk_reads::DiskReads;

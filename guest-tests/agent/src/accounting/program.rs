@@ -14,7 +14,7 @@ use std::io;
 
 use nix::sys::resource::{Usage, UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
-use vnic::record::wire;
+use vnic_experiment::wire;
 
 use super::Sender;
 use super::perf::{self, Attr, Scope};

@@ -10,7 +10,7 @@ use clap::{Parser, ValueEnum};
 use guest_agent::methods::METHODS;
 use guest_agent::size::parse_size;
 use guest_agent::transfer::Prepared;
-use vnic::record::wire::{NicWish, PageRun, TransferSpec};
+use vnic_experiment::wire::{NicWish, PageRun, TransferSpec};
 
 /// Sends a file made for the purpose over TCP by one method, and says where the file's pages are.
 #[derive(Debug, Parser)]

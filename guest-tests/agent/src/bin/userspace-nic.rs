@@ -9,8 +9,8 @@ use clap::{Parser, ValueEnum};
 use guest_agent::hazards::Stage;
 use guest_agent::size::parse_size;
 use guest_agent::userspace::{self, Decoy, How};
-use vnic::record::wire::{Event, NicWish, TransferSpec};
 use vnic_driver::{Completion, Options, RingFormat};
+use vnic_experiment::wire::{Event, NicWish, TransferSpec};
 
 /// Takes the NIC from the kernel, sends a file made for the purpose as UDP datagrams straight out of the page cache, and gives
 /// the NIC back.

@@ -11,7 +11,7 @@ mod truncate;
 use std::net::SocketAddr;
 
 use anyhow::{Result, bail};
-use vnic::record::wire::Event;
+use vnic_experiment::wire::Event;
 
 use crate::transfer::Unsupported;
 

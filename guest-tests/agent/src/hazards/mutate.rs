@@ -1,7 +1,7 @@
 //! `mutate`: `sendfile` returns before the device has read the bytes. Who changes the file in between changes what goes
 //! out; `read` + `write` took a copy, and sends what was there.
 //!
-//! The device must hold its transmitq for it: see `vnic::record::wire`, step 4.
+//! The device must hold its transmitq for it: see `vnic_experiment::wire`, step 4.
 //!
 //! Limits: methods that wait until the receiver has everything cannot be caught in between; and a NIC that makes the
 //! kernel copy (`-no-sg`) sends a mixture, since the copy is taken as TCP sends.
@@ -12,8 +12,8 @@ use std::os::unix::fs::FileExt;
 
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
-use vnic::record::stamp;
-use vnic::record::wire::{Event, Flow, NicWish, hex};
+use vnic_experiment::stamp;
+use vnic_experiment::wire::{Event, Flow, NicWish, hex};
 
 use super::{Stage, Story};
 use crate::file::TestFile;

@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use anyhow::{Context, Result};
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
-use vnic::record::wire::{Books, NicWish, TransferSpec};
+use vnic_experiment::wire::{Books, NicWish, TransferSpec};
 
 use super::{Stage, Story};
 use crate::init::modules::load_group;

@@ -7,7 +7,7 @@
 
 use std::io;
 
-use vnic::record::wire::PAGE_SIZE;
+use vnic_experiment::wire::PAGE_SIZE;
 
 use super::completions::ZerocopySocket;
 use super::{Job, file_too_short};

@@ -10,7 +10,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 
 use nix::errno::Errno;
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
-use vnic::record::wire::PAGE_SIZE;
+use vnic_experiment::wire::PAGE_SIZE;
 
 use super::{Job, file_too_short, unsupported};
 use crate::buffer::PageBuffer;

@@ -17,7 +17,7 @@ use nix::errno::Errno;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::{TcpTlsTx, TcpUlp, TlsCryptoInfo};
 
-use vnic::record::wire::PAGE_SIZE;
+use vnic_experiment::wire::PAGE_SIZE;
 
 use super::{Job, unsupported};
 use crate::tls_records::{Keys, Stream, stream_of};

@@ -25,7 +25,7 @@ use std::fs::File;
 use std::io;
 use std::net::TcpStream;
 
-use vnic::record::row::PROGRAM;
+use vnic_experiment::row::PROGRAM;
 
 use crate::tls_records::Stream;
 

@@ -5,7 +5,7 @@
 //! 2. The file is mapped, and the mapping's pages, which are the page cache's, are mapped for the device, to be read only.
 //! 3. Each datagram is a chain of two descriptors: headers in memory of the program's own, and the bytes in the file's pages.
 //!    A full ring is waited for; nothing is dropped. No system call on the way.
-//! 4. A last datagram asks the receiver for count and digest ([`vnic::record::datagram`]).
+//! 4. A last datagram asks the receiver for count and digest ([`vnic::datagram`]).
 //!
 //! Limits: IPv4; a datagram is what fits into 1500 bytes, in whole stamps of the file, so that who looks for the file's
 //! bytes in memory finds each stamp in one datagram.
@@ -17,8 +17,8 @@ use std::net::{SocketAddr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use vnic::record::row::{self, Way};
-use vnic::record::wire::{Books as BooksRecord, Event, PAGE_SIZE, TransferSpec};
+use vnic_experiment::row::{self, Way};
+use vnic_experiment::wire::{Books as BooksRecord, Event, PAGE_SIZE, TransferSpec};
 
 use super::accounting::{self, Books, Subject};
 use super::file::TestFile;

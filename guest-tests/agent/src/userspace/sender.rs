@@ -11,10 +11,10 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::getpid;
 use sha2::{Digest, Sha256};
-use vnic::record::datagram::{HEADER_LEN, Header, Kind};
-use vnic::record::run::NicState;
-use vnic::record::stamp::STAMP_BYTES;
-use vnic::record::wire::{Flow, Receipt, hex};
+use vnic::datagram::{HEADER_LEN, Header, Kind};
+use vnic_experiment::run::NicState;
+use vnic_experiment::stamp::STAMP_BYTES;
+use vnic_experiment::wire::{Flow, Receipt, hex};
 
 use crate::file::fresh_id;
 use crate::init;

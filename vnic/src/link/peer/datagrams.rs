@@ -19,7 +19,7 @@ use smoltcp::socket::udp::{PacketBuffer, PacketMetadata, Socket, UdpMetadata};
 use smoltcp::wire::IpEndpoint;
 
 use super::services::{ECHO_PORT, receipt};
-use crate::record::datagram::{self, Header, Kind};
+use crate::datagram::{self, Header, Kind};
 
 /// Files taken at a time.
 pub(super) const MAX_TRANSFERS: usize = 8;

@@ -9,7 +9,7 @@
 //! | TCP 7 | echoes |
 //! | TCP 9000 | takes a stream, at its end answers `bytes N sha256 HEX\n` and closes |
 //! | UDP 7 | echoes |
-//! | UDP 9000 | takes a file in datagrams, answers in the same words ([`crate::record::datagram`]) |
+//! | UDP 9000 | takes a file in datagrams, answers in the same words ([`crate::datagram`]) |
 //!
 //! It answers ARP, neighbour solicitations and pings of both versions, and pings the guest when asked ([`Pinger`]).
 //!

@@ -12,8 +12,6 @@ mod tests;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::record::wire::Flow;
-
 pub use display::Summary;
 
 /// As many bytes of a frame as its headers can be expected to take: two VLAN tags, IPv6, an extension header or two,
@@ -106,20 +104,6 @@ pub struct Transport {
     pub payload_len: u32,
     /// TCP's own fields.
     pub tcp: Option<Tcp>,
-}
-
-impl Transport {
-    /// The 5-tuple as the sender sees it.
-    #[must_use]
-    pub const fn flow(&self) -> Flow {
-        Flow { protocol: self.protocol, local: self.source, remote: self.destination }
-    }
-
-    /// Is it of this flow, sent by its local end?
-    #[must_use]
-    pub fn is_from(&self, flow: &Flow) -> bool {
-        self.flow() == *flow
-    }
 }
 
 /// TCP's own fields.

@@ -1,6 +1,6 @@
 use super::*;
-use crate::record::run::{DeviceBooks, GuestBooks, MemoryBooks, NicState};
-use crate::record::wire::{CIPHER, LACKS};
+use crate::run::{DeviceBooks, GuestBooks, MemoryBooks, NicState};
+use crate::wire::{CIPHER, LACKS};
 
 fn books(payload: u64, cached: u64) -> DeviceBooks {
     DeviceBooks {

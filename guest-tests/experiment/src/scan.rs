@@ -20,10 +20,10 @@ use std::time::Instant;
 use memchr::memmem::Finder;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
+use vnic::memory::{Access, Memory};
+use vnic::ring::snapshot::RingSnapshot;
 
-use crate::memory::{Access, Memory};
-use crate::record::stamp::{MAGIC, STAMP_BYTES, Stamp};
-use crate::ring::snapshot::RingSnapshot;
+use crate::stamp::{MAGIC, STAMP_BYTES, Stamp};
 
 /// Most held bytes to look for: more than a transmitq of 64 KiB frames would need to tell.
 const MAX_HELD: usize = 16 << 20;
@@ -149,11 +149,11 @@ fn for_each_stamp(bytes: &[u8], finder: &Finder<'_>, mut found: impl FnMut(usize
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::testing::GuestRam;
-    use crate::memory::{Gpa, Iotlb, IotlbEntry, Iova};
-    use crate::observe::protocol::Reply;
-    use crate::record::stamp::fill;
-    use crate::ring::snapshot::{BufferSnapshot, ChainSnapshot};
+    use crate::control::Reply;
+    use crate::stamp::fill;
+    use vnic::memory::testing::GuestRam;
+    use vnic::memory::{Gpa, Iotlb, IotlbEntry, Iova};
+    use vnic::ring::snapshot::{BufferSnapshot, ChainSnapshot};
 
     const FILE: u64 = 42;
 

@@ -22,6 +22,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use super::run::NicState;
+pub use vnic::memory::PageRun;
 
 /// The virtio-serial port's name (`-device virtserialport,name=…`).
 pub const PORT_NAME: &str = "vnic.record";
@@ -110,17 +111,6 @@ pub struct NicWish {
     pub tso: Option<bool>,
 }
 
-/// A run of file pages that are contiguous in guest-physical memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PageRun {
-    /// Index of the first file page.
-    pub page: u64,
-    /// Its guest-physical address, bytes.
-    pub gpa: u64,
-    /// How many pages.
-    pub count: u64,
-}
-
 /// The 5-tuple of a transfer, as the guest sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Flow {
@@ -130,6 +120,15 @@ pub struct Flow {
     pub local: SocketAddr,
     /// The receiver's end.
     pub remote: SocketAddr,
+}
+
+#[cfg(feature = "device")]
+impl Flow {
+    /// Is this packet of the flow, sent by its local end?
+    #[must_use]
+    pub fn is_of(&self, packet: &vnic::net::parse::Transport) -> bool {
+        (self.protocol, self.local, self.remote) == (packet.protocol, packet.source, packet.destination)
+    }
 }
 
 /// What the receiver says it got.

@@ -1,9 +1,9 @@
 //! The guest kernel's testimony: the bytes that went through its copying functions.
 
 use super::{Copies, Scope, Testimony};
-use crate::record::row::Way;
-use crate::record::run::Method;
-use crate::record::wire;
+use crate::row::Way;
+use crate::run::Method;
+use crate::wire;
 
 /// Copies per payload byte; less is a socket's few bytes beside the payload.
 const WORTH_NAMING: f64 = 0.005;

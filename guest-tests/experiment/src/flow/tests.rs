@@ -1,9 +1,81 @@
 //! A transfer's flow, and whose pages its payload was in.
 
+use std::sync::Arc;
+
+use vnic::datagram::{HEADER_LEN, Header, Kind};
+use vnic::memory::testing::GuestRam;
+use vnic::memory::{Memory, PageRun};
+use vnic::net::Frame;
+use vnic::ring::{
+    Buffer, ChainView, Device, DeviceRing, Disposition, DriverRing, Placement, RingLayout, Segments, SingleBufferBatch,
+    SplitDriver, Visitor,
+};
+use vnic::spec::{Feature, Features};
+
 use super::*;
 
+const HEADER: u64 = 0x10_0000;
+const PAYLOAD: u64 = 0x20_0000;
+const ELSEWHERE: u64 = 0x30_0000;
+const SIZE: u16 = 64;
+const FEATURES: Features = Features::of(&[Feature::Version1]);
+
+/// A transmitq whose frames a [`FlowWatch`] is shown: the driver half, the device half, and guest memory.
+struct Transmitq {
+    ram: GuestRam,
+    driver: SplitDriver,
+    device: Device,
+    segments: Segments,
+}
+
+/// Shows each frame, as read and copied whole.
+struct Show<'a>(&'a mut FlowWatch);
+
+impl Visitor for Show<'_> {
+    const READS: bool = true;
+
+    fn takes_batches(&self) -> bool {
+        false
+    }
+
+    fn visit_batch(&mut self, _: SingleBufferBatch<'_>) -> usize {
+        0
+    }
+
+    fn visit(&mut self, chain: ChainView<'_>) -> Disposition {
+        let frame = Frame::new(chain, FEATURES).unwrap();
+        let (read, copied) = (frame.len, frame.len);
+        self.0.transmitted(&TransmittedFrame { frame: &frame, read, copied, translated: None });
+        Disposition::Return
+    }
+}
+
+impl Transmitq {
+    fn new() -> Self {
+        let ram = GuestRam::new(4 << 20).unwrap();
+        let (layout, _) = RingLayout::split_at(0x1000, SIZE).unwrap();
+        let memory: &Arc<Memory> = ram.memory();
+        let driver = SplitDriver::new(layout, memory.clone(), FEATURES).unwrap();
+        let device = Device::new(layout, memory.clone(), FEATURES, 0).unwrap();
+        let segments = Segments::new(memory.clone(), usize::from(SIZE));
+        Transmitq { ram, driver, device, segments }
+    }
+
+    /// Sends `header` and behind it `len` bytes at `addr`, under the eyes of `watch`.
+    fn send(&mut self, watch: &mut FlowWatch, header: &[u8], addr: u64, len: u16) {
+        self.ram.write(HEADER + 12, header).unwrap();
+        let buffers = [Buffer::readable(HEADER, 12 + header.len() as u32), Buffer::readable(addr, u32::from(len))];
+        let buffers = if len == 0 { &buffers[..1] } else { &buffers };
+        self.driver.add(buffers, Placement::Direct).unwrap();
+        self.driver.publish();
+        self.device.drain(&mut self.segments, 1, &mut Show(watch)).unwrap();
+        self.device.publish();
+        assert!(self.driver.pop_used().unwrap().is_some());
+    }
+}
+
 /// An Ethernet + IPv4 + TCP header from 10.0.2.15:1000 to 10.0.2.2:9000 with this sequence number.
-pub(super) fn tcp_header(seq: u32, payload: u16) -> Vec<u8> {
+fn tcp_header(seq: u32, payload: u16) -> Vec<u8> {
     let mut bytes = vec![0x52, 0x55, 10, 0, 2, 2, 0x52, 0x54, 0, 0x12, 0x34, 0x56, 0x08, 0x00];
     bytes.extend([0x45, 0]);
     bytes.extend((40 + payload).to_be_bytes());
@@ -25,17 +97,13 @@ fn sum(parts: &[FlowWatch]) -> FlowBooks {
     parts.iter().fold(FlowBooks::default(), |sum, part| sum.plus(&part.books()))
 }
 
-/// Sends segments, each as (sequence number, address, length), while `watch` is watched. Returns the workers' parts of it.
+/// Sends segments, each as (sequence number, address, length), while `watch` is watched. Returns the part that saw them.
 fn send_watched(watch: &FlowWatch, segments: &[(u32, u64, u16)]) -> Vec<FlowWatch> {
-    let mut rig = Rig::new(&LinkKind::SinkCopy);
-    rig.workers.watch(Some(watch));
+    let (mut queue, mut part) = (Transmitq::new(), watch.part());
     for (seq, addr, len) in segments {
-        let header = tcp_header(*seq, *len);
-        rig.ram.write(HEADER + 12, &header).unwrap();
-        rig.tx.add(&[Buffer::readable(HEADER, 12 + header.len() as u32), Buffer::readable(*addr, u32::from(*len))]);
-        rig.tx.used();
+        queue.send(&mut part, &tcp_header(*seq, *len), *addr, *len);
     }
-    rig.workers.watch(None)
+    vec![part]
 }
 
 /// The books of a flow whose file is the two pages at [`PAYLOAD`] (its pages 5 and 6), with these segments of it.
@@ -46,7 +114,7 @@ fn watched(segments: &[(u32, u64, u16)]) -> FlowBooks {
 
 #[test]
 fn payload_in_the_files_pages_is_told_from_payload_elsewhere() {
-    let books = watched(&[(u32::MAX - 999, PAYLOAD, 4096), (3096, PAYLOAD + 4096, 1000), (4096, RECEIVE, 500)]);
+    let books = watched(&[(u32::MAX - 999, PAYLOAD, 4096), (3096, PAYLOAD + 4096, 1000), (4096, ELSEWHERE, 500)]);
     assert_eq!(books.device.payload_bytes, Some(5596));
     assert_eq!(books.device.from_page_cache_bytes, Some(5096));
     assert_eq!(books.device.from_elsewhere_bytes, Some(500));
@@ -72,11 +140,11 @@ fn a_page_of_the_file_at_the_wrong_place_of_the_stream_is_told() {
 
 /// The same with datagrams: (kind, offset, address, length).
 fn watched_datagrams(datagrams: &[(Kind, u64, u64, u16)]) -> FlowBooks {
-    let mut rig = Rig::new(&LinkKind::SinkCopy);
+    let mut queue = Transmitq::new();
     let flow =
         Flow { protocol: 17, local: "10.0.2.15:1000".parse().unwrap(), remote: "10.0.2.2:9000".parse().unwrap() };
     let pages = Arc::new(FilePages::new(&[PageRun { page: 0, gpa: PAYLOAD, count: 2 }]).unwrap());
-    rig.workers.watch(Some(&FlowWatch::new(flow, pages)));
+    let mut watch = FlowWatch::new(flow, pages);
     for &(kind, offset, addr, len) in datagrams {
         // Ethernet and IPv4 of the TCP frame, with UDP in its place.
         let mut header = tcp_header(0, len + 12);
@@ -87,11 +155,9 @@ fn watched_datagrams(datagrams: &[(Kind, u64, u64, u16)]) -> FlowBooks {
         header.extend((8 + HEADER_LEN as u16 + len).to_be_bytes());
         header.extend([0, 0]);
         header.extend(Header { kind, transfer: 5, offset }.to_bytes());
-        rig.ram.write(HEADER + 12, &header).unwrap();
-        rig.tx.add(&[Buffer::readable(HEADER, 12 + header.len() as u32), Buffer::readable(addr, u32::from(len))]);
-        rig.tx.used();
+        queue.send(&mut watch, &header, addr, len);
     }
-    sum(&rig.workers.watch(None))
+    watch.books()
 }
 
 #[test]
@@ -99,7 +165,7 @@ fn a_file_in_datagrams_is_attributed_without_the_headers_between() {
     let books = watched_datagrams(&[
         (Kind::Data, 0, PAYLOAD, 1408),
         (Kind::Data, 1408, PAYLOAD + 1408, 1408),
-        (Kind::Data, 2816, RECEIVE, 500),
+        (Kind::Data, 2816, ELSEWHERE, 500),
         (Kind::Data, 0, PAYLOAD, 100),
         (Kind::End, 3316, PAYLOAD, 0),
     ]);
@@ -119,13 +185,13 @@ fn a_datagram_that_says_another_place_is_misplaced_and_no_offset_overflows() {
 
 #[test]
 fn a_file_whose_pages_are_known_only_afterwards_is_attributed_then() {
-    let segments = [(1, PAYLOAD, 1000), (1001, PAYLOAD + 1000, 1000), (2001, RECEIVE, 1000)];
+    let segments = [(1, PAYLOAD, 1000), (1001, PAYLOAD + 1000, 1000), (2001, ELSEWHERE, 1000)];
     let found = [PageRun { page: 0, gpa: PAYLOAD, count: 1 }];
     for (remembering, pages, cached) in [(true, &found[..], 2000), (true, &[], 0), (false, &found, 0)] {
         let watch = FlowWatch::new(flow(), Arc::default());
         let mut parts = send_watched(&if remembering { watch.remembering() } else { watch }, &segments);
         let pages = FilePages::new(pages).unwrap();
-        parts.iter_mut().for_each(|part| part.settle(&pages));
+        parts.iter_mut().for_each(|part| part.attribute_remembered(&pages));
         let books = sum(&parts);
         let attributed = (books.device.from_page_cache_bytes, books.device.from_elsewhere_bytes);
         assert_eq!(attributed, (Some(cached), Some(3000 - cached)), "remembering: {remembering}");
@@ -135,12 +201,32 @@ fn a_file_whose_pages_are_known_only_afterwards_is_attributed_then() {
 
 #[test]
 fn another_flow_is_not_counted() {
-    let mut rig = Rig::new(&LinkKind::Sink);
-    let flow = Flow { protocol: 6, local: "10.0.2.15:1001".parse().unwrap(), remote: "10.0.2.2:9000".parse().unwrap() };
-    rig.workers.watch(Some(&FlowWatch::new(flow, Arc::default())));
-    let header = tcp_header(1, 100);
-    rig.ram.write(HEADER + 12, &header).unwrap();
-    rig.tx.add(&[Buffer::readable(HEADER, 12 + header.len() as u32), Buffer::readable(PAYLOAD, 100)]);
-    rig.tx.used();
-    assert_eq!(rig.workers.watch(None)[0].books().device.chains, Some(0));
+    let other = Flow { local: "10.0.2.15:1001".parse().unwrap(), ..flow() };
+    let backwards = Flow { local: flow().remote, remote: flow().local, ..flow() };
+    for flow in [other, backwards] {
+        let parts = send_watched(&FlowWatch::new(flow, Arc::default()), &[(1, PAYLOAD, 100)]);
+        assert_eq!(sum(&parts).device.chains, Some(0));
+    }
+}
+
+#[test]
+fn a_flow_that_wanders_over_queues_and_workers_has_one_set_of_books() {
+    for workers in [1, 2, 4] {
+        let pages = Arc::new(FilePages::new(&[PageRun { page: 5, gpa: PAYLOAD, count: 2 }]).unwrap());
+        let watch = FlowWatch::new(flow(), pages);
+        let mut queues: Vec<_> = (0..workers).map(|_| (Transmitq::new(), watch.part())).collect();
+        let mut segment = |pair: usize, seq, at, len| {
+            let (queue, part) = &mut queues[pair % workers];
+            queue.send(part, &tcp_header(seq, len), at, len);
+        };
+        segment(0, 1, PAYLOAD, 2000);
+        segment(1, 2001, PAYLOAD + 2000, 2096);
+        // Sent again on a queue that had not seen it, and at a wrong place in the file.
+        segment(2, 1001, PAYLOAD + 1000, 1500);
+        segment(3, 4097, PAYLOAD + 4096 + 100, 500);
+        let books = queues.iter().fold(FlowBooks::default(), |sum, (_, part)| sum.plus(&part.books()));
+        assert_eq!((books.device.payload_bytes, books.device.retransmitted_bytes), (Some(4596), Some(1500)));
+        assert_eq!((books.device.from_page_cache_bytes, books.device.chains), (Some(4596), Some(4)));
+        assert_eq!(books.misplaced_bytes, 500);
+    }
 }

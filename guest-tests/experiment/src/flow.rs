@@ -1,8 +1,8 @@
 //! Follows one flow through transmitq and attributes its payload: "page N of the file" or "elsewhere".
 //!
-//! Place: built by the control thread, handed to the workers, called there for every transmitted frame while a transfer
-//! is watched, handed back at its end. No allocation and no lock in between, so that watching loses nothing and changes
-//! nothing. A flow may be on any queue, and change it: each worker has a part of its own, and where the stream stands is
+//! Place: built by the control thread, handed to the workers as their [`Observer`], called there for every transmitted frame
+//! while a transfer is watched, handed back at its end. No allocation and no lock in between, so that watching loses nothing
+//! and changes nothing. A flow may be on any queue, and change it: each worker has a part of its own, and where the stream stands is
 //! common to them.
 //!
 //! Operation:
@@ -14,60 +14,59 @@
 //! Behind an IOMMU the page is the one that the address led to, not the address's own.
 //!
 //! A file that is not in memory yet has no pages to look for: they are there when the transfer is over. Such a watch
-//! remembers where the bytes lay, and [`FlowWatch::settle`] attributes them then.
+//! remembers where the bytes lay, and [`FlowWatch::attribute_remembered`] attributes them then.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use super::protocol::FlowBooks;
-use crate::memory::Memory;
-use crate::net::Frame;
-use crate::net::parse::{HEAD_LEN, Packet, Transport, parse};
-use crate::record::datagram;
-use crate::record::run::DeviceBooks;
-use crate::record::wire::{Flow, PAGE_SIZE, PageRun};
+use serde::{Deserialize, Serialize};
+use vnic::datagram;
+use vnic::memory::FilePages;
+use vnic::net::parse::{HEAD_LEN, Packet, Transport, parse};
+use vnic::observe::observer::{Observer, TransmittedFrame};
 
-/// Most pages a watched file may have (16 GiB): the control socket's word is not taken for memory without end.
-pub const MAX_PAGES: u64 = 4 << 20;
+use crate::run::DeviceBooks;
+use crate::wire::{Flow, PAGE_SIZE};
 
 /// Most pieces of payload that are remembered: those of 1.5 GB in frames of 1460 bytes.
 const MAX_PIECES: usize = 1 << 20;
 
-/// More pages than can be watched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{0} pages to watch, at most {MAX_PAGES}")]
-pub struct TooManyPages(pub u64);
-
-/// Where a file's pages are in guest-physical memory.
-#[derive(Debug, Default)]
-pub struct FilePages {
-    by_frame_number: HashMap<u64, u64>,
+/// What the device saw of a watched flow.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct FlowBooks {
+    /// The figures of the run's record.
+    pub device: DeviceBooks,
+    /// Bytes of a file page that stood at another place in the stream than in the file.
+    pub misplaced_bytes: u64,
+    /// Frames, while the flow was watched, whose headers could not be read: some may have been its own.
+    pub unparsed_frames: u64,
+    /// Bytes elsewhere that there was no room to remember, of a file whose pages were known only afterwards.
+    #[serde(default)]
+    pub forgotten_bytes: u64,
 }
 
-impl FilePages {
-    /// The pages of these runs.
-    ///
-    /// # Errors
-    /// They are more than [`MAX_PAGES`].
-    pub fn new(runs: &[PageRun]) -> Result<Self, TooManyPages> {
-        let total = runs.iter().fold(0u64, |sum, run| sum.saturating_add(run.count));
-        if total > MAX_PAGES {
-            return Err(TooManyPages(total));
-        }
-        let mut by_frame_number = HashMap::with_capacity(total as usize);
-        for run in runs {
-            for at in 0..run.count {
-                by_frame_number.insert((run.gpa / PAGE_SIZE).wrapping_add(at), run.page.wrapping_add(at));
-            }
-        }
-        Ok(FilePages { by_frame_number })
-    }
-
-    /// The file page that holds the byte at `gpa`.
+impl FlowBooks {
+    /// The books of two workers that each saw a part of the flow.
     #[must_use]
-    pub fn page_at(&self, gpa: u64) -> Option<u64> {
-        self.by_frame_number.get(&(gpa / PAGE_SIZE)).copied()
+    pub fn plus(mut self, other: &FlowBooks) -> Self {
+        let add = |mine: &mut Option<u64>, theirs: Option<u64>| {
+            if let Some(count) = theirs {
+                *mine = Some(mine.unwrap_or(0) + count);
+            }
+        };
+        let (mine, theirs) = (&mut self.device, &other.device);
+        add(&mut mine.chains, theirs.chains);
+        add(&mut mine.descriptors, theirs.descriptors);
+        add(&mut mine.payload_bytes, theirs.payload_bytes);
+        add(&mut mine.retransmitted_bytes, theirs.retransmitted_bytes);
+        add(&mut mine.from_page_cache_bytes, theirs.from_page_cache_bytes);
+        add(&mut mine.from_elsewhere_bytes, theirs.from_elsewhere_bytes);
+        add(&mut mine.dma_read_bytes, theirs.dma_read_bytes);
+        add(&mut mine.device_copied_bytes, theirs.device_copied_bytes);
+        self.misplaced_bytes += other.misplaced_bytes;
+        self.unparsed_frames += other.unparsed_frames;
+        self.forgotten_bytes += other.forgotten_bytes;
+        self
     }
 }
 
@@ -114,7 +113,7 @@ pub struct FlowWatch {
     pages: Arc<FilePages>,
     stream: Arc<Stream>,
     totals: Totals,
-    /// What lay elsewhere, where that is to be settled later.
+    /// What lay elsewhere, where that is to be attributed later.
     remembered: Option<Vec<Piece>>,
 }
 
@@ -125,7 +124,7 @@ impl FlowWatch {
         FlowWatch { flow, pages, stream: Arc::default(), totals: Totals::default(), remembered: None }
     }
 
-    /// The same, to be settled when it is over.
+    /// The same, for a file whose pages are known only when it is over.
     #[must_use]
     pub fn remembering(self) -> Self {
         // Room is touched only as far as it is used.
@@ -140,49 +139,6 @@ impl FlowWatch {
         if self.remembered.is_some() { part.remembering() } else { part }
     }
 
-    /// Looks at a transmitted frame, of which the device read `read` bytes and copied `copied` once more. `translated` is
-    /// the memory that it is in, behind an IOMMU.
-    pub fn frame(&mut self, frame: &Frame<'_>, read: u32, copied: u32, translated: Option<&Memory>) {
-        let mut head = [0; HEAD_LEN];
-        let seen = frame.peek(&mut head);
-        let packet = match parse(seen, frame.len) {
-            Packet::Transport(packet) if packet.is_from(&self.flow) => packet,
-            // It might have been one of ours: the judge must know.
-            Packet::Cut { .. } => {
-                self.totals.unparsed += 1;
-                return;
-            }
-            _ => return,
-        };
-        let (mut header_len, mut payload) = (u64::from(packet.header_len), u64::from(packet.payload_len));
-        let header = packet.tcp.is_none().then(|| seen.get(packet.header_len as usize..)).flatten();
-        let start = match header.and_then(datagram::Header::read) {
-            Some((header, _)) => {
-                // The datagram's own header belongs to the headers; only data has payload.
-                header_len += datagram::HEADER_LEN as u64;
-                payload = payload.saturating_sub(datagram::HEADER_LEN as u64);
-                if header.kind != datagram::Kind::Data {
-                    return;
-                }
-                header.offset
-            }
-            None => self.stream_offset(&packet),
-        };
-        if payload == 0 {
-            return;
-        }
-        // A guest writes any offset it likes: nothing overflows.
-        let before = self.stream.sent.fetch_max(start.saturating_add(payload), Ordering::Relaxed);
-        let old = before.saturating_sub(start).min(payload);
-        self.totals.chains += 1;
-        self.totals.descriptors += u64::from(frame.chain().descriptors);
-        self.totals.payload += payload - old;
-        self.totals.retransmitted += old;
-        self.totals.read += u64::from(read).saturating_sub(header_len);
-        self.totals.copied += u64::from(copied).saturating_sub(header_len);
-        self.attribute(frame, translated, header_len + old, payload - old, start.wrapping_add(old));
-    }
-
     /// Where in the stream the frame's payload starts. A frame from before the first one seen (the SYN's neighbours
     /// carry no payload) cannot be: the watch starts before the first byte is sent.
     fn stream_offset(&self, packet: &Transport) -> u64 {
@@ -195,23 +151,13 @@ impl FlowWatch {
         sent.saturating_add_signed(i64::from(ahead))
     }
 
-    /// Sorts `count` bytes of `frame` from `skip` on, which stand at `offset` in the stream.
-    fn attribute(
-        &mut self,
-        frame: &Frame<'_>,
-        translated: Option<&Memory>,
-        mut skip: u64,
-        mut count: u64,
-        mut offset: u64,
-    ) {
-        for slice in frame.segments() {
-            let len = slice.len() as u64;
+    /// Sorts `count` bytes of a frame from `skip` on, which stand at `offset` in the stream.
+    fn attribute(&mut self, sent: &TransmittedFrame<'_>, mut skip: u64, mut count: u64, mut offset: u64) {
+        for (gpa, len) in sent.pieces() {
             if skip >= len {
                 skip -= len;
                 continue;
             }
-            // A slice is in one region, so its guest-physical addresses follow one another, too.
-            let gpa = translated.and_then(|memory| memory.gpa_at(slice.as_ptr())).map_or(slice.addr(), |gpa| gpa.0);
             let piece = Piece { addr: gpa + skip, len: (len - skip).min(count), offset };
             skip = 0;
             count -= piece.len;
@@ -231,7 +177,7 @@ impl FlowWatch {
     }
 
     /// Attributes what was remembered to these pages, where the file is known to be by now.
-    pub fn settle(&mut self, pages: &FilePages) {
+    pub fn attribute_remembered(&mut self, pages: &FilePages) {
         for piece in self.remembered.take().unwrap_or_default() {
             self.totals.from_elsewhere -= piece.len;
             sort(&mut self.totals, &self.stream.shift, pages, piece);
@@ -260,6 +206,49 @@ impl FlowWatch {
     }
 }
 
+impl Observer for FlowWatch {
+    fn transmitted(&mut self, sent: &TransmittedFrame<'_>) {
+        let mut head = [0; HEAD_LEN];
+        let seen = sent.frame.peek(&mut head);
+        let packet = match parse(seen, sent.frame.len) {
+            Packet::Transport(packet) if self.flow.is_of(&packet) => packet,
+            // It might have been one of ours: the judge must know.
+            Packet::Cut { .. } => {
+                self.totals.unparsed += 1;
+                return;
+            }
+            _ => return,
+        };
+        let (mut header_len, mut payload) = (u64::from(packet.header_len), u64::from(packet.payload_len));
+        let header = packet.tcp.is_none().then(|| seen.get(packet.header_len as usize..)).flatten();
+        let start = match header.and_then(datagram::Header::read) {
+            Some((header, _)) => {
+                // The datagram's own header belongs to the headers; only data has payload.
+                header_len += datagram::HEADER_LEN as u64;
+                payload = payload.saturating_sub(datagram::HEADER_LEN as u64);
+                if header.kind != datagram::Kind::Data {
+                    return;
+                }
+                header.offset
+            }
+            None => self.stream_offset(&packet),
+        };
+        if payload == 0 {
+            return;
+        }
+        // A guest writes any offset it likes: nothing overflows.
+        let before = self.stream.sent.fetch_max(start.saturating_add(payload), Ordering::Relaxed);
+        let old = before.saturating_sub(start).min(payload);
+        self.totals.chains += 1;
+        self.totals.descriptors += u64::from(sent.frame.chain().descriptors);
+        self.totals.payload += payload - old;
+        self.totals.retransmitted += old;
+        self.totals.read += u64::from(sent.read).saturating_sub(header_len);
+        self.totals.copied += u64::from(sent.copied).saturating_sub(header_len);
+        self.attribute(sent, header_len + old, payload - old, start.wrapping_add(old));
+    }
+}
+
 /// Sorts the bytes of `piece`: in the file's pages, and at their place in it, or elsewhere. Returns how many are elsewhere.
 fn sort(totals: &mut Totals, shift: &OnceLock<u64>, pages: &FilePages, piece: Piece) -> u64 {
     let Piece { mut addr, len: mut left, mut offset } = piece;
@@ -284,3 +273,6 @@ fn sort(totals: &mut Totals, shift: &OnceLock<u64>, pages: &FilePages, piece: Pi
     totals.from_elsewhere += elsewhere;
     elsewhere
 }
+
+#[cfg(test)]
+mod tests;

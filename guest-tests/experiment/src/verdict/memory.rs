@@ -1,8 +1,8 @@
 //! The memory's testimony: in how many places the first chunk stood while the device held it.
 
 use super::{Copies, Scope, Testimony};
-use crate::record::row::Way;
-use crate::record::run::Method;
+use crate::row::Way;
+use crate::run::Method;
 
 /// What the scan of the guest's memory says.
 #[must_use]

@@ -1,8 +1,8 @@
 //! The device's testimony: where the payload bytes lay that it was handed.
 
 use super::{Circumstances, Copies, NEARLY_ALL, Scope, Testimony};
-use crate::record::row::Way;
-use crate::record::run::{DeviceBooks, Verdict};
+use crate::row::Way;
+use crate::run::{DeviceBooks, Verdict};
 
 /// What the device's books of a transfer of `bytes_sent` say.
 #[must_use]

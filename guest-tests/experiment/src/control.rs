@@ -1,0 +1,107 @@
+//! What the judge asks of the device, over its control socket: see [`vnic::observe::protocol`].
+
+use std::any::Any;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use vnic::backend::Extension;
+use vnic::backend::control::Control;
+use vnic::memory::FilePages;
+use vnic::observe::observer::Observer;
+
+use crate::flow::{FlowBooks, FlowWatch};
+use crate::scan::{self, ScanReport};
+use crate::wire::{Flow, PageRun};
+
+/// What the judge asks.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "kebab-case")]
+pub enum Request {
+    /// Count how often what a held transmitq was given stands in the guest's memory: [`Reply::Scan`].
+    Scan {
+        /// The queue's name.
+        queue: String,
+    },
+    /// Follow this flow and attribute its payload to these pages: [`Reply::Done`] once the data path does so. One flow
+    /// at a time; a new one replaces the old.
+    WatchFlow {
+        /// The transfer's 5-tuple.
+        flow: Flow,
+        /// The file's pages.
+        pages: Vec<PageRun>,
+        /// The file is not in memory yet: remember where its bytes lie, for the pages that [`Request::EndWatch`] brings.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        later: bool,
+    },
+    /// What the watched flow showed so far, and stop watching: [`Reply::FlowBooks`].
+    EndWatch {
+        /// The file's pages, where they could not be known before.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        pages: Vec<PageRun>,
+    },
+}
+
+/// The answer to a request.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "kebab-case")]
+pub enum Reply {
+    /// Done as asked.
+    Done,
+    /// Answer to `Scan`.
+    Scan(ScanReport),
+    /// Answer to `EndWatch`.
+    FlowBooks(FlowBooks),
+    /// It could not be done; one sentence.
+    Error {
+        /// The sentence.
+        message: String,
+    },
+}
+
+/// Answers beside the device.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Witness;
+
+impl Extension for Witness {
+    fn answer(&self, request: &Value, device: &Control) -> Option<Value> {
+        let answer = match Request::deserialize(request).ok()? {
+            Request::Scan { queue } => scan(&queue, device),
+            Request::WatchFlow { flow, pages, later } => watch(flow, &pages, later, device),
+            Request::EndWatch { pages } => end_watch(&pages, device),
+        };
+        let answer = answer.unwrap_or_else(|message| Reply::Error { message });
+        serde_json::to_value(answer).ok()
+    }
+}
+
+fn scan(queue: &str, device: &Control) -> Result<Reply, String> {
+    let ring = device.ring(queue)?;
+    let memory = device.memory().ok_or("no driver uses the device at the moment")?;
+    scan::scan(&ring, || device.ring(queue).ok(), &memory)
+        .map(Reply::Scan)
+        .map_err(|error| format!("cannot look through the guest's memory: {error}"))
+}
+
+fn watch(flow: Flow, runs: &[PageRun], later: bool, device: &Control) -> Result<Reply, String> {
+    let pages = Arc::new(FilePages::new(runs).map_err(|error| error.to_string())?);
+    device.name_pages(Some(pages.clone()));
+    let watch = FlowWatch::new(flow, pages);
+    let watch = if later { watch.remembering() } else { watch };
+    device.observe(|| Some(Box::new(watch.part())));
+    Ok(Reply::Done)
+}
+
+fn end_watch(runs: &[PageRun], device: &Control) -> Result<Reply, String> {
+    device.name_pages(None);
+    let parts = device.observe(|| None).into_iter().filter_map(|part: Box<dyn Observer>| {
+        let part: Box<dyn Any> = part;
+        part.downcast::<FlowWatch>().ok()
+    });
+    let pages = FilePages::new(runs).map_err(|error| error.to_string())?;
+    let books = parts.fold(FlowBooks::default(), |sum, mut part| {
+        part.attribute_remembered(&pages);
+        sum.plus(&part.books())
+    });
+    Ok(Reply::FlowBooks(books))
+}

@@ -1,0 +1,27 @@
+//! A transfer as an experiment: a program in the guest sends a file, and three witnesses say how often its bytes were copied.
+//!
+//! | module | one sentence |
+//! |---|---|
+//! | [`wire`] | what the guest's agent and the host tell each other |
+//! | [`stamp`] | what the file is made of: 64 bytes that say which file and which place they are of |
+//! | [`row`] | the rows of a run: a method, and what is switched off in the NIC |
+//! | [`run`] | the record of a run |
+//! | [`verdict`] | the judgement on a transfer |
+//! | [`flow`] | the device as a witness: whose pages a flow's bytes are sent from |
+//! | [`scan`] | the guest's memory as a witness: how often held bytes stand in it |
+//! | [`control`] | how the device is asked for both, over its control socket |
+//!
+//! Place: over `vnic`, which knows nothing of it: [`control::Witness`] is plugged into the device's control socket, and a
+//! [`flow::FlowWatch`] into its data path.
+
+#[cfg(feature = "device")]
+pub mod control;
+#[cfg(feature = "device")]
+pub mod flow;
+pub mod row;
+pub mod run;
+#[cfg(feature = "device")]
+pub mod scan;
+pub mod stamp;
+pub mod verdict;
+pub mod wire;
