@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use vnic::observe::discovery;
 use vnic::observe::protocol::{Reply, Request, RingSnapshot, Status, TraceEvent};
-use vnic_experiment::control as judge;
+use vnic_experiment::control as experiment;
 use vnic_experiment::flow::FlowBooks;
 use vnic_experiment::scan::ScanReport;
 use vnic_experiment::wire::PageRun;
@@ -168,18 +168,18 @@ impl Client {
     /// How often what a held queue was given stands in the guest's memory.
     pub(crate) fn scan(&mut self, queue: &str) -> Result<ScanReport> {
         self.set_timeout(Some(SCAN))?;
-        let reply = self.ask(&judge::Request::Scan { queue: queue.to_owned() })?;
+        let reply = self.ask(&experiment::Request::Scan { queue: queue.to_owned() })?;
         self.set_timeout(Some(ANSWER))?;
         match reply {
-            judge::Reply::Scan(report) => Ok(report),
+            experiment::Reply::Scan(report) => Ok(report),
             other => Err(self.unexpected(&other)),
         }
     }
 
     /// The books of the watched flow.
     pub(crate) fn end_watch(&mut self, pages: Vec<PageRun>) -> Result<FlowBooks> {
-        match self.ask(&judge::Request::EndWatch { pages })? {
-            judge::Reply::FlowBooks(books) => Ok(books),
+        match self.ask(&experiment::Request::EndWatch { pages })? {
+            experiment::Reply::FlowBooks(books) => Ok(books),
             other => Err(self.unexpected(&other)),
         }
     }

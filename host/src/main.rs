@@ -1,10 +1,10 @@
-//! The `vnic` command: serves the device, shows what its rings do, judges transfers.
+//! The `vnic` command: serves the device, shows what its rings do, conducts and judges transfers.
 //!
 //! | module | one sentence |
 //! |---|---|
 //! | [`commands`] | one file per subcommand: its options, what it does, what its exit code means |
 //! | [`control`] | the client of a device's control socket |
-//! | [`judge`] | conducts a run: the guest's agent on one side, the device on the other |
+//! | [`conductor`] | conducts a run: the guest's agent on one side, the device on the other |
 //! | [`doctor`] | looks at this machine |
 //! | [`views`] | the only place that writes to standard output |
 //!
@@ -20,9 +20,9 @@ use clap::error::{ContextKind, ErrorKind};
 use tracing_subscriber::EnvFilter;
 
 mod commands;
+mod conductor;
 mod control;
 mod doctor;
-mod judge;
 mod views;
 
 /// What a command found.
@@ -77,7 +77,7 @@ fn refuse(error: &clap::Error) -> ExitCode {
 }
 
 /// Did whoever reads our output stop reading? (Errors of sockets never come as bare I/O errors: [`control`] and
-/// [`judge`] put them into sentences.)
+/// [`conductor`] put them into sentences.)
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
     error
         .chain()

@@ -12,9 +12,9 @@ use vnic_experiment::run::Run;
 use vnic_experiment::verdict;
 
 use super::ControlArgs;
-use crate::judge::Witnesses;
-use crate::judge::hazard::Hazard;
-use crate::{Finding, judge, views};
+use crate::conductor::Witnesses;
+use crate::conductor::hazard::Hazard;
+use crate::{Finding, conductor, views};
 
 /// Options of `vnic judge`.
 #[derive(Debug, clap::Args)]
@@ -116,7 +116,7 @@ pub(super) fn run(args: Args) -> Result<Finding> {
     if args.program.is_none() && rows.iter().any(|row| row.method == PROGRAM) {
         bail!("say what the row `{PROGRAM}` is to run with --program COMMAND");
     }
-    let plan = judge::Plan {
+    let plan = conductor::Plan {
         rows,
         bytes: args.bytes.unwrap_or_default(),
         chunk: args.chunk,
@@ -134,14 +134,14 @@ pub(super) fn run(args: Args) -> Result<Finding> {
     if let Some(hazard) = args.hazard {
         let usual = || hazard.methods().iter().map(|method| (*method).to_owned()).collect();
         let methods: Vec<String> = if args.method.is_empty() { usual() } else { args.method };
-        let stories = judge::hazard::show(&args.record, args.control.open()?, &plan, hazard, &methods)?;
+        let stories = conductor::hazard::show(&args.record, args.control.open()?, &plan, hazard, &methods)?;
         views::hazard::show(hazard, &stories)?;
         return Ok(Finding::fine_if(stories.iter().all(|story| story.as_described)));
     }
     let Some(output) = args.output else { bail!("say where to leave the record with --output FILE") };
     let folder = folder_of(&output)?;
     let control = args.control.open()?;
-    let (run, ended) = judge::conduct(&args.record, control, &plan)?;
+    let (run, ended) = conductor::conduct(&args.record, control, &plan)?;
     write_whole(&folder, &output, &run)?;
     ended?;
     Ok(Finding::fine_if(run.methods.iter().all(|method| verdict::surprises(method).is_empty())))

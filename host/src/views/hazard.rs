@@ -5,7 +5,7 @@ use std::fmt::Write;
 use anyhow::Result;
 
 use super::style::{BAD, DIM, GOOD, HEAD};
-use crate::judge::hazard::{Hazard, Story};
+use crate::conductor::hazard::{Hazard, Story};
 
 /// Each method's story, a line per step.
 pub(crate) fn show(hazard: Hazard, stories: &[Story]) -> Result<()> {
