@@ -8,11 +8,13 @@
 //!    the frame's way, and no figure of the device counts it.
 //! 2. A thread of the capture's own writes the records, and flushes the file when no more come: a capture can be read
 //!    while it grows, and an idle one wakes nobody.
-//! 3. Where the disk is slower than the NIC for long, the worker waits, at most `PATIENCE` per frame; then the frame
-//!    goes unrecorded, is counted, and the next record of that queue says so (`epb_dropcount`).
+//! 3. The worker never waits for the disk. Where that is slower than the NIC for long, or hangs, frames go unrecorded:
+//!    they are counted, the next record of the same queue says how many are missing before it (`epb_dropcount`), and the
+//!    end of the file how many in all (`isb_ifdrop`, Wireshark's "dropped packets").
 //!
-//! Invariants: the queue holds at most `MAX_BYTES` and `MAX_RECORDS`. When the file cannot be written any more (disk
-//! full), the capture ends, says so once and counts what it missed; the NIC goes on.
+//! Invariants: what waits for the disk is at most `MAX_BYTES` in `MAX_RECORDS`. When the file cannot be written any more
+//! (disk full), the capture ends, says so once and counts what it missed; the NIC goes on. The end of the process waits for
+//! a disk only as long as something is written.
 //!
 //! Limits: frames to be segmented are recorded whole, with the partial checksum the driver gave them.
 
@@ -34,12 +36,12 @@ use super::counters::counters;
 use crate::net::{Frame, ReceiveSpace};
 use crate::ring::Segments;
 
-/// How long a frame waits for the disk.
-const PATIENCE: Duration = Duration::from_millis(200);
-/// Queued frames, bytes.
-const MAX_BYTES: usize = 2 << 20;
-/// Queued frames.
-const MAX_RECORDS: usize = 2048;
+/// How long the end waits for a disk that writes nothing.
+const HANGS: Duration = Duration::from_secs(2);
+/// Frames that wait for the disk, bytes.
+const MAX_BYTES: usize = 8 << 20;
+/// Frames that wait for the disk.
+const MAX_RECORDS: usize = 8192;
 /// Records kept to be used again, each with room for a frame.
 const MAX_SPARE: usize = 16;
 
@@ -68,17 +70,28 @@ struct Record {
     to_driver: bool,
     comment: String,
     frame: Vec<u8>,
-    /// Frames of any queue that went unrecorded just before.
+    /// Frames of the same queue that went unrecorded just before.
     lost_before: u64,
+}
+
+/// Frames of a queue that went unrecorded.
+#[derive(Debug, Clone, Default)]
+struct Lost {
+    queue: String,
+    in_all: u64,
+    since_last_record: u64,
 }
 
 #[derive(Debug, Default)]
 struct State {
     records: VecDeque<Record>,
+    /// Of `records`, and of those that are being written.
     bytes: usize,
+    /// Records that were ever queued.
+    queued: u64,
     spare: Vec<Record>,
-    /// Unrecorded since the last record.
-    lost: u64,
+    /// By queue.
+    lost: Vec<Lost>,
     /// Nothing is written any more.
     ended: bool,
     /// The last handle is gone.
@@ -93,15 +106,28 @@ impl Record {
 }
 
 impl State {
-    /// Nothing is written any more: neither the `unwritten` records that were taken, nor those still queued.
-    fn end(&mut self, unwritten: usize, shared: &Shared) {
-        Count::Lost.add(&shared.counters, (unwritten + self.records.len()) as u64);
+    /// Nothing is written any more: what was queued, and is not written, never will be. Returns how many frames that are.
+    fn end(&mut self, counters: &LinkCounters) -> u64 {
+        let missing = self.queued.saturating_sub(counters.get("capture_frames"));
+        Count::Lost.add(counters, missing);
         *self = State { ended: true, closing: self.closing, ..State::default() };
-        shared.room.notify_all();
+        missing
     }
 
     fn is_full(&self) -> bool {
         self.bytes >= MAX_BYTES || self.records.len() >= MAX_RECORDS
+    }
+
+    /// A frame of this queue goes unrecorded.
+    fn lose(&mut self, queue: &str) {
+        let at = self.lost.iter().position(|lost| lost.queue == queue).unwrap_or_else(|| {
+            self.lost.push(Lost { queue: queue.to_owned(), ..Lost::default() });
+            self.lost.len() - 1
+        });
+        if let Some(lost) = self.lost.get_mut(at) {
+            lost.in_all += 1;
+            lost.since_last_record += 1;
+        }
     }
 }
 
@@ -110,8 +136,8 @@ struct Shared {
     state: Mutex<State>,
     /// There is something to write, or the last handle is gone.
     work: Condvar,
-    /// There is room again.
-    room: Condvar,
+    /// The thread has ended.
+    done: Condvar,
     counters: Arc<LinkCounters>,
 }
 
@@ -149,18 +175,22 @@ impl Capture {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             work: Condvar::new(),
-            room: Condvar::new(),
+            done: Condvar::new(),
             counters: Count::fresh(),
         });
         let writer = writer::Writer::new(file)?;
         let (theirs, path) = (Arc::clone(&shared), path.to_owned());
-        let thread = std::thread::Builder::new().name("capture".into()).spawn(move || writer.run(&theirs, &path))?;
+        let thread = std::thread::Builder::new().name("capture".into()).spawn(move || {
+            writer.run(&theirs, &path);
+            theirs.lock().ended = true;
+            theirs.done.notify_all();
+        })?;
         Ok(Capture { inner: Arc::new(Inner { shared, thread: Some(thread) }) })
     }
 
     /// Records a frame that the link has taken from the queue of this name.
     pub fn transmitted(&self, queue: &str, frame: &Frame<'_>) {
-        let mut record = self.record(queue);
+        let Some(mut record) = self.record(queue) else { return };
         record.to_driver = false;
         comment::of_transmitted(&mut record.comment, queue, frame);
         record.frame.resize(frame.len as usize, 0);
@@ -171,7 +201,7 @@ impl Capture {
     /// Records a frame that the link has put into buffers of the queue of this name. `segments` is what their chains were
     /// popped into.
     pub fn received(&self, queue: &str, segments: &Segments, space: &ReceiveSpace<'_>) {
-        let mut record = self.record(queue);
+        let Some(mut record) = self.record(queue) else { return };
         record.to_driver = true;
         comment::of_received(&mut record.comment, queue, segments, space);
         for slice in space.frame() {
@@ -188,29 +218,32 @@ impl Capture {
         Arc::clone(&self.inner.shared.counters)
     }
 
-    /// An empty record, of now.
-    fn record(&self, queue: &str) -> Record {
-        let mut record = self.inner.shared.lock().spare.pop().unwrap_or_default();
+    /// An empty record, of now; `None`: there is no room for it, and that is counted.
+    fn record(&self, queue: &str) -> Option<Record> {
+        let shared = &*self.inner.shared;
+        let mut state = shared.lock();
+        if state.ended || state.is_full() {
+            state.lose(queue);
+            // Under the lock, so that no two workers count at once.
+            Count::Lost.add(&shared.counters, 1);
+            return None;
+        }
+        let mut record = state.spare.pop().unwrap_or_default();
+        let lost = state.lost.iter_mut().find(|lost| lost.queue == queue);
+        record.lost_before = lost.map_or(0, |lost| std::mem::take(&mut lost.since_last_record));
+        drop(state);
         record.at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         record.queue.clear();
         record.queue.push_str(queue);
         record.comment.clear();
         record.frame.clear();
-        record
+        Some(record)
     }
 
-    fn queue(&self, mut record: Record) {
+    fn queue(&self, record: Record) {
         let shared = &*self.inner.shared;
-        let full = |state: &mut State| state.is_full() && !state.ended;
-        let waited = shared.room.wait_timeout_while(shared.lock(), PATIENCE, full);
-        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        if state.ended || state.is_full() {
-            state.lost += 1;
-            // Under the lock, so that no two workers count at once.
-            Count::Lost.add(&shared.counters, 1);
-            return;
-        }
-        record.lost_before = std::mem::take(&mut state.lost);
+        let mut state = shared.lock();
+        state.queued += 1;
         state.bytes += record.size();
         state.records.push_back(record);
         drop(state);
@@ -220,12 +253,27 @@ impl Capture {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.shared.lock().closing = true;
-        self.shared.work.notify_one();
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the capture's thread failed");
+        let shared = &*self.shared;
+        let mut state = shared.lock();
+        state.closing = true;
+        shared.work.notify_one();
+        let written = || shared.counters.get("capture_frames");
+        let mut before = None;
+        while !state.ended && before != Some(written()) {
+            before = Some(written());
+            let waited = shared.done.wait_timeout_while(state, HANGS, |state| !state.ended);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
+        let Some(thread) = self.thread.take() else { return };
+        if state.ended || thread.is_finished() {
+            drop(state);
+            if thread.join().is_err() {
+                tracing::error!("the capture's thread failed");
+            }
+            return;
+        }
+        // What it is writing may yet be written: the thread is left to itself.
+        let missing = state.end(&shared.counters);
+        tracing::error!(missing, "the capture's file takes no more: it ends without the last frames");
     }
 }

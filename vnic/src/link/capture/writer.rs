@@ -1,14 +1,15 @@
 //! The thread that writes the file.
 //!
 //! Format: pcapng (IETF draft-ietf-opsawg-pcapng), one section; one interface per queue, described when its first frame
-//! comes; one enhanced packet block per frame, nanoseconds, with direction flags and comment.
+//! comes; one enhanced packet block per frame, nanoseconds, with direction flags and comment; at the end the statistics of
+//! each queue of which frames are missing.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::sync::PoisonError;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pcap_file::DataLink;
 use pcap_file::pcapng::PcapNgWriter;
@@ -16,10 +17,11 @@ use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPa
 use pcap_file::pcapng::blocks::interface_description::{
     InterfaceDescriptionBlock, InterfaceDescriptionOption, InterfaceTsResolution,
 };
+use pcap_file::pcapng::blocks::interface_statistics::{InterfaceStatisticsBlock, InterfaceStatisticsOption};
 use pcap_file::pcapng::blocks::opt_common::CommonOption;
 use pcap_file::pcapng::blocks::section_header::{SectionHeaderBlock, SectionHeaderOption};
 
-use super::{Count, MAX_SPARE, Record, Shared, State};
+use super::{Count, Lost, MAX_SPARE, Record, Shared, State};
 use crate::net::MAX_FRAME_LEN;
 
 /// When no frame has come for so long, what was written is flushed.
@@ -52,25 +54,24 @@ impl<W: Write> Writer<W> {
 
     /// Writes what comes, until the last handle is gone or the file cannot be written.
     pub(super) fn run(mut self, shared: &Shared, path: &Path) {
-        let mut batch = VecDeque::new();
+        let mut records = VecDeque::new();
         let mut dirty = false;
         loop {
-            let closing = take(shared, &mut batch, dirty);
-            let quiet = batch.is_empty();
-            let result = if quiet {
-                dirty = false;
-                self.file.get_mut().flush()
-            } else {
-                dirty = true;
-                batch.iter().try_for_each(|record| self.write(record, shared))
+            let closing = take(shared, &mut records, dirty);
+            let quiet = records.is_empty();
+            dirty = !quiet;
+            let result = match (quiet, closing) {
+                (false, _) => records.iter().try_for_each(|record| self.write(record, shared)),
+                (true, false) => self.file.get_mut().flush(),
+                (true, true) => self.finish(shared),
             };
             if let Err(error) = result {
                 tracing::error!(path = %path.display(), %error, "the capture ends here; the device goes on");
                 Count::Failed.add(&shared.counters, 1);
-                shared.lock().end(batch.len(), shared);
+                shared.lock().end(&shared.counters);
                 return;
             }
-            give_back(shared, &mut batch);
+            give_back(shared, &mut records);
             if closing && quiet {
                 return;
             }
@@ -78,10 +79,7 @@ impl<W: Write> Writer<W> {
     }
 
     fn write(&mut self, record: &Record, shared: &Shared) -> io::Result<()> {
-        let interface = match self.interfaces.iter().position(|name| *name == record.queue) {
-            Some(known) => known,
-            None => self.describe(&record.queue)?,
-        };
+        let interface = self.interface(&record.queue)?;
         let direction = if record.to_driver { INBOUND } else { OUTBOUND };
         let mut options = vec![
             EnhancedPacketOption::Common(CommonOption::Comment(Cow::Borrowed(&record.comment))),
@@ -91,8 +89,7 @@ impl<W: Write> Writer<W> {
             options.push(EnhancedPacketOption::DropCount(record.lost_before));
         }
         let block = EnhancedPacketBlock {
-            // One per queue.
-            interface_id: interface as u32,
+            interface_id: interface,
             timestamp: record.at,
             // No longer than a frame.
             original_len: record.frame.len() as u32,
@@ -105,21 +102,41 @@ impl<W: Write> Writer<W> {
         Ok(())
     }
 
-    fn describe(&mut self, queue: &str) -> io::Result<usize> {
-        let options = vec![
-            InterfaceDescriptionOption::IfName(Cow::Borrowed(queue)),
-            InterfaceDescriptionOption::IfTsResol(InterfaceTsResolution::NANO),
-        ];
-        let block = InterfaceDescriptionBlock { linktype: DataLink::ETHERNET, snaplen: 0, options };
-        self.file.write_pcapng_block(block).map_err(io::Error::other)?;
-        self.interfaces.push(queue.to_owned());
-        Ok(self.interfaces.len() - 1)
+    /// The end of the file: what is missing in it.
+    fn finish(&mut self, shared: &Shared) -> io::Result<()> {
+        let lost = shared.lock().lost.clone();
+        for Lost { queue, in_all, .. } in lost {
+            let block = InterfaceStatisticsBlock {
+                interface_id: self.interface(&queue)?,
+                timestamp: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
+                options: vec![InterfaceStatisticsOption::IsbIfDrop(in_all)],
+            };
+            self.file.write_pcapng_block(block).map_err(io::Error::other)?;
+        }
+        self.file.get_mut().flush()
+    }
+
+    /// The number of a queue's interface. The first time it is described in the file.
+    fn interface(&mut self, queue: &str) -> io::Result<u32> {
+        let known = self.interfaces.iter().position(|name| name == queue);
+        // One per queue, so the number fits.
+        let number = known.unwrap_or(self.interfaces.len()) as u32;
+        if known.is_none() {
+            let options = vec![
+                InterfaceDescriptionOption::IfName(Cow::Borrowed(queue)),
+                InterfaceDescriptionOption::IfTsResol(InterfaceTsResolution::NANO),
+            ];
+            let block = InterfaceDescriptionBlock { linktype: DataLink::ETHERNET, snaplen: 0, options };
+            self.file.write_pcapng_block(block).map_err(io::Error::other)?;
+            self.interfaces.push(queue.to_owned());
+        }
+        Ok(number)
     }
 }
 
 /// Waits for records and takes all there are; with something to flush, only for a while. Returns whether there will be
 /// no more.
-fn take(shared: &Shared, batch: &mut VecDeque<Record>, dirty: bool) -> bool {
+fn take(shared: &Shared, records: &mut VecDeque<Record>, dirty: bool) -> bool {
     let nothing = |state: &mut State| state.records.is_empty() && !state.closing;
     let state = shared.lock();
     let mut state = if dirty {
@@ -127,20 +144,18 @@ fn take(shared: &Shared, batch: &mut VecDeque<Record>, dirty: bool) -> bool {
     } else {
         shared.work.wait_while(state, nothing).unwrap_or_else(PoisonError::into_inner)
     };
-    std::mem::swap(&mut state.records, batch);
+    std::mem::swap(&mut state.records, records);
     state.closing
 }
 
-/// The batch is written: room for as much again.
-fn give_back(shared: &Shared, batch: &mut VecDeque<Record>) {
+/// The records are written: room for as much again.
+fn give_back(shared: &Shared, records: &mut VecDeque<Record>) {
     let mut state = shared.lock();
-    // What is queued now came while the batch was written.
+    // What is queued now came while they were written.
     state.bytes = state.records.iter().map(Record::size).sum();
-    while let Some(record) = batch.pop_front() {
+    while let Some(record) = records.pop_front() {
         if state.spare.len() < MAX_SPARE && record.frame.capacity() <= SPARE_CAPACITY {
             state.spare.push(record);
         }
     }
-    drop(state);
-    shared.room.notify_all();
 }
