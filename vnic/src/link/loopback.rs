@@ -6,7 +6,8 @@
 //! The driver gets its own virtio-net header back: VIRTIO 1.3, 5.1.6.4 lets a device hand over a frame with a partial
 //! checksum, or one to be segmented, to a driver that accepted `guest_csum`, `guest_tso*` or `guest_uso*`. To one that
 //! did not, the checksum is completed here, in memory of the port, as it is known only when the whole frame has been read; a frame
-//! too large for such a driver is refused.
+//! too large for such a driver is refused. A frame that leaves nothing to the device comes back with an empty header:
+//! nobody has looked at its checksum, so none is called valid.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,9 +15,7 @@ use std::time::Instant;
 use super::counters::counters;
 use super::{LinkCounters, LinkError, Port};
 use crate::net::{Frame, MAX_FRAME_LEN, NoRoom, ReceiveSpace, checksum};
-use crate::spec::net::{
-    GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, HDR_F_DATA_VALID, HDR_F_NEEDS_CSUM, NetHeader,
-};
+use crate::spec::net::{GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, HDR_F_NEEDS_CSUM, NetHeader};
 use crate::spec::{Feature, Features};
 
 counters!(Count {
@@ -30,8 +29,6 @@ counters!(Count {
 #[derive(Debug)]
 pub struct Loopback {
     features: Features,
-    /// What a frame comes back with that leaves nothing to the device.
-    plain: NetHeader,
     /// Where a frame is that lacks its checksum; empty while no driver needs that.
     whole: Box<[u8]>,
     /// Since the last [`Port::poll`]: frames, their bytes.
@@ -44,13 +41,7 @@ impl Loopback {
     #[must_use]
     #[expect(clippy::new_without_default, reason = "a port is opened, not defaulted")]
     pub fn new() -> Self {
-        Loopback {
-            features: Features::NONE,
-            plain: NetHeader::default(),
-            whole: Box::default(),
-            since: [0; 2],
-            counters: Count::fresh(),
-        }
+        Loopback { features: Features::NONE, whole: Box::default(), since: [0; 2], counters: Count::fresh() }
     }
 
     /// Does the driver take frames of this `gso_type`?
@@ -112,7 +103,7 @@ impl Port for Loopback {
             // All that are to be segmented among them: `Frame` checked that.
             return self.hairpin_offloaded(frame, space);
         }
-        let copied = space.copy(self.plain, frame);
+        let copied = space.copy(NetHeader::default(), frame);
         self.turned(frame, copied)
     }
 
@@ -124,10 +115,7 @@ impl Port for Loopback {
 
     fn negotiated(&mut self, features: Features) -> Result<(), LinkError> {
         self.features = features;
-        let trusts = features.has(Feature::GuestCsum);
-        // It never left the machine, so what the driver computed holds.
-        self.plain = NetHeader { flags: if trusts { HDR_F_DATA_VALID } else { 0 }, ..NetHeader::default() };
-        let room = if trusts { 0 } else { MAX_FRAME_LEN as usize };
+        let room = if features.has(Feature::GuestCsum) { 0 } else { MAX_FRAME_LEN as usize };
         self.whole = vec![0; room].into_boxed_slice();
         Ok(())
     }
@@ -172,14 +160,23 @@ mod tests {
             for len in lengths {
                 let sent = if len > 1514 { TSO } else { NetHeader::default() };
                 let (header, frame) = nic.hairpin(&mut port, sent, &pattern(len)).unwrap();
-                let expected = if len > 1514 { TSO } else { NetHeader { flags: HDR_F_DATA_VALID, ..sent } };
-                assert_eq!(NetHeader { num_buffers: 0, ..header }, expected);
+                // Nothing is said of a checksum that nobody has checked.
+                assert_eq!(NetHeader { num_buffers: 0, ..header }, sent);
                 assert!(frame == pattern(len), "{len} bytes over buffers of {buffer_len}");
             }
             port.poll(Instant::now());
             assert_eq!(port.counters.get("looped_frames"), lengths.len() as u64);
             assert_eq!(port.counters.get("looped_bytes"), lengths.iter().sum::<usize>() as u64);
         }
+    }
+
+    #[test]
+    fn a_checksum_that_nobody_checked_is_not_called_valid() {
+        let mut nic = Nic::new(OFFERED, 8, 2048);
+        let mut port = loopback(OFFERED);
+        // A frame with a checksum of its own, right or wrong: the driver must look at it itself.
+        let (header, _) = nic.hairpin(&mut port, NetHeader::default(), &pattern(60)).unwrap();
+        assert_eq!(header, NetHeader { num_buffers: 1, ..NetHeader::default() });
     }
 
     #[test]
