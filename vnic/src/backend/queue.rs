@@ -238,11 +238,12 @@ impl Queue {
         }
     }
 
-    /// The link is done with a frame it kept, of which it has read as much; `None`: the frame is lost.
-    pub fn complete(&mut self, ticket: u16, read: Option<u32>) {
+    /// The link is done with a frame it kept, of which it has read as much and copied as much; `None`: the frame is lost.
+    pub fn complete(&mut self, ticket: u16, read: Option<u32>, copied: u32) {
         if !self.in_flight.complete(ticket) {
             return;
         }
+        self.shared.counters.device_copied_bytes.add(u64::from(copied));
         match read {
             Some(read) => self.shared.counters.dma_read_bytes.add(u64::from(read)),
             None => self.shared.counters.count_drop("link_error"),

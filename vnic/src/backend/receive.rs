@@ -42,13 +42,13 @@ pub(super) fn burst<P: Port>(
     while taken < BURST {
         let Some(needed) = port.pending(pair) else { break };
         match gather(queue, needed + NET_HEADER_LEN, mergeable, chains) {
-            Gathered::All if port.settle(pair) => {
+            Gathered::All if port.measure(pair) => {
                 queue.unpop(chains);
                 continue;
             }
             Gathered::Enough | Gathered::All => {}
             // Perhaps the frame is shorter than the link could promise.
-            Gathered::TooFew if port.settle(pair) => continue,
+            Gathered::TooFew if port.measure(pair) => continue,
             Gathered::TooFew => {
                 counters.no_buffers.add(1);
                 outcome = Progress::Blocked;

@@ -302,10 +302,10 @@ impl<P: Port> Worker<P> {
         if P::KEEPS == 0 {
             return any;
         }
-        while let Some(Completion { pair, ticket, read }) = self.port.completed() {
+        while let Some(Completion { pair, ticket, read, copied }) = self.port.completed() {
             any = true;
             if let Some(queue) = u16::try_from(2 * pair + 1).ok().and_then(|index| self.queues.get_mut(&index)) {
-                queue.complete(ticket, read);
+                queue.complete(ticket, read, copied);
             }
         }
         if any {

@@ -75,6 +75,8 @@ pub struct Completion {
     pub ticket: u16,
     /// Bytes read out of guest memory. `None`: the frame is lost; the port has counted it by reason.
     pub read: Option<u32>,
+    /// Bytes copied once more before the frame leaves the NIC.
+    pub copied: u32,
 }
 
 /// What a port put into the driver's buffers.
@@ -140,8 +142,9 @@ pub trait Port: Send {
         None
     }
 
-    /// Ends all kept frames of `pair`, by waiting or by giving them up; `completed` then names each, and none of their
-    /// buffers is touched again.
+    /// The buffers of `pair` are about to go: makes sure that none is read any more, without waiting for room on the link.
+    /// `completed` then names each kept frame of the pair. None is lost for that: one for which the link has no room yet
+    /// is copied, and sent when it has. Other pairs' frames are left alone.
     fn quiesce(&mut self, pair: usize) {
         let _ = pair;
     }
@@ -170,7 +173,7 @@ pub trait Port: Send {
 
     /// The driver's buffers hold less than [`pending`](Port::pending) asked for: finds out how long the next frame really
     /// is, where `pending` only said the largest. True: ask `pending` again.
-    fn settle(&mut self, pair: usize) -> bool {
+    fn measure(&mut self, pair: usize) -> bool {
         let _ = pair;
         false
     }

@@ -125,24 +125,20 @@ impl<'a> ReceiveSpace<'a> {
 
     /// Reads one frame from `fd` in one system call, straight into guest memory. What is read must begin with a
     /// virtio-net header as long as the one negotiated; `num_buffers` is counted here. `scratch` is reused from call
-    /// to call. Returns the frame's length without header. At most once per space.
+    /// to call. Returns the frame's length without header; `None`: it was longer than the room, and is lost. At most once
+    /// per space.
     ///
     /// # Errors
     /// What `readv` says; `InvalidData` for less than a header and an Ethernet header.
-    pub fn read_from(&mut self, fd: BorrowedFd<'_>, scratch: &mut vectored::Scratch) -> io::Result<usize> {
-        let done = scratch.readv(fd, without_first(self.slices(), 0))?;
+    pub fn read_from(&mut self, fd: BorrowedFd<'_>, scratch: &mut vectored::Scratch) -> io::Result<Option<usize>> {
+        let Some(done) = scratch.readv(fd, without_first(self.slices(), 0))? else { return Ok(None) };
         let len = done.checked_sub(self.header_len).filter(|len| *len > 0);
         let len =
             len.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "read less than a virtio-net header"))?;
         self.written = done;
         // `num_buffers` stands behind the short header's fields.
         self.write_header(10, &self.buffers().to_le_bytes());
-        Ok(len)
-    }
-
-    /// Forgets the frame that was written: it will not reach the driver, its chains are as good as new.
-    pub const fn discard(&mut self) {
-        self.written = 0;
+        Ok(Some(len))
     }
 
     /// The chains that hold the frame, and how many bytes were written into each: one used entry each, in this order.

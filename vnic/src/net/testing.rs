@@ -85,7 +85,7 @@ impl Nic {
     pub(crate) fn receive<P: Port>(&mut self, port: &mut P) -> Option<Result<(NetHeader, Vec<u8>), LinkError>> {
         let room = usize::from(self.receive.driver.out()) * self.receive.buffer_len as usize;
         let mut needed = port.pending(0)? + header::header_len(self.features);
-        if needed > room && port.settle(0) {
+        if needed > room && port.measure(0) {
             needed = port.pending(0)? + header::header_len(self.features);
         }
         self.receive.fill(&self.ram, self.features, needed, |space| port.receive(0, space))

@@ -227,7 +227,7 @@ fn what_is_read_from_a_file_lands_behind_its_own_header() {
     let frame = pattern(60);
     nix::unistd::write(&from, &with_header(header, &frame)).unwrap();
     let mut space = ReceiveSpace::new(&room.segments, &room.chains, MERGEABLE);
-    assert_eq!(space.read_from(to.as_fd(), &mut scratch).unwrap(), 60);
+    assert_eq!(space.read_from(to.as_fd(), &mut scratch).unwrap(), Some(60));
     let written: Vec<u32> = space.filled().map(|(_, written)| written).collect();
     assert_eq!(written, [20, 52]);
     let found = room.found(&written);
@@ -236,6 +236,13 @@ fn what_is_read_from_a_file_lands_behind_its_own_header() {
     nix::unistd::write(&from, &[0; 12]).unwrap();
     let mut space = ReceiveSpace::new(&room.segments, &room.chains, MERGEABLE);
     assert_eq!(space.read_from(to.as_fd(), &mut scratch).unwrap_err().kind(), std::io::ErrorKind::InvalidData);
+    // What just fits, and what does not.
+    for (len, read) in [(108, Some(108)), (109, None)] {
+        nix::unistd::write(&from, &with_header(header, &pattern(len))).unwrap();
+        let mut space = ReceiveSpace::new(&room.segments, &room.chains, MERGEABLE);
+        assert_eq!(space.read_from(to.as_fd(), &mut scratch).unwrap(), read);
+        assert_eq!(space.filled().count(), if read.is_some() { 2 } else { 0 });
+    }
 }
 
 proptest! {

@@ -42,7 +42,7 @@ impl Scratch {
     ) -> io::Result<usize> {
         self.list.clear();
         self.list.push(libc::iovec { iov_base: prefix.as_ptr().cast_mut().cast(), iov_len: prefix.len() });
-        let whole = self.fill(slices);
+        let whole = self.fill(slices, MAX_PIECES);
         let done = if whole {
             // SAFETY: each iovec is `prefix`, which is only read, or a guest slice, which its lifetime keeps mapped.
             unsafe { libc::writev(fd.as_raw_fd(), self.list.as_ptr(), self.list.len() as libc::c_int) }
@@ -54,24 +54,32 @@ impl Scratch {
         usize::try_from(done).map_err(|_| io::Error::last_os_error())
     }
 
-    /// Reads from `fd` into the slices, at most [`MAX_PIECES`] of them.
+    /// Reads from `fd` into the slices, as far as one call takes them. `None`: there was more to read.
+    ///
+    /// The kernel cuts off what does not fit, and does not say so. Therefore it is offered one byte more than the slices
+    /// have: if that is written to, something was cut off.
     pub(super) fn readv<'a>(
         &mut self,
         fd: BorrowedFd<'_>,
         slices: impl Iterator<Item = GuestSlice<'a>>,
-    ) -> io::Result<usize> {
+    ) -> io::Result<Option<usize>> {
         self.list.clear();
-        self.fill(slices);
-        // SAFETY: each iovec is a guest slice, writable and mapped for as long as its lifetime, which outlives this call.
+        self.fill(slices, MAX_PIECES - 1);
+        let room: usize = self.list.iter().map(|piece| piece.iov_len).sum();
+        let mut beyond = 0_u8;
+        self.list.push(libc::iovec { iov_base: (&raw mut beyond).cast(), iov_len: 1 });
+        // SAFETY: each iovec is a guest slice, writable and mapped for as long as its lifetime, which outlives this call;
+        // the last one is a byte of this function's.
         let done = unsafe { libc::readv(fd.as_raw_fd(), self.list.as_ptr(), self.list.len() as libc::c_int) };
         self.list.clear();
-        usize::try_from(done).map_err(|_| io::Error::last_os_error())
+        let done = usize::try_from(done).map_err(|_| io::Error::last_os_error())?;
+        Ok((done <= room).then_some(done))
     }
 
-    /// Were there few enough?
-    fn fill<'a>(&mut self, slices: impl Iterator<Item = GuestSlice<'a>>) -> bool {
+    /// Takes slices until there are `most` pieces. Were there few enough?
+    fn fill<'a>(&mut self, slices: impl Iterator<Item = GuestSlice<'a>>, most: usize) -> bool {
         for slice in slices {
-            if self.list.len() == MAX_PIECES {
+            if self.list.len() == most {
                 return false;
             }
             self.list.push(libc::iovec { iov_base: slice.as_ptr().cast(), iov_len: slice.len() });

@@ -78,7 +78,7 @@ impl Late {
         self.seen.changed.fetch_add(usize::from(bytes != held.bytes), Ordering::Relaxed);
         self.seen.kept.fetch_sub(1, Ordering::Relaxed);
         self.seen.done.fetch_add(1, Ordering::Relaxed);
-        Completion { pair: 0, ticket, read: Some(bytes.len() as u32) }
+        Completion { pair: 0, ticket, read: Some(bytes.len() as u32), copied: 0 }
     }
 }
 

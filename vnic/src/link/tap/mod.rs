@@ -7,7 +7,7 @@
 //!    us. Kernels before 6.2 know no USO; then it is not offered.
 //! 3. A device of several queue pairs has a queue of the tap for each (`IFF_MULTI_QUEUE`); the kernel sends frames only to
 //!    those whose receiveq is in use (`TUNSETQUEUE`), and always to the first.
-//! 4. Transmit: header and guest memory as they are, the frames of a burst with one system call (`batch`); without
+//! 4. Transmit: header and guest memory as they are, the frames of a burst with one system call (`writes`); without
 //!    io_uring, which some hosts forbid, each with a `writev`. The counter `transmit_calls` tells.
 //! 5. Receive is one `readv` into the driver's buffers: nothing is copied on this side. Only where these cannot take the
 //!    longest frame is the next one read into memory of the port, to see how long it is.
@@ -15,9 +15,9 @@
 //! Limits: a frame in more than 1023 pieces is refused; a larger MTU set while the device runs is seen at its next start.
 //! Frames are received one by one: each read that is under way would tie up buffers for the longest frame there can be.
 
-mod batch;
 mod device;
 mod queue;
+mod writes;
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -30,9 +30,9 @@ use crate::net::features::with_requirements_met;
 use crate::net::vectored::Scratch;
 use crate::net::{Frame, ReceiveSpace, header};
 use crate::spec::{Feature, Features};
-use batch::{Added, Batch};
 pub use device::TapError;
 use queue::{Shape, TapQueue};
+use writes::{Added, Event, What, Writes};
 
 /// The longest frame a tap gives: 64 KiB and an Ethernet header. VIRTIO 1.3, 5.1.6.3.1.
 const MAX_RECEIVE: usize = 65_550;
@@ -46,7 +46,7 @@ const USO: Features = Features::of(&[Feature::GuestUso4, Feature::GuestUso6, Fea
 /// Room beyond the MTU: Ethernet header and a VLAN tag.
 const ETHERNET_ROOM: usize = 18;
 
-/// How soon entries are offered again that the kernel had no memory for.
+/// How soon frames are offered again that the kernel had no memory, or the tap no room for.
 const AGAIN: Duration = Duration::from_millis(1);
 
 counters!(Count {
@@ -92,8 +92,8 @@ impl Share {
 pub struct Tap {
     name: String,
     share: Share,
-    // In front of `queues`: it ends what is in flight before their files are closed.
-    batch: Option<Batch>,
+    // In front of `queues`: their files are closed only when nothing is written to them any more.
+    writes: Option<Writes>,
     queues: Vec<TapQueue>,
     shape: Shape,
     /// Does the kernel segment datagrams?
@@ -109,13 +109,13 @@ impl Tap {
     /// In one sentence, with what to do.
     pub fn open(name: &str, share: Share) -> Result<Self, TapError> {
         let files = device::attach(name, share.pairs, share.count())?;
-        let batch = Batch::new().inspect_err(|error| {
+        let writes = Writes::new().inspect_err(|error| {
             tracing::warn!(%error, "no io_uring on this host: tap {name} takes a system call per frame");
         });
         let mut tap = Tap {
             name: name.to_owned(),
             share,
-            batch: batch.ok(),
+            writes: writes.ok(),
             queues: files.into_iter().map(TapQueue::new).collect(),
             shape: Shape { header_len: 0, largest: MAX_RECEIVE },
             uso: false,
@@ -143,6 +143,10 @@ impl Tap {
     /// Sets header length and offloads by what the driver can receive.
     fn offload(&mut self, features: Features) -> Result<(), (&'static str, io::Error)> {
         let header_len = header::header_len(features);
+        if let Some(writes) = self.writes.as_mut().filter(|_| header_len != self.shape.header_len) {
+            // What waits has a header that the kernel would misread from now on.
+            writes.give_up();
+        }
         // The whole tap's, so one of its queues is enough.
         if let Some(queue) = self.queues.first() {
             device::set_header_len(queue.file(), header_len)?;
@@ -160,7 +164,7 @@ impl Tap {
         let segmented = uso || features.has(Feature::GuestTso4) || features.has(Feature::GuestTso6);
         let mtu = || device::mtu(&self.name).unwrap_or(1500);
         self.shape = Shape { header_len, largest: if segmented { MAX_RECEIVE } else { mtu() + ETHERNET_ROOM } };
-        // What is held has the old header, and offloads the driver may not take.
+        // What was read ahead has the old header, and offloads the driver may not take.
         self.queues.iter_mut().for_each(TapQueue::forget);
         Ok(())
     }
@@ -181,7 +185,7 @@ impl Tap {
             Some(libc::E2BIG) => (Count::TooManyPieces, "in more pieces than one system call takes"),
             Some(libc::EINVAL) => (Count::Refused, "the kernel does not accept its header"),
             Some(libc::EIO) => (Count::Down, "the tap is down"),
-            Some(libc::ECANCELED) => (Count::Ended, "the queue was stopped before the tap had room"),
+            Some(libc::ECANCELED) => (Count::Ended, "the device was reset before the tap had room"),
             _ => {
                 Count::Failed.add(&self.counters, 1);
                 return Err(LinkError::Io { action: "write to the tap", source: error });
@@ -193,7 +197,7 @@ impl Tap {
 }
 
 impl Port for Tap {
-    const KEEPS: u16 = batch::SLOTS;
+    const KEEPS: u16 = writes::MOST;
 
     fn transmit(&mut self, pair: usize, frame: &Frame<'_>) -> Result<Transmitted, LinkError> {
         let bytes = frame.len;
@@ -202,9 +206,9 @@ impl Port for Tap {
         let Some(queue) = self.queues.get(self.share.place(pair)) else {
             return Err(LinkError::Refused { bytes, reason: "no such queue pair" });
         };
-        if let Some(batch) = &mut self.batch {
-            match batch.add(queue.file(), pair, header, frame) {
-                Added::Slot(ticket) => return Ok(Transmitted::Kept { ticket }),
+        if let Some(writes) = &mut self.writes {
+            match writes.add(queue.file(), pair, header, frame) {
+                Added::Ticket(ticket) => return Ok(Transmitted::Kept { ticket }),
                 Added::Full => {
                     Count::Full.add(&self.counters, 1);
                     return Ok(Transmitted::Full);
@@ -228,24 +232,33 @@ impl Port for Tap {
     }
 
     fn flush(&mut self) {
-        if let Some(batch) = &mut self.batch
-            && batch.is_waiting()
+        if let Some(writes) = &mut self.writes
+            && writes.is_waiting()
         {
             Count::Calls.add(&self.counters, 1);
-            batch.submit();
+            writes.submit();
         }
     }
 
     fn completed(&mut self) -> Option<Completion> {
-        let done = self.batch.as_mut()?.next()?;
-        let read = self.written(done.bytes, done.result).ok().map(|()| done.bytes);
-        Some(Completion { pair: done.pair, ticket: done.slot, read })
+        loop {
+            let Event { ticket, pair, bytes, what } = self.writes.as_mut()?.next()?;
+            let (read, copied) = match what {
+                What::Written(result) => (self.written(bytes, result).ok().map(|()| bytes), 0),
+                What::Copied => (Some(bytes), bytes),
+                What::CopyWritten(result) => {
+                    // The driver has its buffers back: whatever became of the frame is counted, and that is all.
+                    let _ = self.written(bytes, result);
+                    continue;
+                }
+            };
+            return Some(Completion { pair, ticket, read, copied });
+        }
     }
 
-    fn quiesce(&mut self, _pair: usize) {
-        // Those of other pairs too: it is rare, and soon over.
-        if let Some(batch) = &mut self.batch {
-            batch.quiesce();
+    fn quiesce(&mut self, pair: usize) {
+        if let Some(writes) = &mut self.writes {
+            writes.quiesce(pair);
         }
     }
 
@@ -253,9 +266,9 @@ impl Port for Tap {
         self.queue(pair)?.pending(self.shape)
     }
 
-    fn settle(&mut self, pair: usize) -> bool {
+    fn measure(&mut self, pair: usize) -> bool {
         let (shape, counters) = (self.shape, &self.counters);
-        self.queues.get_mut(self.share.place(pair)).is_some_and(|queue| queue.settle(shape, counters))
+        self.queues.get_mut(self.share.place(pair)).is_some_and(|queue| queue.measure(shape, counters))
     }
 
     fn receive(&mut self, pair: usize, space: &mut ReceiveSpace<'_>) -> Result<Received, LinkError> {
@@ -278,11 +291,11 @@ impl Port for Tap {
     }
 
     fn deadline(&mut self, _now: Instant) -> Option<Duration> {
-        self.batch.as_mut().is_some_and(Batch::is_waiting).then_some(AGAIN)
+        self.writes.as_mut().is_some_and(Writes::is_waiting).then_some(AGAIN)
     }
 
     fn readable_fds(&self) -> Vec<BorrowedFd<'_>> {
-        self.queues.iter().map(TapQueue::file).chain(self.batch.as_ref().map(Batch::file)).collect()
+        self.queues.iter().map(TapQueue::file).chain(self.writes.as_ref().map(Writes::file)).collect()
     }
 
     fn writable_fds(&self) -> Vec<BorrowedFd<'_>> {

@@ -26,14 +26,14 @@ pub(super) struct TapQueue {
     /// The last read found nothing, and `poll` has not been called since.
     pub(super) drained: bool,
     /// A frame that was read before the driver had room, virtio-net header first, and its length with that.
-    held: Option<usize>,
+    read_ahead: Option<usize>,
     /// Where it is; allocated when it is first needed.
-    held_bytes: Vec<u8>,
+    bytes: Vec<u8>,
 }
 
 impl TapQueue {
     pub(super) fn new(file: File) -> Self {
-        TapQueue { file, drained: false, held: None, held_bytes: Vec::new() }
+        TapQueue { file, drained: false, read_ahead: None, bytes: Vec::new() }
     }
 
     pub(super) fn file(&self) -> BorrowedFd<'_> {
@@ -51,27 +51,27 @@ impl TapQueue {
         }
     }
 
-    /// What is held has another header than the driver expects now.
+    /// What was read ahead has another header than the driver expects now.
     pub(super) fn forget(&mut self) {
-        self.held = None;
+        self.read_ahead = None;
     }
 
     /// See [`Port::pending`](crate::link::Port::pending).
     pub(super) fn pending(&self, shape: Shape) -> Option<usize> {
-        match self.held {
+        match self.read_ahead {
             Some(len) => Some(len.saturating_sub(shape.header_len)),
             None => (!self.drained).then_some(shape.largest),
         }
     }
 
-    /// See [`Port::settle`](crate::link::Port::settle).
-    pub(super) fn settle(&mut self, shape: Shape, counters: &LinkCounters) -> bool {
-        if self.drained || self.held.is_some() {
+    /// See [`Port::measure`](crate::link::Port::measure).
+    pub(super) fn measure(&mut self, shape: Shape, counters: &LinkCounters) -> bool {
+        if self.drained || self.read_ahead.is_some() {
             return false;
         }
-        self.held_bytes.resize(NET_HEADER_LEN + MAX_RECEIVE, 0);
-        match self.file.read(&mut self.held_bytes) {
-            Ok(len) if len > shape.header_len => self.held = Some(len),
+        self.bytes.resize(NET_HEADER_LEN + MAX_RECEIVE, 0);
+        match self.file.read(&mut self.bytes) {
+            Ok(len) if len > shape.header_len => self.read_ahead = Some(len),
             Ok(_) => Count::Failed.add(counters, 1),
             Err(error) => {
                 self.drained = true;
@@ -91,63 +91,42 @@ impl TapQueue {
         scratch: &mut Scratch,
         counters: &LinkCounters,
     ) -> Result<Received, LinkError> {
-        let fitted = match self.held.take() {
-            Some(len) => self.write_held(len, shape, space),
-            None => match self.read(shape, space, scratch, counters)? {
-                Some(fitted) => fitted,
-                None => return Ok(Received::Nothing),
+        let fitted = match self.read_ahead.take() {
+            Some(len) => self.write_read_ahead(len, shape, space),
+            None => match space.read_from(self.file.as_fd(), scratch) {
+                Ok(read) => read,
+                Err(error) => {
+                    // `poll` tries again.
+                    self.drained = true;
+                    if error.kind() == io::ErrorKind::WouldBlock {
+                        return Ok(Received::Nothing);
+                    }
+                    Count::Failed.add(counters, 1);
+                    return Err(LinkError::Io { action: "read from the tap", source: error });
+                }
             },
         };
-        // A tap gives frames of 64 KiB at most.
-        let bytes = match fitted {
-            Ok(len) => len as u32,
-            Err(len) => {
-                Count::NoRoom.add(counters, 1);
-                return Err(LinkError::Refused { bytes: len as u32, reason: "longer than the driver's buffers" });
-            }
+        let Some(len) = fitted else {
+            Count::NoRoom.add(counters, 1);
+            // A byte more than there was room for, at least.
+            let bytes = u32::try_from(space.room()).unwrap_or(u32::MAX).saturating_add(1);
+            return Err(LinkError::Refused { bytes, reason: "longer than the driver's buffers" });
         };
+        // A tap gives frames of 64 KiB at most.
+        let bytes = len as u32;
         Count::Received.add(counters, 1);
         Count::ReceivedBytes.add(counters, u64::from(bytes));
         Ok(Received::Frame { bytes })
     }
 
-    /// The held frame, `len` bytes with its header. Returns its length; `Err`: it does not fit.
-    fn write_held(&self, len: usize, shape: Shape, space: &mut ReceiveSpace<'_>) -> Result<usize, usize> {
+    /// The frame that was read ahead, `len` bytes with its header. Returns its length; `None`: it does not fit.
+    fn write_read_ahead(&self, len: usize, shape: Shape, space: &mut ReceiveSpace<'_>) -> Option<usize> {
         let mut header = [0; NET_HEADER_LEN];
-        let (theirs, frame) = self.held_bytes.split_at(shape.header_len.min(self.held_bytes.len()));
+        let (theirs, frame) = self.bytes.split_at(shape.header_len.min(self.bytes.len()));
         for (to, from) in header.iter_mut().zip(theirs) {
             *to = *from;
         }
         let frame = frame.get(..len.saturating_sub(shape.header_len)).unwrap_or_default();
-        let written = space.write(NetHeader::from_bytes(header), &[frame]);
-        written.map(|()| frame.len()).map_err(|_| frame.len())
-    }
-
-    /// Reads a frame; `None`: there is none. `Err` inside: it may not have fitted.
-    fn read(
-        &mut self,
-        shape: Shape,
-        space: &mut ReceiveSpace<'_>,
-        scratch: &mut Scratch,
-        counters: &LinkCounters,
-    ) -> Result<Option<Result<usize, usize>>, LinkError> {
-        let read = match space.read_from(self.file.as_fd(), scratch) {
-            Ok(read) => read,
-            Err(error) => {
-                // `poll` tries again.
-                self.drained = true;
-                if error.kind() == io::ErrorKind::WouldBlock {
-                    return Ok(None);
-                }
-                Count::Failed.add(counters, 1);
-                return Err(LinkError::Io { action: "read from the tap", source: error });
-            }
-        };
-        if read == space.room() && read < shape.largest {
-            // It may have been longer: the kernel cuts off what does not fit, and does not say so.
-            space.discard();
-            return Ok(Some(Err(read)));
-        }
-        Ok(Some(Ok(read)))
+        space.write(NetHeader::from_bytes(header), &[frame]).is_ok().then_some(frame.len())
     }
 }

@@ -1,5 +1,9 @@
 //! A tap in a network namespace of the test's own; the kernel is the other end.
 
+mod bursts;
+mod queues;
+mod receive;
+
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, TcpListener, UdpSocket};
 use std::process::Command;
@@ -79,6 +83,15 @@ fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|at| (at * 31 + at / 253) as u8).collect()
 }
 
+/// Keeps `count` frames of the same bytes on `pair`.
+fn keep(nic: &mut Nic, tap: &mut Tap, pair: usize, count: usize) {
+    let bytes = vec![0; 12 + 60];
+    for _ in 0..count {
+        let kept = nic.with_frame(&bytes, &[], |frame| tap.transmit(pair, &frame.unwrap()).unwrap());
+        assert!(matches!(kept, Transmitted::Kept { .. }), "{kept:?}");
+    }
+}
+
 #[test]
 fn a_stream_to_the_kernel_and_back_in_large_segments() {
     in_namespace(|| {
@@ -122,27 +135,6 @@ fn a_stream_to_the_kernel_and_back_in_large_segments() {
             assert!(counters.iter().all(|(name, count)| !name.starts_with("dropped") || *count == 0), "{counters:?}");
             assert!(counters["transmitted_bytes"] > 3 << 20 && counters["received_bytes"] > 3 << 20);
         }
-    });
-}
-
-#[test]
-fn without_guest_offloads_the_kernel_segments_and_finishes_checksums() {
-    in_namespace(|| {
-        let mut tap = tap();
-        let features = OFFERED.without(Feature::GuestCsum);
-        tap.negotiated(features).unwrap();
-        assert_eq!(tap.pending(0), Some(1518));
-        assert_eq!(tap.pending(1), None);
-        let mut nic = Nic::new(features, 100, 1526);
-        ip("neigh add 10.0.2.15 lladdr 52:54:00:12:34:56 dev vnic0");
-        let socket = UdpSocket::bind(("10.0.2.2", 0)).unwrap();
-        socket.send_to(b"hello", ("10.0.2.15", 7)).unwrap();
-        let (header, frame) = udp_frame(&mut nic, &mut tap);
-        assert_eq!(header, NetHeader { num_buffers: 1, ..NetHeader::default() });
-        assert!(frame.ends_with(b"hello"));
-        let body = smoltcp::wire::Ipv4Packet::new_checked(&frame[14..]).unwrap();
-        let udp = smoltcp::wire::UdpPacket::new_checked(body.payload()).unwrap();
-        assert!(udp.verify_checksum(&body.src_addr().into(), &body.dst_addr().into()));
     });
 }
 
@@ -250,7 +242,7 @@ fn cannot_go_out(io_uring: bool) {
     {
         let mut tap = tap();
         if !io_uring {
-            tap.batch = None;
+            tap.writes = None;
         }
         tap.negotiated(OFFERED).unwrap();
         let mut nic = Nic::new(OFFERED, 4, 1526);
@@ -279,206 +271,4 @@ fn cannot_go_out(io_uring: bool) {
         assert!(nic.transmit(&mut tap, NetHeader::default(), &[0; 60]).is_err());
         assert_eq!(tap.counters.get("dropped_tap_down"), 1);
     }
-}
-
-#[test]
-fn a_driver_with_few_buffers_still_gets_what_fits() {
-    in_namespace(|| {
-        let mut tap = tap();
-        tap.negotiated(OFFERED).unwrap();
-        assert_eq!(tap.pending(0), Some(MAX_RECEIVE));
-        let mut nic = Nic::new(OFFERED, 3, 600);
-        ip("neigh add 10.0.2.15 lladdr 52:54:00:12:34:56 dev vnic0");
-        let socket = UdpSocket::bind(("10.0.2.2", 0)).unwrap();
-        for len in [10, 1400] {
-            socket.send_to(&vec![7; len], ("10.0.2.15", 7)).unwrap();
-            let (header, frame) = udp_frame(&mut nic, &mut tap);
-            assert_eq!(header.num_buffers, if len == 10 { 1 } else { 3 });
-            assert!(frame.ends_with(&vec![7; len]));
-        }
-        assert_eq!(tap.counters.get("dropped_no_room"), 0);
-    });
-}
-
-#[test]
-fn a_frame_that_may_have_been_cut_off_is_not_given_to_the_driver() {
-    in_namespace(|| {
-        let mut tap = tap();
-        let features = OFFERED.without(Feature::MrgRxbuf);
-        tap.negotiated(features).unwrap();
-        let mut nic = Nic::new(features, 8, 62);
-        ip("neigh add 10.0.2.15 lladdr 52:54:00:12:34:56 dev vnic0");
-        let socket = UdpSocket::bind(("10.0.2.2", 0)).unwrap();
-        socket.send_to(&[1; 900], ("10.0.2.15", 7)).unwrap();
-        let mut lost = 0;
-        for _ in 0..50 {
-            tap.poll(Instant::now());
-            while let Some(received) = nic.receive(&mut tap) {
-                lost += u64::from(received.is_err());
-            }
-            if lost > 0 {
-                break;
-            }
-            let mut fds = [nix::poll::PollFd::new(tap.readable_fds()[0], nix::poll::PollFlags::POLLIN)];
-            nix::poll::poll(&mut fds, 100_u16).unwrap();
-        }
-        assert!(lost > 0);
-        assert_eq!(tap.counters.get("dropped_no_room"), lost);
-    });
-}
-
-/// Keeps `count` frames of the same bytes on `pair`.
-fn keep(nic: &mut Nic, tap: &mut Tap, pair: usize, count: usize) {
-    let bytes = vec![0; 12 + 60];
-    for _ in 0..count {
-        let kept = nic.with_frame(&bytes, &[], |frame| tap.transmit(pair, &frame.unwrap()).unwrap());
-        assert!(matches!(kept, Transmitted::Kept { .. }), "{kept:?}");
-    }
-}
-
-#[test]
-fn a_burst_goes_out_with_one_call_and_each_frame_is_done_with_once() {
-    in_namespace(|| {
-        let mut tap = tap();
-        tap.negotiated(OFFERED).unwrap();
-        if tap.batch.is_none() {
-            #[expect(clippy::print_stderr, reason = "how a test says that it was skipped")]
-            {
-                eprintln!("SKIP: this host allows no io_uring");
-            }
-            return;
-        }
-        let mut nic = Nic::new(OFFERED, 0, 0);
-        for burst in 1..=20 {
-            keep(&mut nic, &mut tap, 0, 100);
-            tap.flush();
-            tap.flush();
-            let mut tickets: Vec<u16> = std::iter::from_fn(|| tap.completed()).map(|done| done.ticket).collect();
-            tickets.sort_unstable();
-            tickets.dedup();
-            assert_eq!(tickets.len(), 100, "a tap takes its frames at once");
-            assert_eq!(
-                (tap.counters.get("transmit_calls"), tap.counters.get("transmitted_frames")),
-                (burst, burst * 100)
-            );
-        }
-        // As many as it keeps, and no more.
-        keep(&mut nic, &mut tap, 0, usize::from(Tap::KEEPS));
-        let full = nic.with_frame(&[0; 72], &[], |frame| tap.transmit(0, &frame.unwrap()).unwrap());
-        assert_eq!(full, Transmitted::Full);
-        tap.quiesce(0);
-        assert_eq!(std::iter::from_fn(|| tap.completed()).count(), usize::from(Tap::KEEPS));
-        // What it has when it is dropped goes out.
-        keep(&mut nic, &mut tap, 0, 3);
-        drop(tap);
-    });
-}
-
-#[test]
-fn a_pair_of_several_has_a_queue_of_its_own_and_only_those_in_use_are_given_frames() {
-    in_namespace(|| {
-        let share = |worker| Share { pairs: 3, worker, workers: 2 };
-        let mut first = open("vnic0", share(0));
-        let mut second = open("vnic0", share(1));
-        assert_eq!((first.queues.len(), second.queues.len()), (2, 1));
-        first = with_address(first);
-        for tap in [&mut first, &mut second] {
-            tap.negotiated(OFFERED).unwrap();
-        }
-        ip("neigh add 10.0.2.15 lladdr 52:54:00:12:34:56 dev vnic0");
-        // Frames by pair, of as many flows.
-        let arrived = |first: &mut Tap, second: &mut Tap| {
-            let sockets: Vec<UdpSocket> = (0..90).map(|_| UdpSocket::bind(("10.0.2.2", 0)).unwrap()).collect();
-            for socket in &sockets {
-                socket.send_to(b"hello", ("10.0.2.15", 7)).unwrap();
-            }
-            let mut frames = [0; 3];
-            let mut taken = |tap: &mut Tap, pair: usize| {
-                let Some(place) = tap.queue(pair).map(|_| tap.share.place(pair)) else { return };
-                tap.poll(Instant::now());
-                while tap.queues[place].settle(tap.shape, &tap.counters) && tap.pending(pair) != Some(tap.shape.largest)
-                {
-                    if tap.queues[place].drained {
-                        break;
-                    }
-                    tap.queues[place].forget();
-                    frames[pair] += 1;
-                }
-            };
-            for pair in 0..3 {
-                taken(first, pair);
-                taken(second, pair);
-            }
-            frames
-        };
-        let [all, 0, 0] = arrived(&mut first, &mut second) else { panic!("frames for a pair that is not in use") };
-        assert!(all >= 90, "{all}");
-        second.set_receiving(1, true);
-        first.set_receiving(2, true);
-        second.set_receiving(1, true);
-        let spread = arrived(&mut first, &mut second);
-        assert!(spread.iter().all(|frames| *frames > 0), "{spread:?}");
-        second.set_receiving(1, false);
-        let [some, 0, more] = arrived(&mut first, &mut second) else { panic!("frames for a pair that was given up") };
-        assert!(some > 0 && more > 0);
-        let mut nic = Nic::new(OFFERED, 0, 0);
-        keep(&mut nic, &mut first, 2, 1);
-        keep(&mut nic, &mut second, 1, 1);
-        // To send, a pair needs no receiveq in use.
-        for (tap, pair) in [(&mut first, 2), (&mut second, 1)] {
-            tap.flush();
-            let done = tap.completed().unwrap();
-            assert_eq!((done.pair, done.read), (pair, Some(60)));
-        }
-    });
-}
-
-#[test]
-fn a_tap_made_beforehand_serves_one_pair_and_several_if_it_was_made_for_that() {
-    in_namespace(|| {
-        let several = Share { pairs: 2, worker: 0, workers: 1 };
-        ip("tuntap add vnic1 mode tap");
-        ip("tuntap add vnic2 mode tap multi_queue");
-        for (name, share) in [("vnic1", ONE), ("vnic2", ONE), ("vnic2", several)] {
-            assert_eq!(open(name, share).queues.len(), share.pairs, "{name}");
-        }
-        let error = Tap::open("vnic1", several).unwrap_err();
-        assert!(matches!(error, TapError::OneQueue { pairs: 2, .. }), "{error}");
-        assert!(error.to_string().contains("multi_queue"), "{error}");
-        let _used = open("vnic1", ONE);
-        assert!(matches!(Tap::open("vnic1", several), Err(TapError::OneQueue { .. })));
-        assert!(matches!(Tap::open("lo", several), Err(TapError::WrongKind { .. })));
-    });
-}
-
-#[test]
-fn what_is_wrong_with_a_tap_is_said_in_one_sentence() {
-    in_namespace(|| {
-        let tap = tap();
-        let busy = Tap::open("vnic0", ONE).unwrap_err();
-        assert!(matches!(busy, TapError::Busy { .. }), "{busy}");
-        drop(tap);
-        let wrong = Tap::open("lo", ONE).unwrap_err();
-        assert!(matches!(wrong, TapError::WrongKind { .. }), "{wrong}");
-        ip("tuntap add vnic1 mode tap user 12345");
-        // From here on without the right to make devices, or to use others'.
-        let nobody = nix::unistd::Uid::from_raw(65_534);
-        // For this thread alone, as `nix` would do it for all.
-        // SAFETY: a system call without pointers.
-        assert_eq!(unsafe { libc::syscall(libc::SYS_setresuid, nobody.as_raw(), nobody.as_raw(), nobody.as_raw()) }, 0);
-        let missing = Tap::open("vnic7", ONE).unwrap_err();
-        let foreign = Tap::open("vnic1", ONE).unwrap_err();
-        // The clone device itself may be root's alone.
-        if std::fs::OpenOptions::new().read(true).write(true).open(CLONE_DEVICE).is_ok() {
-            assert!(matches!(missing, TapError::Missing { .. }), "{missing}");
-            assert!(missing.to_string().contains("ip tuntap add vnic7 mode tap user"), "{missing}");
-            assert!(matches!(foreign, TapError::NotPermitted { .. }), "{foreign}");
-        } else {
-            assert!(matches!(missing, TapError::DriverNotPermitted { .. }), "{missing}");
-            assert!(matches!(foreign, TapError::DriverNotPermitted { .. }), "{foreign}");
-        }
-        for error in [busy, wrong, missing, foreign] {
-            assert!(!error.to_string().contains('\n'));
-        }
-    });
 }
