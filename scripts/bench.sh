@@ -15,13 +15,13 @@
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
-WORDS=() ENGINE='' DPDK=1
+WORDS=() ENGINE='' WITH_DPDK=1
 while [ $# -gt 0 ]; do
   case $1 in
     --all) WORDS+=(--all) && shift ;;
     --engine) ENGINE=1 && shift ;;
-    --iommu) WORDS+=(--only IOMMU) DPDK='' && shift ;;
-    --sendfile) WORDS+=(--only sendfile) DPDK='' && shift ;;
+    --iommu) WORDS+=(--only IOMMU) WITH_DPDK='' && shift ;;
+    --sendfile) WORDS+=(--only sendfile) WITH_DPDK='' && shift ;;
     --against | --only | --rounds | --seconds)
       [ $# -ge 2 ] || usage_error "$1 wants a value"
       WORDS+=("$1" "$2") && shift 2
@@ -40,7 +40,8 @@ fi
 
 use_dpdk() {
   can_be_root || fail 2 "DPDK wants huge pages, and they want root: run it as root"
-  need_dpdk
+  wish "${DPDK[@]}"
+  need dpdk-testpmd dpdk-dev dpdk
   HUGE_BEFORE=$(cat /proc/sys/vm/nr_hugepages) MOUNTED=''
   trap put_back EXIT
   if [ "$HUGE_BEFORE" -lt 600 ]; then
@@ -57,7 +58,7 @@ put_back() {
   [ -z "$MOUNTED" ] || as_root umount /dev/hugepages || true
   echo "$HUGE_BEFORE" | as_root tee /proc/sys/vm/nr_hugepages >/dev/null
 }
-[ -z "$DPDK" ] || use_dpdk
+[ -z "$WITH_DPDK" ] || use_dpdk
 need ip iproute2 iproute2
 
 OUT=$ROOT/target/bench

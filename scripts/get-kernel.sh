@@ -44,6 +44,8 @@ fetch_kernel() {
       ln -sfn "${modules[0]}" modules && ln -sfn "${kernel[0]}" vmlinuz
     ) || return 1
   fi
+  # What modules are compressed with, as most are.
+  need xz xz-utils xz
   ln -sfn "$version" "$link"
   say "The guest's kernel: $version"
 }

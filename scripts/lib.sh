@@ -1,11 +1,9 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2034 # some variables are for the scripts that read this file
-# What the scripts share: saying what is done, finding or installing tools, waiting for a condition.
+# What the scripts share: saying what is done, finding or installing tools.
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 GUEST=$ROOT/target/guest
-# What was learnt of this machine; `vnic doctor` reads it too.
-ACCEL_FILE=$ROOT/target/run/accel
 
 # People's words go to standard error: standard output belongs to results.
 say() { printf '%s\n' "$*" >&2; }
@@ -35,6 +33,13 @@ as_root() {
 }
 can_be_root() { [ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null; }
 
+# install_packages PACKAGE…: as root, without questions.
+install_packages() {
+  local apt=(env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends -o Dpkg::Use-Pty=0 "$@")
+  # Old package lists name files that are gone from the mirror: renew them once.
+  as_root "${apt[@]}" >/dev/null 2>&1 || { as_root apt-get update -qq && as_root "${apt[@]}" >/dev/null; }
+}
+
 # need TOOL DEBIAN-PACKAGE OTHER-NAMES: sees to it that the tool is there, or says what to install.
 need() {
   local tool=$1 package=$2 others=$3
@@ -46,53 +51,28 @@ need() {
     fail 2 "$tool is missing, and this user may not install it. Run: sudo apt-get install --no-install-recommends $package"
   fi
   say "$tool is missing: installing $package"
-  local options=(-qq -y --no-install-recommends -o Dpkg::Use-Pty=0)
-  # Old package lists name files that are gone from the mirror: renew them once.
-  as_root env DEBIAN_FRONTEND=noninteractive apt-get install "${options[@]}" "$package" >/dev/null 2>&1 ||
-    { as_root apt-get update -qq && as_root env DEBIAN_FRONTEND=noninteractive apt-get install "${options[@]}" "$package" >/dev/null; } ||
-    fail 2 "could not install $package; see the messages above"
+  install_packages "$package" || fail 2 "could not install $package; see the messages above"
   hash -r
   command -v "$tool" >/dev/null || fail 2 "$package is installed, but there is no $tool in PATH"
 }
 
-# need_dpdk: DPDK's testpmd, and the drivers it loads.
-need_dpdk() {
-  local package
-  need dpdk-testpmd dpdk-dev dpdk
-  for package in librte-net-vhost23 librte-net-virtio23 librte-meta-allpmds; do
-    if is_debian && ! dpkg -s "$package" >/dev/null 2>&1; then
-      as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$package" >/dev/null ||
-        fail 2 "could not install $package"
-    fi
+# wish PACKAGE…: installs those that are not there, all or none; where that is not possible, one line says what to install.
+wish() {
+  local package missing=()
+  for package; do
+    dpkg -s "$package" >/dev/null 2>&1 || missing+=("$package")
   done
+  [ ${#missing[@]} -gt 0 ] || return 0
+  if is_debian && can_be_root && say "Installing ${missing[*]}" && install_packages "${missing[@]}"; then return; fi
+  say "Something will be skipped for want of packages. Install them (Debian's names): ${missing[*]}"
 }
+
+DPDK=(dpdk-dev librte-net-vhost23 librte-net-virtio23 librte-meta-allpmds)
 
 need_cargo() {
   command -v cargo >/dev/null ||
     fail 2 "cargo is missing: install Rust $(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$ROOT/Cargo.toml") or newer, with rustup or your distribution's packages"
   need cc gcc "gcc"
-}
-
-# wait_for SECONDS WHAT COMMAND…: until the command succeeds. Fails at the deadline, or when the process WAITED_ON ends.
-wait_for() {
-  local deadline=$((SECONDS + $1)) what=$2 never
-  shift 2
-  # A pipe nobody writes to: reading from it with a timeout is a short wait without a process.
-  exec {never}<> <(:)
-  until "$@"; do
-    if [ -n "${WAITED_ON:-}" ] && ! kill -0 "$WAITED_ON" 2>/dev/null; then
-      exec {never}>&-
-      say "$what: the process that was to do it has ended"
-      return 1
-    fi
-    if [ "$SECONDS" -ge "$deadline" ]; then
-      exec {never}>&-
-      say "$what: not within the deadline"
-      return 1
-    fi
-    read -rt 0.05 -u "$never" || true
-  done
-  exec {never}>&-
 }
 
 # apt_private SUITE: has apt's ordinary clients use package lists of our own under target/, so that no privilege is needed

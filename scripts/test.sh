@@ -48,6 +48,14 @@ skip() {
   SKIPPED=$((SKIPPED + 1))
 }
 
+# What the tests use of others. Each of these lists is installed or skipped as a whole.
+wish shellcheck tshark g++ iproute2
+[ -n "$QUICK" ] || {
+  wish "${DPDK[@]}"
+  wish ipxe-qemu ovmf u-boot-qemu dnsmasq-base
+  wish passt
+}
+
 step format cargo fmt --all --check
 step "the fuzz targets' format" cargo fmt --manifest-path vnic/fuzz/Cargo.toml --check
 if command -v shellcheck >/dev/null; then
@@ -76,16 +84,16 @@ if [ -n "$QUICK" ]; then
 elif ! command -v "${QEMU:-qemu-system-x86_64}" >/dev/null && { ! is_debian || ! can_be_root; }; then
   skip "guest tests: QEMU is not installed, and this user may not install it"
 else
+  # The programs are those that the steps before have built.
+  export VNIC=$ROOT/target/debug/vnic LAUNCHER=$ROOT/target/debug/run-qemu
   # What the tests would otherwise build or fetch one by one, each in its own time.
   step "the guest's image" scripts/run-qemu.sh --print-command
   scripts/get-kernel.sh --newer || true
-  # A driver that was not written by us, and what network namespaces are made with; without them those tests skip themselves.
-  if is_debian && can_be_root; then (need_dpdk) || true; (need ip iproute2 iproute2) || true; fi
+  scripts/get-kernel.sh --kernel trixie-backports || true
   # Two at a time at most: a guest keeps one CPU busy, and deadlines are for a machine that is not crowded.
   THREADS=$(($(nproc) < 2 ? 1 : 2))
-  # The command is the one that the steps before have built; always --workspace, or cargo would build the dependencies anew
-  # with fewer features.
-  step "guests" env VNIC="$ROOT/target/debug/vnic" cargo test --workspace --locked --test guests -- --test-threads=$THREADS
+  # Always --workspace, or cargo would build the dependencies anew with fewer features.
+  step "guests" cargo test --workspace --locked --test guests -- --test-threads=$THREADS
 fi
 
 printf '\n'

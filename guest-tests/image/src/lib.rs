@@ -2,4 +2,7 @@
 
 pub mod archive;
 pub mod host_files;
+mod initramfs;
 pub mod modules;
+
+pub use initramfs::Initramfs;

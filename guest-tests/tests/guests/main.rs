@@ -5,6 +5,7 @@
 mod books;
 mod dpdk;
 mod image;
+mod launcher;
 mod lies;
 mod peer;
 mod queues;

@@ -1,4 +1,4 @@
-//! Loads kernel modules by group: `mkinitramfs` gave each group a folder, whose files by their names are in loading order.
+//! Loads kernel modules by group: the image gave each group a folder, whose files by their names are in loading order.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

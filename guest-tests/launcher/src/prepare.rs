@@ -1,0 +1,192 @@
+//! From options to a machine: fetches, builds and writes what it is made of.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use anyhow::{Context, Result, anyhow};
+use guest_image::Initramfs;
+
+use crate::children::dies_with_us;
+use crate::machine::{Accelerator, Backend, Machine, Nic, Qemu, Task};
+use crate::options::Netdev;
+use crate::{Failure, Options, accelerator, in_path, repository, shown};
+
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+const OTHER_QEMUS: &str = "qemu-system-x86 (Debian, Ubuntu, Arch), qemu-system-x86-core (Fedora), qemu-x86 (openSUSE)";
+const OTHER_BUSYBOXES: &str = "busybox-static (Debian, Ubuntu), busybox (Fedora, Arch)";
+
+/// Everything the options' machine needs is there when this returns.
+///
+/// # Errors
+/// Something cannot be fetched, built or written.
+pub fn prepare(options: &Options) -> Result<Machine, Failure> {
+    let guest = repository().join("target/guest");
+    let folder = options.folder()?;
+    for folder in [&guest, &folder] {
+        fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    }
+    // One at a time: tests and people may start guests side by side.
+    let lock = File::create(guest.join("lock")).context("target/guest/lock")?;
+    lock.lock().context("target/guest/lock")?;
+    let qemu = qemu(options, &guest)?;
+    let (kernel, modules) = kernel(options, &guest)?;
+    let initramfs = initramfs(options, &guest, &folder, &modules)?;
+    drop(lock);
+    let backend = match &options.netdev {
+        Netdev::User => Backend::User,
+        Netdev::Tap(name) => Backend::Tap(name.clone()),
+        Netdev::Vhost => Backend::VhostUser {
+            socket: folder.join("vnic.sock"),
+            listens: options.client,
+            queue_pairs: options.queue_pairs.get(),
+        },
+    };
+    let task = match &options.command {
+        _ if options.is_judged() || options.task.is_some() => {
+            Task::Agent { record: folder.join("record.sock"), console: folder.join("console.log") }
+        }
+        Some(command) => Task::Command(command.clone()),
+        None => Task::Shell,
+    };
+    let mut machine = Machine {
+        qemu,
+        accelerator: Accelerator::Tcg,
+        memory: options.memory.clone(),
+        cpus: options.cpus.clone(),
+        kernel,
+        initramfs,
+        iommu: options.iommu,
+        nic: Some(Nic { backend, msix: options.msix, options: options.nic_options.clone() }),
+        disk: disk(&folder),
+        task,
+        append: options.append.clone(),
+    };
+    machine.accelerator = accelerator::choose(options.accel, &machine)?;
+    Ok(machine)
+}
+
+/// `$QEMU`, that of Debian's backports, or the one in `PATH`, which is installed if it is not there.
+fn qemu(options: &Options, guest: &Path) -> Result<Qemu, Failure> {
+    let program = std::env::var("QEMU").ok().filter(|program| !program.is_empty());
+    let program = program.unwrap_or_else(|| "qemu-system-x86_64".to_owned());
+    if !program.contains('/') && in_path(&program).is_none() {
+        need(&program, "qemu-system-x86", OTHER_QEMUS)?;
+    }
+    if options.newer_qemu {
+        get_kernel(&["--newer-qemu"])?;
+        return Ok(Qemu::of(&guest.join("qemu/usr/bin/qemu-system-x86_64"))?);
+    }
+    Ok(Qemu::of(Path::new(&program))?)
+}
+
+/// The kernel and its modules.
+fn kernel(options: &Options, guest: &Path) -> Result<(PathBuf, PathBuf), Failure> {
+    let (kernel, modules) = match (&options.kernel, &options.modules, &options.debian_kernel) {
+        (Some(kernel), Some(modules), _) => (kernel.clone(), modules.clone()),
+        (_, _, which) => {
+            let name = match which {
+                Some(which) => {
+                    get_kernel(&["--kernel", which])?;
+                    which
+                }
+                None if options.newer_kernel => {
+                    get_kernel(&["--newer"])?;
+                    "newer"
+                }
+                None => {
+                    get_kernel(&[])?;
+                    "stable"
+                }
+            };
+            let folder = guest.join("kernel").join(name);
+            (folder.join("vmlinuz"), folder.join("modules"))
+        }
+    };
+    File::open(&kernel).map_err(|_| anyhow!("cannot read the kernel {}", kernel.display()))?;
+    let found = modules.canonicalize().ok().filter(|folder| folder.is_dir());
+    let modules =
+        found.with_context(|| format!("there is no folder {} with the kernel's modules", modules.display()))?;
+    Ok((kernel, modules))
+}
+
+fn initramfs(options: &Options, guest: &Path, folder: &Path, modules: &Path) -> Result<PathBuf, Failure> {
+    static BUILT: OnceLock<bool> = OnceLock::new();
+    let build = guest.join("build");
+    let built = BUILT.get_or_init(|| {
+        let words =
+            ["cargo", "build", "--profile", "guest", "--package", "guest-agent", "--package", "vnic-driver", "--bins"];
+        let build = build.to_string_lossy();
+        let words = [&words[..], &["--examples", "--target", TARGET, "--target-dir", &build]].concat();
+        cargo(&words, &[("RUSTFLAGS", "-C target-feature=+crt-static")])
+    });
+    if !built {
+        return Err(Failure::Said("the guest's programs do not build".to_owned()));
+    }
+    let fetched = guest.join("busybox/bin/busybox");
+    let busybox = match Some(fetched).filter(|program| program.is_file()).or_else(|| in_path("busybox")) {
+        Some(busybox) => busybox,
+        None => {
+            need("busybox", "busybox-static", OTHER_BUSYBOXES)?;
+            in_path("busybox").context("busybox is installed and not there")?
+        }
+    };
+    let output = match options.with.is_empty() {
+        true => guest.join(format!("initramfs-{}.cpio", modules.file_name().unwrap_or_default().display())),
+        false => folder.join("initramfs.cpio"),
+    };
+    let with = options.with.iter().map(|with| (with.path.clone(), with.place.clone())).collect();
+    let programs = build.join(TARGET).join("guest");
+    let image = Initramfs { modules: modules.to_owned(), programs, busybox, with };
+    for line in image.write(&output).context("the initramfs cannot be written")? {
+        eprintln!("{line}");
+    }
+    Ok(output)
+}
+
+/// A disk with an empty ext4 file system, for the rows that read a file from one: sparse, so it takes little room. Without the
+/// tool for it the guest has none, and says so where it is asked for a file there.
+fn disk(folder: &Path) -> Option<PathBuf> {
+    let (tool, image) = (in_path("mke2fs")?, folder.join("disk.ext4"));
+    // There is one from an earlier run, or none.
+    let _ = fs::remove_file(&image);
+    let options = ["-q", "-F", "-t", "ext4", "-E", "lazy_itable_init=1,lazy_journal_init=1", "-m", "0"];
+    let made = Command::new(tool).args(options).arg(&image).arg("512M").stdout(Stdio::null()).status();
+    made.is_ok_and(|status| status.success()).then_some(image)
+}
+
+/// Runs cargo in the repository. Did it go well? If not, it has said why.
+pub(crate) fn cargo(words: &[&str], variables: &[(&str, &str)]) -> bool {
+    eprintln!("+ {}", shown(words));
+    let mut command = dies_with_us(words);
+    command.envs(variables.iter().copied()).current_dir(repository()).stdin(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
+/// Sees to it that a tool is there, as the scripts do.
+fn need(tool: &str, package: &str, others: &str) -> Result<(), Failure> {
+    let lib = repository().join("scripts/lib.sh");
+    let words = ["bash", "-c", ". \"$1\" && shift && need \"$@\"", "run-qemu.sh"];
+    let mut command = dies_with_us(&words);
+    let status = command.arg(lib).args([tool, package, others]).status().context("bash")?;
+    if status.success() { Ok(()) } else { Err(Failure::Said(format!("{tool} is missing"))) }
+}
+
+/// Runs `scripts/get-kernel.sh`; what it says last is the reason where something is not to be had.
+fn get_kernel(words: &[&str]) -> Result<(), Failure> {
+    let script = repository().join("scripts/get-kernel.sh");
+    let mut command = dies_with_us(&[&script.to_string_lossy()]);
+    let mut child = command.args(words).stdin(Stdio::null()).stderr(Stdio::piped()).spawn().context("get-kernel.sh")?;
+    let mut last = String::new();
+    for line in child.stderr.take().into_iter().flat_map(|said| BufReader::new(said).lines()).map_while(Result::ok) {
+        eprintln!("{line}");
+        last = line;
+    }
+    match child.wait().context("get-kernel.sh")? {
+        status if status.success() => Ok(()),
+        status if status.code() == Some(3) => Err(Failure::NotToBeHad(last)),
+        _ => Err(Failure::Said(last)),
+    }
+}
