@@ -26,6 +26,7 @@ pub mod kind;
 pub mod loopback;
 pub mod peer;
 mod port;
+mod segmentation;
 pub mod sink;
 mod steering;
 pub mod stream;

@@ -17,7 +17,7 @@
 //! 1. [`Port::transmit`] gathers the frame into one buffer, reused for each: that read of guest memory is the DMA. smoltcp
 //!    takes it from there at once, so that nothing waits and nothing is dropped; where there is no room for an answer,
 //!    `transmit` says `Full` instead. A lost frame would cost a second (smoltcp's minimum retransmission time-out). TCP
-//!    segments go through in one piece; a frame of many datagrams is cut into them first (`segments`).
+//!    segments go through in one piece; a frame of many datagrams is cut into them first ([`super::segmentation`]).
 //! 2. [`Port::poll`] lets the services use what arrived, then sends what is due: one acknowledgement per burst.
 //! 3. [`Port::receive`] writes the frames that smoltcp made, with whole checksums, into the driver's buffers.
 //!
@@ -29,7 +29,6 @@
 mod check;
 mod datagrams;
 mod ping;
-mod segments;
 mod services;
 #[cfg(test)]
 mod tests;
@@ -46,10 +45,10 @@ use smoltcp::iface::{Config, Interface, PollIngressSingleResult, PollResult, Soc
 use smoltcp::wire::{EthernetAddress, IpAddress, IpCidr, Ipv4Address, Ipv6Address};
 
 use self::datagrams::Datagrams;
-use self::segments::Segments;
 use self::services::Services;
 use self::wire::Wire;
 use super::counters::counters;
+use super::segmentation::Segmentation;
 use super::{LinkCounters, LinkError, Port, Received, Transmitted};
 use crate::net::{Frame, ReceiveSpace};
 use crate::spec::net::{GSO_UDP_L4, HDR_F_DATA_VALID, NetHeader};
@@ -66,6 +65,9 @@ pub const IPV4: Ipv4Address = Ipv4Address::new(10, 0, 2, 2);
 pub const IPV6: Ipv6Address = Ipv6Address::new(0xfec0, 0, 0, 0, 0, 0, 0, 2);
 /// The peer's link-local address.
 pub const LINK_LOCAL: Ipv6Address = Ipv6Address::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
+
+/// `UDP_MAX_SEGMENTS` of Linux. A frame of 64 KiB in pieces of one byte would keep its queue's worker from the others.
+const MAX_DATAGRAMS: usize = 128;
 
 counters!(Count {
     Frames = "transmitted_frames",
@@ -204,6 +206,11 @@ impl Peer {
     }
 }
 
+/// How a frame of many datagrams is to be cut; `None`: it is not what its header says, or of more than [`MAX_DATAGRAMS`].
+fn datagrams(frame: &[u8], header: NetHeader) -> Option<Segmentation> {
+    Segmentation::new(frame, frame.len(), header).filter(|cut| cut.pieces() <= MAX_DATAGRAMS)
+}
+
 impl Port for Peer {
     fn transmit(&mut self, pair: usize, frame: &Frame<'_>) -> Result<Transmitted, LinkError> {
         if self.wire.is_full() {
@@ -220,14 +227,15 @@ impl Port for Peer {
             Count::BadChecksum.add(&self.counters, 1);
             return taken;
         }
-        let segments = (frame.header.gso_type == GSO_UDP_L4).then(|| Segments::new(bytes, frame.header));
+        let datagrams = (frame.header.gso_type == GSO_UDP_L4).then(|| datagrams(bytes, frame.header));
         self.wire.note(read, pair);
-        match segments {
+        match datagrams {
             None => self.take(0..read),
-            Some(Some(mut segments)) => {
-                while let Some(datagram) = segments.next(self.wire.buffer()) {
+            Some(Some(cut)) => {
+                for (at, place) in cut.places().enumerate() {
+                    cut.finish(at, self.wire.buffer().get_mut(place.clone()).unwrap_or_default());
                     Count::Segmented.add(&self.counters, 1);
-                    self.take(datagram);
+                    self.take(place);
                 }
             }
             Some(None) => Count::Unsegmentable.add(&self.counters, 1),

@@ -310,3 +310,21 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_frame_of_too_many_datagrams_is_not_cut() {
+    let mut frame = vec![0; 12];
+    frame.extend([8, 0, 0x45, 0, 4, 4, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 2, 15, 10, 0, 2, 2]);
+    frame.extend([0x9c, 0x40, 0, 7, 3, 0xf0, 0, 0]);
+    frame.extend([0; 1000]);
+    let of = |gso_size| NetHeader {
+        flags: HDR_F_NEEDS_CSUM,
+        gso_type: GSO_UDP_L4,
+        gso_size,
+        csum_start: 34,
+        csum_offset: 6,
+        ..NetHeader::default()
+    };
+    assert_eq!(datagrams(&frame, of(8)).unwrap().pieces(), 125);
+    assert!(datagrams(&frame, of(7)).is_none(), "143 datagrams");
+}

@@ -7,7 +7,7 @@
 //!
 //! Operation:
 //! 1. A frame is gathered into the send buffer, its checksum completed there while it is in the cache. One of many segments
-//!    goes whole if the far end takes such frames (passt does, up to [`WHOLE_LIMIT`]); else it is [cut](segmentation).
+//!    goes whole if the far end takes such frames (passt does, up to [`WHOLE_LIMIT`]); else it is [cut](super::segmentation).
 //! 2. What the burst has gathered is written with one system call. A far end that is slow fills the buffer, and the ring waits.
 //! 3. Frames to the driver are read many at a time, and go to the pair their flow was sent on ([`super::steering`]).
 //! 4. A far end that is gone is dialled again by a [thread](connector) of its own. Meanwhile frames are dropped and counted, as
@@ -18,7 +18,6 @@
 mod connector;
 pub mod passt;
 mod receive;
-mod segmentation;
 mod send;
 #[cfg(test)]
 mod tests;
@@ -35,9 +34,9 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use self::connector::{Connector, Dial, Mac};
 use self::passt::{Passt, Publish};
 use self::receive::ReceiveBuffer;
-use self::segmentation::{MAX_HEADERS, Segmentation};
 use self::send::{PREFIX, SendBuffer};
 use super::counters::counters;
+use super::segmentation::{MAX_HEADERS, Segmentation};
 use super::steering::Steering;
 use super::{LinkCounters, LinkError, Port, Received, Transmitted};
 use crate::memory::GuestSlice;
@@ -230,8 +229,8 @@ impl Stream {
     fn gather_cut(&mut self, pair: usize, frame: &Frame<'_>, cut: &Segmentation) {
         let headers_len = cut.headers_len();
         let mut payload = Payload::new(frame.segments(), headers_len);
-        for (at, len) in cut.lens().enumerate() {
-            let piece = self.send.frame(len);
+        for (at, place) in cut.places().enumerate() {
+            let piece = self.send.frame(place.len());
             payload.copy_to(piece.get_mut(headers_len..).unwrap_or_default());
             cut.finish(at, piece);
             if at == 0 {

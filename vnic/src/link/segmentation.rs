@@ -1,10 +1,12 @@
-//! A frame of many segments (TSO, USO), cut into them as a NIC would, while it is copied.
+//! A frame of many segments (TSO, USO), cut into them as a NIC would: while it is copied, or where it lies.
 //!
 //! Operation (VIRTIO 1.3, 5.1.6.2 Packet Transmission): each piece has the frame's headers in front, with lengths, IPv4
 //! identification, TCP sequence number and flags of its own, `gso_size` payload bytes, and a checksum over all of it.
 //!
 //! Limits: no IP options are touched, and IPv6 extension headers are refused. How many pieces there may be is for the caller
-//! to say: see [`Segmentation::framed_len`].
+//! to say: see [`Segmentation::pieces`].
+
+use std::ops::Range;
 
 use crate::net::checksum;
 use crate::spec::net::{GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NetHeader};
@@ -66,12 +68,16 @@ impl Segmentation {
         let (ip_len, protocol_at) = if ipv4 { (usize::from(first & 15) * 4, 9) } else { (40, 6) };
         let transport_at = ip_at + ip_len;
         let is_whole = !ipv4 || be16(start, ip_at + 6)? & 0x3fff == 0;
+        // Drivers may leave it 0 in a frame that is too long for it.
+        let stated =
+            if ipv4 { usize::from(be16(start, ip_at + 2)?) } else { 40 + usize::from(be16(start, ip_at + 4)?) };
         let protocol = *start.get(ip_at + protocol_at)?;
         let version = if ipv4 { 4 } else { 6 };
         let offset = if tcp { 16 } else { 6 };
         let as_stated = first >> 4 == version
             && ip_len >= 20
             && is_whole
+            && ip_at + stated <= len
             && protocol == if tcp { 6 } else { 17 }
             && usize::from(header.csum_start) == transport_at
             && header.csum_offset == offset;
@@ -92,14 +98,20 @@ impl Segmentation {
         self.headers_len
     }
 
-    /// Bytes of all pieces together, each with its headers and `prefix` bytes more.
-    pub(super) const fn framed_len(&self, prefix: usize) -> usize {
-        self.payload.div_ceil(self.size) * (prefix + self.headers_len) + self.payload
+    /// How many pieces there are.
+    pub(super) const fn pieces(&self) -> usize {
+        self.payload.div_ceil(self.size)
     }
 
-    /// The lengths of all pieces, headers included.
-    pub(super) fn lens(&self) -> impl Iterator<Item = usize> + use<'_> {
-        (0..self.payload.div_ceil(self.size)).map(|at| self.headers_len + self.size.min(self.payload - at * self.size))
+    /// Bytes of all pieces together, each with its headers and `prefix` bytes more.
+    pub(super) const fn framed_len(&self, prefix: usize) -> usize {
+        self.pieces() * (prefix + self.headers_len) + self.payload
+    }
+
+    /// Where in the frame each piece is, if its payload stays where it lies: its headers then overwrite the piece before.
+    pub(super) fn places(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let Segmentation { headers_len, size, payload, .. } = *self;
+        (0..self.pieces()).map(move |at| at * size..headers_len + (at * size + size).min(payload))
     }
 
     /// Puts headers in front of piece `at`, whose payload is in its place already, and its checksum into them.
@@ -199,7 +211,7 @@ mod tests {
     fn pieces(frame: &[u8], header: NetHeader) -> Option<Vec<Vec<u8>>> {
         let cut = Segmentation::new(&frame[..frame.len().min(MAX_HEADERS)], frame.len(), header)?;
         let mut payload = frame.get(cut.headers_len()..)?;
-        let pieces = cut.lens().enumerate().map(|(at, len)| {
+        let pieces = cut.places().map(|place| place.len()).enumerate().map(|(at, len)| {
             let mut piece = vec![0xaa; len];
             let (here, rest) = payload.split_at(len - cut.headers_len());
             piece[cut.headers_len()..].copy_from_slice(here);
@@ -256,8 +268,9 @@ mod tests {
         ] {
             assert!(pieces(&whole, header).is_none(), "{header:?}");
         }
-        // Another ethertype, version, header length, a fragment, another protocol, a TCP header too short or beyond the end.
-        for (at, byte) in [(12, 9), (14, 0x65), (14, 0x44), (20, 0x20), (23, 17), (46, 0x40)] {
+        // Another ethertype, version, header length, a length beyond the frame, a fragment, another protocol, a TCP header too
+        // short.
+        for (at, byte) in [(12, 9), (14, 0x65), (14, 0x44), (14, 0x4f), (16, 0xff), (20, 0x20), (23, 17), (46, 0x40)] {
             let mut frame = whole.clone();
             frame[at] = byte;
             assert!(pieces(&frame, header).is_none(), "byte {at}");
@@ -271,6 +284,21 @@ mod tests {
     fn the_bytes_of_all_pieces_are_told_before_they_are_made() {
         let (frame, header) = frame(true, true, 250);
         let cut = Segmentation::new(&frame, frame.len(), header).unwrap();
-        assert_eq!(cut.framed_len(4), cut.lens().map(|len| len + 4).sum::<usize>());
+        assert_eq!(cut.framed_len(4), cut.places().map(|place| place.len() + 4).sum::<usize>());
+    }
+
+    #[test]
+    fn pieces_that_are_cut_where_they_lie_are_the_same() {
+        for payload in [90, 100, 250] {
+            let (mut frame, header) = frame(true, false, payload);
+            let copied = pieces(&frame, header).unwrap();
+            let cut = Segmentation::new(&frame, frame.len(), header).unwrap();
+            assert_eq!(cut.pieces(), copied.len());
+            for (at, (place, copied)) in cut.places().zip(copied).enumerate() {
+                let piece = frame.get_mut(place).unwrap();
+                cut.finish(at, piece);
+                assert_eq!(piece, copied);
+            }
+        }
     }
 }
