@@ -4,13 +4,13 @@ use std::fmt::{self, Write};
 use std::path::Path;
 
 use anyhow::Result;
-use vnic::observe::protocol::{EventSuppression, IotlbStatus, QueueStatus, Status};
+use vnic::observe::protocol::{EventSuppression, FeatureSets, IotlbStatus, QueueStatus, Status};
 
 use comfy_table::Cell;
 
 use super::figures;
-use super::style::{self, BAD, DIM, GOOD, HEAD, WARN};
-use super::table::{Align, styled, table};
+use super::style::{self, BAD, DIM, GOOD, HEAD, PLAIN, WARN};
+use super::table::{Align, paragraph, styled, table};
 
 /// The counters that have a column; the others are named where they are not zero.
 const COLUMNS: &[&str] = &["chains", "descriptors", "bytes", "kicks", "calls", "drops", "errors"];
@@ -41,21 +41,7 @@ fn text(status: &Status, control: &Path) -> Result<String, fmt::Error> {
     if let Some(error) = &status.last_error {
         writeln!(out, "{}{BAD}{error}{BAD:#}", label(""))?;
     }
-    let features = &status.features;
-    let refused: Vec<&str> =
-        features.offered.iter().filter(|name| !features.negotiated.contains(name)).map(String::as_str).collect();
-    writeln!(out, "{}negotiated  {}", label("features"), or_none(&features.negotiated.join(" ")))?;
-    if !features.negotiated.is_empty() && !refused.is_empty() {
-        writeln!(out, "{}{DIM}not taken   {}{DIM:#}", label(""), refused.join(" "))?;
-    } else if features.negotiated.is_empty() {
-        writeln!(out, "{}{DIM}offered     {}{DIM:#}", label(""), or_none(&refused.join(" ")))?;
-    }
-    if !features.withheld.is_empty() {
-        writeln!(out, "{}{WARN}withheld    {}{WARN:#}", label(""), features.withheld.join(" "))?;
-    }
-    if !status.protocol_features.is_empty() {
-        writeln!(out, "{}{}", label("protocol"), status.protocol_features.join(" "))?;
-    }
+    write!(out, "{}", features(status))?;
     for (at, region) in status.regions.iter().enumerate() {
         writeln!(
             out,
@@ -73,9 +59,30 @@ fn text(status: &Status, control: &Path) -> Result<String, fmt::Error> {
     queues(out, &status.queues)?;
     let counted: Vec<String> = nonzero(status.link_counters.iter(), |_| true);
     if !counted.is_empty() {
-        writeln!(out, "\n{}{}", label("link"), counted.join("  "))?;
+        let row = vec![styled("link", HEAD), Cell::new(counted.join(", "))];
+        write!(out, "\n{}", table(&[("", Align::Left); 2], vec![row]))?;
     }
     Ok(text)
+}
+
+/// What both sides agreed on, and what they did not.
+fn features(status: &Status) -> String {
+    let FeatureSets { offered, withheld, negotiated } = &status.features;
+    let refused: Vec<&str> = offered.iter().filter(|name| !negotiated.contains(name)).map(String::as_str).collect();
+    let (taken, others) = match negotiated.as_slice() {
+        [] => ("none yet".to_owned(), "offered"),
+        names => (names.join(" "), "not taken"),
+    };
+    let lines = [
+        ("features", "negotiated", taken, PLAIN),
+        ("", others, refused.join(" "), DIM),
+        ("", "withheld", withheld.join(" "), WARN),
+        ("protocol", "features", status.protocol_features.join(" "), PLAIN),
+    ];
+    let shown = lines.into_iter().filter(|(_, _, names, _)| !names.is_empty());
+    let rows =
+        shown.map(|(label, what, names, style)| vec![styled(label, HEAD), styled(what, style), styled(names, style)]);
+    table(&[("", Align::Left); 3], rows.collect())
 }
 
 fn write_iotlb(out: &mut String, iotlb: &IotlbStatus, label: &dyn Fn(&str) -> String) -> fmt::Result {
@@ -127,10 +134,6 @@ fn ordinal(count: u64) -> &'static str {
     }
 }
 
-fn or_none(text: &str) -> &str {
-    if text.is_empty() { "none yet" } else { text }
-}
-
 fn nonzero<'a>(counters: impl Iterator<Item = (&'a String, &'a u64)>, wanted: impl Fn(&str) -> bool) -> Vec<String> {
     counters
         .filter(|(name, count)| **count > 0 && wanted(name))
@@ -162,18 +165,19 @@ fn queues(out: &mut String, queues: &[QueueStatus]) -> fmt::Result {
         writeln!(out, "{DIM}{quiet} more queues were never used{DIM:#}")?;
     }
     for queue in queues {
+        let mut say = |words: &str, style| write!(out, "{}", paragraph(format!("{}: {words}", queue.queue), style));
         if let Some(waits) = &queue.waits {
-            writeln!(out, "{WARN}{}: {waits}{WARN:#}", queue.queue)?;
+            say(waits, WARN)?;
         }
         if let Some(error) = &queue.error {
-            writeln!(out, "{BAD}{}: {error}{BAD:#}", queue.queue)?;
+            say(error, BAD)?;
         }
         let mut others = nonzero(queue.counters.iter(), |name| !COLUMNS.contains(&name));
         if let Some(EventSuppression { kick, call }) = queue.event_suppression {
             others.push(format!("device wants a kick {kick}, driver wants a call {call}"));
         }
         if !others.is_empty() {
-            writeln!(out, "{DIM}{}: {}{DIM:#}", queue.queue, others.join(", "))?;
+            say(&others.join(", "), DIM)?;
         }
     }
     Ok(())

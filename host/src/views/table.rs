@@ -41,10 +41,13 @@ pub(super) fn styled(text: impl ToString, style: Style) -> Cell {
     }
 }
 
-/// A line for the heads and at least one per row.
+/// A line for the heads, unless all are empty, and at least one per row.
 pub(super) fn table(columns: &[(&str, Align)], rows: Vec<Vec<Cell>>) -> String {
     let mut table = empty();
-    table.set_header(columns.iter().map(|(head, _)| styled(head, HEAD))).add_rows(rows);
+    if columns.iter().any(|(head, _)| !head.is_empty()) {
+        table.set_header(columns.iter().map(|(head, _)| styled(head, HEAD)));
+    }
+    table.add_rows(rows);
     let narrowest: Vec<usize> = (0..columns.len())
         .map(|at| {
             let mut cells = table.column_cells_with_header_iter(at).flatten().map(Cell::content);

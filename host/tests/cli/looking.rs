@@ -49,6 +49,24 @@ fn status_shows_session_features_memory_queues() {
 }
 
 #[test]
+fn status_fits_the_screen() {
+    let scratch = Scratch::new();
+    let mut script = device::busy();
+    let names: Vec<String> = (0..40).map(|at| format!("guest_feature_{at}")).collect();
+    script.status.features.negotiated = names.clone();
+    script.status.features.offered = names.clone();
+    script.status.protocol_features = names.clone();
+    script.status.link_counters = names.iter().map(|name| (name.clone(), 1_000_000)).collect();
+    script.status.queues[0].counters.extend(names.iter().map(|name| (name.clone(), u64::MAX)));
+    script.status.queues[1].error = Some("head 12: a sentence that says what is wrong with it, ".repeat(4));
+    let device = Device::start(&scratch.path("control"), script);
+    let shown = scratch.run(&["status", "--control", device.control()]).stdout;
+    let wide: Vec<&str> = shown.lines().filter(|line| line.chars().count() > 100).collect();
+    assert!(wide.is_empty(), "wider than 100:\n{}", wide.join("\n"));
+    assert!(names.iter().all(|name| shown.matches(name.as_str()).count() >= 4), "something is cut off in\n{shown}");
+}
+
+#[test]
 fn status_json_is_the_protocols_status() {
     let scratch = Scratch::new();
     let device = start(&scratch);
