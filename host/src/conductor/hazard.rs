@@ -1,7 +1,7 @@
-//! Shows a hazard: the agent does what it is about, this side holds the NIC or judges where the hazard needs it.
+//! Shows a hazard: the agent does what it is about; this side holds the NIC, or looks at what it was handed, where that is needed.
 //!
 //! Operation: see [`vnic_experiment::wire`], step 4. `truncate` and `lease` are the guest's alone; `mutate` changes the file
-//! while the device holds what was sent; `observer` is two transfers, judged here by what the NIC was handed.
+//! while the device holds what was sent; `observer` is two transfers, told apart by what the NIC was handed.
 
 use std::path::Path;
 
@@ -141,9 +141,9 @@ impl Conductor<'_> {
         Ok(Seen { as_described: in_time, lines: vec![line.to_owned()], last: None })
     }
 
-    /// Judges two transfers by what the NIC was handed, the second with an observer in the guest. That the observer made
-    /// the kernel copy, its books tell; what the NIC was handed then is told too, because the two need not be the same:
-    /// Linux copies the capture's clone and may still hand the NIC the file's own pages.
+    /// Two transfers, the second with an observer in the guest, and what the NIC was handed in each. The kernel's own
+    /// accounting tells that the observer made it copy; what the NIC was handed is told too, because it need not be that
+    /// copy: Linux copies for the capture, and may still hand the NIC the file's own pages.
     fn observe(&mut self, method: &str) -> Result<Seen> {
         let mut seen = Seen::default();
         for (when, observed) in

@@ -1,4 +1,4 @@
-//! A transmitq that is held for as long as this value lives: every way out of a probe releases it.
+//! The transmitqs, held for as long as a value lives: every way out of a probe or a hazard releases them.
 
 use std::path::Path;
 

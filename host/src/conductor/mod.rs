@@ -8,8 +8,8 @@
 //! 2. `Transfer` → the agent makes the file, connects, answers `TransferBegin` with the flow and the file's pages.
 //! 3. The device is told to watch the flow.
 //! 4. `Go` → the agent sends, with its kernel's books open, and answers `TransferEnd`.
-//! 5. The device gives its books of the flow; [`row`] joins all into the record. Of a file that was not in memory before, it is
-//!    told only now where the pages are.
+//! 5. The device says what it saw of the flow; [`row`] joins all into the record. A file that was not in memory before has its
+//!    pages only now: the device is told them with the question.
 //!
 //! A row that fails is a row that says why; a conversation that breaks ends the run, and the rows not reached say why.
 //! Every wait has a name and a deadline, and ends when the user interrupts. In the end, whatever happened, no queue is
@@ -78,12 +78,12 @@ pub(crate) struct Plan {
 /// A guest under TCG on a busy machine needs this long to boot.
 const BOOT: Duration = Duration::from_secs(240);
 /// For anything the agent does beside moving bytes.
-const PATIENCE: Duration = Duration::from_secs(90);
+const ANSWER: Duration = Duration::from_secs(90);
 /// The slowest guest still called alive, bytes per second: making the file, hashing it, sending it.
 const SLOWEST: u64 = 256 << 10;
 
-fn patience_for(bytes: u64) -> Duration {
-    PATIENCE + Duration::from_secs(bytes / SLOWEST)
+fn limit_for(bytes: u64) -> Duration {
+    ANSWER + Duration::from_secs(bytes / SLOWEST)
 }
 
 /// The guest's agent, the device and the progress shown meanwhile.
@@ -240,7 +240,7 @@ impl<'a> Conductor<'a> {
     fn wait(&mut self, what: &'static str) -> Result<Event> {
         let Conductor { port, control, progress, plan, .. } = self;
         let shows_bytes = progress.shows_bytes();
-        let wait = Wait { what, limit: patience_for(plan.bytes) };
+        let wait = Wait { what, limit: limit_for(plan.bytes) };
         port.wait(&wait, &mut || progress.tick(if shows_bytes { transmitted(control) } else { None }))
     }
 
@@ -252,7 +252,7 @@ impl<'a> Conductor<'a> {
         self.progress.say("powering the guest off");
         self.port.send(&Request::PowerOff)?;
         // An agent that was left waiting for `Go` takes the first request as a wrong answer, and says so.
-        self.port.wait_closed(&Wait { what: "the guest to power off", limit: PATIENCE }, &Request::PowerOff)
+        self.port.wait_closed(&Wait { what: "the guest to power off", limit: ANSWER }, &Request::PowerOff)
     }
 }
 

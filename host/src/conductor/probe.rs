@@ -1,4 +1,4 @@
-//! The memory's testimony: one chunk is held in the device, and the guest's memory is looked through for it.
+//! The memory as a witness: one chunk is held in the device, and the guest's memory is looked through for it.
 //!
 //! Operation:
 //! 1. The agent prepares a transfer of one chunk that pauses after the first call.
@@ -17,7 +17,7 @@ use vnic_experiment::wire::{Event, Request, TransferSpec};
 
 use super::held::Held;
 use super::port::{self, Wait};
-use super::{Conductor, PATIENCE, interrupt};
+use super::{ANSWER, Conductor, interrupt};
 
 /// Most bytes of the probe.
 const CHUNK: u64 = 64 << 10;
@@ -78,7 +78,7 @@ impl Conductor<'_> {
     /// Waits for `Paused`; `None` when the program does not come back.
     pub(super) fn wait_for_pause(&mut self) -> Result<Option<Event>> {
         let progress = &mut self.progress;
-        let wait = Wait { what: "the first chunk to be handed over", limit: HAND_OVER.min(PATIENCE) };
+        let wait = Wait { what: "the first chunk to be handed over", limit: HAND_OVER.min(ANSWER) };
         self.port.wait_until(&wait, &mut || progress.tick(None))
     }
 }

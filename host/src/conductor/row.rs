@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::Value;
 use vnic_experiment::flow::FlowBooks;
 use vnic_experiment::row::Row;
 use vnic_experiment::run::{ContextSwitches, DeviceBooks, GuestBooks, MemoryBooks, Method, NicState, Verdict};
@@ -159,7 +160,7 @@ pub(super) fn judged(row: &Row, expected: Option<Verdict>, transfer: &Transfer, 
         method.why.push_str("; ");
         method.why.push_str(note);
     }
-    if let Some(refusal) = refused_wish(row, transfer.nic) {
+    if let Some(refusal) = refused_switch(row, transfer.nic) {
         method.verdict = None;
         method.reasons.insert("verdict".to_owned(), refusal.clone());
         method.why = refusal;
@@ -185,7 +186,7 @@ const DEVICE_FIGURES: [&str; 8] = [
 ];
 
 /// The row that was asked for is another than the one that ran.
-fn refused_wish(row: &Row, nic: NicState) -> Option<String> {
+fn refused_switch(row: &Row, nic: NicState) -> Option<String> {
     let switches = [("scatter-gather", row.nic.sg, nic.sg), ("transmit checksum", row.nic.csum, nic.csum)];
     switches.into_iter().find_map(|(name, wish, is)| {
         let wish = wish.filter(|wish| *wish != is)?;
@@ -250,43 +251,26 @@ fn explain_nulls(method: &mut Method, why: &str) {
             method.reasons.insert(path.to_owned(), reason);
         }
     }
-    let scan = "the guest's memory was not scanned";
-    let (guest, device) = (&method.guest, &method.device);
-    let figures = [
-        ("bytes_sent", method.bytes_sent.is_none(), why),
-        ("sha256_ok", method.sha256_ok.is_none(), why),
-        ("seconds", method.seconds.is_none(), why),
-        ("cpu_copies", method.cpu_copies.is_none(), why),
-        ("dma_copies", method.dma_copies.is_none(), why),
-        ("verdict", method.verdict.is_none(), why),
-        ("guest.syscalls", guest.syscalls.is_none(), why),
-        ("guest.mode_switches", guest.mode_switches.is_none(), why),
-        ("guest.page_faults", guest.page_faults.is_none(), why),
-        ("guest.kernel_page_faults", guest.kernel_page_faults.is_none(), why),
-        ("guest.context_switches.voluntary", guest.context_switches.voluntary.is_none(), why),
-        ("guest.context_switches.involuntary", guest.context_switches.involuntary.is_none(), why),
-        ("guest.disk_read_bytes", guest.disk_read_bytes.is_none(), why),
-        ("guest.user_us", guest.user_us.is_none(), why),
-        ("guest.system_us", guest.system_us.is_none(), why),
-        ("device.chains", device.chains.is_none(), why),
-        ("device.descriptors", device.descriptors.is_none(), why),
-        ("device.payload_bytes", device.payload_bytes.is_none(), why),
-        ("device.retransmitted_bytes", device.retransmitted_bytes.is_none(), why),
-        ("device.from_page_cache_bytes", device.from_page_cache_bytes.is_none(), why),
-        ("device.from_elsewhere_bytes", device.from_elsewhere_bytes.is_none(), why),
-        ("device.dma_read_bytes", device.dma_read_bytes.is_none(), why),
-        ("device.device_copied_bytes", device.device_copied_bytes.is_none(), why),
-        ("memory.physical_instances", method.memory.physical_instances.is_none(), scan),
-    ];
-    let mut missing: Vec<(String, &str)> =
-        figures.into_iter().filter(|(_, null, _)| *null).map(|(path, _, why)| (path.to_owned(), why)).collect();
-    for (function, bytes) in &guest.copied_bytes {
-        if bytes.is_none() {
-            missing.push((format!("guest.copied_bytes.{function}"), why));
-        }
-    }
-    for (path, why) in missing {
+    let record = serde_json::to_value(&*method).unwrap_or_default();
+    let mut nulls = Vec::new();
+    collect_nulls(&record, "", &mut nulls);
+    for path in nulls.into_iter().filter(|path| path != "expected") {
+        let why = if path == "memory.physical_instances" { "the guest's memory was not scanned" } else { why };
         method.reasons.entry(path).or_insert_with(|| why.to_owned());
+    }
+}
+
+/// The paths of all that is `null`.
+fn collect_nulls(value: &Value, path: &str, nulls: &mut Vec<String>) {
+    match value {
+        Value::Null => nulls.push(path.to_owned()),
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                let dot = if path.is_empty() { "" } else { "." };
+                collect_nulls(value, &format!("{path}{dot}{name}"), nulls);
+            }
+        }
+        _ => {}
     }
 }
 
@@ -312,7 +296,10 @@ mod tests {
         let method = failed(&row, Some(Verdict::ZeroCopy), NicState::default(), "the guest has no splice");
         let value = serde_json::to_value(&method).unwrap();
         let mut nulls = Vec::new();
-        collect_nulls(&value, String::new(), &mut nulls);
+        collect_nulls(&value, "", &mut nulls);
+        for figure in ["seconds", "cpu_copies", "guest.context_switches.voluntary", "device.dma_read_bytes"] {
+            assert!(nulls.iter().any(|path| path == figure), "{figure} is not found among {nulls:?}");
+        }
         assert!(nulls.len() > 20, "{nulls:?}");
         for path in nulls {
             assert!(method.reasons.contains_key(&path), "{path} is null without a reason");
@@ -320,27 +307,14 @@ mod tests {
         assert_eq!(method.reasons["memory.physical_instances"], "the guest's memory was not scanned");
     }
 
-    fn collect_nulls(value: &serde_json::Value, path: String, nulls: &mut Vec<String>) {
-        match value {
-            serde_json::Value::Null => nulls.push(path),
-            serde_json::Value::Object(fields) => {
-                for (name, value) in fields {
-                    let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-                    collect_nulls(value, path, nulls);
-                }
-            }
-            _ => {}
-        }
-    }
-
     #[test]
     fn a_nic_that_keeps_what_the_row_takes_away_gets_no_verdict() {
         let row = Row::parse("sendfile-no-sg").unwrap();
         let nic = NicState { sg: true, csum: true, tso: true };
         assert_eq!(
-            refused_wish(&row, nic).unwrap(),
+            refused_switch(&row, nic).unwrap(),
             "the guest's NIC kept scatter-gather on, though the row wants it off"
         );
-        assert_eq!(refused_wish(&row, NicState { sg: false, ..nic }), None);
+        assert_eq!(refused_switch(&row, NicState { sg: false, ..nic }), None);
     }
 }
