@@ -55,7 +55,7 @@ impl<'s> FastPath<'s> {
         if self.segments.push_if_room(segment) { Ok(()) } else { Err(Fallback) }
     }
 
-    /// Takes a whole split indirect table: the descriptor that refers to it has no flags but INDIRECT, and perhaps WRITE.
+    /// Takes a whole split indirect table.
     #[inline(always)]
     pub(super) fn split_table(&mut self, refers: &Descriptor, rules: Rules) -> Result<(), Fallback> {
         let table = self.table(refers, rules)?;
@@ -92,7 +92,10 @@ impl<'s> FastPath<'s> {
 
     #[inline(always)]
     fn table(&self, refers: &Descriptor, rules: Rules) -> Result<HostTable<'s>, Fallback> {
-        let odd = refers.len == 0 || !refers.len.is_multiple_of(16) || refers.len / 16 > 4096;
+        let odd = refers.flags & !DESC_F_WRITE != DESC_F_INDIRECT
+            || refers.len == 0
+            || !refers.len.is_multiple_of(16)
+            || refers.len / 16 > 4096;
         if odd || !rules.indirect || self.descriptors != 0 {
             return Err(Fallback);
         }

@@ -31,7 +31,7 @@ use crate::ring::pointers::{PackedParts, PackedPointers, Word, full_fence};
 use crate::ring::walk::Rules;
 use crate::ring::{Chain, DeviceRing, Disposition, DrainEnd, RingError, RingLayout, Segment, Segments, Visitor};
 use crate::spec::ring::{
-    DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, Descriptor, PACKED_EVENT_DESC, PACKED_EVENT_DISABLE,
+    DESC_F_AVAIL, DESC_F_NEXT, DESC_F_USED, DESC_F_WRITE, Descriptor, PACKED_EVENT_DESC, PACKED_EVENT_DISABLE,
     PACKED_EVENT_ENABLE, PackedEvent,
 };
 use crate::spec::{Feature, Features};
@@ -127,22 +127,25 @@ impl PackedDevice {
             flags: word.flags,
             next: 0,
         };
-        let indirect = word.flags & !DESC_F_WRITE == at.available() | DESC_F_INDIRECT;
+        // No buffer's descriptor has other flags.
+        let other = !(DESC_F_NEXT | DESC_F_WRITE | DESC_F_AVAIL | DESC_F_USED);
+        let indirect = word.flags & other != 0;
         let mut slots = 1;
         if indirect && limit > 0 {
-            chain.packed_table(&desc(at, word), self.rules)?;
+            chain.packed_table(
+                &desc(at, Word { flags: word.flags & !(DESC_F_AVAIL | DESC_F_USED), ..word }),
+                self.rules,
+            )?;
         } else {
-            loop {
-                if word.flags & !(DESC_F_NEXT | DESC_F_WRITE) != at.available() {
-                    return Err(Fallback);
-                }
-                chain.take(&desc(at, word), limit)?;
-                if word.flags & DESC_F_NEXT == 0 {
-                    break;
-                }
+            chain.take(&desc(at, word), limit)?;
+            while word.flags & DESC_F_NEXT != 0 {
                 slots += 1;
                 at = at.after(1, self.rules.size);
                 word = self.ring.word(at.slot);
+                if !at.is_available(word.flags) || word.flags & other != 0 {
+                    return Err(Fallback);
+                }
+                chain.take(&desc(at, word), limit)?;
             }
         }
         chain.finish(word.id, start.slot, slots, indirect)

@@ -28,7 +28,7 @@ use crate::ring::pointers::{SplitParts, SplitPointers, full_fence};
 use crate::ring::slots::Slots;
 use crate::ring::walk::{Rules, split_chain};
 use crate::ring::{Chain, DeviceRing, Disposition, DrainEnd, RingError, RingLayout, Segment, Segments, Visitor};
-use crate::spec::ring::{AVAIL_F_NO_INTERRUPT, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, USED_F_NO_NOTIFY, UsedElem};
+use crate::spec::ring::{AVAIL_F_NO_INTERRUPT, DESC_F_NEXT, DESC_F_WRITE, USED_F_NO_NOTIFY, UsedElem};
 use crate::spec::{Feature, Features};
 
 use super::need_event;
@@ -134,19 +134,20 @@ impl SplitDevice {
     fn fast_path(&self, into: &mut Segments, idx: u16, head: u16) -> Result<Chain, Fallback> {
         let mut chain = FastPath::new(into);
         let mut desc = self.ring.desc(head).ok_or(Fallback)?;
-        let indirect = desc.flags & !DESC_F_WRITE == DESC_F_INDIRECT;
+        // No buffer's descriptor has other flags.
+        let indirect = desc.flags & !(DESC_F_NEXT | DESC_F_WRITE) != 0;
         if indirect {
             chain.split_table(&desc, self.rules)?;
         } else {
             loop {
-                if desc.flags & !(DESC_F_NEXT | DESC_F_WRITE) != 0 {
-                    return Err(Fallback);
-                }
                 chain.take(&desc, self.rules.size)?;
                 if desc.flags & DESC_F_NEXT == 0 {
                     break;
                 }
                 desc = self.ring.desc(desc.next).ok_or(Fallback)?;
+                if desc.flags & !(DESC_F_NEXT | DESC_F_WRITE) != 0 {
+                    return Err(Fallback);
+                }
             }
         }
         chain.finish(head, idx, 1, indirect)
