@@ -54,8 +54,8 @@ fn ask(address: &bind::PciAddress) -> Result<()> {
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(20) {
         if let Some(frame) = nic.receive()? {
-            println!("received {}", hex(&frame));
-            if let Some((mac, who)) = station.arp_reply(&frame) {
+            println!("received {}", hex(frame));
+            if let Some((mac, who)) = station.arp_reply(frame) {
                 println!("{who} is at {}", colons(mac));
                 return Ok(());
             }

@@ -4,19 +4,19 @@
 //! 1. [`Nic::start`] brings the device up with one receiveq and one transmitq, the former full of buffers.
 //! 2. [`Nic::send`] puts a frame into the transmitq: the first bytes are copied, with the virtio-net header in front; the
 //!    payload stays where it is, the device fetches it there. [`Nic::flush`] after a burst lets the device see it.
-//! 3. [`Nic::receive`] hands out a frame where the device wrote it. When the program lets go of it, the buffer goes back.
+//! 3. [`Nic::receive`] copies a frame out of where the device wrote it, and gives the buffer back: what is looked at is a copy that
+//!    no device can change.
 //! 4. [`Nic::wait`] between: by looking again, or by an interrupt.
 //!
 //! Invariants: a payload is a [`DmaSlice`] of maps that outlive the `Nic`; a `Nic` that is dropped resets its device before the
 //! first byte is unmapped. So no descriptor that the device has ever points at what is gone, unless it was made by
 //! [`DmaSlice::unchecked`]; then the IOMMU stops it.
 
-use std::ops::Deref;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use vnic::memory::{Access, MemoryError};
+use vnic::memory::MemoryError;
 use vnic::ring::{Buffer, RingError};
 use vnic::spec::net::{NET_HEADER_LEN, NetHeader, RECEIVEQ0, TRANSMITQ0};
 use vnic::spec::{Feature, Features};
@@ -89,6 +89,8 @@ pub struct Nic<'v> {
     transmitq: Queue<'v>,
     interrupts: Option<Interrupts<'v>>,
     mac: [u8; 6],
+    /// The frame that was received last.
+    frame: Box<[u8; RECEIVE_ROOM as usize]>,
 }
 
 impl<'v> Nic<'v> {
@@ -131,7 +133,8 @@ impl<'v> Nic<'v> {
         // Step 8: DRIVER_OK. Only now may the device be kicked.
         virtio.driver_ok();
         receiveq.publish();
-        Ok(Nic { virtio, receiveq, transmitq, interrupts, mac })
+        let frame = Box::new([0; RECEIVE_ROOM as usize]);
+        Ok(Nic { virtio, receiveq, transmitq, interrupts, mac, frame })
     }
 
     /// The card's own address.
@@ -199,19 +202,23 @@ impl<'v> Nic<'v> {
         Ok(self.transmitq.out())
     }
 
-    /// The next frame that arrived, where the device wrote it.
+    /// The next frame that arrived.
     ///
     /// # Errors
     /// The device broke the rules.
-    pub fn receive(&mut self) -> Result<Option<Frame<'_, 'v>>, DriverError> {
+    pub fn receive(&mut self) -> Result<Option<&[u8]>, DriverError> {
         loop {
             let Some((room, written)) = self.receiveq.pop_used()? else { return Ok(None) };
-            // The ring has seen to it that `written` is no more than there was room for.
-            if written > HEADER {
-                return Ok(Some(Frame { receiveq: &mut self.receiveq, room, len: written - HEADER }));
+            // Less than a header is no frame. The ring has seen to it that there was room for `written`.
+            let len = written.saturating_sub(HEADER) as usize;
+            if let Some(frame) = self.frame.get_mut(..len) {
+                let place = room.at + u64::from(HEADER);
+                self.receiveq.memory().read(place, frame).map_err(|error| not_ours(RECEIVEQ0, error))?;
             }
-            // Less than a header is no frame.
             post(&mut self.receiveq, room)?;
+            if len > 0 {
+                return Ok(self.frame.get(..len));
+            }
         }
     }
 
@@ -272,33 +279,4 @@ fn post(receiveq: &mut Queue<'_>, room: Room) -> Result<(), DriverError> {
 /// An address of our own memory that is not in it: a mistake of ours.
 fn not_ours(index: u16, source: MemoryError) -> DriverError {
     DriverError::Ring { index, source: RingError::RingUnmapped { part: "buffer", source } }
-}
-
-/// A frame in the buffer that the device wrote it to. Dropped, the buffer goes back to the device.
-#[derive(Debug)]
-pub struct Frame<'n, 'v> {
-    receiveq: &'n mut Queue<'v>,
-    room: Room,
-    len: u32,
-}
-
-impl Deref for Frame<'_, '_> {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        let place = self.room.at + u64::from(HEADER);
-        let Ok(bytes) = self.receiveq.memory().slice(place, u64::from(self.len), Access::Read) else { return &[] };
-        // SAFETY: the memory is mapped as long as the queue, which is borrowed. The chain came back and is not given out again
-        // before the frame is dropped, so the device does not write there: VIRTIO 1.3, 2.7.8.2. One that does all the same
-        // changes bytes under a reader that takes any bytes; the IOMMU keeps it from everything else.
-        unsafe { std::slice::from_raw_parts(bytes.as_ptr(), bytes.len()) }
-    }
-}
-
-impl Drop for Frame<'_, '_> {
-    fn drop(&mut self) {
-        // It has just come out of the ring, so there is room for it.
-        let posted = post(self.receiveq, self.room);
-        debug_assert!(posted.is_ok(), "{posted:?}");
-    }
 }

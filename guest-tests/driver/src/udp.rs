@@ -182,7 +182,7 @@ impl Station {
                 asked = Some(Instant::now());
             }
             while let Some(frame) = nic.receive()? {
-                if let Some((mac, who)) = self.arp_reply(&frame)
+                if let Some((mac, who)) = self.arp_reply(frame)
                     && who == address
                 {
                     return Ok(mac);

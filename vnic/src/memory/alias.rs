@@ -12,7 +12,7 @@ use std::os::fd::AsRawFd;
 
 use super::fault::Guard;
 use super::mapping::{Mapping, base_page_size};
-use super::table::Piece;
+use super::regions::Piece;
 
 /// The pages, in a row.
 #[derive(Debug)]

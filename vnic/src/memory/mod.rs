@@ -10,7 +10,8 @@
 //! Invariants: every byte of a region in a [`Memory`] is mapped readable and writable for as long as the `Memory`
 //! lives, whatever becomes of the file behind it ([`fault`] fills the hole that a truncation tears).
 //!
-//! Behind an IOMMU the addresses are IOVAs: the same regions, seen through an [`Iotlb`].
+//! The regions themselves, by guest-physical address, are [`GuestRegions`]; a [`Memory`] is how the device sees them: as they are,
+//! or behind an IOMMU by IOVAs, through an [`Iotlb`]. The IOTLB knows the regions and not who looks through it.
 //!
 //! Limits: no dirty log yet; it has its place in [`Memory::pieces`].
 
@@ -22,12 +23,13 @@ mod file_pages;
 pub mod iotlb;
 mod mapping;
 mod onlooker;
+mod regions;
 mod slice;
 mod survey;
-mod table;
 pub mod testing;
 #[cfg(test)]
 mod tests;
+mod view;
 
 pub use address::{Gpa, Iova, UserAddr};
 pub(crate) use alias::ContiguousAlias;
@@ -37,6 +39,7 @@ pub use iotlb::{Iotlb, IotlbEntry, Miss};
 pub(crate) use iotlb::{Tlb, next_page};
 pub use mapping::RegionSpec;
 pub use onlooker::Onlooker;
+pub(crate) use regions::{Found, Hint};
+pub use regions::{GuestRegions, MAX_REGIONS};
 pub use slice::GuestSlice;
-pub(crate) use table::{Found, Hint};
-pub use table::{MAX_REGIONS, Memory, Pieces};
+pub use view::{Memory, Pieces};

@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 
+use super::Memory;
 use super::mapping::{Mapping, base_page_size};
-use super::table::Memory;
 
 /// A page of what is remembered, as a shift: 4 KiB, the smallest there is.
 const PAGE: u32 = 12;

@@ -78,6 +78,27 @@ impl<'m> GuestSlice<'m> {
         Some([a, b, c, d, e, f, g, h, i, j, k, l])
     }
 
+    /// Copies as many bytes as fit into `out`, each loaded once, for who checks them: what is checked is this copy, and no
+    /// compiler may go back to the memory that the guest has changed meanwhile. Returns how many.
+    pub fn read_once(&self, out: &mut [u8]) -> usize {
+        /// Eight bytes in memory: aligned anywhere.
+        #[repr(C, packed)]
+        struct Eight([u8; 8]);
+        let count = self.len.min(out.len());
+        let (eights, rest) = out.get_mut(..count).unwrap_or_default().as_chunks_mut();
+        let behind = 8 * eights.len();
+        // SAFETY: the chunks and the rest are `count` bytes together, which `new`'s contract makes readable.
+        unsafe {
+            for (at, eight) in eights.iter_mut().enumerate() {
+                *eight = self.host.add(8 * at).cast::<Eight>().read_volatile().0;
+            }
+            for (at, byte) in rest.iter_mut().enumerate() {
+                *byte = self.host.add(behind + at).read_volatile();
+            }
+        }
+        count
+    }
+
     /// The slice's first bytes will be written soon: asks the CPU for their cache lines, which the guest has had.
     #[inline(always)]
     pub fn prefetch_write(&self) {

@@ -6,8 +6,8 @@
 
 use std::io;
 
+use super::Memory;
 use super::mapping::{Mapping, base_page_size};
-use super::table::Memory;
 
 /// Bytes copied at a time.
 const WINDOW: usize = 1 << 20;

@@ -65,7 +65,7 @@ impl GuestRam {
     /// The interpreter maps no files: the regions are this process's own.
     #[cfg(miri)]
     fn map(_file: &OwnedFd, specs: &[RegionSpec], _len: u64) -> io::Result<Memory> {
-        Memory::private(specs).map_err(io::Error::other)
+        super::GuestRegions::private(specs).map(Memory::from).map_err(io::Error::other)
     }
 
     /// The memory, mapped.

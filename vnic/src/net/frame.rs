@@ -112,9 +112,12 @@ impl<'a> Frame<'a> {
         if len > MAX_FRAME_LEN {
             return Err(FrameError::TooLong { len });
         }
-        let mut bytes = [0; NET_HEADER_LEN];
-        let (room, _) = bytes.split_at_mut(skip);
-        gather(view.readable(), room);
+        let in_one = view.readable().next().filter(|_| skip == NET_HEADER_LEN).and_then(|slice| slice.first_12());
+        let bytes = in_one.unwrap_or_else(|| {
+            let mut bytes = [0; NET_HEADER_LEN];
+            read_once(view.readable(), bytes.get_mut(..skip).unwrap_or_default());
+            bytes
+        });
         let header = header::check(NetHeader::from_bytes(bytes), len, features)?;
         Ok(Frame { header, len, view, skip })
     }
@@ -174,7 +177,7 @@ impl<'a> Frame<'a> {
 
     /// The frame's first bytes, as many as `out` takes: for looking at its headers.
     pub fn peek<'o>(&self, out: &'o mut [u8]) -> &'o [u8] {
-        let count = self.copy_to(out);
+        let count = read_once(self.segments(), out);
         out.get(..count).unwrap_or_default()
     }
 
@@ -186,6 +189,16 @@ impl<'a> Frame<'a> {
     pub fn write_to(&self, fd: BorrowedFd<'_>, prefix: &[u8], scratch: &mut vectored::Scratch) -> io::Result<usize> {
         scratch.writev(fd, prefix, self.segments())
     }
+}
+
+/// Reads slices into `out` one behind the other, as much as fits, each byte loaded once: for what is checked then.
+fn read_once<'a>(slices: impl Iterator<Item = GuestSlice<'a>>, out: &mut [u8]) -> usize {
+    let mut done = 0;
+    for slice in slices {
+        let Some(rest) = out.get_mut(done..).filter(|rest| !rest.is_empty()) else { break };
+        done += slice.read_once(rest);
+    }
+    done
 }
 
 /// Copies slices into `out` one behind the other, as much as fits.

@@ -207,14 +207,13 @@ impl<'v> Sender<'v> {
         Ok(())
     }
 
-    /// Takes one frame. A datagram goes to `take`, in place; what the network asks is answered.
+    /// Takes one frame. A datagram goes to `take`; what the network asks is answered.
     fn hear<T>(&mut self, take: impl FnOnce(Datagram<'_>) -> Option<T>) -> Result<Option<Option<T>>> {
         let Some(frame) = self.nic.receive()? else { return Ok(None) };
-        if let Some(datagram) = self.station.datagram(&frame) {
+        if let Some(datagram) = self.station.datagram(frame) {
             return Ok(Some(if datagram.port == PORT { take(datagram) } else { None }));
         }
-        let answer = self.station.answer(&frame);
-        drop(frame);
+        let answer = self.station.answer(frame);
         if let Some(answer) = answer {
             // A full ring loses an answer: it is asked again.
             self.nic.send(&answer, None)?;

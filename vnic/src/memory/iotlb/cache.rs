@@ -3,8 +3,8 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
-use crate::memory::table::Piece;
-use crate::memory::{Access, Hint, Memory, MemoryError};
+use crate::memory::regions::Piece;
+use crate::memory::{Access, GuestRegions, Hint, MemoryError};
 
 use super::{Iotlb, Miss, PAGE};
 
@@ -86,7 +86,13 @@ impl Tlb {
     /// What is in one piece from `addr` on, at most `len` bytes (not 0), out of the copy or, new to it, out of the
     /// IOTLB. A miss is noted.
     #[inline]
-    pub(crate) fn piece(&mut self, memory: &Memory, addr: u64, len: u64, access: Access) -> Result<Piece, MemoryError> {
+    pub(crate) fn piece(
+        &mut self,
+        memory: &GuestRegions,
+        addr: u64,
+        len: u64,
+        access: Access,
+    ) -> Result<Piece, MemoryError> {
         let slot = self.slots.get(Self::place(addr)).copied().unwrap_or(Slot::EMPTY);
         let (size, offset) = (slot.size(access), addr.wrapping_sub(slot.start));
         if offset < size {
@@ -119,7 +125,7 @@ impl Tlb {
     }
 
     #[cold]
-    fn fill(&mut self, memory: &Memory, addr: u64, len: u64, access: Access) -> Result<Piece, MemoryError> {
+    fn fill(&mut self, memory: &GuestRegions, addr: u64, len: u64, access: Access) -> Result<Piece, MemoryError> {
         let found = self.iotlb.look_up(memory, addr, access);
         let whole = match found {
             Ok(whole) => whole,
@@ -144,7 +150,7 @@ impl Tlb {
     }
 
     /// For a look-up to read at `addr`: the translation it is in, where there is one. A miss is noted.
-    pub(crate) fn hint(&mut self, memory: &Memory, addr: u64) -> Hint {
+    pub(crate) fn hint(&mut self, memory: &GuestRegions, addr: u64) -> Hint {
         match self.piece(memory, addr, u64::MAX, Access::Read) {
             Ok(Piece { host, len, .. }) => Hint::over(addr, len, host),
             Err(_) => Hint::default(),

@@ -1,7 +1,7 @@
 //! The IOTLB: where the guest's IOMMU lets the device's addresses lead.
 //!
-//! Place: one per device, attached to the [`Memory`] that its rings and arenas translate through
-//! ([`Memory::behind`]). The session's thread writes it; a queue reads it when its own copy ([`Tlb`]) does not know an
+//! Place: one per device, attached to the [`Memory`](super::Memory) that its rings and arenas translate through
+//! ([`Memory::behind`](super::Memory::behind)). The session's thread writes it; a queue reads it when its own copy ([`Tlb`]) does not know an
 //! address, under a lock held for moments. Whoever looks on gets a copy of the table and never this lock.
 //!
 //! Operation:
@@ -29,8 +29,8 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::table::Piece;
-use super::{Access, Gpa, Memory, MemoryError};
+use super::regions::{GuestRegions, Piece};
+use super::{Access, Gpa, MemoryError};
 pub(crate) use cache::Tlb;
 pub use table::{CAPACITY, IotlbEntry, Table};
 use table::{Refusal, Rights};
@@ -263,7 +263,7 @@ impl Iotlb {
     }
 
     /// The whole translation of `addr`, as a place in `memory`.
-    pub(super) fn look_up(&self, memory: &Memory, addr: u64, access: Access) -> Result<Whole, MemoryError> {
+    pub(super) fn look_up(&self, memory: &GuestRegions, addr: u64, access: Access) -> Result<Whole, MemoryError> {
         let found = self.lock().table.find(addr, access);
         let range = found.map_err(|refusal| match refusal {
             Refusal::Unknown => MemoryError::Untranslated { addr, access },

@@ -1,6 +1,7 @@
 //! The IOTLB: what is asked, what is trusted, what is forgotten.
 
 use super::*;
+use crate::memory::Memory;
 use crate::memory::testing::GuestRam;
 use crate::memory::{Gpa, Iova};
 
