@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use guest_agent::methods::METHODS;
 use guest_agent::requests::HOST_LEFT;
-use guest_fixture::{Agent, Folder, Machine, available, note, receiver, skip, spec, without_sg};
+use guest_fixture::{Agent, Folder, Machine, available, cannot, note, receiver, skip, spec, without_sg};
 use vnic_experiment::row::PROGRAM;
 use vnic_experiment::wire::{Event, Request, TransferSpec};
 
@@ -48,7 +48,7 @@ fn each_method(agent: &mut Agent) {
                 assert_eq!(ended.receipt.bytes, stream_bytes.unwrap_or(spec.bytes), "{}", method.name);
                 assert!(sha256.is_empty() || ended.receipt.sha256 == sha256, "{}: other bytes arrived", method.name);
             }
-            Some(Event::Unsupported { why }) => skip(&format!("{} in the guest: {why}", method.name)),
+            Some(Event::Unsupported { why }) => cannot(&agent.kernel, method.name, &why),
             other => panic!("{}: {other:?}", method.name),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use guest_fixture::{Device, Folder, Machine, judged_run, note, repository, shown_hazard, skip, spec};
+use guest_fixture::{Device, Folder, Machine, cannot, judged_run, note, repository, shown_hazard, spec};
 use vnic_experiment::run::{DeviceBooks, Method, Run, Verdict};
 
 const BYTES: u64 = 16 << 20;
@@ -106,7 +106,7 @@ fn a_file_on_a_disk_and_one_under_tls_show_what_is_expected() {
         // What a kernel lacks (TLS) is a row that says so.
         let Some(verdict) = found.verdict else {
             assert!(found.reasons.contains_key("verdict"), "{name:?}: {:?}", found.reasons);
-            skip(&format!("{name:?}: {}", found.why));
+            cannot(&run.kernel, &found.method, &found.why);
             continue;
         };
         assert_eq!(Some(verdict), found.expected, "{name:?}: {}", found.why);

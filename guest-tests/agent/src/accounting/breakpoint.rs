@@ -52,6 +52,8 @@ pub(super) struct Breakpoint {
 #[derive(Debug, Default)]
 struct Counts {
     by_process: Vec<(u32, u64)>,
+    /// Calls that were recorded.
+    calls: u64,
     lost: u64,
 }
 
@@ -94,6 +96,12 @@ impl Breakpoint {
         self.rings.iter().try_for_each(|ring| perf::disable(&ring.event))
     }
 
+    /// How often the function was called, whatever its registers held.
+    pub(super) fn calls(&mut self) -> u64 {
+        self.drain();
+        self.counts.calls.saturating_add(self.counts.lost)
+    }
+
     /// All that was counted.
     pub(super) fn sums(&mut self, owner: &Owner) -> Sums {
         self.drain();
@@ -111,10 +119,13 @@ impl Counts {
         match kind {
             // Process, thread, register ABI, register.
             RECORD_SAMPLE => match u32_at(0).zip(u64_at(16)) {
-                Some((process, bytes)) => match self.by_process.iter_mut().find(|(known, _)| *known == process) {
-                    Some((_, sum)) => *sum = sum.saturating_add(bytes),
-                    None => self.by_process.push((process, bytes)),
-                },
+                Some((process, bytes)) => {
+                    self.calls += 1;
+                    match self.by_process.iter_mut().find(|(known, _)| *known == process) {
+                        Some((_, sum)) => *sum = sum.saturating_add(bytes),
+                        None => self.by_process.push((process, bytes)),
+                    }
+                }
                 None => self.lost += 1,
             },
             // Event id, count.
@@ -229,7 +240,7 @@ mod tests {
         for (process, bytes) in [(1, 4096), (1, 96), (2, 10)] {
             counts.add(RECORD_SAMPLE, &sample(process, bytes));
         }
-        assert_eq!((counts.by_process, counts.lost), (vec![(1, 4192), (2, 10)], 0));
+        assert_eq!((counts.by_process, counts.calls, counts.lost), (vec![(1, 4192), (2, 10)], 3, 0));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! How many bytes went through the kernel's copying functions.
 //!
 //! Operation: each function is watched by a kprobe event where the kernel takes one, else by a hardware breakpoint, else
-//! not at all, and then its figure is `None` and the reason says what each refused. The functions do not call each
+//! not at all, and then its figure is `None` and the reason says what each refused. A breakpoint sees registers only: of a
+//! function whose length is in memory it tells whether it was called, and where it never was, nothing was copied. The functions do not call each
 //! other (`copy_page_to_iter` and `__pskb_pull_tail`, which do call them, are not watched), so the sum counts each copy
 //! once.
 //!
@@ -85,6 +86,8 @@ pub(super) struct Copies {
 enum Counter {
     Kprobe(Kprobe),
     Breakpoint(Breakpoint),
+    /// Sees calls and not how much they copy: the reason for it.
+    Calls(Breakpoint, String),
 }
 
 impl Copies {
@@ -100,7 +103,7 @@ impl Copies {
     /// Counts from here.
     pub(super) fn start(&mut self) {
         for (_, counter) in &mut self.functions {
-            if let Ok(Counter::Breakpoint(breakpoint)) = counter
+            if let Some(breakpoint) = breakpoint_of(counter)
                 && let Err(error) = breakpoint.start()
             {
                 *counter = Err(format!("its breakpoint: {error}"));
@@ -111,7 +114,7 @@ impl Copies {
     /// Makes room for more; no system call.
     pub(super) fn drain(&mut self) {
         for (_, counter) in &mut self.functions {
-            if let Ok(Counter::Breakpoint(breakpoint)) = counter {
+            if let Some(breakpoint) = breakpoint_of(counter) {
                 breakpoint.drain();
             }
         }
@@ -121,7 +124,7 @@ impl Copies {
     pub(super) fn stop_system_calls(&mut self) {
         for (function, counter) in &mut self.functions {
             if function.context == Context::SystemCall
-                && let Ok(Counter::Breakpoint(breakpoint)) = counter
+                && let Some(breakpoint) = breakpoint_of(counter)
                 && let Err(error) = breakpoint.stop()
             {
                 *counter = Err(format!("its breakpoint: {error}"));
@@ -148,6 +151,13 @@ impl Copies {
     }
 }
 
+fn breakpoint_of(counter: &mut Result<Counter, String>) -> Option<&mut Breakpoint> {
+    match counter {
+        Ok(Counter::Breakpoint(breakpoint) | Counter::Calls(breakpoint, _)) => Some(breakpoint),
+        Ok(Counter::Kprobe(_)) | Err(_) => None,
+    }
+}
+
 /// What a function copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Counted {
@@ -168,6 +178,14 @@ impl Counted {
             Context::Stack => [kernel, starter, others].into_iter().fold(own, u64::saturating_add),
         };
         Ok(Counted { bytes, others })
+    }
+
+    /// Of a function that was called so often, and whose lengths cannot be seen.
+    fn of_calls(calls: u64, why: &str) -> Result<Counted, String> {
+        match calls {
+            0 => Ok(Counted { bytes: 0, others: 0 }),
+            _ => Err(format!("called {calls} times, and {why}")),
+        }
     }
 
     /// That the guest was not quiet.
@@ -210,12 +228,17 @@ impl Counter {
             Err(error) => Some(error),
         };
         let kprobe = || refused.as_ref().map_or_else(String::new, |error| format!("; a kprobe event: {error}"));
-        let Length::In(register) = function.length else {
-            return Err(format!("it has its length in memory, which no breakpoint sees{}", kprobe()));
+        let register = match function.length {
+            Length::In(register) => register,
+            // Any will do.
+            Length::Fragments => Register::Si,
         };
-        match Breakpoint::open(address, register, 2 * bytes.div_ceil(PAGE)) {
-            Ok(breakpoint) => Ok(Counter::Breakpoint(breakpoint)),
-            Err(error) => Err(format!("a hardware breakpoint: {error}{}", kprobe())),
+        match (Breakpoint::open(address, register, 2 * bytes.div_ceil(PAGE)), function.length) {
+            (Ok(breakpoint), Length::In(_)) => Ok(Counter::Breakpoint(breakpoint)),
+            (Ok(breakpoint), Length::Fragments) => {
+                Ok(Counter::Calls(breakpoint, format!("its length is in memory, which no breakpoint sees{}", kprobe())))
+            }
+            (Err(error), _) => Err(format!("a hardware breakpoint: {error}{}", kprobe())),
         }
     }
 
@@ -229,6 +252,10 @@ impl Counter {
             Counter::Breakpoint(mut breakpoint) => {
                 breakpoint.stop().map_err(|error| format!("its breakpoint: {error}"))?;
                 breakpoint.sums(owner)
+            }
+            Counter::Calls(mut breakpoint, why) => {
+                breakpoint.stop().map_err(|error| format!("its breakpoint: {error}"))?;
+                return Counted::of_calls(breakpoint.calls(), &why);
             }
         };
         Counted::new(sums, context)
@@ -263,6 +290,13 @@ mod tests {
         let sent = counted(SENT, sums).expect("a figure");
         assert_eq!(sent.bytes, 4166);
         assert!(sent.note(SENT).is_some_and(|note| note.contains("70 of the bytes") && note.contains("skb_copy_bits")));
+    }
+
+    #[test]
+    fn where_only_calls_are_seen_none_is_no_bytes_and_one_is_no_figure() {
+        assert_eq!(Counted::of_calls(0, "its length is in memory"), Ok(Counted { bytes: 0, others: 0 }));
+        let why = Counted::of_calls(3, "its length is in memory").expect_err("three of any length");
+        assert!(why.contains("called 3 times") && why.contains("in memory"), "{why}");
     }
 
     #[test]
