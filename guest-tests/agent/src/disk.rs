@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 
-use super::init::modules::load_group;
+use crate::modules::load_group;
 
 const DEVICE: &str = "/dev/vda";
 const MOUNTED_AT: &str = "/mnt";

@@ -12,15 +12,14 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
 use anyhow::{Context, Result, anyhow};
-use vnic_experiment::row::PROGRAM;
-use vnic_experiment::wire::{Event, PORT_NAME, Request, TransferSpec};
+use vnic_experiment::wire::{Event, PORT_NAME, Request};
 
-use super::nic::{self, Nic};
-use super::port;
-use super::rehearsal;
-use super::transfer::{Done, Prepared, Unsupported};
-use super::userspace::{self, How};
-use crate::hazards::{self, Stage};
+use crate::conversation::transfer;
+use crate::hazards;
+use crate::nic::{self, Nic};
+use crate::port;
+use crate::stage::Stage;
+use crate::transfer::Unsupported;
 
 /// What the console shows when a host has left.
 pub const HOST_LEFT: &str = "vnic guest: the host has left the record port";
@@ -63,37 +62,6 @@ impl std::fmt::Display for HostIsGone {
 }
 
 impl std::error::Error for HostIsGone {}
-
-/// Does a transfer, with the host told and asked as the protocol has it.
-///
-/// # Errors
-/// What failed; [`Unsupported`].
-pub fn transfer(stage: &mut dyn Stage, spec: TransferSpec) -> Result<Done> {
-    if spec.method == userspace::METHOD {
-        return userspace::transfer(stage, &spec, &How::default());
-    }
-    let filesystem = spec.filesystem.clone();
-    let rehearsal = (spec.method == PROGRAM && spec.books).then(|| rehearsal::books(&spec));
-    let prepared = Prepared::new(spec)?;
-    stage.tell(&Event::TransferBegin {
-        flow: prepared.flow,
-        nic: prepared.nic,
-        pages: prepared.pages.clone(),
-        sha256: prepared.sha256().to_owned(),
-        stream_bytes: prepared.stream_bytes(),
-        filesystem,
-    })?;
-    stage.wait_for_go()?;
-    let mut done = prepared.send(&mut |taken| {
-        stage.tell(&Event::Paused { taken })?;
-        stage.wait_for_go()
-    })?;
-    if let Some(rehearsal) = rehearsal {
-        rehearsal::take_off(&mut done.books, rehearsal);
-    }
-    stage.tell(&done.told())?;
-    Ok(done)
-}
 
 /// The host at the port's other end.
 struct Host {

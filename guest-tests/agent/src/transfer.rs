@@ -21,11 +21,11 @@ use vnic_experiment::wire::{self, Event, Flow, PageRun, Receipt, TransferSpec};
 use super::accounting::{Books, Sender, Subject};
 use super::disk;
 use super::file::TestFile;
-use super::init::modules::load_group;
 use super::nic::{self, Nic};
 use super::pages::{page_runs, resident_page_runs};
 use super::tls_records::Stream;
 use crate::methods::{self, Follower, Job, Method, Nobody};
+use crate::modules::load_group;
 
 /// How long the receiver may take to accept the connection.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(30);

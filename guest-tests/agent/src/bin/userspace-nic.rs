@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 
 use anyhow::{Result, bail, ensure};
 use clap::{Parser, ValueEnum};
-use guest_agent::hazards::Stage;
 use guest_agent::size::parse_size;
+use guest_agent::stage::Stage;
 use guest_agent::userspace::{self, Decoy, How};
 use vnic_driver::{Completion, Options, RingFormat};
 use vnic_experiment::wire::{Event, NicWish, TransferSpec};

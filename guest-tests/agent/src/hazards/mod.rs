@@ -13,24 +13,10 @@ use std::net::SocketAddr;
 use anyhow::{Result, bail};
 use vnic_experiment::wire::Event;
 
+use crate::stage::Stage;
 use crate::transfer::Unsupported;
 
 pub use child::{Child, act};
-
-/// The host, as a hazard needs it.
-pub trait Stage {
-    /// Says something to the host.
-    ///
-    /// # Errors
-    /// The host has left.
-    fn tell(&mut self, event: &Event) -> Result<()>;
-
-    /// Waits for the host's `Go`.
-    ///
-    /// # Errors
-    /// It says something else, or has left.
-    fn wait_for_go(&mut self) -> Result<()>;
-}
 
 /// What happened.
 #[derive(Debug, Default)]

@@ -15,11 +15,12 @@ use sha2::{Digest, Sha256};
 use vnic_experiment::stamp;
 use vnic_experiment::wire::{Event, Flow, NicWish, hex};
 
-use super::{Stage, Story};
+use super::Story;
 use crate::file::TestFile;
 use crate::methods::{self, Job, Nobody};
 use crate::nic::{self, Nic};
 use crate::pages::page_runs;
+use crate::stage::Stage;
 use crate::transfer::{Unsupported, connect, folder_of, read_receipt};
 
 const BYTES: u64 = 65536;

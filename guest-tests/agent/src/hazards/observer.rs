@@ -11,10 +11,11 @@ use anyhow::{Context, Result};
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 use vnic_experiment::wire::{Books, NicWish, TransferSpec};
 
-use super::{Stage, Story};
-use crate::init::modules::load_group;
+use super::Story;
+use crate::conversation::transfer;
+use crate::modules::load_group;
 use crate::nic;
-use crate::requests::transfer;
+use crate::stage::Stage;
 
 pub(super) fn show(method: &str, to: SocketAddr, stage: &mut dyn Stage) -> Result<Story> {
     let spec = TransferSpec {

@@ -11,14 +11,12 @@
 //! missing program for step 4 ends the guest early.
 
 mod cmdline;
-pub mod modules;
 mod mounts;
 mod shell;
 
 use std::convert::Infallible;
 use std::fs;
 use std::io::{self, Write};
-use std::net::{Ipv4Addr, Ipv6Addr};
 use std::process::{Command, ExitStatus};
 
 use anyhow::{Context, Result, bail};
@@ -27,17 +25,12 @@ use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::wait::{WaitStatus, wait};
 use nix::unistd::{Pid, getpid, sync};
 
-use super::nic::{self, Nic};
+use crate::modules;
+use crate::network;
 use cmdline::{CommandLine, Task};
 
 /// The line the host waits for to know that a kernel booted this far; nothing else prints it.
 pub const UP: &str = "vnic guest: up";
-
-/// The guest's address.
-pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
-const NETMASK: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 0);
-const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
-const ADDRESS6: Ipv6Addr = Ipv6Addr::new(0xfec0, 0, 0, 0, 0, 0, 0, 0x15);
 
 /// Settings under /proc/sys: no duplicate address detection to wait for, no router to ask, no other traffic.
 const SETTINGS: &[(&str, &str)] = &[
@@ -68,7 +61,7 @@ pub fn run() -> Result<Infallible> {
         step("load modules", modules::load_group(group));
     }
     if line.network {
-        step("bring the network up", network_up());
+        step("bring the network up", network::up());
     }
     say(UP);
     let done = match &line.task {
@@ -96,18 +89,6 @@ fn step<T>(what: &str, result: Result<T>) -> Option<T> {
 /// A line on the console. That the console is gone must not end PID 1.
 fn say(line: &str) {
     let _ = writeln!(io::stdout(), "{line}");
-}
-
-/// Brings the NIC up with the guest's addresses; also one that was away meanwhile.
-///
-/// # Errors
-/// There is none, or the kernel's refusal.
-pub fn network_up() -> Result<()> {
-    Nic::open("lo")?.up()?;
-    let nic = Nic::open(nic::NAME)?;
-    nic.up_with(ADDRESS, NETMASK)?;
-    nic.default_route(GATEWAY)?;
-    nic.add_ipv6(ADDRESS6, 64)
 }
 
 fn status_of(mut command: Command) -> Result<String> {

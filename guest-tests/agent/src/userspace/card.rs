@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use crate::transfer::Unsupported;
-use crate::{init, nic};
+use crate::{network, nic};
 use vnic_driver::vfio::{PciAddress, VfioFault, bind};
 
 /// How long the kernel may take to make its interface again.
@@ -73,7 +73,7 @@ fn give_back(address: &PciAddress) -> Result<()> {
         ensure!(start.elapsed() < COMES_BACK, "{address} is the kernel's again, but there is no {}", nic::NAME);
         std::thread::sleep(Duration::from_millis(10));
     }
-    init::network_up().context("bring the kernel's network up again")
+    network::up().context("bring the kernel's network up again")
 }
 
 /// What this guest lacks, as such.

@@ -24,7 +24,7 @@ use super::accounting::{self, Books, Subject};
 use super::file::TestFile;
 use super::pages::page_runs;
 use super::transfer::{Done, Unsupported, folder_of};
-use crate::hazards::Stage;
+use crate::stage::Stage;
 use sender::{Halts, Sender};
 use vnic_driver::Options;
 use vnic_driver::mapping::Mapping;

@@ -17,14 +17,14 @@ use vnic_experiment::stamp::STAMP_BYTES;
 use vnic_experiment::wire::{Flow, Receipt, hex};
 
 use crate::file::fresh_id;
-use crate::init;
+use crate::network;
 use crate::transfer::parse_receipt;
 use vnic_driver::udp::{Datagram, LOOK_UP, MTU, Station, UDP_HEAD};
 use vnic_driver::vfio::{Device, DmaMap, DmaSlice};
 use vnic_driver::{Completion, Nic, Options};
 
 /// Who we are on the network: as the kernel's interface was.
-const ADDRESS: Ipv4Addr = init::ADDRESS;
+const ADDRESS: Ipv4Addr = network::ADDRESS;
 /// The port datagrams come from.
 const PORT: u16 = 40_000;
 
