@@ -5,10 +5,12 @@
 
 use std::any::Any;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::process::Command;
 use std::thread;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use guest_fixture::{Agent, Device, Folder, Machine, Namespace, is_root, receiver, spec};
+use guest_fixture::{Agent, Child, Deadline, Device, Folder, Machine, Namespace, is_root, receiver, spec, until};
 
 use crate::Args;
 use crate::outcome::{Outcome, Runs, Unit};
@@ -39,10 +41,15 @@ enum Nic {
     QemuUser,
     Tap,
     QemuTap,
+    Passt,
+    QemuPasst,
 }
 
-const CASES: [Case; 2] =
-    [Case { nics: [Nic::Peer, Nic::QemuUser], target: 12.0 }, Case { nics: [Nic::Tap, Nic::QemuTap], target: 1.3 }];
+const CASES: [Case; 3] = [
+    Case { nics: [Nic::Peer, Nic::QemuUser], target: 12.0 },
+    Case { nics: [Nic::Tap, Nic::QemuTap], target: 1.3 },
+    Case { nics: [Nic::Passt, Nic::QemuPasst], target: 1.5 },
+];
 
 impl Nic {
     const fn name(self) -> &'static str {
@@ -51,6 +58,8 @@ impl Nic {
             Nic::QemuUser => "QEMU user",
             Nic::Tap => "tap",
             Nic::QemuTap => "QEMU tap",
+            Nic::Passt => "passt",
+            Nic::QemuPasst => "QEMU stream to passt",
         }
     }
 }
@@ -105,6 +114,7 @@ struct Guest {
     machine: Machine,
     agent: Agent,
     _device: Option<Device>,
+    _passt: Option<Child>,
     _namespace: Namespace,
     _folder: Folder,
 }
@@ -116,27 +126,35 @@ impl Guest {
         if matches!(nic, Nic::Tap | Nic::QemuTap) {
             namespace.add_tap(TAP)?;
         }
+        if matches!(nic, Nic::Passt | Nic::QemuPasst) {
+            namespace.add_uplink()?;
+        }
         let listens = match nic {
             Nic::Peer => None,
-            Nic::QemuUser => Some(LOOPBACK),
+            Nic::QemuUser | Nic::Passt | Nic::QemuPasst => Some(LOOPBACK),
             Nic::Tap | Nic::QemuTap => Some(Ipv4Addr::UNSPECIFIED),
         };
         let tap = format!("tap:{TAP}");
+        let socket = folder.path().join("passt.sock");
+        let stream = format!("stream:{}", socket.display());
         let (link, netdev) = match nic {
             Nic::Peer => (Some("peer"), "vhost"),
             Nic::Tap => (Some(tap.as_str()), "vhost"),
+            Nic::Passt => (Some("passt"), "vhost"),
+            Nic::QemuPasst => (None, stream.as_str()),
             Nic::QemuUser => (None, "user"),
             Nic::QemuTap => (None, tap.as_str()),
         };
-        let (device, (machine, agent)) = namespace.enter(|| -> Result<_> {
+        let (device, passt, (machine, agent)) = namespace.enter(|| -> Result<_> {
             if let Some(address) = listens {
                 let address = SocketAddr::new(IpAddr::V4(address), PORT);
                 receiver::listen(address).with_context(|| format!("a receiver at {address}"))?;
             }
             let device = link.map(|link| Device::of(&args.vnic, folder.path(), &["--link", link]));
-            Ok((device, Machine::boot(folder.path(), &["--netdev", netdev])))
+            let passt = (nic == Nic::QemuPasst).then(|| passt(&folder, &socket));
+            Ok((device, passt, Machine::boot(folder.path(), &["--netdev", netdev])))
         })?;
-        Ok(Guest { machine, agent, _device: device, _namespace: namespace, _folder: folder })
+        Ok(Guest { machine, agent, _device: device, _passt: passt, _namespace: namespace, _folder: folder })
     }
 
     /// Sends the file. Bytes per second, from the first call to the receiver's receipt.
@@ -148,6 +166,16 @@ impl Guest {
     fn power_off(self) {
         self.machine.power_off(self.agent);
     }
+}
+
+/// Starts passt for QEMU, with the addresses it has with us.
+fn passt(folder: &Folder, socket: &Path) -> Child {
+    let mut command = Command::new("passt");
+    command.args(["--foreground", "--quiet", "--runas", "0", "--socket"]).arg(socket);
+    command.args(["--address", "10.0.2.15", "--netmask", "24", "--gateway", "10.0.2.2"]);
+    let child = Child::start("passt", folder.path(), command);
+    until(Deadline::secs("passt to listen", 20), || socket.exists().then_some(()));
+    child
 }
 
 /// What a panic said.

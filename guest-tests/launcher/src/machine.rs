@@ -61,6 +61,8 @@ pub enum Backend {
     User,
     /// QEMU itself, on this tap device.
     Tap(String),
+    /// The program that listens at this socket.
+    Stream(PathBuf),
 }
 
 /// What the guest does once it is up.
@@ -221,6 +223,10 @@ impl Machine {
         match &nic.backend {
             Backend::User => line.add("-netdev", "user,id=net"),
             Backend::Tap(name) => line.add("-netdev", format_args!("tap,id=net,ifname={name},script=no,downscript=no")),
+            Backend::Stream(path) => {
+                let to = format!("addr.type=unix,addr.path={}", path.display());
+                line.add("-netdev", format_args!("stream,id=net,server=off,{to}"));
+            }
             Backend::VhostUser { socket, listens, queue_pairs } => {
                 let role = match listens {
                     true => "server=on",

@@ -82,7 +82,7 @@ pub struct Options {
     /// QEMU listens and vnic serve connects, again and again if it must
     #[arg(long)]
     pub client: bool,
-    /// vhost is our NIC; user and tap:NAME are QEMU's own, to compare with. The receiver for user: 127.0.0.1:9000
+    /// vhost is our NIC; user, tap:NAME and stream:PATH are QEMU's own, to compare with. The receiver for user: 127.0.0.1:9000
     #[arg(long, default_value = "vhost")]
     pub netdev: Netdev,
     /// kvm or tcg, in place of: kvm if a guest really boots with it, else tcg
@@ -129,6 +129,8 @@ pub enum Netdev {
     User,
     /// QEMU's own on this tap device.
     Tap(String),
+    /// QEMU's own, to the program that listens at this socket: passt.
+    Stream(PathBuf),
 }
 
 impl FromStr for Netdev {
@@ -139,7 +141,8 @@ impl FromStr for Netdev {
             None if text == "vhost" => Ok(Netdev::Vhost),
             None if text == "user" => Ok(Netdev::User),
             Some(("tap", name)) if !name.is_empty() => Ok(Netdev::Tap(name.to_owned())),
-            _ => Err("there is vhost (ours), user and tap:NAME (QEMU's)"),
+            Some(("stream", path)) if !path.is_empty() => Ok(Netdev::Stream(path.into())),
+            _ => Err("there is vhost (ours), user, tap:NAME and stream:PATH (QEMU's)"),
         }
     }
 }
@@ -290,6 +293,7 @@ mod tests {
             (&["--size", "16X"][..], "--size"),
             (&["--size"], "--size"),
             (&["--netdev", "tap:"], "--netdev"),
+            (&["--netdev", "stream:"], "--netdev"),
             (&["--netdev", "user", "--queue-pairs", "2"], "--queue-pairs"),
             (&["--netdev", "user", "--transfer", "all"], "--transfer"),
             (&["--queue-pairs", "0"], "--queue-pairs"),

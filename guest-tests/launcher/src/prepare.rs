@@ -38,6 +38,7 @@ pub fn prepare(options: &Options) -> Result<Machine, Failure> {
     let backend = match &options.netdev {
         Netdev::User => Backend::User,
         Netdev::Tap(name) => Backend::Tap(name.clone()),
+        Netdev::Stream(path) => Backend::Stream(path.clone()),
         Netdev::Vhost => Backend::VhostUser {
             socket: folder.join("vnic.sock"),
             listens: options.client,

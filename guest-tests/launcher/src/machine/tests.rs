@@ -94,6 +94,7 @@ fn qemus_own_backends_have_msix_and_the_options_asked_for() {
     for (backend, netdev) in [
         (Backend::User, "user,id=net"),
         (Backend::Tap("t0".to_owned()), "tap,id=net,ifname=t0,script=no,downscript=no"),
+        (Backend::Stream("/p.sock".into()), "stream,id=net,server=off,addr.type=unix,addr.path=/p.sock"),
     ] {
         let machine = machine("7.2.22", Accelerator::Tcg, Some(own(backend)));
         assert_eq!(values(&machine.command(), "-netdev"), [netdev]);
