@@ -13,17 +13,14 @@
 //! - At the session's end (disconnect or error) every running queue is stopped, then come `reset` and `set_memory` with no
 //!   memory at all, so that a guest that is gone frees its RAM.
 
-use std::error::Error;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::channel::BackendChannel;
+use super::error::DeviceError;
 use crate::memory::{IotlbEntry, Iova, Memory};
 use crate::spec::Features;
 use crate::spec::vhost_user::ProtocolFeatures;
-
-/// Why a device could not do what was asked; the session names the request around it.
-pub type DeviceError = Box<dyn Error + Send + Sync>;
 
 /// Where a vring goes on: `SET_VRING_BASE` and `GET_VRING_BASE`. "Vring base index"…
 /// split: the next available index; packed: both indices with their wrap counters.

@@ -1,11 +1,14 @@
 //! What a front-end can get wrong, and what can befall its socket.
 
+use std::error::Error;
 use std::io;
 
-use super::device::DeviceError;
 use crate::memory::MemoryError;
 use crate::spec::Features;
 use crate::spec::vhost_user::{ProtocolFeature, ProtocolFeatures, RequestCode};
+
+/// Why a device could not do what was asked; the session names the request around it.
+pub type DeviceError = Box<dyn Error + Send + Sync>;
 
 /// A front-end fault, or the end of its socket. Each variant names the request and the offending value.
 #[derive(Debug, thiserror::Error)]

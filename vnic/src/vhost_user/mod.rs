@@ -19,8 +19,8 @@ pub mod session;
 pub mod socket;
 
 pub use channel::BackendChannel;
-pub use device::{Device, DeviceError, PackedIndex, QueueSetup, RingAddresses, VringBase};
-pub use error::SessionError;
+pub use device::{Device, PackedIndex, QueueSetup, RingAddresses, VringBase};
+pub use error::{DeviceError, SessionError};
 pub use session::{Handled, Session};
 
 #[cfg(test)]

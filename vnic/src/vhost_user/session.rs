@@ -26,7 +26,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::channel::BackendChannel;
-use super::device::{Device, DeviceError};
+use super::device::Device;
+use super::error::DeviceError;
 use super::error::SessionError;
 use super::message::{self, Answer, Reply, Request, Rule};
 use super::socket::{Connection, Message, Received};
