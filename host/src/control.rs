@@ -14,7 +14,7 @@ use anyhow::{Result, anyhow, bail};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use vnic::observe::discovery;
-use vnic::observe::protocol::{Reply, Request, RingSnapshot, Status, TraceEvent};
+use vnic::observe::protocol::{Label, Reply, Request, RingSnapshot, Status, TraceEvent};
 use vnic_experiment::control as experiment;
 use vnic_experiment::flow::FlowBooks;
 use vnic_experiment::scan::ScanReport;
@@ -153,6 +153,14 @@ impl Client {
     pub(crate) fn rings(&mut self, queue: Option<String>) -> Result<Vec<RingSnapshot>> {
         match self.ask(&Request::Rings { queue })? {
             Reply::Rings { rings } => Ok(rings),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// Whose the pages at these guest-physical addresses are.
+    pub(crate) fn page(&mut self, addresses: Vec<u64>) -> Result<Vec<Label>> {
+        match self.ask(&Request::Page { addresses })? {
+            Reply::Page { labels } => Ok(labels),
             other => Err(self.unexpected(&other)),
         }
     }

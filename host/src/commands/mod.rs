@@ -11,6 +11,7 @@ use crate::control::Client;
 mod doctor;
 mod hold;
 mod judge;
+mod page;
 mod release;
 mod report;
 mod rings;
@@ -45,6 +46,8 @@ enum Command {
     Watch(watch::Args),
     /// Every chain as it passes, one line each
     Trace(trace::Args),
+    /// Whose memory a page of the guest is: a file's, a program's, the kernel's
+    Page(page::Args),
     /// Stop returning buffers of a queue
     Hold(hold::Args),
     /// Let the buffers of a held queue go
@@ -68,6 +71,7 @@ impl Cli {
             Command::Rings(args) => rings::run(args),
             Command::Watch(args) => watch::run(&args),
             Command::Trace(args) => trace::run(&args),
+            Command::Page(args) => page::run(args),
             Command::Hold(args) => hold::run(args),
             Command::Release(args) => release::run(args),
             Command::Scan(args) => scan::run(args),

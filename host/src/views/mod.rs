@@ -16,6 +16,7 @@ mod figures;
 pub(crate) mod hazard;
 pub(crate) mod html;
 mod notation;
+pub(crate) mod page;
 pub(crate) mod report;
 pub(crate) mod rings;
 pub(crate) mod scan;
@@ -35,6 +36,11 @@ pub(crate) fn json(document: &impl Serialize) -> Result<()> {
     let mut text = serde_json::to_string_pretty(document)?;
     text.push('\n');
     put(&text)
+}
+
+/// One JSON object on a line.
+pub(crate) fn json_line(object: &impl Serialize) -> Result<()> {
+    put(serde_json::to_string(object)? + "\n")
 }
 
 /// One sentence.

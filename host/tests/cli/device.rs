@@ -10,8 +10,8 @@ use std::vec::IntoIter;
 
 use serde::{Deserialize, Serialize};
 use vnic::observe::protocol::{
-    BufferSnapshot, ChainEvent, ChainSnapshot, EventSuppression, FeatureSets, NotifyWhen, QueueStatus, RegionStatus,
-    Reply, Request, RingSnapshot, Status, TraceEvent,
+    BufferSnapshot, ChainEvent, ChainSnapshot, EventSuppression, FeatureSets, Kind, Label, NotifyWhen, QueueStatus,
+    RegionStatus, Reply, Request, RingSnapshot, Status, TraceEvent,
 };
 use vnic_experiment::control;
 use vnic_experiment::flow::FlowBooks;
@@ -99,6 +99,7 @@ fn serve(stream: UnixStream, script: &Script, asked: &Mutex<Vec<Asked>>, memory:
                     },
                     Request::Hold { queue } | Request::Release { queue } if !known(queue) => refuse(queue),
                     Request::Trace | Request::Ping { .. } => Reply::Done,
+                    Request::Page { addresses } => Reply::Page { labels: addresses.iter().map(label).collect() },
                     Request::Hold { queue } => {
                         memory.lock().unwrap().held.insert(queue.clone());
                         Reply::Done
@@ -122,6 +123,19 @@ fn serve(stream: UnixStream, script: &Script, asked: &Mutex<Vec<Asked>>, memory:
             }
             return;
         }
+    }
+}
+
+/// Each page is one of nginx' file.
+fn label(gpa: &u64) -> Label {
+    Label {
+        path: Some("/var/www/big.bin".into()),
+        filesystem: Some("ext4".into()),
+        device: Some("vda1".into()),
+        page: Some(gpa >> 12),
+        inode: Some(12),
+        deleted: Some(false),
+        ..Label::of(*gpa, Kind::File)
     }
 }
 

@@ -333,3 +333,25 @@ fn a_scan_tells_how_often_what_is_held_stands_in_memory() {
     assert!(scan(&[]).stdout.contains("what is held stands once in memory: nobody copied it"));
     assert_eq!(scan(&["--json"]).json(), serde_json::to_value(device::found(3)).unwrap());
 }
+
+#[test]
+fn page_says_whose_memory_each_address_is() {
+    let scratch = Scratch::new();
+    let device = start(&scratch);
+    let page = |more: &[&str]| scratch.run(&[&["page", "--control", device.control()], more].concat());
+    let outcome = page(&["0x2008", "4096"]);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    let line = |gpa, page| format!("{gpa}  /var/www/big.bin page {page} (ext4 on vda1, inode 12)\n");
+    assert_eq!(outcome.stdout, line("0x2008", 2) + &line("0x1000", 1));
+    let outcome = page(&["--json", "0x2008", "4096"]);
+    let objects: Vec<serde_json::Value> =
+        outcome.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(objects.len(), 2, "{outcome:?}");
+    for key in ["kind", "path", "filesystem", "page", "deleted", "program", "pid", "cache", "why"] {
+        assert!(objects[0].get(key).is_some(), "no {key} in {outcome:?}");
+    }
+    assert_eq!(objects[0]["gpa"], json!(0x2008));
+    for bad in [&["0xfog"][..], &["-1"], &[]] {
+        assert_eq!(page(bad).code, Some(2), "{bad:?}");
+    }
+}

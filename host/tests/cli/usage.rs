@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::util::{Scratch, root};
 
 const COMMANDS: &[&str] =
-    &["serve", "status", "rings", "watch", "trace", "hold", "release", "scan", "judge", "report", "doctor"];
+    &["serve", "status", "rings", "watch", "trace", "page", "hold", "release", "scan", "judge", "report", "doctor"];
 
 #[test]
 fn every_command_has_help() {

@@ -200,6 +200,7 @@ impl Control {
             Request::Hold { queue } => self.hold(&queue, true),
             Request::Release { queue } => self.hold(&queue, false),
             Request::Ping { to } => self.ping(to),
+            Request::Page { addresses } => self.pages(&addresses),
             Request::Trace => Reply::Done,
         }
     }
@@ -235,6 +236,16 @@ impl Control {
         };
         match pinger.ping(to) {
             Ok(()) => Reply::Done,
+            Err(error) => Reply::Error { message: error.to_string() },
+        }
+    }
+
+    fn pages(&self, addresses: &[u64]) -> Reply {
+        let Some(memory) = self.shared.view().memory.clone() else {
+            return Reply::Error { message: "no front-end has shared a guest's memory".to_owned() };
+        };
+        match self.shared.labels.look(&memory, addresses) {
+            Ok(labels) => Reply::Page { labels },
             Err(error) => Reply::Error { message: error.to_string() },
         }
     }

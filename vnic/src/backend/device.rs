@@ -142,6 +142,7 @@ impl Device for NicDevice {
         self.features = features;
         self.reached = self.reached(&self.memory);
         self.shared.view().negotiated = features;
+        self.shared.labels.forget();
         Ok(())
     }
 
@@ -158,6 +159,7 @@ impl Device for NicDevice {
         self.reached = reached;
         self.shared.view().memory = (!memory.regions().is_empty()).then(|| memory.clone());
         self.memory = memory;
+        self.shared.labels.forget();
         Ok(())
     }
 

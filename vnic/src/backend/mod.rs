@@ -10,6 +10,7 @@
 //! | [`worker`], [`workers`] | the data path's threads |
 //! | [`device`] | the device as the session drives it |
 //! | [`iommu`] | the IOTLB and whom to ask |
+//! | [`labels`] | whose the guest's pages are |
 //! | `observers` | tracer, capture, who else looks |
 //! | [`serve()`] | the session thread |
 //! | [`control`] | the control socket, with `status`, `trace`, `metrics` |
@@ -19,6 +20,7 @@ pub mod device;
 mod hairpin;
 pub mod in_flight;
 pub mod iommu;
+pub mod labels;
 mod metrics;
 mod observers;
 pub mod options;

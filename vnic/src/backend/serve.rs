@@ -254,6 +254,7 @@ impl Server {
         let mut session = Session::new(socket, &self.device);
         let end = self.messages(&mut session, waiting.as_fd());
         session.end(&mut self.device);
+        self.shared.labels.forget();
         // No queue is left: what a worker said of lost memory is this session's, and is not to end the next.
         let last_notices = self.read_notices();
         let mut view = self.shared.view();

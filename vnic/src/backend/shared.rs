@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::iommu::Iommu;
+use super::labels::Labels;
 use crate::link::LinkCounters;
 use crate::link::peer::Pinger;
 use crate::memory::iotlb::PAGE;
@@ -205,6 +206,8 @@ pub struct Shared {
     pub iommu: Arc<Iommu>,
     /// Has the link's peer ping the guest, where there is one.
     pub pinger: Option<Pinger>,
+    /// Whose the guest's pages are.
+    pub labels: Labels,
     links: Vec<Arc<LinkCounters>>,
     view: Mutex<View>,
 }
@@ -221,6 +224,7 @@ impl Shared {
             idle_ns: AtomicU64::new(0),
             iommu: Arc::new(Iommu::new()),
             pinger: None,
+            labels: Labels::default(),
             links,
             view: Mutex::new(View::default()),
         }

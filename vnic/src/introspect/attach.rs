@@ -25,9 +25,9 @@ use super::vmcoreinfo::{self, VmCoreInfo};
 /// How far behind the start of its code a kernel's types are looked for.
 const TYPES_WITHIN: u64 = 64 << 20;
 /// Bytes read at a time.
-const WINDOW: usize = 1 << 20;
+const WINDOW: usize = 64 << 10;
 /// Bytes that are read in the search for types, over all kernels.
-const MAX_BYTES: u64 = 512 << 20;
+pub(super) const MAX_BYTES: u64 = 512 << 20;
 /// Pages that are looked at to tell a kernel that runs from a dead one.
 const SAMPLE: u64 = 3000;
 /// The same, where the first look found no file's page.
@@ -216,12 +216,12 @@ impl Kernel {
         looks: u64,
         work: &mut Work,
     ) -> Result<(u64, u64), AttachError> {
-        let mut ranges = Vec::new();
-        memory.existing(&mut |from, to| ranges.push((from >> 12, to >> 12)))?;
-        let all: u64 = ranges.iter().map(|(from, to)| to.saturating_sub(*from)).sum();
+        let mut all = 0;
+        memory.existing(&mut |from, to| all += to / 4096 - from / 4096)?;
         let stride = (all / looks).max(1);
         let (mut pages, mut bad, mut skip) = (0, 0, 0);
-        for (from, to) in ranges {
+        memory.existing(&mut |from, to| {
+            let (from, to) = (from / 4096, to / 4096);
             let mut number = from + skip;
             while number < to {
                 work.sampled += 1;
@@ -236,7 +236,7 @@ impl Kernel {
                 number += stride;
             }
             skip = number - to;
-        }
+        })?;
         Ok((pages, bad))
     }
 

@@ -13,8 +13,8 @@ use std::collections::HashMap;
 pub const MAGIC: [u8; 8] = [0x9f, 0xeb, 1, 0, 24, 0, 0, 0];
 /// Bytes of the header.
 pub const HEADER: usize = 24;
-/// Most bytes of a kernel's: six times what they have.
-pub const MAX_BYTES: usize = 32 << 20;
+/// Most bytes of a kernel's: three times what they have.
+pub const MAX_BYTES: usize = 16 << 20;
 /// Types and strings have at least so many bytes in a kernel's own; a module's, or what a program carries, has fewer.
 const LEAST: u32 = 1 << 20;
 /// Structures within structures.

@@ -115,7 +115,7 @@ impl fmt::Display for Label {
         match self.kind {
             Kind::File => {
                 match (&self.path, self.inode) {
-                    (Some(path), _) => f.write_str(path)?,
+                    (Some(path), _) => write!(f, "{}", Plain(path))?,
                     (None, Some(inode)) => write!(f, "inode {inode}")?,
                     (None, None) => f.write_str("a file")?,
                 }
@@ -125,10 +125,10 @@ impl fmt::Display for Label {
                 self.page.map_or(Ok(()), |page| write!(f, " page {page}"))
             }
             Kind::Anonymous => match (&self.program, self.pid) {
-                (Some(program), Some(pid)) => write!(f, "memory of {program}[{pid}]"),
+                (Some(program), Some(pid)) => write!(f, "memory of {}[{pid}]", Plain(program)),
                 _ => f.write_str("a program's memory"),
             },
-            Kind::Slab => write!(f, "slab {}", self.cache.as_deref().unwrap_or("?")),
+            Kind::Slab => write!(f, "slab {}", Plain(self.cache.as_deref().unwrap_or("?"))),
             Kind::Socket => f.write_str("socket buffers"),
             kind => f.write_str(kind.name()),
         }?;
@@ -136,6 +136,19 @@ impl fmt::Display for Label {
             Some(why) if !matches!(self.kind, Kind::Socket) => write!(f, ": {why}"),
             _ => Ok(()),
         }
+    }
+}
+
+/// What a guest calls something, for people: nothing in it commands a terminal or begins a line.
+struct Plain<'t>(&'t str);
+
+impl fmt::Display for Plain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use fmt::Write as _;
+        self.0.chars().try_for_each(|c| match c {
+            c if c.is_control() => write!(f, "{}", c.escape_unicode()),
+            c => f.write_char(c),
+        })
     }
 }
 
@@ -152,5 +165,30 @@ mod text {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Arc<str>>, D::Error> {
         Ok(Option::<String>::deserialize(from)?.map(Arc::from))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_commands_the_terminal_is_shown_and_not_obeyed() {
+        let path = Some(Arc::from("/tmp/\u{1b}[2J\nx"));
+        let label = Label { path, page: Some(3), deleted: Some(true), ..Label::of(0x1000, Kind::File) };
+        assert_eq!(label.to_string(), r"/tmp/\u{1b}[2J\u{a}x (deleted) page 3");
+    }
+
+    #[test]
+    fn json_has_every_key_and_comes_back_the_same() {
+        let label = Label {
+            path: Some("/a".into()),
+            program: Some("nginx".to_owned()),
+            pid: Some(7),
+            ..Label::of(0x2ee_1000, Kind::Anonymous).because("so")
+        };
+        let line = serde_json::to_string(&label).unwrap();
+        assert!(line.starts_with(r#"{"gpa":49156096,"kind":"anonymous","path":"/a","filesystem":null,"#), "{line}");
+        assert_eq!(serde_json::from_str::<Label>(&line).unwrap(), label);
     }
 }

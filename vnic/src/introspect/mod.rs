@@ -25,6 +25,9 @@ mod owner;
 mod path;
 mod physical;
 mod space;
+pub mod testing;
+#[cfg(test)]
+mod tests;
 pub mod vmcoreinfo;
 
 use kernel::Kernel;

@@ -8,9 +8,9 @@ use super::path::Name;
 use super::space::{Seen, still_stands};
 
 /// Names that are remembered.
-const MAX_NAMES: usize = 4096;
+const MAX_NAMES: usize = 2048;
 /// A name made of more reads than this is looked up each time.
-const MAX_SEEN: usize = 512;
+const MAX_SEEN: usize = 256;
 
 /// Names by their file's `address_space` and inode number.
 #[derive(Debug, Default)]

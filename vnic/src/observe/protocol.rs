@@ -13,6 +13,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::introspect::{Kind, Label};
 pub use crate::ring::snapshot::{BufferSnapshot, ChainSnapshot, EventSuppression, NotifyWhen, RingSnapshot};
 
 /// What a client asks.
@@ -44,6 +45,11 @@ pub enum Request {
         /// Whom.
         to: IpAddr,
     },
+    /// Whose the pages at these addresses are: [`Reply::Page`].
+    Page {
+        /// Guest-physical.
+        addresses: Vec<u64>,
+    },
 }
 
 /// The answer to a request.
@@ -58,6 +64,11 @@ pub enum Reply {
     Rings {
         /// One per queue that is set up.
         rings: Vec<RingSnapshot>,
+    },
+    /// Answer to `Page`.
+    Page {
+        /// One per address, in the order asked.
+        labels: Vec<Label>,
     },
     /// It could not be done; one sentence.
     Error {

@@ -1,0 +1,38 @@
+//! `vnic page`: whose memory a page of the guest is.
+
+use anyhow::Result;
+
+use super::ControlArgs;
+use crate::{Finding, views};
+
+/// Options of `vnic page`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    control: ControlArgs,
+    /// Guest-physical addresses, as `vnic rings` and `vnic trace` show them: 0x2ee1000
+    #[arg(value_name = "GPA", required = true, value_parser = address)]
+    addresses: Vec<u64>,
+    /// One JSON object per address
+    #[arg(long)]
+    json: bool,
+}
+
+fn address(text: &str) -> Result<u64, String> {
+    let number = match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    number.map_err(|_| format!("`{text}` is no address: write 0x2ee1000"))
+}
+
+/// Looks the pages up.
+pub(super) fn run(args: Args) -> Result<Finding> {
+    let labels = args.control.open()?.page(args.addresses)?;
+    if args.json {
+        labels.iter().try_for_each(views::json_line)?;
+    } else {
+        views::page::show(&labels)?;
+    }
+    Ok(Finding::Fine)
+}
