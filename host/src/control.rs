@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use vnic::observe::discovery;
 use vnic::observe::protocol::{Label, Reply, Request, RingSnapshot, Status, TraceEvent};
 use vnic_experiment::control as experiment;
-use vnic_experiment::flow::FlowBooks;
+use vnic_experiment::flow::FlowAccounts;
 use vnic_experiment::scan::ScanReport;
 use vnic_experiment::wire::PageRun;
 
@@ -184,10 +184,10 @@ impl Client {
         }
     }
 
-    /// The books of the watched flow.
-    pub(crate) fn end_watch(&mut self, pages: Vec<PageRun>) -> Result<FlowBooks> {
+    /// The accounts of the watched flow.
+    pub(crate) fn end_watch(&mut self, pages: Vec<PageRun>) -> Result<FlowAccounts> {
         match self.ask(&experiment::Request::EndWatch { pages })? {
-            experiment::Reply::FlowBooks(books) => Ok(books),
+            experiment::Reply::FlowAccounts(accounts) => Ok(accounts),
             other => Err(self.unexpected(&other)),
         }
     }

@@ -18,7 +18,7 @@ pub fn transfer(stage: &mut dyn Stage, spec: TransferSpec) -> Result<Done> {
         return userspace::transfer(stage, &spec, &How::default());
     }
     let filesystem = spec.filesystem.clone();
-    let rehearsal = (spec.method == PROGRAM && spec.books).then(|| rehearsal::books(&spec));
+    let rehearsal = (spec.method == PROGRAM && spec.accounts).then(|| rehearsal::accounts(&spec));
     let prepared = Prepared::new(spec)?;
     stage.tell(&Event::TransferBegin {
         flow: prepared.flow,
@@ -34,7 +34,7 @@ pub fn transfer(stage: &mut dyn Stage, spec: TransferSpec) -> Result<Done> {
         stage.wait_for_go()
     })?;
     if let Some(rehearsal) = rehearsal {
-        rehearsal::take_off(&mut done.books, rehearsal);
+        rehearsal::take_off(&mut done.accounts, rehearsal);
     }
     stage.tell(&done.told())?;
     Ok(done)

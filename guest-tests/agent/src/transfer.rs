@@ -1,7 +1,7 @@
 //! One whole transfer: file and connection prepared, sent by a method, confirmed by the receiver.
 //!
 //! Operation: [`Prepared::new`] sets the NIC, makes the file, notes its pages and connects; between that and
-//! [`Prepared::send`] whoever watches the NIC can get ready. `send` runs the method with the books open, shuts down the
+//! [`Prepared::send`] whoever watches the NIC can get ready. `send` runs the method with the accounts open, shuts down the
 //! write side, reads the receipt and notes the pages again.
 
 use std::cell::{Cell, RefCell};
@@ -14,11 +14,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::sys::socket::{setsockopt, sockopt};
-use vnic_experiment::row::{PROGRAM, way_of};
+use vnic_experiment::row::{PROGRAM, path_kind_of};
 use vnic_experiment::run::NicState;
 use vnic_experiment::wire::{self, Event, Flow, PageRun, Receipt, TransferSpec};
 
-use super::accounting::{Books, Sender, Subject};
+use super::accounting::{Accounts, Sender, Subject};
 use super::disk;
 use super::file::TestFile;
 use super::nic::{self, Nic};
@@ -72,8 +72,8 @@ pub struct Done {
     pub receipt: Receipt,
     /// The file's pages after.
     pub pages: Vec<PageRun>,
-    /// The kernel's books.
-    pub books: wire::Books,
+    /// The kernel's accounts.
+    pub accounts: wire::Accounts,
 }
 
 impl Done {
@@ -85,7 +85,7 @@ impl Done {
             seconds: self.took.as_secs_f64(),
             receipt: self.receipt.clone(),
             pages: self.pages.clone(),
-            books: self.books.clone(),
+            accounts: self.accounts.clone(),
         }
     }
 }
@@ -185,12 +185,12 @@ impl Prepared {
     /// and `pause` included.
     pub fn send(self, pause: Pause<'_>) -> Result<Done> {
         let conductor = Conductor {
-            books: RefCell::new(Books::open(&Subject {
+            accounts: RefCell::new(Accounts::open(&Subject {
                 file: &self.made.file,
                 bytes: self.spec.bytes,
-                way: way_of(self.method.name),
+                path_kind: path_kind_of(self.method.name),
                 sender: if self.method.name == PROGRAM { Sender::Child } else { Sender::ThisThread },
-                with_copies: self.spec.books,
+                with_copies: self.spec.accounts,
             })),
             pause: RefCell::new(self.spec.pause.then_some(pause)),
             pause_failed: RefCell::default(),
@@ -199,37 +199,37 @@ impl Prepared {
         };
         let job = self.job(&conductor)?;
         let start = Instant::now();
-        conductor.books.borrow_mut().start().context("open the books")?;
+        conductor.accounts.borrow_mut().start().context("open the accounts")?;
         let sent = (self.method.send)(&job);
-        conductor.books.borrow_mut().suspend().context("close the books")?;
+        conductor.accounts.borrow_mut().suspend().context("close the accounts")?;
         if let Some(error) = conductor.pause_failed.take() {
             return Err(error);
         }
         let mut bytes_sent =
             sent.map_err(unsupported).with_context(|| format!("{} to {}", self.method.name, self.spec.to))?;
-        let Conductor { books, claims, copied_on_write, .. } = conductor;
-        let mut books = books.into_inner();
-        books.sent();
+        let Conductor { accounts, claims, copied_on_write, .. } = conductor;
+        let mut accounts = accounts.into_inner();
+        accounts.sent();
         self.socket.shutdown(Shutdown::Write).context("shut down the write side")?;
         let receipt = read_receipt(&self.socket)?;
         let took = start.elapsed();
-        let mut books = books.close();
+        let mut accounts = accounts.close();
         if self.method.name == PROGRAM {
             // It does not say what it sent.
             bytes_sent = receipt.bytes;
-            books.notes.push(format!("the program: {}", self.spec.program.join(" ")));
+            accounts.notes.push(format!("the program: {}", self.spec.program.join(" ")));
         }
-        books.claims = claims.into_inner();
+        accounts.claims = claims.into_inner();
         if let Some(bytes) = copied_on_write.get() {
-            books.copied_bytes.insert(wire::COPY_ON_WRITE.to_owned(), Some(bytes));
+            accounts.copied_bytes.insert(wire::COPY_ON_WRITE.to_owned(), Some(bytes));
         }
-        Ok(Done { bytes_sent, took, receipt, pages: self.pages_now()?, books })
+        Ok(Done { bytes_sent, took, receipt, pages: self.pages_now()?, accounts })
     }
 }
 
-/// Follows a transfer: keeps its books, and stops it where it is to pause.
+/// Follows a transfer: keeps its accounts, and stops it where it is to pause.
 struct Conductor<'a> {
-    books: RefCell<Books>,
+    accounts: RefCell<Accounts>,
     pause: RefCell<Option<Pause<'a>>>,
     /// Whole, for who knows the error.
     pause_failed: RefCell<Option<anyhow::Error>>,
@@ -239,21 +239,21 @@ struct Conductor<'a> {
 
 impl Follower for Conductor<'_> {
     fn taken(&self, sent: u64) -> io::Result<()> {
-        let mut books = self.books.borrow_mut();
-        books.drain();
+        let mut accounts = self.accounts.borrow_mut();
+        accounts.drain();
         if let Some(pause) = self.pause.take() {
-            books.suspend()?;
+            accounts.suspend()?;
             if let Err(error) = pause(sent) {
                 self.pause_failed.replace(Some(error));
                 return Err(io::Error::other("the pause failed"));
             }
-            books.start()?;
+            accounts.start()?;
         }
         Ok(())
     }
 
     fn working(&self) {
-        self.books.borrow_mut().drain();
+        self.accounts.borrow_mut().drain();
     }
 
     fn claim(&self, what: &'static str, count: u64) {

@@ -10,7 +10,7 @@ use vnic::backend::control::Control;
 use vnic::memory::FilePages;
 use vnic::observe::observer::Observer;
 
-use crate::flow::{FlowBooks, FlowWatch};
+use crate::flow::{FlowAccounts, FlowWatch};
 use crate::scan::{self, ScanReport};
 use crate::wire::{Flow, PageRun};
 
@@ -34,7 +34,7 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         later: bool,
     },
-    /// What the watched flow showed so far, and stop watching: [`Reply::FlowBooks`].
+    /// What the watched flow showed so far, and stop watching: [`Reply::FlowAccounts`].
     EndWatch {
         /// The file's pages, where they could not be known before.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -51,7 +51,8 @@ pub enum Reply {
     /// Answer to `Scan`.
     Scan(ScanReport),
     /// Answer to `EndWatch`.
-    FlowBooks(FlowBooks),
+    #[serde(rename = "flow-books")]
+    FlowAccounts(FlowAccounts),
     /// It could not be done; one sentence.
     Error {
         /// The sentence.
@@ -99,9 +100,30 @@ fn end_watch(runs: &[PageRun], device: &Control) -> Result<Reply, String> {
         part.downcast::<FlowWatch>().ok()
     });
     let pages = FilePages::new(runs).map_err(|error| error.to_string())?;
-    let books = parts.fold(FlowBooks::default(), |sum, mut part| {
+    let accounts = parts.fold(FlowAccounts::default(), |sum, mut part| {
         part.attribute_remembered(&pages);
-        sum.plus(&part.books())
+        sum.plus(&part.accounts())
     });
-    Ok(Reply::FlowBooks(books))
+    Ok(Reply::FlowAccounts(accounts))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_on_the_socket_are_fixed() {
+        for (json, request) in [
+            (r#"{"request":"scan","queue":"transmitq0"}"#, Request::Scan { queue: "transmitq0".to_owned() }),
+            (r#"{"request":"end-watch"}"#, Request::EndWatch { pages: Vec::new() }),
+        ] {
+            assert_eq!(serde_json::to_string(&request).unwrap(), json);
+            assert_eq!(serde_json::from_str::<Request>(json).unwrap(), request);
+        }
+        let reply = serde_json::to_value(Reply::FlowAccounts(FlowAccounts::default())).unwrap();
+        assert_eq!(reply["reply"], "flow-books");
+        for figure in ["device", "misplaced_bytes", "unparsed_frames", "forgotten_bytes"] {
+            assert!(reply.get(figure).is_some(), "{figure}: {reply}");
+        }
+    }
 }

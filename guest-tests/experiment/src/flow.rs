@@ -25,7 +25,7 @@ use vnic::memory::FilePages;
 use vnic::net::parse::{HEAD_LEN, Packet, Transport, parse};
 use vnic::observe::observer::{Observer, TransmittedFrame};
 
-use crate::run::DeviceBooks;
+use crate::run::DeviceAccounts;
 use crate::wire::{Flow, PAGE_SIZE};
 
 /// Most pieces of payload that are remembered: those of 1.5 GB in frames of 1460 bytes.
@@ -33,9 +33,9 @@ const MAX_PIECES: usize = 1 << 20;
 
 /// What the device saw of a watched flow.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct FlowBooks {
+pub struct FlowAccounts {
     /// The figures of the run's record.
-    pub device: DeviceBooks,
+    pub device: DeviceAccounts,
     /// Bytes of a file page that stood at another place in the stream than in the file.
     pub misplaced_bytes: u64,
     /// Frames, while the flow was watched, whose headers could not be read: some may have been its own.
@@ -45,10 +45,10 @@ pub struct FlowBooks {
     pub forgotten_bytes: u64,
 }
 
-impl FlowBooks {
-    /// The books of two workers that each saw a part of the flow.
+impl FlowAccounts {
+    /// The accounts of two workers that each saw a part of the flow.
     #[must_use]
-    pub fn plus(mut self, other: &FlowBooks) -> Self {
+    pub fn plus(mut self, other: &FlowAccounts) -> Self {
         let add = |mine: &mut Option<u64>, theirs: Option<u64>| {
             if let Some(count) = theirs {
                 *mine = Some(mine.unwrap_or(0) + count);
@@ -186,10 +186,10 @@ impl FlowWatch {
 
     /// What was seen so far.
     #[must_use]
-    pub fn books(&self) -> FlowBooks {
+    pub fn accounts(&self) -> FlowAccounts {
         let totals = &self.totals;
-        FlowBooks {
-            device: DeviceBooks {
+        FlowAccounts {
+            device: DeviceAccounts {
                 chains: Some(totals.chains),
                 descriptors: Some(totals.descriptors),
                 payload_bytes: Some(totals.payload),

@@ -40,7 +40,7 @@ const COLD: &str = "-cold";
 
 /// How a method's payload gets from the file to the socket, as far as a witness must know it to read its own figures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
+pub enum PathKind {
     /// Through the page cache, copied by the kernel's copying functions or not at all.
     PageCache,
     /// The disk's DMA puts it into the program's memory, past the page cache. Or may do so: of a program nobody knows.
@@ -142,19 +142,19 @@ impl Row {
 
     /// How its payload gets to the socket.
     #[must_use]
-    pub fn way(&self) -> Way {
-        way_of(&self.method)
+    pub fn path_kind(&self) -> PathKind {
+        path_kind_of(&self.method)
     }
 }
 
 /// How a method's payload gets to the socket.
 #[must_use]
-pub fn way_of(method: &str) -> Way {
+pub fn path_kind_of(method: &str) -> PathKind {
     match method {
-        "direct-io" | "direct-io-zerocopy" | PROGRAM => Way::Direct,
-        "cow" => Way::CopyOnWrite,
-        "ktls-sendfile" => Way::Cipher,
-        _ => Way::PageCache,
+        "direct-io" | "direct-io-zerocopy" | PROGRAM => PathKind::Direct,
+        "cow" => PathKind::CopyOnWrite,
+        "ktls-sendfile" => PathKind::Cipher,
+        _ => PathKind::PageCache,
     }
 }
 

@@ -74,15 +74,15 @@ pub struct Method {
     pub sha256_ok: Option<bool>,
     /// First byte to receipt, seconds.
     pub seconds: Option<f64>,
-    /// The guest kernel's books.
-    pub guest: GuestBooks,
+    /// The guest kernel's accounts.
+    pub guest: GuestAccounts,
     /// What the device saw.
-    pub device: DeviceBooks,
+    pub device: DeviceAccounts,
     /// What the guest's memory showed from outside.
-    pub memory: MemoryBooks,
-    /// Bytes copied by the CPU per payload byte, by the guest's books.
+    pub memory: MemoryAccounts,
+    /// Bytes copied by the CPU per payload byte, by the guest's accounts.
     pub cpu_copies: Option<f64>,
-    /// Bytes copied by DMA per payload byte: from the disk, by the guest's books, and to the NIC, by the device's.
+    /// Bytes copied by DMA per payload byte: from the disk, by the guest's accounts, and to the NIC, by the device's.
     pub dma_copies: Option<f64>,
     /// The judgement.
     pub verdict: Option<Verdict>,
@@ -126,9 +126,9 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// The guest kernel's own books.
+/// The guest kernel's own accounts.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct GuestBooks {
+pub struct GuestAccounts {
     /// System calls of the transfer program.
     pub syscalls: Option<u64>,
     /// Two per system call, two per page fault in user mode.
@@ -165,7 +165,7 @@ pub struct ContextSwitches {
 
 /// What the device saw of the flow. Payload is what follows the Ethernet, IP and TCP headers.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct DeviceBooks {
+pub struct DeviceAccounts {
     /// Chains that carried payload of the flow.
     pub chains: Option<u64>,
     /// Their descriptors.
@@ -186,7 +186,7 @@ pub struct DeviceBooks {
 
 /// What a scan of the guest's memory showed.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct MemoryBooks {
+pub struct MemoryAccounts {
     /// How often a held chunk's bytes stood in the guest's memory.
     pub physical_instances: Option<u64>,
 }

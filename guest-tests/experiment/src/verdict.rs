@@ -1,7 +1,7 @@
 //! The judgement on a transfer: what each witness says, and what they say together.
 //!
 //! Operation:
-//! 1. Each witness turns its own books into a [`Testimony`], knowing nothing of the others: [`device`], [`guest`],
+//! 1. Each witness turns its own accounts into a [`Testimony`], knowing nothing of the others: [`device`], [`guest`],
 //!    [`memory`]. Each says in the same unit what it can vouch for: how often the CPU copied each payload byte, at least
 //!    and at most ([`Copies`]).
 //! 2. [`join`] looks for what all who speak can accept. Where there is nothing, the verdict is "witnesses disagree".
@@ -10,13 +10,13 @@
 //! What each can prove:
 //! - the device: where the bytes lay that the NIC read. On the file's own pages: not copied. Elsewhere: moved at least
 //!   once, and it cannot tell how often;
-//! - the guest kernel's books: how many bytes went through its copying functions, each time counted;
+//! - the guest kernel's accounts: how many bytes went through its copying functions, each time counted;
 //! - the guest's memory: in how many places the first chunk stood: one more than the copies that still exist.
 //!
 //! Limits: a witness that cannot speak says why, and is never counted as agreeing or disagreeing. What a method does by
-//! other means than the page cache and the copying functions is a [`Way`] of its own.
+//! other means than the page cache and the copying functions is a [`PathKind`] of its own.
 
-use super::row::{PROGRAM, Row, Way};
+use super::row::{PROGRAM, PathKind, Row};
 use super::run::{Method, Verdict};
 
 mod device;
@@ -29,7 +29,7 @@ pub use memory::memory;
 
 /// From this share of payload bytes, all of them are meant (TCP may re-send a byte or two from a linearised skb).
 const NEARLY_ALL: f64 = 0.999;
-/// By so many copies per payload byte two witnesses may differ: the books hold a socket's few bytes beside the payload.
+/// By so many copies per payload byte two witnesses may differ: the accounts hold a socket's few bytes beside the payload.
 const TOLERANCE: f64 = 0.05;
 /// Fewer copies per payload byte than this are none.
 const NEARLY_NONE: f64 = 0.01;
@@ -155,11 +155,11 @@ pub fn join(witnesses: &[(&str, Testimony)]) -> Judgement {
 
 /// Fills in what follows from a row's figures: verdict, why, copies per payload byte.
 pub fn judge(method: &mut Method, circumstances: Circumstances) {
-    let way = Row::parse(&method.method).map_or(Way::PageCache, |row| row.way());
+    let path_kind = Row::parse(&method.method).map_or(PathKind::PageCache, |row| row.path_kind());
     let judgement = join(&[
-        ("device", device(&method.device, method.bytes_sent, way, circumstances)),
-        ("guest", guest(method, way)),
-        ("memory", memory(method, way)),
+        ("device", device(&method.device, method.bytes_sent, path_kind, circumstances)),
+        ("guest", guest(method, path_kind)),
+        ("memory", memory(method, path_kind)),
     ]);
     method.verdict = judgement.verdict;
     method.why = judgement.why;

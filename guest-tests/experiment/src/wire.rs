@@ -95,9 +95,9 @@ pub struct TransferSpec {
     /// and go on after `Go`: meanwhile the host looks at the guest's memory.
     #[serde(default)]
     pub pause: bool,
-    /// Keep the guest kernel's books of copies and switches.
+    /// Keep the guest kernel's accounts of copies and switches.
     #[serde(default)]
-    pub books: bool,
+    pub accounts: bool,
 }
 
 /// NIC switches to set before a transfer; `None` leaves one at its default (on, where the device offers it).
@@ -190,8 +190,8 @@ pub enum Event {
         receipt: Receipt,
         /// Where the file's pages are, after.
         pages: Vec<PageRun>,
-        /// The guest kernel's books.
-        books: Books,
+        /// The guest kernel's accounts.
+        accounts: Accounts,
     },
     /// A program ended.
     Ran {
@@ -212,10 +212,10 @@ pub enum Event {
     },
 }
 
-/// The guest kernel's own books of one transfer. `None` is "not measured"; the reason is in `reasons` under the
+/// The guest kernel's own accounts of one transfer. `None` is "not measured"; the reason is in `reasons` under the
 /// field's name.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct Books {
+pub struct Accounts {
     /// System calls of the transfer program.
     pub syscalls: Option<u64>,
     /// Entries to the kernel and back: two per system call, two per page fault taken in user mode.

@@ -37,7 +37,7 @@ fn each_method(agent: &mut Agent) {
         if !method.bypasses_page_cache && method.stream.is_none() {
             let (began, ended) = agent.transfer(&spec);
             assert_eq!(began.pages, ended.pages, "{}: the file's pages moved", method.name);
-            assert!(ended.books.voluntary_switches.is_some(), "{}: {:?}", method.name, ended.books);
+            assert!(ended.accounts.voluntary_switches.is_some(), "{}: {:?}", method.name, ended.accounts);
             continue;
         }
         agent.say(&Request::Transfer(spec.clone()));

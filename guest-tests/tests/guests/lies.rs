@@ -41,7 +41,7 @@ fn told() -> impl FnMut() -> Lie {
     move || rows.next().expect("a row for each testimony").1
 }
 
-/// The device's books of a flow, and what a scan found.
+/// The device's accounts of a flow, and what a scan found.
 fn device() -> impl FnMut(&mut Value) {
     let (mut flows, mut scans) = (told(), told());
     move |answer| match answer["reply"].as_str() {
@@ -66,12 +66,12 @@ fn device() -> impl FnMut(&mut Value) {
     }
 }
 
-/// The guest kernel's books.
+/// The guest kernel's accounts.
 fn guest() -> impl FnMut(&mut Value) {
     let mut transfers = told();
     move |event| {
-        let Some(copied) = event.pointer_mut("/books/copied_bytes") else { return };
-        // The probe has no books.
+        let Some(copied) = event.pointer_mut("/accounts/copied_bytes") else { return };
+        // The probe has no accounts.
         if !copied["_copy_from_iter"].is_u64() {
             return;
         }

@@ -2,7 +2,7 @@
 //!
 //! `cargo test --workspace --test guests` runs all of them, `cargo test --workspace --test guests -- witnesses::` one file.
 
-mod books;
+mod accounts;
 mod dpdk;
 mod image;
 mod launcher;

@@ -55,11 +55,11 @@ fn our_driver_works(agent: &mut Agent, to: SocketAddr, echo: SocketAddr) {
     }
 
     note("as the row does it: no system call, no copy, and the kernel has its interface again");
-    let asked = TransferSpec { to, books: true, ..spec(METHOD, SMALL) };
+    let asked = TransferSpec { to, accounts: true, ..spec(METHOD, SMALL) };
     let (began, ended) = agent.transfer(&asked);
     assert_eq!(began.pages, ended.pages, "the file's pages moved");
-    assert_eq!(ended.books.syscalls, Some(0), "{:?}", ended.books);
-    assert!(ended.books.copied_bytes.values().all(|bytes| *bytes == Some(0)), "{:?}", ended.books);
+    assert_eq!(ended.accounts.syscalls, Some(0), "{:?}", ended.accounts);
+    assert!(ended.accounts.copied_bytes.values().all(|bytes| *bytes == Some(0)), "{:?}", ended.accounts);
     agent.run(&["ping", "-c", "1", "10.0.2.2"]);
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use guest_fixture::{Device, Folder, Machine, cannot, judged_run, note, repository, shown_hazard, spec};
-use vnic_experiment::run::{DeviceBooks, Method, Run, Verdict};
+use vnic_experiment::run::{DeviceAccounts, Method, Run, Verdict};
 
 const BYTES: u64 = 16 << 20;
 
@@ -28,7 +28,7 @@ const TABLE: &[(&str, f64, u64)] = &[
 ];
 
 /// What does not depend on when the kernel sent which segment.
-fn steady(device: &DeviceBooks) -> [Option<u64>; 4] {
+fn steady(device: &DeviceAccounts) -> [Option<u64>; 4] {
     [device.payload_bytes, device.from_page_cache_bytes, device.from_elsewhere_bytes, device.device_copied_bytes]
 }
 

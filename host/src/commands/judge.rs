@@ -91,7 +91,7 @@ enum Filesystem {
 enum Witness {
     /// The descriptors the NIC was handed, against the file's pages
     Device,
-    /// The guest kernel's books
+    /// The guest kernel's accounts
     Guest,
     /// The guest's memory, read from outside while the first chunk is held
     Memory,

@@ -7,7 +7,7 @@
 //! 1. [`probe`]: one chunk is sent and held in the device, and the guest's memory is looked through for it.
 //! 2. `Transfer` → the agent makes the file, connects, answers `TransferBegin` with the flow and the file's pages.
 //! 3. The device is told to watch the flow.
-//! 4. `Go` → the agent sends, with its kernel's books open, and answers `TransferEnd`.
+//! 4. `Go` → the agent sends, with its kernel's accounts open, and answers `TransferEnd`.
 //! 5. The device says what it saw of the flow; [`row`] joins all into the record. A file that was not in memory before has its
 //!    pages only now: the device is told them with the question.
 //!
@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use vnic_experiment::control;
-use vnic_experiment::flow::FlowBooks;
+use vnic_experiment::flow::FlowAccounts;
 use vnic_experiment::row::{PROGRAM, Row};
 use vnic_experiment::run::{FileInfo, NicState, Run};
 use vnic_experiment::wire::{Event, Request, TransferSpec};
@@ -46,7 +46,7 @@ mod row;
 pub(crate) struct Witnesses {
     /// The descriptors the NIC was handed.
     pub(crate) device: bool,
-    /// The guest kernel's books.
+    /// The guest kernel's accounts.
     pub(crate) guest: bool,
     /// The guest's memory, read from outside.
     pub(crate) memory: bool,
@@ -190,7 +190,7 @@ impl<'a> Conductor<'a> {
             program: if row.method == PROGRAM { self.plan.program.clone() } else { Vec::new() },
             cold: row.cold,
             pause: false,
-            books: self.plan.witnesses.guest,
+            accounts: self.plan.witnesses.guest,
         }
     }
 
@@ -221,15 +221,15 @@ impl<'a> Conductor<'a> {
             Ok(Event::TransferEnd { pages, .. }) if cold => pages.clone(),
             _ => Vec::new(),
         };
-        let books = if self.plan.witnesses.device {
-            self.control.end_watch(pages).context("the device gives no books of the transfer")?
+        let accounts = if self.plan.witnesses.device {
+            self.control.end_watch(pages).context("the device gives no accounts of the transfer")?
         } else {
-            FlowBooks::default()
+            FlowAccounts::default()
         };
         match end? {
-            Event::TransferEnd { bytes_sent, seconds, receipt, pages, books: guest } => {
-                let end = row::End { bytes_sent, seconds, receipt, pages, books: guest };
-                Ok(Outcome::Done(Box::new(Transfer::new(self.plan.witnesses, begin, end, books, memory))))
+            Event::TransferEnd { bytes_sent, seconds, receipt, pages, accounts: guest } => {
+                let end = row::End { bytes_sent, seconds, receipt, pages, accounts: guest };
+                Ok(Outcome::Done(Box::new(Transfer::new(self.plan.witnesses, begin, end, accounts, memory))))
             }
             Event::Failed { error } => Ok(Outcome::Failed(error)),
             other => Err(port::out_of_turn("a transfer", &other)),

@@ -165,10 +165,10 @@ fn parse(line: &[u8]) -> Result<Event> {
             *text = plain(text);
         }
         Event::Shown { story, .. } => story.iter_mut().for_each(|line| *line = plain(line)),
-        Event::TransferEnd { books, .. } => {
-            books.reasons.values_mut().chain(&mut books.notes).for_each(|text| *text = plain(text));
-            plain_names(&mut books.copied_bytes);
-            plain_names(&mut books.claims);
+        Event::TransferEnd { accounts, .. } => {
+            accounts.reasons.values_mut().chain(&mut accounts.notes).for_each(|text| *text = plain(text));
+            plain_names(&mut accounts.copied_bytes);
+            plain_names(&mut accounts.claims);
         }
         _ => {}
     }
@@ -187,30 +187,30 @@ fn plain_names<T>(figures: &mut BTreeMap<String, T>) {
 
 #[cfg(test)]
 mod tests {
-    use vnic_experiment::wire::{Books, Receipt};
+    use vnic_experiment::wire::{Accounts, Receipt};
 
     use super::*;
 
     #[test]
     fn whatever_a_guest_says_of_a_transfer_cannot_steer_a_terminal() {
         let word = || "\u{1b}[2Jzero-copy\u{7}".to_owned();
-        let books = Books {
+        let accounts = Accounts {
             copied_bytes: [(word(), Some(1))].into(),
             claims: [(word(), 2)].into(),
             reasons: [("syscalls".to_owned(), word())].into(),
             notes: vec![word()],
-            ..Books::default()
+            ..Accounts::default()
         };
         let receipt = Receipt { bytes: 1, sha256: "ab".repeat(32) };
-        let said = Event::TransferEnd { bytes_sent: 1, seconds: 0.5, receipt, pages: Vec::new(), books };
-        let Ok(Event::TransferEnd { books, .. }) = parse(&serde_json::to_vec(&said).unwrap()) else {
+        let said = Event::TransferEnd { bytes_sent: 1, seconds: 0.5, receipt, pages: Vec::new(), accounts };
+        let Ok(Event::TransferEnd { accounts, .. }) = parse(&serde_json::to_vec(&said).unwrap()) else {
             panic!("it is an event");
         };
         let heard = [
-            books.copied_bytes.keys().collect::<Vec<_>>(),
-            books.claims.keys().collect(),
-            books.reasons.values().collect(),
-            books.notes.iter().collect(),
+            accounts.copied_bytes.keys().collect::<Vec<_>>(),
+            accounts.claims.keys().collect(),
+            accounts.reasons.values().collect(),
+            accounts.notes.iter().collect(),
         ];
         assert_eq!(heard, [[" [2Jzero-copy "]; 4]);
     }

@@ -41,7 +41,7 @@ impl Conductor<'_> {
     /// Probes a row.
     pub(super) fn probe(&mut self, row: &Row, filesystem: &str) -> Result<Probed> {
         let bytes = self.plan.bytes.min(CHUNK);
-        let spec = TransferSpec { bytes, chunk: bytes, pause: true, books: false, ..self.spec(row, filesystem) };
+        let spec = TransferSpec { bytes, chunk: bytes, pause: true, accounts: false, ..self.spec(row, filesystem) };
         self.port.send(&Request::Transfer(spec))?;
         match self.wait("the guest to prepare the probe")? {
             Event::TransferBegin { .. } => {}

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value;
-use vnic_experiment::flow::FlowBooks;
+use vnic_experiment::flow::FlowAccounts;
 use vnic_experiment::row::Row;
-use vnic_experiment::run::{ContextSwitches, DeviceBooks, GuestBooks, MemoryBooks, Method, NicState, Verdict};
+use vnic_experiment::run::{ContextSwitches, DeviceAccounts, GuestAccounts, MemoryAccounts, Method, NicState, Verdict};
 use vnic_experiment::verdict::{self, Circumstances};
-use vnic_experiment::wire::{Books, PAGE_SIZE, PageRun, Receipt};
+use vnic_experiment::wire::{Accounts, PAGE_SIZE, PageRun, Receipt};
 
 use super::{LEFT_OUT, Witnesses};
 
@@ -41,7 +41,7 @@ pub(super) struct End {
     pub(super) seconds: f64,
     pub(super) receipt: Receipt,
     pub(super) pages: Vec<PageRun>,
-    pub(super) books: Books,
+    pub(super) accounts: Accounts,
 }
 
 /// A transfer that came to its end.
@@ -52,15 +52,15 @@ pub(super) struct Transfer {
     bytes_sent: u64,
     sha256_ok: Option<bool>,
     seconds: f64,
-    guest: Books,
-    device: FlowBooks,
+    guest: Accounts,
+    device: FlowAccounts,
     memory: Memory,
     pages_moved: u64,
 }
 
 impl Transfer {
     /// Joins what all sides said of a transfer.
-    pub(super) fn new(witnesses: Witnesses, begin: Begin, end: End, device: FlowBooks, memory: Memory) -> Self {
+    pub(super) fn new(witnesses: Witnesses, begin: Begin, end: End, device: FlowAccounts, memory: Memory) -> Self {
         // The receiver must have got all that was asked for, not only all that was sent.
         let right = end.receipt.sha256.eq_ignore_ascii_case(&begin.sha256)
             && begin.stream_bytes.is_none_or(|bytes| end.receipt.bytes == bytes);
@@ -70,7 +70,7 @@ impl Transfer {
             bytes_sent: end.bytes_sent,
             sha256_ok: (!begin.sha256.is_empty()).then_some(right),
             seconds: end.seconds,
-            guest: end.books,
+            guest: end.accounts,
             device,
             memory,
             pages_moved: moved(&begin.pages, &end.pages),
@@ -104,7 +104,7 @@ fn moved(before: &[PageRun], after: &[PageRun]) -> u64 {
 
 /// The row of a transfer that ended.
 pub(super) fn judged(row: &Row, expected: Option<Verdict>, transfer: &Transfer, csum_offered: bool) -> Method {
-    let mut guest = guest_books(&transfer.guest);
+    let mut guest = guest_accounts(&transfer.guest);
     let mut reasons: BTreeMap<String, String> =
         transfer.guest.reasons.iter().map(|(name, why)| (format!("guest.{name}"), why.clone())).collect();
     let mut leave_out = |path: &str| reasons.insert(path.to_owned(), LEFT_OUT.to_owned());
@@ -137,7 +137,7 @@ pub(super) fn judged(row: &Row, expected: Option<Verdict>, transfer: &Transfer, 
         seconds: Some(transfer.seconds),
         guest,
         device: transfer.device.device.clone(),
-        memory: MemoryBooks { physical_instances },
+        memory: MemoryAccounts { physical_instances },
         cpu_copies: None,
         dma_copies: None,
         verdict: None,
@@ -173,7 +173,7 @@ pub(super) fn judged(row: &Row, expected: Option<Verdict>, transfer: &Transfer, 
 const SG_OFF_BY_GUEST: &str = "scatter-gather was switched off in the guest (ethtool -K)";
 const SG_OFF_BY_DEVICE: &str = "the device withholds csum, and without it the guest's NIC has no scatter-gather";
 
-/// The figures of the device's books.
+/// The figures of the device's accounts.
 const DEVICE_FIGURES: [&str; 8] = [
     "chains",
     "descriptors",
@@ -207,9 +207,9 @@ pub(super) fn failed(row: &Row, expected: Option<Verdict>, nic: NicState, why: &
         bytes_sent: None,
         sha256_ok: None,
         seconds: None,
-        guest: GuestBooks::default(),
-        device: DeviceBooks::default(),
-        memory: MemoryBooks::default(),
+        guest: GuestAccounts::default(),
+        device: DeviceAccounts::default(),
+        memory: MemoryAccounts::default(),
         cpu_copies: None,
         dma_copies: None,
         verdict: None,
@@ -222,21 +222,21 @@ pub(super) fn failed(row: &Row, expected: Option<Verdict>, nic: NicState, why: &
     method
 }
 
-fn guest_books(books: &Books) -> GuestBooks {
-    GuestBooks {
-        syscalls: books.syscalls,
-        mode_switches: books.mode_switches,
-        page_faults: books.page_faults,
-        kernel_page_faults: books.kernel_page_faults,
+fn guest_accounts(accounts: &Accounts) -> GuestAccounts {
+    GuestAccounts {
+        syscalls: accounts.syscalls,
+        mode_switches: accounts.mode_switches,
+        page_faults: accounts.page_faults,
+        kernel_page_faults: accounts.kernel_page_faults,
         context_switches: ContextSwitches {
-            voluntary: books.voluntary_switches,
-            involuntary: books.involuntary_switches,
+            voluntary: accounts.voluntary_switches,
+            involuntary: accounts.involuntary_switches,
         },
-        copied_bytes: books.copied_bytes.clone(),
-        claims: books.claims.clone(),
-        disk_read_bytes: books.disk_read_bytes,
-        user_us: books.user_us,
-        system_us: books.system_us,
+        copied_bytes: accounts.copied_bytes.clone(),
+        claims: accounts.claims.clone(),
+        disk_read_bytes: accounts.disk_read_bytes,
+        user_us: accounts.user_us,
+        system_us: accounts.system_us,
     }
 }
 

@@ -52,7 +52,7 @@ pub(crate) fn page(run: &Run, surprises: &[String]) -> String {
                 }
                 footer {
                     "Measured by vnic: the NIC's descriptors against the physical addresses of the file's pages, the guest \
-                     kernel's own books, the guest's memory read from outside."
+                     kernel's own accounts, the guest's memory read from outside."
                 }
             }
         }

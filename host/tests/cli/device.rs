@@ -14,7 +14,7 @@ use vnic::observe::protocol::{
     RegionStatus, Reply, Request, RingSnapshot, Status, TraceEvent,
 };
 use vnic_experiment::control;
-use vnic_experiment::flow::FlowBooks;
+use vnic_experiment::flow::FlowAccounts;
 use vnic_experiment::scan::ScanReport;
 
 /// What a device may be asked.
@@ -32,7 +32,7 @@ pub(crate) struct Script {
     pub(crate) rings: Vec<RingSnapshot>,
     /// After these the connection is closed.
     pub(crate) events: Vec<TraceEvent>,
-    pub(crate) books: Vec<FlowBooks>,
+    pub(crate) accounts: Vec<FlowAccounts>,
     /// How often what is held stands in memory, scan by scan; after them it cannot tell.
     pub(crate) instances: Vec<u64>,
 }
@@ -50,7 +50,7 @@ impl Device {
         let asked = Arc::new(Mutex::new(Vec::new()));
         let device = Device { path: path.to_owned(), asked: asked.clone() };
         let memory = Arc::new(Mutex::new(Memory {
-            books: script.books.clone().into_iter(),
+            accounts: script.accounts.clone().into_iter(),
             instances: script.instances.clone().into_iter(),
             held: BTreeSet::new(),
         }));
@@ -70,7 +70,7 @@ impl Device {
 
 /// What the device knows beside its script.
 struct Memory {
-    books: IntoIter<FlowBooks>,
+    accounts: IntoIter<FlowAccounts>,
     instances: IntoIter<u64>,
     held: BTreeSet<String>,
 }
@@ -152,7 +152,7 @@ fn judged(request: &control::Request, script: &Script, memory: &mut Memory) -> c
         }
         control::Request::EndWatch { .. } => {
             let refused = control::Reply::Error { message: "no flow is watched".to_owned() };
-            memory.books.next().map_or(refused, control::Reply::FlowBooks)
+            memory.accounts.next().map_or(refused, control::Reply::FlowAccounts)
         }
     }
 }
@@ -259,7 +259,7 @@ pub(crate) fn busy() -> Script {
             }),
             TraceEvent::Lost { queue: "transmitq0".to_owned(), events: 7 },
         ],
-        books: Vec::new(),
+        accounts: Vec::new(),
         instances: Vec::new(),
     }
 }

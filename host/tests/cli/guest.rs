@@ -7,7 +7,7 @@ use std::path::Path;
 use std::thread::{self, JoinHandle};
 
 use vnic_experiment::run::NicState;
-use vnic_experiment::wire::{Books, Event, Flow, NicWish, PageRun, Receipt, Request, TransferSpec};
+use vnic_experiment::wire::{Accounts, Event, Flow, NicWish, PageRun, Receipt, Request, TransferSpec};
 
 /// What the guest does with a transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub(crate) enum Manner {
     KeepsSg,
     /// What it says is no JSON.
     Babbles,
-    /// Its kernel's books say that each byte was copied so often.
+    /// Its kernel's accounts say that each byte was copied so often.
     Copies(u64),
     /// It dies while its first chunk is held.
     DiesPaused,
@@ -121,7 +121,7 @@ impl Agent {
                         program: Vec::new(),
                         cold: false,
                         pause: name == "mutate",
-                        books: false,
+                        accounts: false,
                     };
                     let new = Hazard { name, method, left: 2 };
                     if matches!(new.name.as_str(), "mutate" | "observer") {
@@ -168,20 +168,20 @@ impl Agent {
             seconds: 0.25,
             receipt: Receipt { bytes: spec.bytes, sha256: sha256.repeat(32) },
             pages: vec![PageRun { page: 0, gpa: 0x20000, count: 4 }],
-            books: Books {
+            accounts: Accounts {
                 syscalls: Some(3),
                 disk_read_bytes: Some(0),
                 mode_switches: Some(6),
                 copied_bytes: self.copied(&spec),
                 reasons: [("page_faults".to_owned(), "no tracefs".to_owned())].into(),
-                ..Books::default()
+                ..Accounts::default()
             },
         });
     }
 
-    /// The books of a kernel that does as documented, or of one that lies.
+    /// The accounts of a kernel that does as documented, or of one that lies.
     fn copied(&self, spec: &TransferSpec) -> BTreeMap<String, Option<u64>> {
-        if !spec.books {
+        if !spec.accounts {
             return BTreeMap::new();
         }
         let reads = u64::from(spec.method == "read-write");

@@ -5,11 +5,11 @@ use vnic_experiment::wire::Request;
 
 use crate::device::{self, Asked, Script};
 use crate::guest::Manner;
-use crate::judge::{BYTES, Run, books, run_with};
+use crate::judge::{BYTES, Run, accounts, run_with};
 use crate::util::Scratch;
 
 fn show(manner: Manner, args: &[&str], cached: &[u64]) -> Run {
-    let script = Script { books: cached.iter().map(|cached| books(*cached)).collect(), ..device::busy() };
+    let script = Script { accounts: cached.iter().map(|cached| accounts(*cached)).collect(), ..device::busy() };
     run_with(&Scratch::new(), manner, args, script)
 }
 

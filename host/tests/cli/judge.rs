@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 use vnic::observe::protocol;
 use vnic_experiment::control;
-use vnic_experiment::flow::FlowBooks;
-use vnic_experiment::run::DeviceBooks;
+use vnic_experiment::flow::FlowAccounts;
+use vnic_experiment::run::DeviceAccounts;
 use vnic_experiment::wire::Request;
 
 use crate::device::{self, Asked, Device};
@@ -15,9 +15,9 @@ use crate::util::{Outcome, Scratch};
 
 pub(crate) const BYTES: u64 = 16384;
 
-pub(crate) fn books(cached: u64) -> FlowBooks {
-    FlowBooks {
-        device: DeviceBooks {
+pub(crate) fn accounts(cached: u64) -> FlowAccounts {
+    FlowAccounts {
+        device: DeviceAccounts {
             chains: Some(2),
             descriptors: Some(6),
             payload_bytes: Some(BYTES),
@@ -27,7 +27,7 @@ pub(crate) fn books(cached: u64) -> FlowBooks {
             dma_read_bytes: Some(BYTES),
             device_copied_bytes: Some(0),
         },
-        ..FlowBooks::default()
+        ..FlowAccounts::default()
     }
 }
 
@@ -46,11 +46,11 @@ impl Run {
     }
 }
 
-/// Runs `transfer` in a guest of this manner; the device has these books for one watched flow after the other. Only the
+/// Runs `transfer` in a guest of this manner; the device has these accounts for one watched flow after the other. Only the
 /// device is asked.
-fn run(scratch: &Scratch, manner: Manner, transfer: &str, books: Vec<FlowBooks>, withheld: &[&str]) -> Run {
+fn run(scratch: &Scratch, manner: Manner, transfer: &str, accounts: Vec<FlowAccounts>, withheld: &[&str]) -> Run {
     let mut script = device::busy();
-    script.books = books;
+    script.accounts = accounts;
     script.status.features.withheld = withheld.iter().map(|name| (*name).to_owned()).collect();
     run_with(scratch, manner, &["--transfer", transfer, "--witness", "device"], script)
 }
@@ -73,7 +73,7 @@ pub(crate) fn run_with(scratch: &Scratch, manner: Manner, args: &[&str], script:
 #[test]
 fn the_device_watches_before_the_guest_may_go() {
     let scratch = Scratch::new();
-    let run = run(&scratch, Manner::Right, "sendfile", vec![books(BYTES)], &[]);
+    let run = run(&scratch, Manner::Right, "sendfile", vec![accounts(BYTES)], &[]);
     assert_eq!(run.outcome.code, Some(0), "{:?}", run.outcome);
     let [Request::Transfer(spec), Request::Go, Request::PowerOff] = &run.guest[..] else {
         panic!("{:?}", run.guest);
@@ -94,7 +94,7 @@ fn the_device_watches_before_the_guest_may_go() {
 #[test]
 fn the_record_holds_every_figure_or_its_reason() {
     let scratch = Scratch::new();
-    let run = run(&scratch, Manner::Right, "sendfile", vec![books(BYTES)], &[]);
+    let run = run(&scratch, Manner::Right, "sendfile", vec![accounts(BYTES)], &[]);
     let record = run.record();
     assert_eq!(record["kernel"], "6.1.0-test");
     assert_eq!(record["accel"], "tcg");
@@ -134,7 +134,7 @@ fn collect_nulls(value: &Value, path: &str, nulls: &mut Vec<String>) {
 #[test]
 fn textbook_runs_its_rows_and_sg_goes_where_the_name_says() {
     let scratch = Scratch::new();
-    let devices = vec![books(0), books(0), books(BYTES), books(0), books(BYTES)];
+    let devices = vec![accounts(0), accounts(0), accounts(BYTES), accounts(0), accounts(BYTES)];
     let run = run(&scratch, Manner::Right, "textbook", devices, &[]);
     assert_eq!(run.outcome.code, Some(0), "{:?}", run.outcome);
     let wishes: Vec<(&str, Option<bool>)> = run
@@ -162,7 +162,7 @@ fn textbook_runs_its_rows_and_sg_goes_where_the_name_says() {
 #[test]
 fn another_verdict_than_documented_is_broken() {
     let scratch = Scratch::new();
-    let run = run(&scratch, Manner::Right, "sendfile", vec![books(0)], &[]);
+    let run = run(&scratch, Manner::Right, "sendfile", vec![accounts(0)], &[]);
     assert_eq!(run.outcome.code, Some(1), "{:?}", run.outcome);
     assert_eq!(run.record()["methods"][0]["verdict"], "copied");
 }
@@ -170,7 +170,7 @@ fn another_verdict_than_documented_is_broken() {
 #[test]
 fn a_device_that_withholds_csum_makes_sendfile_copy_as_expected() {
     let scratch = Scratch::new();
-    let run = run(&scratch, Manner::Right, "sendfile", vec![books(0)], &["csum", "host_tso4"]);
+    let run = run(&scratch, Manner::Right, "sendfile", vec![accounts(0)], &["csum", "host_tso4"]);
     assert_eq!(run.outcome.code, Some(0), "{:?}", run.outcome);
     assert_eq!(run.record()["methods"][0]["expected"], "copied");
 }
@@ -178,7 +178,7 @@ fn a_device_that_withholds_csum_makes_sendfile_copy_as_expected() {
 #[test]
 fn other_bytes_at_the_receiver_are_broken() {
     let scratch = Scratch::new();
-    let run = run(&scratch, Manner::WrongDigest, "sendfile", vec![books(BYTES)], &[]);
+    let run = run(&scratch, Manner::WrongDigest, "sendfile", vec![accounts(BYTES)], &[]);
     assert_eq!(run.outcome.code, Some(1), "{:?}", run.outcome);
     assert_eq!(run.record()["methods"][0]["sha256_ok"], false);
 }
@@ -186,7 +186,7 @@ fn other_bytes_at_the_receiver_are_broken() {
 #[test]
 fn a_nic_that_keeps_scatter_gather_is_not_taken_for_one_without() {
     let scratch = Scratch::new();
-    let run = run(&scratch, Manner::KeepsSg, "sendfile-no-sg", vec![books(0)], &[]);
+    let run = run(&scratch, Manner::KeepsSg, "sendfile-no-sg", vec![accounts(0)], &[]);
     assert_eq!(run.outcome.code, Some(1), "{:?}", run.outcome);
     let row = run.record()["methods"][0].clone();
     assert_eq!(row["verdict"], Value::Null);
@@ -219,7 +219,7 @@ fn a_method_the_kernel_lacks_is_a_row_that_says_so_and_no_failure() {
 #[test]
 fn a_guest_that_dies_leaves_a_record_and_exit_2() {
     let scratch = Scratch::new();
-    let run = run(&scratch, Manner::Dies, "sendfile,splice", vec![books(0)], &[]);
+    let run = run(&scratch, Manner::Dies, "sendfile,splice", vec![accounts(0)], &[]);
     assert_eq!(run.outcome.code, Some(2), "{:?}", run.outcome);
     assert!(run.outcome.stderr.contains("closed while waiting for the transfer to end"), "{:?}", run.outcome);
     let record = run.record();
@@ -237,7 +237,7 @@ fn a_guest_that_talks_nonsense_cannot_steer_the_terminal() {
 }
 
 #[test]
-fn a_device_without_books_ends_the_run_and_says_so() {
+fn a_device_without_accounts_ends_the_run_and_says_so() {
     let scratch = Scratch::new();
     let run = run(&scratch, Manner::Right, "sendfile", Vec::new(), &[]);
     assert_eq!(run.outcome.code, Some(2), "{:?}", run.outcome);

@@ -11,12 +11,12 @@ use vnic_experiment::wire::Request;
 
 use crate::device::{self, Asked, Device, Script};
 use crate::guest::{self, Manner};
-use crate::judge::{BYTES, Run, books, run_with};
+use crate::judge::{BYTES, Run, accounts, run_with};
 use crate::util::{Scratch, wait_for};
 
 /// A device that saw these bytes come from the page cache, and this many instances of a held chunk.
 fn device(cached: u64, instances: u64) -> Script {
-    Script { books: vec![books(cached)], instances: vec![instances], ..device::busy() }
+    Script { accounts: vec![accounts(cached)], instances: vec![instances], ..device::busy() }
 }
 
 fn judge(scratch: &Scratch, manner: Manner, row: &str, script: Script) -> Run {
@@ -56,8 +56,8 @@ fn the_chunk_is_held_before_it_is_sent_and_scanned_before_it_is_let_go() {
     else {
         panic!("{:?}", run.guest);
     };
-    assert_eq!((probe.pause, probe.books, probe.chunk), (true, false, probe.bytes));
-    assert_eq!((whole.pause, whole.books, whole.bytes), (false, true, BYTES));
+    assert_eq!((probe.pause, probe.accounts, probe.chunk), (true, false, probe.bytes));
+    assert_eq!((whole.pause, whole.accounts, whole.bytes), (false, true, BYTES));
     let queue = || "transmitq0".to_owned();
     assert_eq!(
         run.device[..6],
@@ -122,7 +122,9 @@ fn the_devices_figures_are_the_same_whoever_else_is_asked() {
         matches!(request, Asked::Device(protocol::Request::Hold { .. }) | Asked::Judge(control::Request::Scan { .. }))
     };
     assert!(!alone.device.iter().any(disturbing), "{:?}", alone.device);
-    assert!(!alone.guest.iter().any(|request| matches!(request, Request::Transfer(spec) if spec.pause || spec.books)));
+    assert!(
+        !alone.guest.iter().any(|request| matches!(request, Request::Transfer(spec) if spec.pause || spec.accounts))
+    );
     let row = row(&alone);
     for figure in ["memory.physical_instances", "cpu_copies"] {
         assert_eq!(row["reasons"][figure], "this witness was left out (--witness)", "{row}");
@@ -206,8 +208,8 @@ fn a_method_the_kernel_lacks_is_not_probed_further() {
 #[test]
 fn every_row_runs_on_each_file_system() {
     let scratch = Scratch::new();
-    let books = vec![books(BYTES), books(0), books(BYTES), books(0)];
-    let script = Script { books, ..device::busy() };
+    let accounts = vec![accounts(BYTES), accounts(0), accounts(BYTES), accounts(0)];
+    let script = Script { accounts, ..device::busy() };
     let args = ["--transfer", "sendfile,read-write", "--filesystem", "tmpfs,ext4", "--witness", "device"];
     let run = run_with(&scratch, Manner::Right, &args, script);
     assert_eq!(run.outcome.code, Some(0), "{:?}", run.outcome);

@@ -16,7 +16,7 @@ use super::sums::{Owner, Sums};
 use super::symbols::{self, Symbols};
 use super::tracefs::Kprobe;
 
-use vnic_experiment::row::Way;
+use vnic_experiment::row::PathKind;
 use vnic_experiment::wire;
 
 /// One of the functions.
@@ -92,9 +92,9 @@ enum Counter {
 
 impl Copies {
     /// Gets ready for a transfer of `bytes`.
-    pub(super) fn open(bytes: u64, way: Way, sender: Sender) -> Copies {
+    pub(super) fn open(bytes: u64, path_kind: PathKind, sender: Sender) -> Copies {
         let symbols = Symbols::read();
-        let cipher = (way == Way::Cipher).then_some(CIPHER);
+        let cipher = (path_kind == PathKind::Cipher).then_some(CIPHER);
         let functions = FUNCTIONS.into_iter().chain(cipher);
         let functions = functions.map(|function| (function, Counter::open(function, bytes, &symbols))).collect();
         Copies { functions, owner: Owner::of(sender) }
@@ -133,20 +133,20 @@ impl Copies {
     }
 
     /// Writes what was counted into the record.
-    pub(super) fn close(self, books: &mut wire::Books) {
+    pub(super) fn close(self, accounts: &mut wire::Accounts) {
         for (function, counter) in self.functions {
             let counted = counter.and_then(|counter| counter.close(function.context, &self.owner));
             let bytes = match counted {
                 Ok(counted) => {
-                    books.notes.extend(counted.note(function));
+                    accounts.notes.extend(counted.note(function));
                     Some(counted.bytes)
                 }
                 Err(why) => {
-                    books.reasons.insert(format!("copied_bytes.{}", function.name), why);
+                    accounts.reasons.insert(format!("copied_bytes.{}", function.name), why);
                     None
                 }
             };
-            books.copied_bytes.insert(function.name.to_owned(), bytes);
+            accounts.copied_bytes.insert(function.name.to_owned(), bytes);
         }
     }
 }
@@ -161,9 +161,9 @@ fn breakpoint_of(counter: &mut Result<Counter, String>) -> Option<&mut Breakpoin
 /// What a function copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Counted {
-    /// In the transfer's books.
+    /// In the transfer's accounts.
     bytes: u64,
-    /// While another program ran: in the books too where the function runs for whoever sends.
+    /// While another program ran: in the accounts too where the function runs for whoever sends.
     others: u64,
 }
 
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn books_that_other_activity_got_into_say_so() {
+    fn accounts_that_other_activity_got_into_say_so() {
         let sums = Sums { own: 4096, others: 70, ..Sums::default() };
         let read = counted(READ, sums).expect("a figure");
         assert_eq!(read.bytes, 4096);

@@ -43,10 +43,10 @@ impl DiskReads {
     }
 
     /// Writes what was counted into the record.
-    pub(super) fn close(self, books: &mut wire::Books) {
+    pub(super) fn close(self, accounts: &mut wire::Accounts) {
         let before = self.before.clone().unwrap_or_else(|| Err("the transfer never began".to_owned()));
         let read = before.and_then(|before| Ok(self.bytes()?.saturating_sub(before)));
-        books.disk_read_bytes = read.map_err(|why| books.reasons.insert("disk_read_bytes".to_owned(), why)).ok();
+        accounts.disk_read_bytes = read.map_err(|why| accounts.reasons.insert("disk_read_bytes".to_owned(), why)).ok();
     }
 
     fn bytes(&self) -> Result<u64, String> {
@@ -80,10 +80,10 @@ mod tests {
     #[test]
     fn a_disk_that_cannot_be_read_is_no_figure_and_no_disk_reads_nothing() {
         let close = |mut reads: DiskReads| {
-            let mut books = wire::Books::default();
+            let mut accounts = wire::Accounts::default();
             reads.start();
-            reads.close(&mut books);
-            books
+            reads.close(&mut accounts);
+            accounts
         };
         assert_eq!(close(DiskReads { stat: None, before: None }).disk_read_bytes, Some(0));
         let missing = close(DiskReads { stat: Some("/nonexistent/stat".into()), before: None });

@@ -1,10 +1,10 @@
-//! The guest kernel's own books of a transfer: what the program cost, and which of the kernel's functions copied how much.
+//! The guest kernel's own accounts of a transfer: what the program cost, and which of the kernel's functions copied how much.
 //!
 //! Operation, all on the thread that sends:
-//! 1. [`Books::open`], then [`Books::start`] right before the method.
-//! 2. [`Books::drain`] after every piece; [`Books::suspend`] and [`Books::start`] around a pause.
-//! 3. [`Books::suspend`] when the method has returned. TCP may still be sending, and copying where the NIC cannot gather.
-//! 4. [`Books::close`] when the receiver has everything.
+//! 1. [`Accounts::open`], then [`Accounts::start`] right before the method.
+//! 2. [`Accounts::drain`] after every piece; [`Accounts::suspend`] and [`Accounts::start`] around a pause.
+//! 3. [`Accounts::suspend`] when the method has returned. TCP may still be sending, and copying where the NIC cannot gather.
+//! 4. [`Accounts::close`] when the receiver has everything.
 //!
 //! A figure that cannot be had is `None`, and the reason says why; the transfer goes on all the same.
 
@@ -20,7 +20,7 @@ mod tracefs;
 use std::fs::File;
 use std::io;
 
-use vnic_experiment::row::Way;
+use vnic_experiment::row::PathKind;
 use vnic_experiment::wire;
 
 use copies::Copies;
@@ -30,13 +30,13 @@ use program::Program;
 /// Who sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sender {
-    /// The thread that keeps the books.
+    /// The thread that keeps the accounts.
     ThisThread,
     /// A program that this thread starts, with all that it starts in turn.
     Child,
 }
 
-/// What the books are about.
+/// What the accounts are about.
 #[derive(Debug, Clone, Copy)]
 pub struct Subject<'a> {
     /// The file that is sent.
@@ -44,35 +44,35 @@ pub struct Subject<'a> {
     /// How much of it.
     pub bytes: u64,
     /// How its bytes get to the socket.
-    pub way: Way,
+    pub path_kind: PathKind,
     /// Who sends.
     pub sender: Sender,
-    /// Keep the books of copies, too? They slow a transfer down.
+    /// Keep the accounts of copies, too? They slow a transfer down.
     pub with_copies: bool,
 }
 
-/// Books that are open.
+/// Accounts that are open.
 #[derive(Debug)]
-pub struct Books {
+pub struct Accounts {
     program: Program,
     disk: DiskReads,
     /// `None` where nobody asked for them: they slow a transfer down.
     copies: Option<Copies>,
 }
 
-impl Books {
-    /// Books that wait for [`Books::start`].
+impl Accounts {
+    /// Accounts that wait for [`Accounts::start`].
     #[must_use]
-    pub fn open(subject: &Subject<'_>) -> Books {
-        let Subject { file, bytes, way, sender, with_copies } = *subject;
-        Books {
-            copies: with_copies.then(|| Copies::open(bytes, way, sender)),
+    pub fn open(subject: &Subject<'_>) -> Accounts {
+        let Subject { file, bytes, path_kind, sender, with_copies } = *subject;
+        Accounts {
+            copies: with_copies.then(|| Copies::open(bytes, path_kind, sender)),
             program: Program::new(sender),
             disk: DiskReads::of(file),
         }
     }
 
-    /// The books count from here, the program's until the next [`Books::suspend`].
+    /// The accounts count from here, the program's until the next [`Accounts::suspend`].
     ///
     /// # Errors
     /// The kernel's refusal.
@@ -85,7 +85,7 @@ impl Books {
         self.program.start()
     }
 
-    /// The program's books count no more until the next start.
+    /// The program's accounts count no more until the next start.
     ///
     /// # Errors
     /// The kernel's refusal.
@@ -109,20 +109,22 @@ impl Books {
 
     /// What was counted.
     #[must_use]
-    pub fn close(self) -> wire::Books {
-        let mut books = wire::Books::default();
+    pub fn close(self) -> wire::Accounts {
+        let mut accounts = wire::Accounts::default();
         match self.copies {
-            Some(copies) => copies.close(&mut books),
+            Some(copies) => copies.close(&mut accounts),
             None => {
                 for function in copies::names() {
-                    books.copied_bytes.insert(function.to_owned(), None);
-                    books.reasons.insert(format!("copied_bytes.{function}"), "the books were not asked for".to_owned());
+                    accounts.copied_bytes.insert(function.to_owned(), None);
+                    accounts
+                        .reasons
+                        .insert(format!("copied_bytes.{function}"), "the accounts were not asked for".to_owned());
                 }
             }
         }
-        self.program.close(&mut books);
-        self.disk.close(&mut books);
-        books
+        self.program.close(&mut accounts);
+        self.disk.close(&mut accounts);
+        accounts
     }
 }
 
@@ -133,91 +135,91 @@ mod tests {
     use super::*;
 
     /// Not with the copies: that would put breakpoints into the kernel that runs the tests.
-    fn books_of(sender: Sender) -> Books {
+    fn accounts_of(sender: Sender) -> Accounts {
         let file = &crate::file::unlinked_temporary().expect("a temporary file");
-        Books::open(&Subject { file, bytes: 1 << 20, way: Way::PageCache, sender, with_copies: false })
+        Accounts::open(&Subject { file, bytes: 1 << 20, path_kind: PathKind::PageCache, sender, with_copies: false })
     }
 
     /// A figure, or a line for `scripts/test.sh` to count that says why this machine has none.
-    fn counted(books: &wire::Books, name: &str, figure: Option<u64>) -> Option<u64> {
+    fn counted(accounts: &wire::Accounts, name: &str, figure: Option<u64>) -> Option<u64> {
         if figure.is_none() {
-            let why = books.reasons.get(name).unwrap_or_else(|| panic!("no figure and no reason: {name}"));
+            let why = accounts.reasons.get(name).unwrap_or_else(|| panic!("no figure and no reason: {name}"));
             let _ = writeln!(io::stderr(), "SKIP: {name} of a program on this machine: {why}");
         }
         figure
     }
 
-    fn books() -> Books {
-        books_of(Sender::ThisThread)
+    fn accounts() -> Accounts {
+        accounts_of(Sender::ThisThread)
     }
 
     #[test]
     fn a_program_that_is_started_is_counted_and_its_starter_is_not() {
-        let mut books = books_of(Sender::Child);
-        books.start().expect("started");
+        let mut accounts = accounts_of(Sender::Child);
+        accounts.start().expect("started");
         for _ in 0..1000 {
             let _ = nix::unistd::getppid();
         }
         let ended = std::process::Command::new("true").status().expect("true");
         assert!(ended.success());
-        books.suspend().expect("suspended");
-        let books = books.close();
-        if let Some(calls) = counted(&books, "syscalls", books.syscalls) {
+        accounts.suspend().expect("suspended");
+        let accounts = accounts.close();
+        if let Some(calls) = counted(&accounts, "syscalls", accounts.syscalls) {
             assert!((1..900).contains(&calls), "{calls}");
         }
-        if let Some(faults) = counted(&books, "page_faults", books.page_faults) {
+        if let Some(faults) = counted(&accounts, "page_faults", accounts.page_faults) {
             assert!(faults > 0);
         }
-        assert!(books.user_us.is_some() && books.voluntary_switches.is_some());
+        assert!(accounts.user_us.is_some() && accounts.voluntary_switches.is_some());
     }
 
     #[test]
     fn what_is_not_counted_says_why() {
-        let mut books = books();
-        books.start().expect("started");
-        books.drain();
-        books.suspend().expect("suspended");
-        books.sent();
-        let books = books.close();
-        assert_eq!(books.copied_bytes.len(), 5);
-        for (function, count) in &books.copied_bytes {
+        let mut accounts = accounts();
+        accounts.start().expect("started");
+        accounts.drain();
+        accounts.suspend().expect("suspended");
+        accounts.sent();
+        let accounts = accounts.close();
+        assert_eq!(accounts.copied_bytes.len(), 5);
+        for (function, count) in &accounts.copied_bytes {
             assert_eq!(*count, None);
-            assert!(books.reasons.contains_key(&format!("copied_bytes.{function}")));
+            assert!(accounts.reasons.contains_key(&format!("copied_bytes.{function}")));
         }
-        assert_eq!(books.syscalls.is_none(), books.reasons.contains_key("syscalls"));
-        assert_eq!(books.page_faults.is_none(), books.reasons.contains_key("page_faults"));
-        assert_eq!(books.mode_switches.is_none(), books.reasons.contains_key("mode_switches"));
+        assert_eq!(accounts.syscalls.is_none(), accounts.reasons.contains_key("syscalls"));
+        assert_eq!(accounts.page_faults.is_none(), accounts.reasons.contains_key("page_faults"));
+        assert_eq!(accounts.mode_switches.is_none(), accounts.reasons.contains_key("mode_switches"));
     }
 
     #[test]
     fn waiting_counts_as_a_voluntary_switch() {
-        let mut books = books();
-        books.start().expect("started");
+        let mut accounts = accounts();
+        accounts.start().expect("started");
         let (sender, receiver) = std::sync::mpsc::channel::<()>();
         let other = std::thread::spawn(move || drop(sender));
         assert!(receiver.recv().is_err());
         other.join().expect("the other thread ends");
-        books.suspend().expect("suspended");
-        let books = books.close();
-        assert!(books.voluntary_switches.is_some());
-        assert!(books.user_us.is_some() && books.system_us.is_some());
+        accounts.suspend().expect("suspended");
+        let accounts = accounts.close();
+        assert!(accounts.voluntary_switches.is_some());
+        assert!(accounts.user_us.is_some() && accounts.system_us.is_some());
     }
 
     #[test]
     fn a_known_number_of_system_calls_is_counted() {
-        let mut books = books();
-        let count = |books: &mut Books, calls: u32| {
-            books.start().expect("started");
+        let mut accounts = accounts();
+        let count = |accounts: &mut Accounts, calls: u32| {
+            accounts.start().expect("started");
             for _ in 0..calls {
                 let _ = nix::unistd::getppid();
             }
-            books.suspend().expect("suspended");
+            accounts.suspend().expect("suspended");
         };
-        count(&mut books, 5);
-        count(&mut books, 7);
-        let books = books.close();
+        count(&mut accounts, 5);
+        count(&mut accounts, 7);
+        let accounts = accounts.close();
         // Two calls of getrusage less one per span's bookkeeping: only what stands between counts.
-        if let Some(calls) = counted(&books, "syscalls", books.syscalls) {
+        if let Some(calls) = counted(&accounts, "syscalls", accounts.syscalls) {
             assert_eq!(calls, 12);
         }
     }

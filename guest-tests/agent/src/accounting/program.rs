@@ -2,7 +2,7 @@
 //!
 //! Operation: CPU time and context switches come from `getrusage`, the others from perf counters of this thread; a perf
 //! counter, because `getrusage` does not tell faults in user mode from those the kernel takes on the program's behalf.
-//! The books are kept in one or more spans: from [`Program::start`] to [`Program::stop`].
+//! The accounts are kept in one or more spans: from [`Program::start`] to [`Program::stop`].
 //!
 //! A program that this thread starts has counters of its own from its first instruction on, with what it starts in turn;
 //! the kernel adds them to ours. Its CPU time and context switches are known when it has been waited for.
@@ -20,7 +20,7 @@ use super::Sender;
 use super::perf::{self, Attr, Scope};
 use super::tracefs;
 
-/// The books of this thread.
+/// The accounts of this thread.
 #[derive(Debug)]
 pub(super) struct Program {
     user_faults: Result<File, String>,
@@ -43,7 +43,7 @@ struct Sums {
 }
 
 impl Program {
-    /// Books that wait for [`Program::start`].
+    /// Accounts that wait for [`Program::start`].
     pub(super) fn new(sender: Sender) -> Program {
         let flags = match sender {
             Sender::ThisThread => 0,
@@ -103,27 +103,27 @@ impl Program {
     }
 
     /// Writes what was counted into the record.
-    pub(super) fn close(self, books: &mut wire::Books) {
+    pub(super) fn close(self, accounts: &mut wire::Accounts) {
         let mut figure = |name: &str, counter: Result<File, String>| {
             let counted = counter.and_then(|counter| perf::count(&counter).map_err(|error| error.to_string()));
-            counted.map_err(|why| books.reasons.insert(name.to_owned(), why)).ok()
+            counted.map_err(|why| accounts.reasons.insert(name.to_owned(), why)).ok()
         };
         let page_faults = figure("page_faults", self.user_faults);
         let kernel_page_faults = figure("kernel_page_faults", self.kernel_faults);
         // Each span's last system call is the one that switched the counter off.
         let syscalls = figure("syscalls", self.syscalls).map(|count| count.saturating_sub(self.spans));
-        books.page_faults = page_faults;
-        books.kernel_page_faults = kernel_page_faults;
-        books.syscalls = syscalls;
-        books.mode_switches = syscalls.zip(page_faults).map(|(calls, faults)| 2 * (calls + faults));
-        if books.mode_switches.is_none() {
+        accounts.page_faults = page_faults;
+        accounts.kernel_page_faults = kernel_page_faults;
+        accounts.syscalls = syscalls;
+        accounts.mode_switches = syscalls.zip(page_faults).map(|(calls, faults)| 2 * (calls + faults));
+        if accounts.mode_switches.is_none() {
             let why = "it is two per system call and user page fault, and one of these was not counted";
-            books.reasons.insert("mode_switches".to_owned(), why.to_owned());
+            accounts.reasons.insert("mode_switches".to_owned(), why.to_owned());
         }
-        books.voluntary_switches = u64::try_from(self.sums.voluntary).ok();
-        books.involuntary_switches = u64::try_from(self.sums.involuntary).ok();
-        books.user_us = u64::try_from(self.sums.user_us).ok();
-        books.system_us = u64::try_from(self.sums.system_us).ok();
+        accounts.voluntary_switches = u64::try_from(self.sums.voluntary).ok();
+        accounts.involuntary_switches = u64::try_from(self.sums.involuntary).ok();
+        accounts.user_us = u64::try_from(self.sums.user_us).ok();
+        accounts.system_us = u64::try_from(self.sums.system_us).ok();
     }
 }
 

@@ -25,7 +25,7 @@ pub(super) struct Sums {
 pub(super) enum Owner {
     /// This process.
     Us,
-    /// All that was not there yet, of these threads, when the books were opened.
+    /// All that was not there yet, of these threads, when the accounts were opened.
     NotYet(HashSet<u32>),
 }
 
@@ -60,7 +60,7 @@ fn threads() -> impl Iterator<Item = u32> {
 }
 
 impl Sums {
-    /// Adds what was counted by threads. Looks each up in /proc, so not while the books are open.
+    /// Adds what was counted by threads. Looks each up in /proc, so not while the accounts are open.
     pub(super) fn count(&mut self, by_thread: &[(u32, u64)], owner: &Owner) {
         for (thread, bytes) in by_thread {
             let sum = match Whose::of(*thread, owner) {

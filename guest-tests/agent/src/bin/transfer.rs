@@ -66,7 +66,7 @@ fn main() -> Result<()> {
         program: arguments.program,
         cold: arguments.cold,
         pause: false,
-        books: true,
+        accounts: true,
     };
     let prepared = Prepared::new(spec)?;
     println!("method   {}", arguments.method);
@@ -82,7 +82,7 @@ fn main() -> Result<()> {
         done.bytes_sent,
         done.bytes_sent as f64 / seconds / 1e6
     );
-    println!("books    {}", serde_json::to_string(&done.books)?);
+    println!("accounts {}", serde_json::to_string(&done.accounts)?);
     if done.pages != before {
         println!("pages    moved meanwhile: {}", describe(&done.pages));
     }

@@ -99,7 +99,7 @@ impl Arguments {
             program: Vec::new(),
             cold: false,
             pause: false,
-            books: true,
+            accounts: true,
         }
     }
 }
@@ -133,7 +133,7 @@ fn send(spec: &TransferSpec, how: &How) -> Result<()> {
         done.bytes_sent,
         done.bytes_sent as f64 / seconds / 1e6
     );
-    println!("books    {}", serde_json::to_string(&done.books)?);
+    println!("accounts {}", serde_json::to_string(&done.accounts)?);
     ensure!(done.receipt.bytes == spec.bytes, "the receiver got {} bytes", done.receipt.bytes);
     ensure!(done.receipt.sha256 == console.sha256, "the receiver got other bytes: SHA-256 {}", done.receipt.sha256);
     println!("receipt  SHA-256 {}: the receiver got the file's bytes", done.receipt.sha256);
@@ -149,7 +149,7 @@ fn receive(spec: &TransferSpec, how: &How) -> Result<()> {
         received.frames,
         received.bytes as f64 / seconds / 1e6
     );
-    println!("books    {}", serde_json::to_string(&received.books)?);
+    println!("accounts {}", serde_json::to_string(&received.accounts)?);
     if !received.sha256_ok {
         bail!("other bytes came back than were sent");
     }

@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use anyhow::{Context, Result};
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
-use vnic_experiment::wire::{Books, NicWish, TransferSpec};
+use vnic_experiment::wire::{Accounts, NicWish, TransferSpec};
 
 use super::Story;
 use crate::conversation::transfer;
@@ -29,16 +29,16 @@ pub(super) fn show(method: &str, to: SocketAddr, stage: &mut dyn Stage) -> Resul
         program: Vec::new(),
         cold: false,
         pause: false,
-        books: true,
+        accounts: true,
     };
     let mut story = Story::default();
-    let alone = transfer(stage, spec.clone())?.books;
+    let alone = transfer(stage, spec.clone())?.accounts;
     story.step(format!("{method} alone: {}", words(&alone)));
     let capture = capture().context("open a packet socket as tcpdump does")?;
-    let observed = transfer(stage, spec)?.books;
+    let observed = transfer(stage, spec)?.accounts;
     drop(capture);
     let line = format!("{method} with a packet capture in the guest: {}", words(&observed));
-    let sum = |books: &Books| books.copied_bytes.values().copied().sum::<Option<u64>>();
+    let sum = |accounts: &Accounts| accounts.copied_bytes.values().copied().sum::<Option<u64>>();
     match (alone.claims.get(COPIED), observed.claims.get(COPIED)) {
         (Some(0), Some(copied)) => {
             let all_copied = *copied > 0 && observed.claims.get(ZEROCOPY) == Some(&0);
@@ -60,18 +60,18 @@ const BYTES: u64 = 1 << 20;
 const ZEROCOPY: &str = "sends reported zero-copy";
 const COPIED: &str = "sends reported copied";
 
-fn words(books: &Books) -> String {
-    let mut words: Vec<String> = books.claims.iter().map(|(what, count)| format!("{count} {what}")).collect();
-    for (function, bytes) in books.copied_bytes.iter().filter(|(_, bytes)| **bytes != Some(0)) {
+fn words(accounts: &Accounts) -> String {
+    let mut words: Vec<String> = accounts.claims.iter().map(|(what, count)| format!("{count} {what}")).collect();
+    for (function, bytes) in accounts.copied_bytes.iter().filter(|(_, bytes)| **bytes != Some(0)) {
         words.push(match bytes {
             Some(bytes) => format!("{bytes} bytes through {function}"),
             None => {
-                let why = books.reasons.get(&format!("copied_bytes.{function}"));
+                let why = accounts.reasons.get(&format!("copied_bytes.{function}"));
                 format!("{function} not counted ({})", why.map_or("it is not said why", String::as_str))
             }
         });
     }
-    if words.is_empty() { "the kernel's books show no copy".to_owned() } else { words.join(", ") }
+    if words.is_empty() { "the kernel's accounts show no copy".to_owned() } else { words.join(", ") }
 }
 
 /// A socket that gets a copy of every packet of the NIC.

@@ -5,7 +5,7 @@
 //! [`stream`] foretells them.
 //!
 //! Expected: one pass of the CPU over the bytes, page cache → records. It is a cipher's and no copying function's, so
-//! the kernel's books do not show it; the NIC is handed other pages than the file's.
+//! the kernel's accounts do not show it; the NIC is handed other pages than the file's.
 //!
 //! Each call sends one chunk, and a chunk fits into the socket's buffer. Else the transfer stands still now and then (seen
 //! on 6.1): the kernel pushes nothing to TCP before a call's last page, so when the buffer is full before that, and nothing

@@ -58,7 +58,7 @@ pub trait Follower {
     /// The follower's own.
     fn taken(&self, sent: u64) -> io::Result<()>;
 
-    /// Something of it may have been taken: the books had better keep up.
+    /// Something of it may have been taken: the accounts had better keep up.
     fn working(&self) {}
 
     /// The kernel says of itself that something happened `count` times.

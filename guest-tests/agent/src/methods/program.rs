@@ -66,7 +66,7 @@ pub(super) fn send(job: &Job<'_>) -> io::Result<u64> {
     Ok(job.bytes)
 }
 
-/// Waits for it, and has the books keep up meanwhile.
+/// Waits for it, and has the accounts keep up meanwhile.
 fn followed(mut child: Child, job: &Job<'_>) -> io::Result<ExitStatus> {
     loop {
         if let Some(ended) = child.try_wait()? {

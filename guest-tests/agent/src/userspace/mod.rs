@@ -17,10 +17,10 @@ use std::net::{SocketAddr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use vnic_experiment::row::{self, Way};
-use vnic_experiment::wire::{Books as BooksRecord, Event, PAGE_SIZE, TransferSpec};
+use vnic_experiment::row::{self, PathKind};
+use vnic_experiment::wire::{Accounts as AccountsRecord, Event, PAGE_SIZE, TransferSpec};
 
-use super::accounting::{self, Books, Subject};
+use super::accounting::{self, Accounts, Subject};
 use super::file::TestFile;
 use super::pages::page_runs;
 use super::transfer::{Done, Unsupported, folder_of};
@@ -54,7 +54,13 @@ fn receiver(spec: &TransferSpec) -> Result<SocketAddrV4> {
 
 /// This thread drives the card.
 fn subject(made: &TestFile, bytes: u64, with_copies: bool) -> Subject<'_> {
-    Subject { file: &made.file, bytes, way: Way::PageCache, sender: accounting::Sender::ThisThread, with_copies }
+    Subject {
+        file: &made.file,
+        bytes,
+        path_kind: PathKind::PageCache,
+        sender: accounting::Sender::ThisThread,
+        with_copies,
+    }
 }
 
 /// Does a transfer, with the host told and asked as the protocol has it.
@@ -90,25 +96,25 @@ pub fn transfer(stage: &mut dyn Stage, spec: &TransferSpec, how: &How) -> Result
     })?;
     stage.wait_for_go()?;
 
-    let mut books = Books::open(&subject(&made, spec.bytes, spec.books));
+    let mut accounts = Accounts::open(&subject(&made, spec.bytes, spec.accounts));
     let start = Instant::now();
-    books.start().context("open the books")?;
+    accounts.start().context("open the accounts")?;
     let mut halts = Halts { pause: spec.pause.then_some(spec.chunk), die_after: how.die_after };
     sender.send_file(&map, &mut halts, &mut |taken| {
-        books.suspend()?;
+        accounts.suspend()?;
         stage.tell(&Event::Paused { taken })?;
         stage.wait_for_go()?;
-        Ok(books.start()?)
+        Ok(accounts.start()?)
     })?;
-    books.suspend().context("close the books")?;
-    books.sent();
+    accounts.suspend().context("close the accounts")?;
+    accounts.sent();
     let receipt = sender.receipt(spec.bytes)?;
     let done = Done {
         bytes_sent: spec.bytes,
         took: start.elapsed(),
         receipt,
         pages: page_runs(&made.file)?,
-        books: books.close(),
+        accounts: accounts.close(),
     };
     // The device first, then its maps, then the file.
     drop(sender);
@@ -166,8 +172,8 @@ pub struct Received {
     pub frames: u64,
     /// Are they the file's?
     pub sha256_ok: bool,
-    /// The kernel's books meanwhile.
-    pub books: BooksRecord,
+    /// The kernel's accounts meanwhile.
+    pub accounts: AccountsRecord,
     /// From the first datagram to the last.
     pub took: Duration,
 }
@@ -185,16 +191,16 @@ pub fn receive(spec: &TransferSpec, how: &How) -> Result<Received> {
     let device = Device::open(card.address())?;
     let map = device.map_file(&mapping)?;
     let mut sender = Sender::start(&device, &how.options, to)?;
-    let mut books = Books::open(&subject(&made, spec.bytes, true));
+    let mut accounts = Accounts::open(&subject(&made, spec.bytes, true));
     let start = Instant::now();
-    books.start().context("open the books")?;
+    accounts.start().context("open the accounts")?;
     let (digest, frames) = sender.echo_file(&map)?;
-    books.suspend().context("close the books")?;
-    books.sent();
+    accounts.suspend().context("close the accounts")?;
+    accounts.sent();
     let took = start.elapsed();
     drop(sender);
     drop(map);
     drop(device);
     card.give_back()?;
-    Ok(Received { bytes: spec.bytes, frames, sha256_ok: digest == made.sha256, books: books.close(), took })
+    Ok(Received { bytes: spec.bytes, frames, sha256_ok: digest == made.sha256, accounts: accounts.close(), took })
 }

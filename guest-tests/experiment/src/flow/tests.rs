@@ -93,8 +93,8 @@ fn flow() -> Flow {
 }
 
 /// What all workers saw of a flow.
-fn sum(parts: &[FlowWatch]) -> FlowBooks {
-    parts.iter().fold(FlowBooks::default(), |sum, part| sum.plus(&part.books()))
+fn sum(parts: &[FlowWatch]) -> FlowAccounts {
+    parts.iter().fold(FlowAccounts::default(), |sum, part| sum.plus(&part.accounts()))
 }
 
 /// Sends segments, each as (sequence number, address, length), while `watch` is watched. Returns the part that saw them.
@@ -106,40 +106,40 @@ fn send_watched(watch: &FlowWatch, segments: &[(u32, u64, u16)]) -> Vec<FlowWatc
     vec![part]
 }
 
-/// The books of a flow whose file is the two pages at [`PAYLOAD`] (its pages 5 and 6), with these segments of it.
-fn watched(segments: &[(u32, u64, u16)]) -> FlowBooks {
+/// The accounts of a flow whose file is the two pages at [`PAYLOAD`] (its pages 5 and 6), with these segments of it.
+fn watched(segments: &[(u32, u64, u16)]) -> FlowAccounts {
     let pages = Arc::new(FilePages::new(&[PageRun { page: 5, gpa: PAYLOAD, count: 2 }]).unwrap());
     sum(&send_watched(&FlowWatch::new(flow(), pages), segments))
 }
 
 #[test]
 fn payload_in_the_files_pages_is_told_from_payload_elsewhere() {
-    let books = watched(&[(u32::MAX - 999, PAYLOAD, 4096), (3096, PAYLOAD + 4096, 1000), (4096, ELSEWHERE, 500)]);
-    assert_eq!(books.device.payload_bytes, Some(5596));
-    assert_eq!(books.device.from_page_cache_bytes, Some(5096));
-    assert_eq!(books.device.from_elsewhere_bytes, Some(500));
-    assert_eq!(books.device.retransmitted_bytes, Some(0));
-    assert_eq!(books.device.dma_read_bytes, Some(5596));
-    assert_eq!(books.device.chains, Some(3));
-    assert_eq!(books.misplaced_bytes, 0);
+    let accounts = watched(&[(u32::MAX - 999, PAYLOAD, 4096), (3096, PAYLOAD + 4096, 1000), (4096, ELSEWHERE, 500)]);
+    assert_eq!(accounts.device.payload_bytes, Some(5596));
+    assert_eq!(accounts.device.from_page_cache_bytes, Some(5096));
+    assert_eq!(accounts.device.from_elsewhere_bytes, Some(500));
+    assert_eq!(accounts.device.retransmitted_bytes, Some(0));
+    assert_eq!(accounts.device.dma_read_bytes, Some(5596));
+    assert_eq!(accounts.device.chains, Some(3));
+    assert_eq!(accounts.misplaced_bytes, 0);
 }
 
 #[test]
 fn bytes_sent_again_are_counted_apart() {
-    let books = watched(&[(1, PAYLOAD, 1000), (501, PAYLOAD + 500, 1000), (1, PAYLOAD, 200)]);
-    assert_eq!(books.device.payload_bytes, Some(1500));
-    assert_eq!(books.device.retransmitted_bytes, Some(700));
-    assert_eq!(books.device.from_page_cache_bytes, Some(1500));
+    let accounts = watched(&[(1, PAYLOAD, 1000), (501, PAYLOAD + 500, 1000), (1, PAYLOAD, 200)]);
+    assert_eq!(accounts.device.payload_bytes, Some(1500));
+    assert_eq!(accounts.device.retransmitted_bytes, Some(700));
+    assert_eq!(accounts.device.from_page_cache_bytes, Some(1500));
 }
 
 #[test]
 fn a_page_of_the_file_at_the_wrong_place_of_the_stream_is_told() {
-    let books = watched(&[(1, PAYLOAD, 4096), (4097, PAYLOAD, 4096)]);
-    assert_eq!(books.misplaced_bytes, 4096);
+    let accounts = watched(&[(1, PAYLOAD, 4096), (4097, PAYLOAD, 4096)]);
+    assert_eq!(accounts.misplaced_bytes, 4096);
 }
 
 /// The same with datagrams: (kind, offset, address, length).
-fn watched_datagrams(datagrams: &[(Kind, u64, u64, u16)]) -> FlowBooks {
+fn watched_datagrams(datagrams: &[(Kind, u64, u64, u16)]) -> FlowAccounts {
     let mut queue = Transmitq::new();
     let flow =
         Flow { protocol: 17, local: "10.0.2.15:1000".parse().unwrap(), remote: "10.0.2.2:9000".parse().unwrap() };
@@ -157,30 +157,31 @@ fn watched_datagrams(datagrams: &[(Kind, u64, u64, u16)]) -> FlowBooks {
         header.extend(Header { kind, transfer: 5, offset }.to_bytes());
         queue.send(&mut watch, &header, addr, len);
     }
-    watch.books()
+    watch.accounts()
 }
 
 #[test]
 fn a_file_in_datagrams_is_attributed_without_the_headers_between() {
-    let books = watched_datagrams(&[
+    let accounts = watched_datagrams(&[
         (Kind::Data, 0, PAYLOAD, 1408),
         (Kind::Data, 1408, PAYLOAD + 1408, 1408),
         (Kind::Data, 2816, ELSEWHERE, 500),
         (Kind::Data, 0, PAYLOAD, 100),
         (Kind::End, 3316, PAYLOAD, 0),
     ]);
-    assert_eq!(books.device.payload_bytes, Some(3316));
-    assert_eq!((books.device.from_page_cache_bytes, books.device.from_elsewhere_bytes), (Some(2816), Some(500)));
-    assert_eq!((books.device.retransmitted_bytes, books.misplaced_bytes), (Some(100), 0));
-    assert_eq!((books.device.dma_read_bytes, books.device.chains), (Some(3416), Some(4)));
+    assert_eq!(accounts.device.payload_bytes, Some(3316));
+    assert_eq!((accounts.device.from_page_cache_bytes, accounts.device.from_elsewhere_bytes), (Some(2816), Some(500)));
+    assert_eq!((accounts.device.retransmitted_bytes, accounts.misplaced_bytes), (Some(100), 0));
+    assert_eq!((accounts.device.dma_read_bytes, accounts.device.chains), (Some(3416), Some(4)));
 }
 
 #[test]
 fn a_datagram_that_says_another_place_is_misplaced_and_no_offset_overflows() {
     let wrong = watched_datagrams(&[(Kind::Data, 0, PAYLOAD, 1000), (Kind::Data, 1000, PAYLOAD, 1000)]);
     assert_eq!(wrong.misplaced_bytes, 1000);
-    let books = watched_datagrams(&[(Kind::Data, u64::MAX, PAYLOAD, 1000), (Kind::Data, u64::MAX - 5, PAYLOAD, 1000)]);
-    assert_eq!(books.device.payload_bytes.unwrap() + books.device.retransmitted_bytes.unwrap(), 2000);
+    let accounts =
+        watched_datagrams(&[(Kind::Data, u64::MAX, PAYLOAD, 1000), (Kind::Data, u64::MAX - 5, PAYLOAD, 1000)]);
+    assert_eq!(accounts.device.payload_bytes.unwrap() + accounts.device.retransmitted_bytes.unwrap(), 2000);
 }
 
 #[test]
@@ -192,10 +193,10 @@ fn a_file_whose_pages_are_known_only_afterwards_is_attributed_then() {
         let mut parts = send_watched(&if remembering { watch.remembering() } else { watch }, &segments);
         let pages = FilePages::new(pages).unwrap();
         parts.iter_mut().for_each(|part| part.attribute_remembered(&pages));
-        let books = sum(&parts);
-        let attributed = (books.device.from_page_cache_bytes, books.device.from_elsewhere_bytes);
+        let accounts = sum(&parts);
+        let attributed = (accounts.device.from_page_cache_bytes, accounts.device.from_elsewhere_bytes);
         assert_eq!(attributed, (Some(cached), Some(3000 - cached)), "remembering: {remembering}");
-        assert_eq!((books.misplaced_bytes, books.forgotten_bytes), (0, 0));
+        assert_eq!((accounts.misplaced_bytes, accounts.forgotten_bytes), (0, 0));
     }
 }
 
@@ -210,7 +211,7 @@ fn another_flow_is_not_counted() {
 }
 
 #[test]
-fn a_flow_that_wanders_over_queues_and_workers_has_one_set_of_books() {
+fn a_flow_that_wanders_over_queues_and_workers_has_one_set_of_accounts() {
     for workers in [1, 2, 4] {
         let pages = Arc::new(FilePages::new(&[PageRun { page: 5, gpa: PAYLOAD, count: 2 }]).unwrap());
         let watch = FlowWatch::new(flow(), pages);
@@ -224,9 +225,9 @@ fn a_flow_that_wanders_over_queues_and_workers_has_one_set_of_books() {
         // Sent again on a queue that had not seen it, and at a wrong place in the file.
         segment(2, 1001, PAYLOAD + 1000, 1500);
         segment(3, 4097, PAYLOAD + 4096 + 100, 500);
-        let books = queues.iter().fold(FlowBooks::default(), |sum, (_, part)| sum.plus(&part.books()));
-        assert_eq!((books.device.payload_bytes, books.device.retransmitted_bytes), (Some(4596), Some(1500)));
-        assert_eq!((books.device.from_page_cache_bytes, books.device.chains), (Some(4596), Some(4)));
-        assert_eq!(books.misplaced_bytes, 500);
+        let accounts = queues.iter().fold(FlowAccounts::default(), |sum, (_, part)| sum.plus(&part.accounts()));
+        assert_eq!((accounts.device.payload_bytes, accounts.device.retransmitted_bytes), (Some(4596), Some(1500)));
+        assert_eq!((accounts.device.from_page_cache_bytes, accounts.device.chains), (Some(4596), Some(4)));
+        assert_eq!(accounts.misplaced_bytes, 500);
     }
 }

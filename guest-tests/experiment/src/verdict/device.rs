@@ -1,28 +1,33 @@
 //! The device's testimony: where the payload bytes lay that it was handed.
 
 use super::{Circumstances, Copies, NEARLY_ALL, Scope, Testimony};
-use crate::row::Way;
-use crate::run::{DeviceBooks, Verdict};
+use crate::row::PathKind;
+use crate::run::{DeviceAccounts, Verdict};
 
-/// What the device's books of a transfer of `bytes_sent` say.
+/// What the device's accounts of a transfer of `bytes_sent` say.
 #[must_use]
-pub fn device(books: &DeviceBooks, bytes_sent: Option<u64>, way: Way, circumstances: Circumstances) -> Testimony {
+pub fn device(
+    accounts: &DeviceAccounts,
+    bytes_sent: Option<u64>,
+    path_kind: PathKind,
+    circumstances: Circumstances,
+) -> Testimony {
     let silent = |reason: String| Testimony::Silent { reason };
     let (Some(payload), Some(cached), Some(elsewhere)) =
-        (books.payload_bytes, books.from_page_cache_bytes, books.from_elsewhere_bytes)
+        (accounts.payload_bytes, accounts.from_page_cache_bytes, accounts.from_elsewhere_bytes)
     else {
-        return silent("the device has no books of this transfer".to_owned());
+        return silent("the device has no accounts of this transfer".to_owned());
     };
     if payload == 0 {
         return silent("the device saw no payload of this transfer".to_owned());
     }
     if cached.checked_add(elsewhere) != Some(payload) {
         return silent(format!(
-            "the device's books do not add up: {cached} bytes from the page cache and {elsewhere} from elsewhere, of {payload}"
+            "the device's accounts do not add up: {cached} bytes from the page cache and {elsewhere} from elsewhere, of {payload}"
         ));
     }
     // A cipher's records have heads and tails of their own.
-    let is_all = |sent: u64| if way == Way::Cipher { payload >= sent } else { payload == sent };
+    let is_all = |sent: u64| if path_kind == PathKind::Cipher { payload >= sent } else { payload == sent };
     if let Some(sent) = bytes_sent.filter(|sent| !is_all(*sent)) {
         return silent(format!("the device saw {payload} payload bytes of {sent} sent"));
     }
@@ -54,7 +59,7 @@ pub fn device(books: &DeviceBooks, bytes_sent: Option<u64>, way: Way, circumstan
     } else if circumstances.pages_moved > 0 {
         // A page that moved looks like a copy: only a full share can be believed.
         return silent(format!("{} pages of the file moved in memory during the transfer", circumstances.pages_moved));
-    } else if way == Way::Direct {
+    } else if path_kind == PathKind::Direct {
         // What lies in the program's memory got there by the disk's DMA: no copy by the CPU can be told from it.
         (None, Copies::at_least(0.0))
     } else if share <= 1.0 - NEARLY_ALL {

@@ -1,27 +1,27 @@
 //! The guest kernel's testimony: the bytes that went through its copying functions.
 
 use super::{Copies, Scope, Testimony};
-use crate::row::Way;
+use crate::row::PathKind;
 use crate::run::Method;
 use crate::wire;
 
 /// Copies per payload byte; less is a socket's few bytes beside the payload.
 const WORTH_NAMING: f64 = 0.005;
 
-/// Bytes copied by the guest's CPU per payload byte, by its kernel's books.
+/// Bytes copied by the guest's CPU per payload byte, by its kernel's accounts.
 ///
 /// # Errors
 /// Why it is not known: a function could not be watched, or nothing was sent. One that the kernel lacks copies nothing,
 /// and is no reason.
 pub fn copies_per_byte(method: &Method) -> Result<f64, String> {
-    let books = &method.guest.copied_bytes;
-    if books.is_empty() {
+    let accounts = &method.guest.copied_bytes;
+    if accounts.is_empty() {
         return Err(reason(method, "guest.copied_bytes")
             .unwrap_or("the guest kernel's copying functions were not watched")
             .to_owned());
     }
     let mut copied = 0_u64;
-    for (function, bytes) in books {
+    for (function, bytes) in accounts {
         match bytes {
             Some(bytes) => copied = copied.saturating_add(*bytes),
             None => match reason(method, &format!("guest.copied_bytes.{function}")) {
@@ -50,17 +50,17 @@ fn reason<'a>(method: &'a Method, path: &str) -> Option<&'a str> {
     method.reasons.get(path).map(String::as_str)
 }
 
-/// What the guest kernel's books of a transfer say.
+/// What the guest kernel's accounts of a transfer say.
 #[must_use]
-pub fn guest(method: &Method, way: Way) -> Testimony {
+pub fn guest(method: &Method, path_kind: PathKind) -> Testimony {
     let count = match copies_per_byte(method) {
         Ok(count) => count,
         Err(reason) => return Testimony::Silent { reason },
     };
     let cipher = method.guest.copied_bytes.contains_key(wire::CIPHER);
-    let copies = match way {
+    let copies = match path_kind {
         // Nobody watched it: it did its work all the same.
-        Way::Cipher if !cipher => Copies::at_least(count),
+        PathKind::Cipher if !cipher => Copies::at_least(count),
         _ => Copies::exactly(count),
     };
     let by: Vec<String> = copied_by(method).map(|(function, share)| format!("{function} {share:.2}")).collect();
@@ -68,7 +68,7 @@ pub fn guest(method: &Method, way: Way) -> Testimony {
     if !by.is_empty() {
         figures.push_str(&format!(" ({})", by.join(", ")));
     }
-    if way == Way::Cipher && !cipher {
+    if path_kind == PathKind::Cipher && !cipher {
         figures.push_str(", not counting what the cipher wrote");
     }
     Testimony::Says { verdict: copies.verdict(), copies, scope: Scope::Whole, figures }

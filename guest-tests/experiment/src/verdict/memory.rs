@@ -1,12 +1,12 @@
 //! The memory's testimony: in how many places the first chunk stood while the device held it.
 
 use super::{Copies, Scope, Testimony};
-use crate::row::Way;
+use crate::row::PathKind;
 use crate::run::Method;
 
 /// What the scan of the guest's memory says.
 #[must_use]
-pub fn memory(method: &Method, way: Way) -> Testimony {
+pub fn memory(method: &Method, path_kind: PathKind) -> Testimony {
     let silent = |reason: &str| Testimony::Silent { reason: reason.to_owned() };
     let Some(instances) = method.memory.physical_instances else {
         let reason = method.reasons.get("memory.physical_instances");
@@ -16,14 +16,14 @@ pub fn memory(method: &Method, way: Way) -> Testimony {
         return silent("what the device held stood nowhere in the guest's memory");
     };
     let most = copies as f64;
-    let copies = match way {
-        Way::PageCache => Copies::exactly(most),
+    let copies = match path_kind {
+        PathKind::PageCache => Copies::exactly(most),
         // The page cache may hold the file too, though nothing was copied out of it.
-        Way::Direct => Copies { least: (most - 1.0).max(0.0), most },
+        PathKind::Direct => Copies { least: (most - 1.0).max(0.0), most },
         // The program's own page and the file's differ where it wrote, and are alike where it did not.
-        Way::CopyOnWrite => Copies { least: 0.0, most: f64::INFINITY },
+        PathKind::CopyOnWrite => Copies { least: 0.0, most: f64::INFINITY },
         // Enciphered bytes hold no stamps: what was found says nothing of them.
-        Way::Cipher => return silent("the chunk was enciphered"),
+        PathKind::Cipher => return silent("the chunk was enciphered"),
     };
     let figures = match instances {
         1 => "the held chunk stood once in the guest's memory".to_owned(),

@@ -1,9 +1,9 @@
 use super::*;
-use crate::run::{DeviceBooks, GuestBooks, MemoryBooks, NicState};
+use crate::run::{DeviceAccounts, GuestAccounts, MemoryAccounts, NicState};
 use crate::wire::{CIPHER, LACKS};
 
-fn books(payload: u64, cached: u64) -> DeviceBooks {
-    DeviceBooks {
+fn accounts(payload: u64, cached: u64) -> DeviceAccounts {
+    DeviceAccounts {
         chains: Some(1),
         descriptors: Some(2),
         payload_bytes: Some(payload),
@@ -15,7 +15,7 @@ fn books(payload: u64, cached: u64) -> DeviceBooks {
     }
 }
 
-fn method(device: DeviceBooks) -> Method {
+fn method(device: DeviceAccounts) -> Method {
     Method {
         method: "sendfile".to_owned(),
         filesystem: None,
@@ -23,9 +23,9 @@ fn method(device: DeviceBooks) -> Method {
         bytes_sent: device.payload_bytes,
         sha256_ok: Some(true),
         seconds: Some(0.5),
-        guest: GuestBooks { disk_read_bytes: Some(0), ..GuestBooks::default() },
+        guest: GuestAccounts { disk_read_bytes: Some(0), ..GuestAccounts::default() },
         device,
-        memory: MemoryBooks::default(),
+        memory: MemoryAccounts::default(),
         cpu_copies: None,
         dma_copies: None,
         verdict: None,
@@ -37,7 +37,7 @@ fn method(device: DeviceBooks) -> Method {
 }
 
 fn verdict_of(payload: u64, cached: u64) -> Option<Verdict> {
-    match device(&books(payload, cached), Some(payload), Way::PageCache, Circumstances::default()) {
+    match device(&accounts(payload, cached), Some(payload), PathKind::PageCache, Circumstances::default()) {
         Testimony::Says { verdict, .. } => verdict,
         Testimony::Silent { .. } => None,
     }
@@ -62,33 +62,37 @@ fn reason_of(testimony: Testimony) -> String {
 
 #[test]
 fn a_device_that_missed_bytes_is_silent() {
-    let reason = reason_of(device(&books(100, 100), Some(101), Way::PageCache, Circumstances::default()));
+    let reason = reason_of(device(&accounts(100, 100), Some(101), PathKind::PageCache, Circumstances::default()));
     assert_eq!(reason, "the device saw 100 payload bytes of 101 sent");
 }
 
 #[test]
-fn missing_books_are_no_copy() {
-    let reason = reason_of(device(&DeviceBooks::default(), Some(1), Way::PageCache, Circumstances::default()));
-    assert!(reason.contains("no books"), "{reason}");
-    let reason = reason_of(device(&books(0, 0), Some(0), Way::PageCache, Circumstances::default()));
+fn missing_accounts_are_no_copy() {
+    let reason = reason_of(device(&DeviceAccounts::default(), Some(1), PathKind::PageCache, Circumstances::default()));
+    assert!(reason.contains("no accounts"), "{reason}");
+    let reason = reason_of(device(&accounts(0, 0), Some(0), PathKind::PageCache, Circumstances::default()));
     assert!(reason.contains("no payload"), "{reason}");
 }
 
 #[test]
-fn books_that_do_not_add_up_are_not_believed() {
-    let mut wrong = books(100, 100);
+fn accounts_that_do_not_add_up_are_not_believed() {
+    let mut wrong = accounts(100, 100);
     wrong.from_elsewhere_bytes = Some(1);
-    assert!(reason_of(device(&wrong, Some(100), Way::PageCache, Circumstances::default())).contains("do not add up"));
+    assert!(
+        reason_of(device(&wrong, Some(100), PathKind::PageCache, Circumstances::default())).contains("do not add up")
+    );
     wrong.from_elsewhere_bytes = Some(u64::MAX);
-    assert!(reason_of(device(&wrong, Some(100), Way::PageCache, Circumstances::default())).contains("do not add up"));
+    assert!(
+        reason_of(device(&wrong, Some(100), PathKind::PageCache, Circumstances::default())).contains("do not add up")
+    );
 }
 
 #[test]
 fn pages_that_moved_make_a_copy_doubtful_but_not_zero_copy() {
     let moved = Circumstances { pages_moved: 3, ..Circumstances::default() };
-    assert!(reason_of(device(&books(100, 0), Some(100), Way::PageCache, moved)).contains("3 pages"));
+    assert!(reason_of(device(&accounts(100, 0), Some(100), PathKind::PageCache, moved)).contains("3 pages"));
     assert!(matches!(
-        device(&books(100, 100), Some(100), Way::PageCache, moved),
+        device(&accounts(100, 100), Some(100), PathKind::PageCache, moved),
         Testimony::Says { verdict: Some(Verdict::ZeroCopy), .. }
     ));
 }
@@ -96,11 +100,16 @@ fn pages_that_moved_make_a_copy_doubtful_but_not_zero_copy() {
 #[test]
 fn misplaced_or_unparsed_bytes_silence_the_device() {
     let misplaced = Circumstances { misplaced_bytes: 1, ..Circumstances::default() };
-    assert!(reason_of(device(&books(100, 100), Some(100), Way::PageCache, misplaced)).contains("not from their place"));
+    assert!(
+        reason_of(device(&accounts(100, 100), Some(100), PathKind::PageCache, misplaced))
+            .contains("not from their place")
+    );
     let unparsed = Circumstances { unparsed_frames: 2, ..Circumstances::default() };
-    assert!(reason_of(device(&books(100, 100), Some(100), Way::PageCache, unparsed)).contains("2 frames"));
+    assert!(reason_of(device(&accounts(100, 100), Some(100), PathKind::PageCache, unparsed)).contains("2 frames"));
     let forgotten = Circumstances { forgotten_bytes: 3, ..Circumstances::default() };
-    assert!(reason_of(device(&books(100, 97), Some(100), Way::PageCache, forgotten)).contains("where 3 bytes lay"));
+    assert!(
+        reason_of(device(&accounts(100, 97), Some(100), PathKind::PageCache, forgotten)).contains("where 3 bytes lay")
+    );
 }
 
 fn says(copies: f64, scope: Scope) -> Testimony {
@@ -133,7 +142,7 @@ fn one_chunk_stands_for_all_only_where_all_went_the_same_way() {
 
 /// A row with all three witnesses: from the page cache of 64 KiB, bytes copied by two functions, instances.
 fn row(name: &str, cached: u64, copied: [u64; 2], instances: u64) -> Method {
-    let mut row = Method { method: name.to_owned(), ..method(books(65536, cached)) };
+    let mut row = Method { method: name.to_owned(), ..method(accounts(65536, cached)) };
     let copied = ["_copy_from_iter", "_copy_to_iter"].into_iter().zip(copied);
     row.guest.copied_bytes = copied.map(|(function, bytes)| (function.to_owned(), Some(bytes))).collect();
     row.memory.physical_instances = Some(instances);
@@ -160,9 +169,9 @@ fn a_fault_in_any_one_witness_makes_them_disagree_and_every_figure_is_told() {
     for (what, row) in [
         ("the device calls copies the page cache", row("read-write", 65536, [65536, 65536], 3)),
         ("the device calls the page cache copies", row("sendfile", 0, [0, 0], 1)),
-        ("the books miss a copy", row("read-write", 0, [65536, 0], 3)),
-        ("the books miss all copies", row("mmap-write", 0, [0, 0], 2)),
-        ("the books count one that was not", row("sendfile", 65536, [65536, 0], 1)),
+        ("the accounts miss a copy", row("read-write", 0, [65536, 0], 3)),
+        ("the accounts miss all copies", row("mmap-write", 0, [0, 0], 2)),
+        ("the accounts count one that was not", row("sendfile", 65536, [65536, 0], 1)),
         ("the scan misses an instance", row("read-write", 0, [65536, 65536], 2)),
         ("the scan sees one too many", row("sendfile", 65536, [0, 0], 2)),
         ("the scan sees one too many", row("mmap-write", 0, [65536, 0], 3)),
@@ -186,7 +195,7 @@ fn each_pair_of_witnesses_is_enough_to_disagree() {
     judge(&mut blind, Circumstances::default());
     assert_eq!(blind.verdict, Some(Verdict::WitnessesDisagree), "device and memory");
     let mut blind = row("read-write", 0, [65536, 0], 3);
-    blind.device = DeviceBooks::default();
+    blind.device = DeviceAccounts::default();
     judge(&mut blind, Circumstances::default());
     assert_eq!(blind.verdict, Some(Verdict::WitnessesDisagree), "guest and memory");
 }
@@ -200,7 +209,7 @@ fn any_one_witness_alone_gives_the_verdict_and_the_missing_ones_are_said() {
             let mut row = row(name, cached, copied, instances);
             row.reasons.insert("memory.physical_instances".to_owned(), "no chunk was held".to_owned());
             if speaking != "device" {
-                row.device = DeviceBooks::default();
+                row.device = DeviceAccounts::default();
             }
             if speaking != "guest" {
                 row.guest.copied_bytes.clear();
@@ -273,7 +282,7 @@ fn a_cipher_that_was_watched_is_a_copy_like_others() {
 
 #[test]
 fn judging_fills_the_row_and_explains_what_is_null() {
-    let mut row = method(books(4096, 4096));
+    let mut row = method(accounts(4096, 4096));
     judge(&mut row, Circumstances::default());
     assert_eq!(row.verdict, Some(Verdict::ZeroCopy));
     assert_eq!(row.dma_copies, Some(1.0));
@@ -286,7 +295,7 @@ fn judging_fills_the_row_and_explains_what_is_null() {
 
 #[test]
 fn the_disks_dma_is_counted_beside_the_nics() {
-    let mut row = method(books(4096, 4096));
+    let mut row = method(accounts(4096, 4096));
     row.guest.disk_read_bytes = Some(4096);
     judge(&mut row, Circumstances::default());
     assert_eq!((row.dma_copies, disk_copies(&row)), (Some(2.0), Ok(1.0)));
@@ -297,7 +306,7 @@ fn the_disks_dma_is_counted_beside_the_nics() {
 
 #[test]
 fn a_wrong_digest_is_a_surprise_whatever_the_verdict() {
-    let mut row = method(books(4096, 4096));
+    let mut row = method(accounts(4096, 4096));
     row.sha256_ok = Some(false);
     judge(&mut row, Circumstances::default());
     assert!(row.why.ends_with("the receiver's SHA-256 is not the file's"), "{}", row.why);
@@ -306,7 +315,7 @@ fn a_wrong_digest_is_a_surprise_whatever_the_verdict() {
 
 #[test]
 fn a_program_that_fails_is_a_surprise_though_nothing_is_expected_of_it() {
-    let mut row = method(books(4096, 0));
+    let mut row = method(accounts(4096, 0));
     (row.method, row.expected) = ("program-no-sg".to_owned(), None);
     judge(&mut row, Circumstances::default());
     row.verdict = Some(Verdict::Copied);
@@ -317,7 +326,7 @@ fn a_program_that_fails_is_a_surprise_though_nothing_is_expected_of_it() {
 
 #[test]
 fn a_verdict_without_a_digest_is_a_surprise() {
-    let mut row = method(books(4096, 4096));
+    let mut row = method(accounts(4096, 4096));
     row.sha256_ok = None;
     judge(&mut row, Circumstances::default());
     assert_eq!(surprises(&row), ["sendfile: the receiver's SHA-256 is not known"]);
@@ -325,10 +334,10 @@ fn a_verdict_without_a_digest_is_a_surprise() {
 
 #[test]
 fn another_verdict_than_expected_or_none_is_a_surprise() {
-    let mut row = method(books(4096, 0));
+    let mut row = method(accounts(4096, 0));
     judge(&mut row, Circumstances::default());
     assert!(surprises(&row)[0].starts_with("sendfile: copied, but zero-copy was expected"));
-    let mut row = method(DeviceBooks::default());
+    let mut row = method(DeviceAccounts::default());
     judge(&mut row, Circumstances::default());
     assert!(surprises(&row)[0].starts_with("sendfile: no verdict, but zero-copy was expected"));
     assert!(row.reasons.contains_key("verdict") && row.reasons.contains_key("dma_copies"));

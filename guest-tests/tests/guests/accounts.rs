@@ -1,19 +1,19 @@
-//! The guest kernel's own books, and the hazards that need no help of the device, in a guest on our NIC.
+//! The guest kernel's own accounts, and the hazards that need no help of the device, in a guest on our NIC.
 
 use guest_fixture::{Agent, Device, Folder, Machine, note, spec};
 use vnic_experiment::wire::{Event, NicWish, Request, TransferSpec};
 
 const BYTES: u64 = 16 << 20;
 
-/// Bytes that the CPU copied per byte sent, by the sum of the books.
+/// Bytes that the CPU copied per byte sent, by the sum of the accounts.
 #[track_caller]
 fn copies(agent: &mut Agent, method: &str, nic: NicWish) -> f64 {
-    let spec = TransferSpec { books: true, nic, ..spec(method, BYTES) };
+    let spec = TransferSpec { accounts: true, nic, ..spec(method, BYTES) };
     let (_, ended) = agent.transfer(&spec);
-    let books = ended.books;
-    assert_eq!(books.notes, [] as [&str; 0], "{method}: the guest was not quiet");
-    let copied: Option<u64> = books.copied_bytes.values().copied().sum();
-    copied.unwrap_or_else(|| panic!("{method}: {:?}", books.reasons)) as f64 / BYTES as f64
+    let accounts = ended.accounts;
+    assert_eq!(accounts.notes, [] as [&str; 0], "{method}: the guest was not quiet");
+    let copied: Option<u64> = accounts.copied_bytes.values().copied().sum();
+    copied.unwrap_or_else(|| panic!("{method}: {:?}", accounts.reasons)) as f64 / BYTES as f64
 }
 
 fn show(agent: &mut Agent, name: &str) {
@@ -26,7 +26,7 @@ fn show(agent: &mut Agent, name: &str) {
 }
 
 #[test]
-fn books_show_the_copies_of_every_textbook_method_and_hazards_go_as_described() {
+fn accounts_show_the_copies_of_every_textbook_method_and_hazards_go_as_described() {
     let folder = Folder::new();
     let device = Device::start(folder.path(), &["--link", "peer"]);
     let (machine, mut agent) = Machine::boot(folder.path(), &[]);
@@ -47,19 +47,19 @@ fn books_show_the_copies_of_every_textbook_method_and_hazards_go_as_described() 
     }
 
     note("four mode switches per chunk of read-write, one call for all of sendfile");
-    let (_, ended) = agent.transfer(&TransferSpec { books: true, ..spec("read-write", BYTES) });
-    assert_eq!(ended.books.syscalls, Some(2 * BYTES / 65536), "{:?}", ended.books.reasons);
-    let (_, ended) = agent.transfer(&TransferSpec { books: true, ..spec("sendfile", BYTES) });
-    assert!(ended.books.syscalls.is_some_and(|calls| calls < 10), "{:?}", ended.books);
+    let (_, ended) = agent.transfer(&TransferSpec { accounts: true, ..spec("read-write", BYTES) });
+    assert_eq!(ended.accounts.syscalls, Some(2 * BYTES / 65536), "{:?}", ended.accounts.reasons);
+    let (_, ended) = agent.transfer(&TransferSpec { accounts: true, ..spec("sendfile", BYTES) });
+    assert!(ended.accounts.syscalls.is_some_and(|calls| calls < 10), "{:?}", ended.accounts);
 
-    note("books that another program got into say so, and count its copies out");
+    note("accounts that another program got into say so, and count its copies out");
     let noise = "while :; do dd if=/bin/busybox of=/dev/null bs=64k; done >/dev/null 2>&1 & echo $!";
     let noisy = agent.run(&["/bin/sh", "-c", noise]);
-    let (_, ended) = agent.transfer(&TransferSpec { books: true, ..spec("read-write", BYTES) });
+    let (_, ended) = agent.transfer(&TransferSpec { accounts: true, ..spec("read-write", BYTES) });
     agent.run(&["/bin/sh", "-c", &format!("kill {noisy}")]);
-    let note_of = |function: &str| ended.books.notes.iter().find(|note| note.contains(function));
-    assert!(note_of("_copy_to_iter").is_some_and(|note| note.contains("not quiet")), "{:?}", ended.books);
-    assert_eq!(ended.books.copied_bytes["_copy_to_iter"], Some(BYTES), "{:?}", ended.books);
+    let note_of = |function: &str| ended.accounts.notes.iter().find(|note| note.contains(function));
+    assert!(note_of("_copy_to_iter").is_some_and(|note| note.contains("not quiet")), "{:?}", ended.accounts);
+    assert_eq!(ended.accounts.copied_bytes["_copy_to_iter"], Some(BYTES), "{:?}", ended.accounts);
 
     for hazard in ["truncate", "lease"] {
         note(hazard);
