@@ -68,7 +68,7 @@ impl Loopback {
         }
         if self.features.has(Feature::GuestCsum) {
             let copied = space.copy(frame.header, frame);
-            return self.turned(frame, copied);
+            return self.counted(frame, copied);
         }
         let NetHeader { csum_start, csum_offset, .. } = frame.header;
         let whole = self.whole.get_mut(..bytes as usize).unwrap_or_default();
@@ -77,12 +77,12 @@ impl Loopback {
         let done = checksum::complete(whole, csum_start, csum_offset);
         debug_assert!(done, "checksum field beyond the frame");
         let written = space.write(NetHeader::default(), &[whole]);
-        self.turned(frame, written)
+        self.counted(frame, written)
     }
 
     /// Counts what became of a frame.
     #[inline(always)]
-    fn turned(&mut self, frame: &Frame<'_>, outcome: Result<(), NoRoom>) -> Result<(), LinkError> {
+    fn counted(&mut self, frame: &Frame<'_>, outcome: Result<(), NoRoom>) -> Result<(), LinkError> {
         if outcome.is_err() {
             Count::NoRoom.add(&self.counters, 1);
             return Err(LinkError::Refused { bytes: frame.len, reason: "longer than the driver's buffers" });
@@ -104,7 +104,7 @@ impl Port for Loopback {
             return self.hairpin_offloaded(frame, space);
         }
         let copied = space.copy(NetHeader::default(), frame);
-        self.turned(frame, copied)
+        self.counted(frame, copied)
     }
 
     fn poll(&mut self, _now: Instant) {

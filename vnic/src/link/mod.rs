@@ -1,7 +1,7 @@
 //! Where frames go, and come from.
 //!
 //! Place: a worker owns one [`Port`] and the queue pairs it serves; it calls the port from its own thread only. A port
-//! never touches a ring. The worker's loop, at each turn:
+//! never touches a ring. The worker's loop, each time:
 //!
 //! 1. [`Port::poll`], once, with the time.
 //! 2. Transmit: each chain as a [`Frame`] to [`Port::transmit`]. On [`Transmitted::Full`] it keeps the chain and goes on.

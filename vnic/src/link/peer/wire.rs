@@ -22,7 +22,7 @@ pub(super) struct Wire {
     /// Room for the longest frame; `inbound` says where in it one is.
     buffer: Box<[u8]>,
     inbound: Option<Range<usize>>,
-    outbound: Lanes,
+    outbound: Outgoing,
     /// Buffers to be used again.
     spare: Vec<Vec<u8>>,
 }
@@ -30,8 +30,8 @@ pub(super) struct Wire {
 impl Wire {
     pub(super) fn new(pairs: usize) -> Self {
         let buffer = vec![0; MAX_FRAME_LEN as usize].into_boxed_slice();
-        let lanes = (0..pairs.max(1)).map(|_| VecDeque::new()).collect();
-        let outbound = Lanes { lanes, waiting: 0, steering: Steering::new(pairs.max(1)) };
+        let (queues, steering) = ((0..pairs.max(1)).map(|_| VecDeque::new()).collect(), Steering::new(pairs.max(1)));
+        let outbound = Outgoing { pairs: queues, waiting: 0, steering };
         Wire { buffer, inbound: None, outbound, spare: Vec::new() }
     }
 
@@ -59,22 +59,22 @@ impl Wire {
     /// The driver has the receiveq of `pair` in use from now on, or no longer. What waits for one that is not goes to one
     /// that is: later in its flow than it was meant, but it is not lost.
     pub(super) fn set_receiving(&mut self, pair: usize, on: bool) {
-        let Lanes { lanes, steering, .. } = &mut self.outbound;
+        let Outgoing { pairs, steering, .. } = &mut self.outbound;
         steering.set_receiving(pair, on);
-        let waiting = lanes.get_mut(pair).filter(|_| !on).map(std::mem::take);
-        if let Some((waiting, lane)) = waiting.zip(lanes.get_mut(steering.first())) {
-            lane.extend(waiting);
+        let waiting = pairs.get_mut(pair).filter(|_| !on).map(std::mem::take);
+        if let Some((waiting, frames)) = waiting.zip(pairs.get_mut(steering.first())) {
+            frames.extend(waiting);
         }
     }
 
     /// Length of the next frame to the driver on `pair`.
     pub(super) fn next_len(&self, pair: usize) -> Option<usize> {
-        self.outbound.lanes.get(pair)?.front().map(Vec::len)
+        self.outbound.pairs.get(pair)?.front().map(Vec::len)
     }
 
     /// The next frame to the driver on `pair`; give it back to [`Wire::done`].
     pub(super) fn pop(&mut self, pair: usize) -> Option<Vec<u8>> {
-        let frame = self.outbound.lanes.get_mut(pair)?.pop_front()?;
+        let frame = self.outbound.pairs.get_mut(pair)?.pop_front()?;
         self.outbound.waiting -= 1;
         Some(frame)
     }
@@ -87,18 +87,18 @@ impl Wire {
 
 /// Frames on their way to the driver, by pair.
 #[derive(Debug)]
-struct Lanes {
-    lanes: Box<[VecDeque<Vec<u8>>]>,
-    /// How many there are, in all lanes.
+struct Outgoing {
+    pairs: Box<[VecDeque<Vec<u8>>]>,
+    /// How many there are, of all pairs.
     waiting: usize,
     steering: Steering,
 }
 
-impl Lanes {
+impl Outgoing {
     fn push(&mut self, frame: Vec<u8>) {
-        // There is a lane for each pair that steering knows.
-        if let Some(lane) = self.lanes.get_mut(self.steering.pair(&frame)) {
-            lane.push_back(frame);
+        // There is a queue for each pair that steering knows.
+        if let Some(frames) = self.pairs.get_mut(self.steering.pair(&frame)) {
+            frames.push_back(frame);
             self.waiting += 1;
         }
     }
@@ -109,7 +109,7 @@ pub(super) struct Inbound<'w>(&'w [u8]);
 
 /// The right to send one frame to the driver.
 pub(super) struct Outbound<'w> {
-    lanes: &'w mut Lanes,
+    outgoing: &'w mut Outgoing,
     spare: &'w mut Vec<Vec<u8>>,
 }
 
@@ -125,7 +125,7 @@ impl TxToken for Outbound<'_> {
         frame.clear();
         frame.resize(len, 0);
         let result = f(&mut frame);
-        self.lanes.push(frame);
+        self.outgoing.push(frame);
         result
     }
 }
@@ -136,14 +136,14 @@ impl Device for Wire {
 
     fn receive(&mut self, _now: Instant) -> Option<(Inbound<'_>, Outbound<'_>)> {
         let frame = self.buffer.get(self.inbound.take()?)?;
-        Some((Inbound(frame), Outbound { lanes: &mut self.outbound, spare: &mut self.spare }))
+        Some((Inbound(frame), Outbound { outgoing: &mut self.outbound, spare: &mut self.spare }))
     }
 
     fn transmit(&mut self, _now: Instant) -> Option<Outbound<'_>> {
         if self.is_full() {
             return None;
         }
-        Some(Outbound { lanes: &mut self.outbound, spare: &mut self.spare })
+        Some(Outbound { outgoing: &mut self.outbound, spare: &mut self.spare })
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
