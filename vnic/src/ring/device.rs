@@ -169,7 +169,7 @@ impl Device {
 macro_rules! forward {
     ($($(#[$attr:meta])* fn $name:ident(&$($mutability:ident)? $(, $arg:ident: $type:ty)*) -> $ret:ty;)*) => {
         impl DeviceRing for Device {
-            $($(#[$attr])* #[inline] fn $name(&$($mutability)? self $(, $arg: $type)*) -> $ret {
+            $($(#[$attr])* #[inline(always)] fn $name(&$($mutability)? self $(, $arg: $type)*) -> $ret {
                 match self {
                     Device::Split(ring) => ring.$name($($arg),*),
                     Device::Packed(ring) => ring.$name($($arg),*),

@@ -8,6 +8,7 @@
 //! | [`split`] | split rings: device half, driver half |
 //! | [`snapshot`] | what stands in a ring, passively; the ring notation |
 //! | [`packed`] | packed rings: device half, driver half |
+//! | `engine` | what the device halves of both formats do alike |
 //! | `fast_path`, `walk` | following a chain: the usual ones, and any |
 //! | `unmapped` | a ring out of reach, behind an IOMMU |
 //! | `chain`, `arena` | what is found: chains, and where their segments are |
@@ -23,6 +24,7 @@ mod builder;
 mod chain;
 pub mod device;
 pub mod driver;
+mod engine;
 mod error;
 mod fast_path;
 #[cfg(test)]

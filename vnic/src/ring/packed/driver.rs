@@ -70,7 +70,8 @@ impl PackedDriver {
     /// # Errors
     /// The size cannot be, or a part of the ring is not guest memory.
     pub fn new(layout: RingLayout, memory: Arc<Memory>, features: Features) -> Result<Self, RingError> {
-        let ring = PackedPointers::new(&layout, memory)?;
+        let pointers = PackedPointers::new(&layout, memory)?;
+        let ring = pointers.parts();
         let size = layout.size;
         for slot in 0..size {
             ring.set_addr(slot, 0);
@@ -80,7 +81,7 @@ impl PackedDriver {
         ring.set_device_event(PackedEvent::default());
         let in_order = features.has(Feature::InOrder);
         Ok(PackedDriver {
-            ring,
+            ring: pointers,
             indirect: features.has(Feature::IndirectDesc),
             event_idx: features.has(Feature::EventIdx),
             next_avail: Position::START,
@@ -99,14 +100,14 @@ impl PackedDriver {
     /// Stores one descriptor, or keeps its word for `publish`.
     fn put(&mut self, addr: u64, word: Word) {
         let at = self.next_avail;
-        self.ring.set_addr(at.slot, addr);
+        self.ring.parts().set_addr(at.slot, addr);
         let word = Word { flags: word.flags | at.available(), ..word };
         if at == self.published && self.first.is_none() {
             self.first = Some(word);
         } else {
-            self.ring.set_word(at.slot, word);
+            self.ring.parts().set_word(at.slot, word);
         }
-        self.next_avail = at.after(1, self.ring.size());
+        self.next_avail = at.after(1, self.ring.parts().size());
     }
 
     fn put_table(&self, buffers: &[Buffer], table: u64) -> Result<(), RingError> {
@@ -146,7 +147,7 @@ impl PackedDriver {
         if let Some(InOrder { batch: Some(word), .. }) = &self.in_order {
             return Some(*word);
         }
-        let word = self.ring.word(self.next_used.slot);
+        let word = self.ring.parts().word(self.next_used.slot);
         (self.out_count > 0 && self.next_used.is_used(word.flags)).then_some(word)
     }
 }
@@ -164,8 +165,8 @@ impl DriverRing for PackedDriver {
             if !self.indirect {
                 return Err(RingError::IndirectNotNegotiated { head, index: head });
             }
-            if buffers.len() > usize::from(self.ring.size()) {
-                return Err(RingError::ChainTooLong { head, max: u32::from(self.ring.size()) });
+            if buffers.len() > usize::from(self.ring.parts().size()) {
+                return Err(RingError::ChainTooLong { head, max: u32::from(self.ring.parts().size()) });
             }
             self.put_table(buffers, table)?;
         }
@@ -196,11 +197,11 @@ impl DriverRing for PackedDriver {
     fn publish(&mut self) -> bool {
         let Some(word) = self.first.take() else { return false };
         let old = self.published;
-        self.ring.release_word(old.slot, word);
+        self.ring.parts().release_word(old.slot, word);
         self.published = self.next_avail;
         self.bursts += 1;
         full_fence();
-        wants(self.ring.device_event(), self.published, old, self.ring.size())
+        wants(self.ring.parts().device_event(), self.published, old, self.ring.parts().size())
     }
 
     fn pop_used(&mut self) -> Result<Option<Used>, RingError> {
@@ -212,7 +213,7 @@ impl DriverRing for PackedDriver {
         self.out_count -= 1;
         self.free += slots;
         self.free_ids.push(id);
-        self.next_used = self.next_used.after(slots, self.ring.size());
+        self.next_used = self.next_used.after(slots, self.ring.parts().size());
         Ok(Some(Used { head: id, written }))
     }
 
@@ -222,13 +223,13 @@ impl DriverRing for PackedDriver {
         } else {
             PackedEvent { off_wrap: 0, flags: PACKED_EVENT_ENABLE }
         };
-        self.ring.set_driver_event(event);
+        self.ring.parts().set_driver_event(event);
         full_fence();
         self.used_word().is_some()
     }
 
     fn disable_notifications(&mut self) {
-        self.ring.set_driver_event(PackedEvent { off_wrap: 0, flags: PACKED_EVENT_DISABLE });
+        self.ring.parts().set_driver_event(PackedEvent { off_wrap: 0, flags: PACKED_EVENT_DISABLE });
     }
 
     fn free(&self) -> u16 {

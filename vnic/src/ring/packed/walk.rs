@@ -6,7 +6,7 @@
 
 use crate::ring::RingError;
 use crate::ring::builder::Follower;
-use crate::ring::pointers::{PackedPointers, Word};
+use crate::ring::pointers::{PackedParts, Word};
 use crate::ring::walk::{Rules, note_flags, note_length, open_table};
 use crate::spec::ring::{DESC_F_AVAIL, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_USED, Descriptor};
 
@@ -27,7 +27,7 @@ pub(in crate::ring) struct Walked {
 #[inline(always)]
 pub(in crate::ring) fn follow<'m>(
     chain: &mut impl Follower<'m>,
-    ring: &PackedPointers,
+    ring: PackedParts<'_>,
     (start, mut word): (Position, Word),
     held: u16,
     rules: Rules,

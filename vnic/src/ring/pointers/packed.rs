@@ -1,6 +1,6 @@
 //! Pointers into a packed ring.
 
-use std::ops::Deref;
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -41,34 +41,27 @@ impl Word {
 /// The parts of a packed ring, and the memory they are in.
 #[derive(Debug)]
 pub(in crate::ring) struct PackedPointers {
-    parts: PackedParts,
+    /// As long-lived as `memory` and `aliases`: handed out for a borrow of them only.
+    parts: PackedParts<'static>,
     memory: Arc<Memory>,
     aliases: Vec<ContiguousAlias>,
 }
 
-/// Host pointers to the three parts of a packed ring. Reached through [`PackedPointers`] only, or as a copy in a local of a
-/// method that borrows one: a loop whose pointers no store can change.
+/// Host pointers to the three parts, for as long as a [`PackedPointers`] is borrowed. Copied into a local, they are what no store of a
+/// loop can change.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::ring) struct PackedParts {
+pub(in crate::ring) struct PackedParts<'r> {
     desc: *mut u8,
     driver_event: *mut u8,
     device_event: *mut u8,
     size: u16,
+    memory: PhantomData<&'r Memory>,
 }
 
 // SAFETY: the pointers point into shared memory that `memory` keeps mapped; all accesses are atomic.
 unsafe impl Send for PackedPointers {}
 // SAFETY: as above.
 unsafe impl Sync for PackedPointers {}
-
-impl Deref for PackedPointers {
-    type Target = PackedParts;
-
-    #[inline(always)]
-    fn deref(&self) -> &PackedParts {
-        &self.parts
-    }
-}
 
 impl PackedPointers {
     pub(in crate::ring) fn new(layout: &RingLayout, memory: Arc<Memory>) -> Result<Self, RingError> {
@@ -82,9 +75,16 @@ impl PackedPointers {
             driver_event: part(&memory, "driver event suppression", event(layout.avail), Access::Read, &mut aliases)?,
             device_event: part(&memory, "device event suppression", event(layout.used), Access::Write, &mut aliases)?,
             size: layout.size,
+            memory: PhantomData,
         };
         layout.check_apart(Features::of(&[Feature::RingPacked]))?;
         Ok(PackedPointers { parts, memory, aliases })
+    }
+
+    /// The pointers.
+    #[inline(always)]
+    pub(in crate::ring) fn parts(&self) -> PackedParts<'_> {
+        self.parts
     }
 
     pub(in crate::ring) fn memory(&self) -> &Arc<Memory> {
@@ -97,14 +97,14 @@ impl PackedPointers {
     }
 }
 
-impl PackedParts {
-    pub(in crate::ring) fn size(&self) -> u16 {
+impl<'r> PackedParts<'r> {
+    pub(in crate::ring) fn size(self) -> u16 {
         self.size
     }
 
     /// Both halves of the descriptor at `slot`: address, then the word. A slot beyond the ring is the last one.
     #[inline]
-    fn halves(&self, slot: u16) -> (&AtomicU64, &AtomicU64) {
+    fn halves(self, slot: u16) -> (&'r AtomicU64, &'r AtomicU64) {
         let slot = slot.min(self.size - 1);
         // SAFETY: `slot` is below `size`, which is not 0; `new` checked 16 * size bytes and alignment to 16.
         unsafe {
@@ -115,37 +115,37 @@ impl PackedParts {
 
     /// Loads the word of `slot`; what was stored before its flags were can be loaded after.
     #[inline]
-    pub(in crate::ring) fn word(&self, slot: u16) -> Word {
+    pub(in crate::ring) fn word(self, slot: u16) -> Word {
         Word::from_bits(self.halves(slot).1.load(Ordering::Acquire))
     }
 
     /// The line of `slot` will be read and then written soon.
     #[inline(always)]
-    pub(in crate::ring) fn prefetch(&self, slot: u16) {
+    pub(in crate::ring) fn prefetch(self, slot: u16) {
         prefetch_to_write(self.desc.wrapping_add(16 * usize::from(slot)));
     }
 
     /// Loads the address of `slot`, after its word.
     #[inline]
-    pub(in crate::ring) fn addr(&self, slot: u16) -> u64 {
+    pub(in crate::ring) fn addr(self, slot: u16) -> u64 {
         self.halves(slot).0.load(Ordering::Relaxed)
     }
 
     /// Stores the address of `slot`, before its word.
-    pub(in crate::ring) fn set_addr(&self, slot: u16, addr: u64) {
+    pub(in crate::ring) fn set_addr(self, slot: u16, addr: u64) {
         self.halves(slot).0.store(addr, Ordering::Relaxed);
     }
 
     /// Stores the word of `slot` behind one that the other side waits for.
     #[inline]
-    pub(in crate::ring) fn set_word(&self, slot: u16, word: Word) {
+    pub(in crate::ring) fn set_word(self, slot: u16, word: Word) {
         self.halves(slot).1.store(word.to_bits(), Ordering::Relaxed);
     }
 
     /// Stores words for these ids, of no bytes and with the same flags, from `slot` on as far as the ring goes, behind one that
     /// the other side waits for.
     #[inline(always)]
-    pub(in crate::ring) fn set_word_run(&self, slot: u16, ids: &[u16], flags: u16) {
+    pub(in crate::ring) fn set_word_run(self, slot: u16, ids: &[u16], flags: u16) {
         let slot = usize::from(slot);
         let first = self.desc.wrapping_add(16 * slot).cast::<u64>();
         for (at, id) in ids.iter().take(usize::from(self.size).saturating_sub(slot)).enumerate() {
@@ -157,7 +157,7 @@ impl PackedParts {
 
     /// Stores the word of `slot` that the other side waits for: it then finds all that was stored before.
     #[inline]
-    pub(in crate::ring) fn release_word(&self, slot: u16, word: Word) {
+    pub(in crate::ring) fn release_word(self, slot: u16, word: Word) {
         self.halves(slot).1.store(word.to_bits(), Ordering::Release);
     }
 
@@ -174,37 +174,37 @@ impl PackedParts {
     }
 
     #[inline]
-    fn driver_event_field(&self) -> &AtomicU32 {
+    fn driver_event_field(self) -> &'r AtomicU32 {
         // SAFETY: `new` checked four aligned bytes.
         unsafe { AtomicU32::from_ptr(self.driver_event.cast()) }
     }
 
     #[inline]
-    fn device_event_field(&self) -> &AtomicU32 {
+    fn device_event_field(self) -> &'r AtomicU32 {
         // SAFETY: `new` checked four aligned bytes.
         unsafe { AtomicU32::from_ptr(self.device_event.cast()) }
     }
 
     /// Which calls the driver wants.
     #[inline]
-    pub(in crate::ring) fn driver_event(&self) -> PackedEvent {
+    pub(in crate::ring) fn driver_event(self) -> PackedEvent {
         Self::event(self.driver_event_field())
     }
 
     /// Says which calls the driver wants.
-    pub(in crate::ring) fn set_driver_event(&self, event: PackedEvent) {
+    pub(in crate::ring) fn set_driver_event(self, event: PackedEvent) {
         Self::set_event(self.driver_event_field(), event);
     }
 
     /// Which kicks the device wants.
     #[inline]
-    pub(in crate::ring) fn device_event(&self) -> PackedEvent {
+    pub(in crate::ring) fn device_event(self) -> PackedEvent {
         Self::event(self.device_event_field())
     }
 
     /// Says which kicks the device wants.
     #[inline]
-    pub(in crate::ring) fn set_device_event(&self, event: PackedEvent) {
+    pub(in crate::ring) fn set_device_event(self, event: PackedEvent) {
         Self::set_event(self.device_event_field(), event);
     }
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::memory::Memory;
 use crate::ring::RingLayout;
-use crate::ring::pointers::{PackedPointers, SplitPointers};
+use crate::ring::pointers::{PackedParts, PackedPointers, SplitParts, SplitPointers};
 use crate::spec::ring::{AVAIL_F_NO_INTERRUPT, PACKED_EVENT_DESC, PACKED_EVENT_ENABLE, PackedEvent, USED_F_NO_NOTIFY};
 use crate::spec::{Feature, Features};
 
@@ -42,13 +42,15 @@ impl EventSuppression {
     #[must_use]
     pub fn read(layout: &RingLayout, memory: &Arc<Memory>, features: Features) -> Option<EventSuppression> {
         if features.has(Feature::RingPacked) {
-            PackedPointers::new(layout, Arc::clone(memory)).ok().map(|ring| EventSuppression::of_packed(&ring))
+            PackedPointers::new(layout, Arc::clone(memory)).ok().map(|ring| EventSuppression::of_packed(ring.parts()))
         } else {
-            SplitPointers::new(layout, Arc::clone(memory), features).ok().map(|ring| EventSuppression::of_split(&ring))
+            SplitPointers::new(layout, Arc::clone(memory), features)
+                .ok()
+                .map(|ring| EventSuppression::of_split(ring.parts()))
         }
     }
 
-    fn of_split(ring: &SplitPointers) -> EventSuppression {
+    fn of_split(ring: SplitParts<'_>) -> EventSuppression {
         let unless = |flag: u16, flags: u16| if flags & flag == 0 { NotifyWhen::Always } else { NotifyWhen::Never };
         EventSuppression {
             kick: match ring.avail_event() {
@@ -62,7 +64,7 @@ impl EventSuppression {
         }
     }
 
-    fn of_packed(ring: &PackedPointers) -> EventSuppression {
+    fn of_packed(ring: PackedParts<'_>) -> EventSuppression {
         let when = |event: PackedEvent| match event.flags {
             PACKED_EVENT_ENABLE => NotifyWhen::Always,
             // Bit 15 is the wrap counter.

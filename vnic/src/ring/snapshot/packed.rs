@@ -6,7 +6,7 @@ use crate::memory::Memory;
 use crate::ring::RingLayout;
 use crate::ring::packed::Position;
 use crate::ring::packed::walk::follow;
-use crate::ring::pointers::PackedPointers;
+use crate::ring::pointers::{PackedParts, PackedPointers};
 use crate::ring::slots::Slots;
 use crate::ring::walk::Rules;
 use crate::spec::{Feature, Features};
@@ -23,13 +23,14 @@ pub(super) fn read(
 ) -> RingSnapshot {
     let size = layout.size;
     let mut seen = RingSnapshot::empty(queue, "packed", size);
-    let ring = match PackedPointers::new(layout, Arc::clone(memory)) {
-        Ok(ring) => ring,
+    let pointers = match PackedPointers::new(layout, Arc::clone(memory)) {
+        Ok(pointers) => pointers,
         Err(error) => {
             seen.faults.push(error.to_string());
             return seen;
         }
     };
+    let ring = pointers.parts();
     let before = base();
     let Some(start) = Position::from_bits((before >> 16) as u16, size) else {
         seen.faults.push(format!("the device cannot stand at {before:#x} in a ring of {size}"));
@@ -37,7 +38,7 @@ pub(super) fn read(
     };
     seen.used_idx = start.slot;
     let rules = Rules { size, indirect: features.has(Feature::IndirectDesc) };
-    let end = chains(&ring, memory, rules, start, &mut seen);
+    let end = chains(ring, memory, rules, start, &mut seen);
     seen.avail_idx = end.slot;
     seen.in_flight = seen.chains.len() as u16;
     seen.consistent = base() >> 16 == before >> 16;
@@ -45,7 +46,7 @@ pub(super) fn read(
 }
 
 /// Follows the available chains from `start` on. Returns where they end.
-fn chains(ring: &PackedPointers, memory: &Memory, rules: Rules, start: Position, seen: &mut RingSnapshot) -> Position {
+fn chains(ring: PackedParts<'_>, memory: &Memory, rules: Rules, start: Position, seen: &mut RingSnapshot) -> Position {
     let mut ids = Slots::new(1 << 16);
     let mut left = MAX_BUFFERS;
     let mut held = 0;

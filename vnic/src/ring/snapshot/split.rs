@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use crate::memory::Memory;
 use crate::ring::RingLayout;
-use crate::ring::pointers::SplitPointers;
+use crate::ring::pointers::{SplitParts, SplitPointers};
 use crate::ring::slots::Slots;
 use crate::ring::walk::{Rules, split_chain};
 use crate::spec::ring::DESC_F_INDIRECT;
@@ -17,13 +17,14 @@ use super::{ChainSnapshot, MAX_BUFFERS, Observer, RingSnapshot};
 pub(super) fn read(queue: &str, layout: &RingLayout, memory: &Arc<Memory>, features: Features) -> RingSnapshot {
     let size = layout.size;
     let mut seen = RingSnapshot::empty(queue, "split", size);
-    let ring = match SplitPointers::new(layout, Arc::clone(memory), features) {
-        Ok(ring) => ring,
+    let pointers = match SplitPointers::new(layout, Arc::clone(memory), features) {
+        Ok(pointers) => pointers,
         Err(error) => {
             seen.faults.push(error.to_string());
             return seen;
         }
     };
+    let ring = pointers.parts();
     // `used.idx` first: it follows `avail.idx`, so read in this order it never seems to be ahead of it.
     let indices = || (ring.used_idx().load(Ordering::Acquire), ring.avail_idx().load(Ordering::Acquire));
     let (used_idx, avail_idx) = indices();
@@ -34,14 +35,14 @@ pub(super) fn read(queue: &str, layout: &RingLayout, memory: &Arc<Memory>, featu
         seen.faults.push(format!("avail.idx is {in_flight} ahead of used.idx in a ring of {size}"));
     } else {
         seen.in_flight = in_flight;
-        chains(&ring, memory, Rules { size, indirect: features.has(Feature::IndirectDesc) }, &mut seen);
+        chains(ring, memory, Rules { size, indirect: features.has(Feature::IndirectDesc) }, &mut seen);
     }
     seen.consistent = indices() == (used_idx, avail_idx);
     seen
 }
 
 /// Follows the chains between the indices of `seen`.
-fn chains(ring: &SplitPointers, memory: &Memory, rules: Rules, seen: &mut RingSnapshot) {
+fn chains(ring: SplitParts<'_>, memory: &Memory, rules: Rules, seen: &mut RingSnapshot) {
     let mut heads = Slots::new(usize::from(rules.size));
     let mut left = MAX_BUFFERS;
     for n in 0..seen.in_flight {

@@ -69,7 +69,8 @@ impl SplitDriver {
     /// # Errors
     /// The size cannot be, or a part of the ring is not guest memory.
     pub fn new(layout: RingLayout, memory: Arc<Memory>, features: Features) -> Result<Self, RingError> {
-        let ring = SplitPointers::new(&layout, memory, features)?;
+        let pointers = SplitPointers::new(&layout, memory, features)?;
+        let ring = pointers.parts();
         let size = layout.size;
         for index in 0..size {
             ring.set_desc(index, Descriptor::default());
@@ -84,7 +85,7 @@ impl SplitDriver {
         }
         let in_order = features.has(Feature::InOrder);
         Ok(SplitDriver {
-            ring,
+            ring: pointers,
             indirect: features.has(Feature::IndirectDesc),
             next: (1..=size).collect(),
             first_free: 0,
@@ -113,7 +114,7 @@ impl SplitDriver {
             let more = at + 1 < buffers.len();
             // What follows in the free list is what the next round takes.
             let next = if more { self.first_free } else { 0 };
-            self.ring.set_desc(index, descriptor(buffer, more, next));
+            self.ring.parts().set_desc(index, descriptor(buffer, more, next));
         }
         head
     }
@@ -131,7 +132,7 @@ impl SplitDriver {
         }
         let head = self.take_free();
         let len = 16 * buffers.len() as u32;
-        self.ring.set_desc(head, Descriptor { addr: table, len, flags: DESC_F_INDIRECT, next: 0 });
+        self.ring.parts().set_desc(head, Descriptor { addr: table, len, flags: DESC_F_INDIRECT, next: 0 });
         Ok(head)
     }
 
@@ -139,7 +140,7 @@ impl SplitDriver {
     fn next_elem(&mut self) -> Result<(u16, u32), RingError> {
         let elem = match &self.in_order {
             Some(InOrder { batch: Some(elem), .. }) => *elem,
-            _ => self.ring.used(self.next_used),
+            _ => self.ring.parts().used(self.next_used),
         };
         let unknown = RingError::UsedUnknown { idx: self.next_used, id: elem.id };
         let id = u16::try_from(elem.id).map_err(|_| unknown.clone())?;
@@ -182,8 +183,11 @@ impl DriverRing for SplitDriver {
                 return Err(RingError::IndirectNotNegotiated { head: self.first_free, index: self.first_free });
             }
             // VIRTIO 1.3, 2.7.5.3.1: no chain longer than the ring, wherever its descriptors are.
-            Placement::Indirect(_) if buffers.len() > usize::from(self.ring.size()) => {
-                return Err(RingError::ChainTooLong { head: self.first_free, max: u32::from(self.ring.size()) });
+            Placement::Indirect(_) if buffers.len() > usize::from(self.ring.parts().size()) => {
+                return Err(RingError::ChainTooLong {
+                    head: self.first_free,
+                    max: u32::from(self.ring.parts().size()),
+                });
             }
             Placement::Indirect(table) => self.put_indirect(buffers, table)?,
         };
@@ -193,7 +197,7 @@ impl DriverRing for SplitDriver {
         if let Some(InOrder { heads, .. }) = &mut self.in_order {
             heads.push_back(head);
         }
-        self.ring.avail_entry(self.next_avail).store(head, Ordering::Relaxed);
+        self.ring.parts().avail_entry(self.next_avail).store(head, Ordering::Relaxed);
         self.next_avail = self.next_avail.wrapping_add(1);
         Ok(head)
     }
@@ -204,18 +208,18 @@ impl DriverRing for SplitDriver {
             return false;
         }
         // Release: the descriptors and the entries are stored before it.
-        self.ring.avail_idx().store(new, Ordering::Release);
+        self.ring.parts().avail_idx().store(new, Ordering::Release);
         self.published = new;
         full_fence();
-        match self.ring.avail_event() {
+        match self.ring.parts().avail_event() {
             Some(event) => need_event(event.load(Ordering::Relaxed), new, old),
-            None => self.ring.used_flags().load(Ordering::Relaxed) & USED_F_NO_NOTIFY == 0,
+            None => self.ring.parts().used_flags().load(Ordering::Relaxed) & USED_F_NO_NOTIFY == 0,
         }
     }
 
     fn pop_used(&mut self) -> Result<Option<Used>, RingError> {
         // Acquire: the elements, and the bytes in the buffers, are loaded after it.
-        let to = self.ring.used_idx().load(Ordering::Acquire);
+        let to = self.ring.parts().used_idx().load(Ordering::Acquire);
         let waiting = to.wrapping_sub(self.next_used);
         if waiting == 0 {
             return Ok(None);
@@ -240,18 +244,18 @@ impl DriverRing for SplitDriver {
     }
 
     fn enable_notifications(&mut self) -> bool {
-        match self.ring.used_event() {
+        match self.ring.parts().used_event() {
             Some(event) => event.store(self.next_used, Ordering::Relaxed),
-            None => self.ring.avail_flags().store(0, Ordering::Relaxed),
+            None => self.ring.parts().avail_flags().store(0, Ordering::Relaxed),
         }
         full_fence();
-        self.ring.used_idx().load(Ordering::Acquire) != self.next_used
+        self.ring.parts().used_idx().load(Ordering::Acquire) != self.next_used
     }
 
     fn disable_notifications(&mut self) {
         // With EVENT_IDX there is nothing to say: no call comes until `used.idx` passes `used_event`, once.
-        if !self.ring.event_idx() {
-            self.ring.avail_flags().store(AVAIL_F_NO_INTERRUPT, Ordering::Relaxed);
+        if !self.ring.parts().event_idx() {
+            self.ring.parts().avail_flags().store(AVAIL_F_NO_INTERRUPT, Ordering::Relaxed);
         }
     }
 
