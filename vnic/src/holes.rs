@@ -57,7 +57,7 @@ const HOLES: &[Hole] = holes! {
         "ring::packed::hostile::a_descriptor_changed_after_it_was_checked_changes_nothing"
         "ring::split::hostile::a_descriptor_that_changes_all_the_time_is_either_good_or_an_error"
         "ring::packed::hostile::a_descriptor_that_changes_all_the_time_is_either_good_or_an_error"
-        "backend::tests::unmapped::a_ring_that_is_scribbled_over_at_work_hurts_only_itself";
+        "nic::tests::unmapped::a_ring_that_is_scribbled_over_at_work_hurts_only_itself";
     "a length of 0 with a bad address", "CVE-2020-10725":
         "memory::tests::no_bytes_are_nowhere"
         "ring::split::hostile::a_length_of_zero_with_a_bad_address_is_an_empty_buffer"
@@ -65,7 +65,7 @@ const HOLES: &[Hole] = holes! {
     "a chain no longer than the virtio-net header; a header over several descriptors", "CVE-2022-2132":
         "net::tests::a_chain_no_longer_than_the_header_is_no_frame"
         "net::tests::a_header_split_over_descriptors_in_any_way_is_read_whole"
-        "backend::tests::faults::a_chain_that_holds_no_frame_is_dropped_by_name_and_comes_back";
+        "nic::tests::faults::a_chain_that_holds_no_frame_is_dropped_by_name_and_comes_back";
     "csum_start beyond the packet", "CVE-2024-11614":
         "net::header::tests::a_checksum_must_lie_wholly_within_the_frame";
     "gso_size 0", "":
@@ -95,28 +95,28 @@ const HOLES: &[Hole] = holes! {
     "the same head twice in flight", "CVE-2026-45782":
         "ring::split::hostile::the_same_head_twice_in_flight_is_rejected"
         "ring::packed::hostile::the_same_id_twice_in_flight_is_rejected"
-        "backend::tests::late::a_head_that_is_in_flight_is_not_taken_again"
-        "backend::tests::late::frames_that_are_done_with_late_and_out_of_order_come_back_once_each_and_unchanged"
-        "backend::tests::late::what_is_in_flight_is_ended_before_a_queue_is_given_up";
+        "nic::tests::late::a_head_that_is_in_flight_is_not_taken_again"
+        "nic::tests::late::frames_that_are_done_with_late_and_out_of_order_come_back_once_each_and_unchanged"
+        "nic::tests::late::what_is_in_flight_is_ended_before_a_queue_is_given_up";
     "a producer that never stops", "CVE-2019-3900":
-        "backend::tests::endless::an_endless_producer_starves_no_queue_no_request_and_no_stop"
+        "nic::tests::endless::an_endless_producer_starves_no_queue_no_request_and_no_stop"
         "ring::split::hostile::a_producer_that_never_stops_gives_one_chain_at_a_time";
     "a full receive ring that freezes the device", "CVE-2020-16843":
-        "backend::tests::unmapped::a_receiveq_without_buffers_freezes_nothing"
-        "backend::tests::looped::looped_frames_wait_in_the_transmitq_and_none_is_lost";
+        "nic::tests::unmapped::a_receiveq_without_buffers_freezes_nothing"
+        "nic::tests::looped::looped_frames_wait_in_the_transmitq_and_none_is_lost";
     "num_buffers written after the buffer was unmapped", "CVE-2021-3748":
-        "backend::tests::unmapped::a_buffer_that_came_back_is_never_written_again"
+        "nic::tests::unmapped::a_buffer_that_came_back_is_never_written_again"
         "net::tests::a_frame_is_spread_over_mergeable_buffers_and_num_buffers_says_how_many";
     "ring addresses changed while the ring runs", "CVE-2026-5747":
         "vhost_user::tests::hostile::a_running_ring_does_not_change_under_the_device"
         "vhost_user::tests::hostile::features_do_not_change_under_a_running_ring";
     "a memory table replaced with chains in flight", "":
-        "backend::tests::unmapped::replaced_memory_has_no_user_left_once_the_request_is_answered"
+        "nic::tests::unmapped::replaced_memory_has_no_user_left_once_the_request_is_answered"
         "ring::split::hostile::memory_that_is_replaced_stays_mapped_for_chains_in_flight"
-        "backend::tests::regions::memory_without_the_rings_is_refused_and_the_old_goes_on";
+        "nic::tests::regions::memory_without_the_rings_is_refused_and_the_old_goes_on";
     "an IOTLB entry invalidated with chains in flight", "":
-        "backend::tests::iommu::voided::once_an_invalidation_is_answered_the_old_page_is_not_touched"
-        "backend::tests::iommu::voided::a_ring_whose_translation_is_void_is_left_alone_and_goes_on_when_it_is_back"
+        "nic::tests::iommu::voided::once_an_invalidation_is_answered_the_old_page_is_not_touched"
+        "nic::tests::iommu::voided::a_ring_whose_translation_is_void_is_left_alone_and_goes_on_when_it_is_back"
         "memory::iotlb::tests::what_was_invalidated_while_someone_waited_is_asked_again";
     "a memory file shorter than its region", "":
         "memory::tests::a_file_shorter_than_its_region_is_refused_before_it_is_mapped"
@@ -125,7 +125,7 @@ const HOLES: &[Hole] = holes! {
         "memory::tests::a_file_truncated_under_its_mapping_costs_the_session_and_not_the_process"
         "ring::split::hostile::a_ring_whose_memory_file_is_truncated_is_no_crash"
         "ring::packed::hostile::a_ring_whose_memory_file_is_truncated_is_no_crash"
-        "backend::tests::regions::a_truncated_memory_file_is_told_and_survived"
+        "nic::tests::regions::a_truncated_memory_file_is_told_and_survived"
         "vhost_user::tests::hostile::memory_that_shrinks_while_mapped_ends_the_session";
 };
 

@@ -13,9 +13,12 @@
 //! | [`vhost_user`] | the vhost-user protocol: message, socket, session |
 //! | [`observe`] | counters, tracer, observers of frames, the control socket's protocol |
 //! | [`introspect`] | whose memory a page is: a look into the structures of the guest's kernel |
-//! | [`backend`] | joins session, queues, link and observers; owns the threads |
+//! | [`backend`] | the engine for devices of any kind: joins session and queues, owns the workers |
+//! | [`nic`] | the network card: the engine's first device |
+//! | [`rng`] | an entropy device: its smallest |
+//! | [`serve`] | the process: options, threads, control socket |
 //!
-//! [`net`] and [`vhost_user`] do not know each other; [`backend`] joins them.
+//! [`net`] and [`vhost_user`] do not know each other; [`nic`] joins them through [`backend`], which knows no network.
 
 #[cfg(target_endian = "big")]
 compile_error!("rings are little-endian and so is every host this is written for");
@@ -33,8 +36,14 @@ pub mod memory;
 #[cfg(feature = "device")]
 pub mod net;
 #[cfg(feature = "device")]
+pub mod nic;
+#[cfg(feature = "device")]
 pub mod observe;
 pub mod ring;
+#[cfg(feature = "device")]
+pub mod rng;
+#[cfg(feature = "device")]
+pub mod serve;
 pub mod spec;
 #[cfg(feature = "device")]
 pub mod vhost_user;

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use vnic::backend::Extension;
-use vnic::backend::control::Control;
 use vnic::memory::FilePages;
 use vnic::observe::observer::Observer;
+use vnic::serve::Extension;
+use vnic::serve::control::Control;
 
 use crate::flow::{FlowAccounts, FlowWatch};
 use crate::scan::{self, ScanReport};
@@ -78,7 +78,7 @@ impl Extension for Witness {
 
 fn scan(queue: &str, device: &Control) -> Result<Reply, String> {
     let ring = device.ring(queue)?;
-    let memory = device.memory().ok_or("no driver uses the device at the moment")?;
+    let memory = device.memory(queue).ok_or("no driver uses the device at the moment")?;
     scan::scan(&ring, || device.ring(queue).ok(), &memory)
         .map(Reply::Scan)
         .map_err(|error| format!("cannot look through the guest's memory: {error}"))
@@ -86,7 +86,7 @@ fn scan(queue: &str, device: &Control) -> Result<Reply, String> {
 
 fn watch(flow: Flow, runs: &[PageRun], later: bool, device: &Control) -> Result<Reply, String> {
     let pages = Arc::new(FilePages::new(runs).map_err(|error| error.to_string())?);
-    device.name_pages(Some(pages.clone()));
+    device.name_pages(Some(&pages));
     let watch = FlowWatch::new(flow, pages);
     let watch = if later { watch.remembering() } else { watch };
     device.observe(|| Some(Box::new(watch.part())));

@@ -42,6 +42,7 @@ pub const WANTED: &[Group] = &[
         modules: &["aesni_intel", "ctr", "ghash_generic", "gcm", "tls", "algif_aead"],
     },
     Group { name: "capture", required: false, modules: &["af_packet"] },
+    Group { name: "rng", required: false, modules: &["virtio_rng"] },
     Group {
         name: "vfio",
         required: false,

@@ -10,6 +10,7 @@ mod lies;
 mod peer;
 mod queues;
 mod restart;
+mod rng;
 mod tap;
 mod userspace;
 mod witnesses;

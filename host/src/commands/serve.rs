@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use serde::Serialize;
-use vnic::backend::{self, Endpoint, Options, PollMode, ServeError};
+use vnic::backend::{DeviceModel, PollMode};
 use vnic::link::LinkKind;
 use vnic::link::stream::passt::Publish;
 use vnic::net::features;
+use vnic::rng::Rng;
+use vnic::serve::{DeviceKind, Endpoint, Options, ServeError, serve};
 use vnic::spec::Features;
 use vnic_experiment::control::Witness;
 
@@ -34,10 +36,13 @@ pub(super) struct Args {
     /// The front-end listens: connect to it, again whenever it goes away
     #[arg(long, conflicts_with = "fd")]
     client: bool,
+    /// Which device: net (a network card) or rng (an entropy device)
+    #[arg(long, value_name = "KIND", default_value = "net")]
+    device: DeviceKind,
     /// Where frames go: peer (a TCP/IP endpoint at 10.0.2.2 in this process), tap:NAME, passt (a network that needs no rights),
-    /// stream:PATH (any program that speaks QEMU's -netdev stream), sink, sink:copy, loopback
-    #[arg(long, value_name = "LINK", default_value = "peer")]
-    link: LinkKind,
+    /// stream:PATH (any program that speaks QEMU's -netdev stream), sink, sink:copy, loopback [default: peer]
+    #[arg(long, value_name = "LINK")]
+    link: Option<LinkKind>,
     /// With --link passt: a port of this host that leads to one of the guest's, such as 8080:80 or 5353:53/udp
     #[arg(long, value_name = "HOST:GUEST")]
     publish: Vec<Publish>,
@@ -89,8 +94,15 @@ struct Capabilities {
 /// Serves until a signal.
 pub(super) fn run(args: Args) -> Result<Finding> {
     if args.print_capabilities {
-        views::json(&Capabilities { kind: "net", features: features::OFFERED.names() })?;
+        let features = match args.device {
+            DeviceKind::Net => features::OFFERED,
+            DeviceKind::Rng => Rng { queue_size: args.queue_size }.offered(),
+        };
+        views::json(&Capabilities { kind: args.device.name(), features: features.names() })?;
         return Ok(Finding::Fine);
+    }
+    if args.device == DeviceKind::Rng {
+        for_a_nic_only(&args)?;
     }
     let endpoint = match (args.socket_path, args.fd) {
         (Some(path), _) if args.client => Endpoint::Connect(path),
@@ -103,7 +115,8 @@ pub(super) fn run(args: Args) -> Result<Finding> {
     };
     let options = Options {
         endpoint,
-        link: published(args.link, args.publish)?,
+        device: args.device,
+        link: published(args.link.unwrap_or(LinkKind::Peer), args.publish)?,
         control: args.control,
         capture: args.capture,
         withhold: args.withhold,
@@ -120,7 +133,7 @@ pub(super) fn run(args: Args) -> Result<Finding> {
         folder_exists("--capture", capture)?;
     }
     // Its words name their cause already.
-    match backend::serve(&options) {
+    match serve(&options) {
         Ok(()) => Ok(Finding::Fine),
         // It began, and broke.
         Err(error @ ServeError::Worker(_)) => {
@@ -129,6 +142,24 @@ pub(super) fn run(args: Args) -> Result<Finding> {
         }
         Err(error) => bail!("{error}"),
     }
+}
+
+/// Nothing was said that means something to a NIC alone.
+fn for_a_nic_only(args: &Args) -> Result<()> {
+    let said = [
+        ("--link", args.link.is_some()),
+        ("--publish", !args.publish.is_empty()),
+        ("--capture", args.capture.is_some()),
+        ("--withhold", args.withhold != Features::NONE),
+        ("--queue-pairs", args.queue_pairs != 1),
+    ];
+    if let Some((option, _)) = said.iter().find(|(_, said)| *said) {
+        bail!("{option} is for a network card: with --device rng there are no frames");
+    }
+    if args.cpu.len() > 1 {
+        bail!("--device rng has one worker: name one CPU with --cpu, not {}", args.cpu.len());
+    }
+    Ok(())
 }
 
 /// The link with these ports of the guest's published.

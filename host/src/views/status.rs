@@ -20,7 +20,9 @@ const MANY: usize = 8;
 
 /// Everything, in aligned blocks.
 pub(crate) fn show(status: &Status, control: &Path) -> Result<()> {
-    super::put(text(status, control)?)
+    let devices = if status.devices.is_empty() { std::slice::from_ref(status) } else { &status.devices };
+    let texts: Result<Vec<String>, fmt::Error> = devices.iter().map(|device| text(device, control)).collect();
+    super::put(texts?.join("\n"))
 }
 
 fn text(status: &Status, control: &Path) -> Result<String, fmt::Error> {
@@ -29,11 +31,12 @@ fn text(status: &Status, control: &Path) -> Result<String, fmt::Error> {
     let label = |name: &str| format!("{HEAD}{name:<10}{HEAD:#}");
     writeln!(
         out,
-        "{}{}  {DIM}(process {}, link {}, control {}){DIM:#}",
+        "{}{}  {DIM}({}process {}, {}control {}){DIM:#}",
         label("device"),
         status.socket,
+        if status.link.is_empty() { format!("{}, ", status.device) } else { String::new() },
         status.pid,
-        status.link,
+        if status.link.is_empty() { String::new() } else { format!("link {}, ", status.link) },
         control.display()
     )?;
     let (style, state) = if status.connected { (GOOD, "connected") } else { (WARN, "no front-end") };

@@ -226,6 +226,8 @@ pub(crate) fn busy() -> Script {
     };
     Script {
         status: Status {
+            device: "net".to_owned(),
+            devices: Vec::new(),
             socket: "/run/vnic.sock".to_owned(),
             pid: 4711,
             link: "peer".to_owned(),

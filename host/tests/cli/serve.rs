@@ -70,6 +70,11 @@ fn what_is_wrong_with_the_options_is_said_in_a_sentence() {
         serve(&[&format!("--queue-pairs={pairs}")]).is_refusal(&["--queue-pairs", pairs, "1 to 128"]);
     }
     serve(&["--link", "carrier-pigeon"]).is_refusal(&["--link", "carrier-pigeon", "peer", "tap:NAME"]);
+    serve(&["--device", "toaster"]).is_refusal(&["--device", "toaster", "net, rng"]);
+    for option in [&["--link", "sink"][..], &["--queue-pairs", "2"], &["--withhold", "csum"], &["--capture", "f"]] {
+        serve(&[&["--device", "rng"], option].concat()).is_refusal(&[option[0], "--device rng", "network card"]);
+    }
+    serve(&["--device", "rng", "--cpu", "0,1"]).is_refusal(&["one worker", "--cpu"]);
     serve(&["--poll", "sometimes"]).is_refusal(&["--poll", "sometimes", "adaptive"]);
     serve(&["--link", "sink", "--cpu", "0,1"]).is_refusal(&["names 2 CPUs, and only 1", "--queue-pairs"]);
     serve(&["--control", "missing/control"]).is_refusal(&["--control", "folder missing does not exist"]);

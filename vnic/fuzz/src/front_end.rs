@@ -24,15 +24,12 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::unistd::ftruncate;
-use vnic::backend::PollMode;
-use vnic::backend::device::{Limits, NicDevice};
-use vnic::backend::shared::{About, Shared};
-use vnic::backend::worker::{Notice, Notices};
-use vnic::backend::workers::Workers;
+use vnic::backend::{About, Backend, Notice, Notices, Plan, PollMode, Shared, Workers};
 use vnic::link::{self, LinkKind};
 use vnic::memory::testing::{GuestRam, USER_BASE};
 use vnic::memory::{Gpa, RegionSpec, UserAddr};
 use vnic::net::features::OFFERED;
+use vnic::nic::{self, Nic, queue_name};
 use vnic::ring::{Buffer, DriverRing, Placement, RingLayout, SplitDriver};
 use vnic::spec::vhost_user::{FLAG_NEED_REPLY, VERSION, VringAddr, VringState};
 use vnic::spec::{Feature, Features};
@@ -171,12 +168,14 @@ impl Rig {
         unsafe { signal(Signal::SIGPIPE, SigHandler::SigIgn) }.expect("a signal can be ignored");
         let port = link::open(&LinkKind::Loopback, PAIRS.into()).expect("a link");
         let offered = OFFERED.with(Feature::ProtocolFeatures);
-        let shared = Shared::new(About { offered, ..About::default() }, 2 * PAIRS, vec![port.counters()]);
+        let names = (0..2 * PAIRS).map(queue_name);
+        let shared = Shared::new(About { offered, ..About::default() }, names, vec![port.counters()]);
         let shared = Arc::new(shared);
         let (sender, notices) = channel();
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK).expect("an eventfd"));
         let notice = Notices { channel: sender, wake };
-        let workers = Workers::start(vec![port], &shared, &notice, PollMode::Adaptive, &[], None);
+        let plan = Plan { shared: &shared, notices: &notice, poll: PollMode::Adaptive, cpus: &[] };
+        let workers = nic::start(vec![port], None, &plan);
         Rig { shared, workers: Arc::new(workers.expect("a worker")), notices, runs: 0 }
     }
 }
@@ -207,7 +206,7 @@ fn open_files() -> usize {
 struct FrontEnd {
     socket: UnixStream,
     session: Session,
-    device: NicDevice,
+    device: Backend,
     ram: GuestRam,
     kick: OwnedFd,
     /// Where each queue's driver stands.
@@ -217,8 +216,8 @@ struct FrontEnd {
 
 impl FrontEnd {
     fn new(rig: &Rig) -> Self {
-        let limits = Limits { queue_pairs: PAIRS, queue_size: 256 };
-        let device = NicDevice::new(Arc::clone(&rig.shared), Arc::clone(&rig.workers), limits);
+        let nic = Nic { offered: rig.shared.about.offered, queue_pairs: PAIRS, queue_size: 256 };
+        let device = Backend::new(nic, Arc::clone(&rig.shared), Arc::clone(&rig.workers));
         let (socket, other) = UnixStream::pair().expect("a socket pair");
         socket.set_nonblocking(true).expect("fcntl");
         let session = Session::new(other.into(), &device);

@@ -1,15 +1,18 @@
-//! The device as the session drives it: turns the front-end's requests into commands for the workers.
+//! A device as its session drives it: what it is comes from its [model](DeviceModel), and the front-end's requests become
+//! commands for its workers.
 //!
 //! Place: lives on the session thread. Invariants: memory is replaced only while no worker has a queue, and a request is
 //! answered only after the workers did what it says.
 
+use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use super::command::NotifierChange;
 use super::in_flight::InFlight;
+use super::model::DeviceModel;
 use super::queue::{Notifiers, Queue, set_nonblocking};
 use super::shared::Shared;
-use super::worker::NotifierChange;
 use super::workers::Workers;
 use crate::memory::iotlb::Updated;
 use crate::memory::{IotlbEntry, Iova, Memory};
@@ -24,33 +27,29 @@ const SEGMENTS: usize = 128;
 /// Regions the device can hold, one for each memory slot of a guest with many DIMMs.
 const MEM_SLOTS: u64 = 64;
 
-/// The sizes of a device.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Queue pairs on offer.
-    pub queue_pairs: u16,
-    /// The largest ring.
-    pub queue_size: u16,
-}
-
 /// The device end of a session.
-#[derive(Debug)]
-pub struct NicDevice {
+pub struct Backend {
+    model: Box<dyn DeviceModel>,
     shared: Arc<Shared>,
     workers: Arc<Workers>,
-    limits: Limits,
     memory: Arc<Memory>,
     /// The same as rings and arenas see it: behind the guest's IOMMU, or not.
     reached: Arc<Memory>,
     features: Features,
 }
 
-impl NicDevice {
+impl Backend {
     /// A device without memory or queues.
     #[must_use]
-    pub fn new(shared: Arc<Shared>, workers: Arc<Workers>, limits: Limits) -> Self {
+    pub fn new(model: impl DeviceModel + 'static, shared: Arc<Shared>, workers: Arc<Workers>) -> Self {
+        Backend::boxed(Box::new(model), shared, workers)
+    }
+
+    /// The same of a model of any kind.
+    #[must_use]
+    pub fn boxed(model: Box<dyn DeviceModel>, shared: Arc<Shared>, workers: Arc<Workers>) -> Self {
         let memory = Arc::new(Memory::empty());
-        NicDevice { shared, workers, limits, reached: memory.clone(), memory, features: Features::NONE }
+        Backend { model, shared, workers, reached: memory.clone(), memory, features: Features::NONE }
     }
 
     /// Do the driver's addresses go through an IOMMU?
@@ -101,9 +100,15 @@ impl NicDevice {
     }
 }
 
-impl Device for NicDevice {
+impl fmt::Debug for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Backend").field("device", &self.model.name()).finish_non_exhaustive()
+    }
+}
+
+impl Device for Backend {
     fn offered(&self) -> Features {
-        self.shared.about.offered
+        self.model.offered()
     }
 
     fn protocol_features(&self) -> ProtocolFeatures {
@@ -114,19 +119,23 @@ impl Device for NicDevice {
             ProtocolFeature::ResetDevice,
             ProtocolFeature::Status,
         ]);
+        let with_config = match self.model.config() {
+            Some(_) => always.with(ProtocolFeature::Config),
+            None => always,
+        };
         // The channel is for what a device behind an IOMMU asks.
         match self.offered().has(Feature::AccessPlatform) {
-            true => always.with(ProtocolFeature::BackendReq),
-            false => always,
+            true => with_config.with(ProtocolFeature::BackendReq),
+            false => with_config,
         }
     }
 
     fn vrings(&self) -> u16 {
-        self.limits.queue_pairs.saturating_mul(2)
+        self.model.queues()
     }
 
     fn queue_num(&self) -> u64 {
-        u64::from(self.limits.queue_pairs)
+        self.model.queue_num()
     }
 
     fn max_mem_slots(&self) -> u64 {
@@ -134,7 +143,7 @@ impl Device for NicDevice {
     }
 
     fn max_queue_size(&self) -> u16 {
-        self.limits.queue_size
+        self.model.max_queue_size()
     }
 
     fn set_features(&mut self, features: Features) -> Result<(), DeviceError> {
@@ -188,6 +197,7 @@ impl Device for NicDevice {
             waits: None,
             again: false,
             iommu: self.shared.iommu.clone(),
+            features: self.features,
             shared: shared.clone(),
         };
         if queue.ring.base() != setup.base.0 {
@@ -241,6 +251,14 @@ impl Device for NicDevice {
         self.reached = self.memory.clone();
         self.shared.iommu.clear();
         self.shared.view().negotiated = Features::NONE;
+    }
+
+    fn config(&self) -> Vec<u8> {
+        self.model.config().unwrap_or_default()
+    }
+
+    fn set_config(&mut self, offset: usize, bytes: &[u8]) -> Result<(), DeviceError> {
+        self.model.set_config(offset, bytes)
     }
 
     fn set_backend_channel(&mut self, channel: Option<BackendChannel>) -> Result<(), DeviceError> {

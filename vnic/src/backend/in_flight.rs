@@ -1,11 +1,11 @@
-//! Chains in flight: those of a transmitq whose frames the link has kept.
+//! Chains in flight: those that the data path has kept beyond a pass.
 //!
-//! Operation: the link names each frame it keeps by a ticket; its chain is in flight from then on. When the link says that
+//! Operation: the data path names each chain it keeps by a ticket; it is in flight from then on. When the data path says that
 //! it is done with that ticket, in whatever order, the chain is complete. Complete chains go back to the driver together;
 //! those of a held queue when it is released.
 //!
 //! Invariants: a ticket names one chain at most, and the ring takes no head that is still out (`ring::heads`), so no chain
-//! is twice in flight. There are no more in flight than the link has tickets.
+//! is twice in flight. There are no more in flight than the data path has tickets.
 
 use crate::ring::{Chain, ChainView};
 
@@ -19,8 +19,8 @@ pub struct InFlight {
 }
 
 impl InFlight {
-    /// Room for as many as the link keeps at most.
-    pub(super) fn new(most: u16) -> Self {
+    /// Room for as many as the data path keeps at most.
+    pub fn new(most: u16) -> Self {
         let most = usize::from(most);
         InFlight {
             by_ticket: vec![None; most].into(),
@@ -30,10 +30,10 @@ impl InFlight {
     }
 
     /// The link keeps `chain`.
-    pub(super) fn start(&mut self, ticket: u16, chain: ChainView<'_>) {
+    pub fn start(&mut self, ticket: u16, chain: ChainView<'_>) {
         let at = usize::from(ticket);
         let (Some(free @ None), Some(places)) = (self.by_ticket.get_mut(at), self.places.get_mut(at)) else {
-            return debug_assert!(false, "ticket {ticket} is given twice, or beyond what the link keeps");
+            return debug_assert!(false, "ticket {ticket} is given twice, or beyond what the data path keeps");
         };
         *free = Some(chain.chain);
         if chain.memory().iotlb().is_some() {
@@ -42,27 +42,28 @@ impl InFlight {
         }
     }
 
-    /// Behind an IOMMU: has one that the link still has a byte from `first` to `last`, both included?
-    pub(super) fn touches(&self, first: u64, last: u64) -> bool {
+    /// Behind an IOMMU: has one that the data path still has a byte from `first` to `last`, both included?
+    pub fn touches(&self, first: u64, last: u64) -> bool {
         let lies_there =
             |(addr, len): &(u64, u32)| *len > 0 && *addr <= last && first <= addr.saturating_add(u64::from(*len) - 1);
         self.by_ticket.iter().zip(&self.places).any(|(chain, places)| chain.is_some() && places.iter().any(lies_there))
     }
 
     /// The link is done with it. Returns whether it was in flight.
-    pub(super) fn complete(&mut self, ticket: u16) -> bool {
+    pub fn complete(&mut self, ticket: u16) -> bool {
         let chain = self.by_ticket.get_mut(usize::from(ticket)).and_then(Option::take);
         self.completed.extend(chain);
         chain.is_some()
     }
 
-    /// How many the link still has.
-    pub(super) fn len(&self) -> usize {
-        self.by_ticket.iter().flatten().count()
+    /// Has the data path none any more?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.by_ticket.iter().all(Option::is_none)
     }
 
     /// Those that are complete, to be returned; they are forgotten then.
-    pub(super) fn completed(&mut self) -> impl Iterator<Item = Chain> {
+    pub fn completed(&mut self) -> impl Iterator<Item = Chain> {
         self.completed.drain(..)
     }
 }

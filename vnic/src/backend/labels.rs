@@ -26,7 +26,7 @@ struct Open {
 
 impl Labels {
     /// The guest's memory is another, or a driver began: what was found in it may be gone.
-    pub(super) fn forget(&self) {
+    pub(crate) fn forget(&self) {
         self.epoch.fetch_add(1, Ordering::AcqRel);
         self.close_stale();
     }
@@ -47,7 +47,7 @@ impl Labels {
     ///
     /// # Errors
     /// There is no kernel in the memory that can be looked into.
-    pub(super) fn look(&self, memory: &Arc<Memory>, gpas: &[u64]) -> Result<Vec<Label>, AttachError> {
+    pub(crate) fn look(&self, memory: &Arc<Memory>, gpas: &[u64]) -> Result<Vec<Label>, AttachError> {
         let labels = self.look_locked(memory, gpas);
         self.close_stale();
         labels

@@ -1,42 +1,40 @@
-//! Joins session, queues, link and observers; owns the threads.
+//! The engine: queues, workers and the session's requests, for devices of any kind. It knows no network.
+//!
+//! A device is a [`DeviceModel`] (what it is) and a [`DataPath`] (what it does with its chains); [`Backend`] and
+//! [`Workers`] are what every device has. [`crate::nic`] is the first of them, [`crate::rng`] the smallest.
 //!
 //! | file | |
 //! |---|---|
-//! | [`options`] | what `serve` is told |
-//! | [`shared`] | what the threads share |
-//! | [`queue`] | one queue at work |
-//! | [`in_flight`] | its chains that the link has kept |
-//! | `transmit`, `receive`, `hairpin` | one burst of a queue, or of a pair |
-//! | [`worker`], [`workers`] | the data path's threads |
-//! | [`device`] | the device as the session drives it |
+//! | [`data_path`] | what a worker drives, as a trait |
+//! | [`model`] | what a device is, as a trait |
+//! | [`queue`] | one queue at work; the one way in which a chain [goes back](complete) |
+//! | [`in_flight`] | its chains that the data path has kept |
+//! | `worker`, [`workers`], [`command`] | the data path's threads, and what they are asked |
+//! | [`poller`] | when they sleep |
+//! | [`device`] | a device as its session drives it |
 //! | [`iommu`] | the IOTLB and whom to ask |
 //! | [`labels`] | whose the guest's pages are |
-//! | `observers` | tracer, capture, who else looks |
-//! | [`serve()`] | the session thread |
-//! | [`control`] | the control socket, with `status`, `trace`, `metrics` |
+//! | [`shared`] | what the threads share |
 
-pub mod control;
+pub mod command;
+pub mod data_path;
 pub mod device;
-mod hairpin;
 pub mod in_flight;
 pub mod iommu;
 pub mod labels;
-mod metrics;
-mod observers;
-pub mod options;
-mod poller;
+pub mod model;
+pub mod poller;
 pub mod queue;
-mod receive;
-pub mod serve;
 pub mod shared;
-mod status;
-#[cfg(test)]
-mod tests;
-mod trace;
-mod transmit;
-pub mod worker;
+mod worker;
 pub mod workers;
 
-pub use control::Extension;
-pub use options::{Endpoint, Options, PollMode};
-pub use serve::{ServeError, serve};
+pub use command::{Notice, Notices};
+pub use data_path::{BURST, DataPath, Progress, Queues};
+pub use device::Backend;
+pub use in_flight::InFlight;
+pub use model::DeviceModel;
+pub use poller::PollMode;
+pub use queue::{Queue, complete};
+pub use shared::{About, NamedCounters, QueueShared, QueueState, Shared};
+pub use workers::{Plan, Workers};

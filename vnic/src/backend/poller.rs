@@ -4,9 +4,38 @@
 //! the window follows what would have paid: it grows when work came soon after the worker had fallen asleep, and shrinks
 //! when it came late. A worker with nothing to do for long sleeps at once.
 
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use super::options::PollMode;
+/// When a worker sleeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PollMode {
+    /// Poll while there is work, then arm notifications and sleep.
+    #[default]
+    Adaptive,
+    /// Never sleep.
+    Always,
+    /// Sleep as soon as a pass over the queues finds nothing; wait for a notification before every pass.
+    Never,
+}
+
+/// Not a poll mode.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a poll mode; use adaptive, always or never")]
+pub struct UnknownPollMode(String);
+
+impl FromStr for PollMode {
+    type Err = UnknownPollMode;
+
+    fn from_str(name: &str) -> Result<Self, UnknownPollMode> {
+        match name {
+            "adaptive" => Ok(PollMode::Adaptive),
+            "always" => Ok(PollMode::Always),
+            "never" => Ok(PollMode::Never),
+            _ => Err(UnknownPollMode(name.to_owned())),
+        }
+    }
+}
 
 /// The longest window. A kick and a wake-up together take about a tenth of it.
 const LONGEST: Duration = Duration::from_micros(50);

@@ -62,9 +62,9 @@ pub struct Queue {
     pub held: bool,
     /// The ring stopped because of what the driver wrote.
     pub stopped: bool,
-    /// transmitq: the link had no room; receiveq: a frame waits for buffers.
+    /// It waits for something else than the driver; of a NIC's receiveq: for the driver, as a frame needs buffers.
     pub blocked: bool,
-    /// transmitq: what the link has kept.
+    /// What the data path has kept.
     pub in_flight: InFlight,
     /// Behind an IOMMU: what it cannot go on without.
     pub waits: Option<Waiting>,
@@ -72,6 +72,8 @@ pub struct Queue {
     pub again: bool,
     /// Whom to ask then.
     pub iommu: Arc<Iommu>,
+    /// What was negotiated when it started; it does not change while a queue runs.
+    pub features: Features,
     /// Its public face.
     pub shared: Arc<QueueShared>,
 }
@@ -154,25 +156,25 @@ impl Queue {
 
     /// Translations have come or gone: goes on if all are there that the queue waits for, or else asks for what nobody
     /// asks for any more.
-    pub fn look_again(&mut self, features: Features) {
+    pub fn look_again(&mut self) {
         let Some(waiting) = &mut self.waits else { return };
         if self.iommu.is_over(waiting) {
             self.waits = None;
-            self.map_ring(features);
+            self.map_ring();
         }
         self.show_state();
     }
 
     /// The translations of the addresses from `first` to `last`, both included, are void: nothing of them is used once this
     /// returns. No chain is in flight.
-    pub fn forget(&mut self, first: u64, last: u64, features: Features) {
+    pub fn forget(&mut self, first: u64, last: u64) {
         self.segments.forget(first, last);
         let lies_there = |(addr, len, _)| addr <= last && first <= u64::saturating_add(addr, len);
-        if self.layout.parts(features).into_iter().any(lies_there) {
+        if self.layout.parts(self.features).into_iter().any(lies_there) {
             self.unmap_ring();
         }
-        self.look_again(features);
-        self.map_ring(features);
+        self.look_again();
+        self.map_ring();
     }
 
     /// Held, and behind an IOMMU: asks for what the next of its chains misses. Returns whether all are translated, or never
@@ -203,7 +205,8 @@ impl Queue {
     }
 
     /// Brings an unmapped ring within reach, or waits for what that takes.
-    pub fn map_ring(&mut self, features: Features) {
+    pub fn map_ring(&mut self) {
+        let features = self.features;
         let Device::Unmapped(Unmapped { base, .. }) = self.ring else { return };
         if self.waits.is_some() || self.stopped {
             return;
@@ -231,32 +234,20 @@ impl Queue {
         }
     }
 
-    /// Returns a chain with `written` bytes in it.
-    pub fn push_used(&mut self, chain: &Chain, written: u32) {
-        if let Err(error) = self.ring.push_used(chain, written) {
+    /// Returns a chain with `written` bytes in it: see [`complete`].
+    pub fn complete(&mut self, chain: &Chain, written: u32) {
+        if let Err(error) = complete(&mut self.ring, &self.segments, chain, written) {
             self.stop_ring(&error);
         }
     }
 
-    /// The link is done with a frame it kept, of which it has read as much and copied as much; `None`: the frame is lost.
-    pub fn complete(&mut self, ticket: u16, read: Option<u32>, copied: u32) {
-        if !self.in_flight.complete(ticket) {
-            return;
-        }
-        self.shared.counters.device_copied_bytes.add(u64::from(copied));
-        match read {
-            Some(read) => self.shared.counters.dma_read_bytes.add(u64::from(read)),
-            None => self.shared.counters.count_drop("link_error"),
-        }
-    }
-
-    /// Returns the chains of all kept frames that the link is done with.
+    /// Returns the chains in flight that the data path is done with: nothing was written into them.
     pub fn return_completed(&mut self) {
         let mut fault = None;
         let mut any = false;
         for chain in self.in_flight.completed() {
             any = true;
-            if let Err(error) = self.ring.push_used(&chain, 0) {
+            if let Err(error) = complete(&mut self.ring, &self.segments, &chain, 0) {
                 fault = Some(error);
             }
         }
@@ -321,6 +312,24 @@ impl Queue {
             Err(_) => Kick::Dead,
         }
     }
+}
+
+/// The one way in which a chain goes back to its driver; the driver sees it at the next [`publish`](Queue::publish). (Those
+/// that a [drain](DeviceRing::drain) returns go back inside the ring: nothing was written into them.)
+///
+/// What was written lies in the first `written` bytes of `segments.view(*chain).writable()`, of which
+/// [`Memory::gpa_at`](crate::memory::Memory::gpa_at) says the guest-physical addresses. What must know of every completion
+/// belongs here: a log of dirty pages, the record of what is in flight.
+///
+/// # Errors
+/// The chain is not in flight, or has less room: an error of the caller.
+#[inline(always)]
+pub fn complete(ring: &mut Device, segments: &Segments, chain: &Chain, written: u32) -> Result<(), RingError> {
+    // One that comes back late is not of this arena any more; then nothing was written.
+    debug_assert!(
+        written == 0 || segments.view(*chain).writable().map(|slice| slice.len() as u64).sum::<u64>() >= written.into()
+    );
+    ring.push_used(chain, written)
 }
 
 /// Adds one to an eventfd. A full one already means "notified"; anything else the front-end put there is its own loss.

@@ -5,14 +5,13 @@
 //! a counter's named happenings) are taken when a ring stops or a frame is lost, and held for moments only.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::iommu::Iommu;
 use super::labels::Labels;
-use crate::link::LinkCounters;
-use crate::link::peer::Pinger;
 use crate::memory::iotlb::PAGE;
 use crate::memory::{Access, FilePages, Memory, Miss};
 use crate::observe::counters::QueueCounters;
@@ -87,11 +86,11 @@ pub struct QueueShared {
 }
 
 impl QueueShared {
-    /// The queue of vhost-user index `index`. VIRTIO 1.3, 5.1.2 Virtqueues.
+    /// A queue of this name, not set up.
     #[must_use]
-    pub fn new(index: u16) -> Self {
+    pub fn new(name: String) -> Self {
         QueueShared {
-            name: queue_name(index),
+            name,
             counters: QueueCounters::default(),
             events: EventRing::default(),
             trace_lost: AtomicU64::new(0),
@@ -148,11 +147,10 @@ impl QueueShared {
     }
 }
 
-/// `receiveqN` or `transmitqN`. VIRTIO 1.3, 5.1.2 Virtqueues.
-#[must_use]
-pub fn queue_name(index: u16) -> String {
-    let role = if index.is_multiple_of(2) { "receiveq" } else { "transmitq" };
-    format!("{role}{}", index / 2)
+/// Counters that a device has beside those of its queues, readable from any thread.
+pub trait NamedCounters: fmt::Debug + Send + Sync {
+    /// All of them, by name.
+    fn read(&self) -> BTreeMap<String, u64>;
 }
 
 /// What the session knows, for the control socket.
@@ -179,9 +177,11 @@ pub struct View {
 /// What does not change while `serve` runs.
 #[derive(Debug, Default)]
 pub struct About {
+    /// The kind of device: `net`, `rng`.
+    pub device: &'static str,
     /// The vhost-user socket.
     pub socket: String,
-    /// The link as given.
+    /// What a NIC's frames go to, as given; of another device: nothing.
     pub link: String,
     /// Features the device offers.
     pub offered: Features,
@@ -204,28 +204,25 @@ pub struct Shared {
     pub idle_ns: AtomicU64,
     /// The guest's IOMMU, where there is one.
     pub iommu: Arc<Iommu>,
-    /// Has the link's peer ping the guest, where there is one.
-    pub pinger: Option<Pinger>,
     /// Whose the guest's pages are.
     pub labels: Labels,
-    links: Vec<Arc<LinkCounters>>,
+    counters: Vec<Arc<dyn NamedCounters>>,
     view: Mutex<View>,
 }
 
 impl Shared {
-    /// For `queues` queues, none set up, and the link's ports with these counters.
+    /// For queues of these names, none set up, and these counters beside theirs.
     #[must_use]
-    pub fn new(about: About, queues: u16, links: Vec<Arc<LinkCounters>>) -> Self {
+    pub fn new(about: About, queues: impl IntoIterator<Item = String>, counters: Vec<Arc<dyn NamedCounters>>) -> Self {
         Shared {
             about,
             started: Instant::now(),
-            queues: (0..queues).map(|index| Arc::new(QueueShared::new(index))).collect(),
+            queues: queues.into_iter().map(|name| Arc::new(QueueShared::new(name))).collect(),
             tracers: AtomicU32::new(0),
             idle_ns: AtomicU64::new(0),
             iommu: Arc::new(Iommu::new()),
-            pinger: None,
             labels: Labels::default(),
-            links,
+            counters,
             view: Mutex::new(View::default()),
         }
     }
@@ -250,11 +247,11 @@ impl Shared {
             .for_each(|queue| queue.events.make_room());
     }
 
-    /// The link's counters, of all its ports together.
+    /// The counters beside the queues', those of one name together.
     #[must_use]
-    pub fn link_counters(&self) -> BTreeMap<String, u64> {
+    pub fn counters(&self) -> BTreeMap<String, u64> {
         let mut sum: BTreeMap<String, u64> = BTreeMap::new();
-        for (name, count) in self.links.iter().flat_map(|link| link.to_map()) {
+        for (name, count) in self.counters.iter().flat_map(|counters| counters.read()) {
             *sum.entry(name).or_default() += count;
         }
         sum
@@ -269,17 +266,4 @@ impl Shared {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn queues_are_named_as_the_driver_sees_them() {
-        let shared = Shared::new(About::default(), 4, Vec::new());
-        assert_eq!(shared.index_of("receiveq0"), Some(0));
-        assert_eq!(shared.index_of("transmitq1"), Some(3));
-        assert_eq!(shared.index_of("transmitq2"), None);
-    }
 }

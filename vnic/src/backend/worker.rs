@@ -1,51 +1,33 @@
-//! The data path's thread: owns a port of the link and the queues it serves.
+//! The data path's thread: owns a [`DataPath`] and the queues it serves.
 //!
-//! Place: started by [`super::device::NicDevice`], which alone sends it [`Command`]s. Everything a front-end may do to a
-//! running queue arrives as a command, between two passes: so a stop or a change of memory is quiesced by being answered.
+//! Place: started through [`super::Workers`], which alone send it [`Command`]s. Everything a front-end may do to a running
+//! queue arrives as a command, between two passes: so a stop or a change of memory is quiesced by being answered.
 //!
-//! Operation, one pass:
-//! 1. The port does what is due ([`Port::poll`]).
-//! 2. Every live transmitq hands a burst to the port; the port works on it.
-//! 3. Every live receiveq takes a burst from the port. (With a hairpin port, 2 and 3 are one for each
-//!    pair.)
-//! 4. Commands.
+//! Operation: commands, then one pass of the data path, again and again. After passes without progress, as many as
+//! [`AdaptivePoller`] says, notifications are armed, and if that finds nothing new either, the worker sleeps until a kick, a
+//! file of the data path, a command or the data path's next deadline. A queue without a kick file is polled: while there is
+//! one, the worker stays awake, or sleeps for moments only. While it works, it looks at its files only now and then: what
+//! they could tell, a pass finds by itself.
 //!
-//! A port may keep frames beyond the burst ([`Transmitted::Kept`](crate::link::Transmitted::Kept)) and say later, in any
-//! order, that it is done with them; their buffers go back then. Whoever takes a queue away has the port end that first.
-//!
-//! After passes without progress, as many as [`AdaptivePoller`] says, notifications are armed, and if that finds nothing new
-//! either, the worker sleeps until a kick, a readable link, a command or the port's next deadline. While it works, it
-//! looks at its files only now and then: what they could tell, a pass finds by itself.
-//!
-//! Invariants: a queue gets at most [`BURST`] chains a pass, so that an endless producer starves neither other queues
-//! nor commands. No lock, allocation or log line per packet; a syscall only to wait, to notify, and inside a port.
+//! Invariants: no lock, allocation or log line per chain; a syscall only to wait, to notify, and inside the data path.
 
-use std::collections::BTreeMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, Sender, SyncSender};
+use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::EventFd;
 
+use super::command::{Command, Notice, Notices, NotifierChange};
+use super::data_path::{DataPath, Progress, Queues};
 use super::in_flight::InFlight;
-pub use super::observers::ObserverPass;
-use super::observers::Observers;
-use super::options::PollMode;
-use super::poller::AdaptivePoller;
+use super::poller::{AdaptivePoller, PollMode};
 use super::queue::{Kick, Queue};
 use super::shared::{QueueState, Shared};
-use super::{hairpin, receive, transmit};
-use crate::link::{Completion, LinkError, Port};
-use crate::memory::Iova;
-use crate::observe::observer::Observer;
-use crate::ring::{DeviceRing, Segments};
-use crate::spec::{Feature, Features};
-
-/// Most frames of one queue in one pass.
-pub const BURST: u16 = 256;
+use crate::ring::DeviceRing;
+use crate::spec::Feature;
 
 /// How often the CPU pauses after a pass that found nothing, about half a microsecond: each look takes the line that the
 /// driver is writing away from it.
@@ -57,200 +39,61 @@ const POLLED: Duration = Duration::from_millis(1);
 /// Passes between two looks at the files while there is work: a look is a system call.
 const PASSES_PER_LOOK: u32 = 64;
 
-/// What a burst came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Progress {
-    /// There was nothing.
-    Idle,
-    /// There is something, and no room for it.
-    Blocked,
-    /// Something was done, and nothing is left.
-    Some,
-    /// Something was done, and more is waiting.
-    More,
-}
-
-/// What the session and the control socket ask of a worker. Where there is a `reply`, the worker answers once it is
-/// done and no longer touches what it gave up.
-#[derive(Debug)]
-pub enum Command {
-    /// Serve this queue.
-    Start(Box<Queue>),
-    /// Give the queue back.
-    Stop {
-        /// Its index.
-        index: u16,
-        /// Gets it; `None` when there is none.
-        reply: SyncSender<Option<Box<Queue>>>,
-    },
-    /// `SET_VRING_ENABLE`.
-    Enable {
-        /// The queue's index.
-        index: u16,
-        /// On or off.
-        on: bool,
-        /// Told when it is so.
-        reply: SyncSender<()>,
-    },
-    /// Other files for a queue.
-    Notify {
-        /// The queue's index.
-        index: u16,
-        /// Which one, and the new one.
-        file: NotifierChange,
-    },
-    /// The driver accepted these features.
-    Negotiated {
-        /// The features.
-        features: Features,
-        /// Gets the link's answer.
-        reply: SyncSender<Result<(), LinkError>>,
-    },
-    /// `vnic hold` and `vnic release`.
-    Hold {
-        /// The queue's index.
-        index: u16,
-        /// Hold or let go.
-        on: bool,
-        /// Told when it is so; false when there is no such queue.
-        reply: SyncSender<bool>,
-    },
-    /// Have transmitted frames looked at, or no longer; who looked so far comes back.
-    Observe {
-        /// The new one.
-        observer: Option<Box<dyn Observer>>,
-        /// Gets the old one.
-        reply: SyncSender<Option<Box<dyn Observer>>>,
-    },
-    /// Translations came that queues may wait for.
-    Translated,
-    /// Ask for what the chains of a held queue miss.
-    LookOver {
-        /// The queue's index.
-        index: u16,
-        /// Told whether they miss nothing.
-        reply: SyncSender<bool>,
-    },
-    /// The guest has more memory than before; the old is where it was.
-    Plug {
-        /// The queue's index.
-        index: u16,
-        /// An arena over all of it.
-        segments: Box<Segments>,
-        /// Told when it is in use.
-        reply: SyncSender<()>,
-    },
-    /// Translations are void.
-    Forget {
-        /// The first address.
-        first: Iova,
-        /// The last one.
-        last: Iova,
-        /// Told when no queue uses them any more.
-        reply: SyncSender<()>,
-    },
-    /// End the thread.
-    Quit,
-}
-
-/// A new notification file for a running queue.
-#[derive(Debug)]
-pub enum NotifierChange {
-    /// `SET_VRING_KICK`.
-    Kick(Option<Arc<OwnedFd>>),
-    /// `SET_VRING_CALL`.
-    Call(Option<Arc<OwnedFd>>),
-    /// `SET_VRING_ERR`.
-    Err(Option<Arc<OwnedFd>>),
-}
-
-/// What a worker tells the session thread unasked.
-#[derive(Debug)]
-pub enum Notice {
-    /// A file under the guest's memory was truncated: the session must end.
-    MemoryLost,
-    /// The worker cannot go on.
-    Failed(String),
-}
-
-/// The other end of a worker's notices: a channel, and an eventfd that wakes the session thread.
-#[derive(Debug, Clone)]
-pub struct Notices {
-    /// The channel.
-    pub channel: Sender<Notice>,
-    /// The eventfd.
-    pub wake: Arc<EventFd>,
-}
-
-impl Notices {
-    pub(super) fn send(&self, notice: Notice) {
-        // Without a session thread there is nobody left to tell.
-        let _ = self.channel.send(notice);
-        let _ = self.wake.write(1);
-    }
-}
-
 const WAKE: u64 = u64::MAX;
-const PORT: u64 = u64::MAX - 1;
+const DATA_PATH: u64 = u64::MAX - 1;
 
 /// The thread's own state.
 #[derive(Debug)]
-pub struct Worker<P> {
-    port: P,
-    queues: BTreeMap<u16, Box<Queue>>,
-    features: Features,
+pub(super) struct Worker<D> {
+    data_path: D,
+    queues: Queues,
     epoll: Epoll,
     commands: Receiver<Command>,
     wake: Arc<EventFd>,
     shared: Arc<Shared>,
-    observers: Observers,
     notices: Notices,
     poller: AdaptivePoller,
-    scratch: receive::Scratch,
-    look_ahead: hairpin::LookAhead,
+    /// The queues are behind an IOMMU.
+    translates: bool,
     lost_told: bool,
 }
 
-impl<P: Port> Worker<P> {
+impl<D: DataPath> Worker<D> {
     /// A worker without queues.
     ///
     /// # Errors
-    /// The kernel gives no epoll instance, or a file of the port cannot be waited on.
-    pub fn new(
-        port: P,
+    /// The kernel gives no epoll instance, or a file of the data path cannot be waited on.
+    pub(super) fn new(
+        data_path: D,
         commands: Receiver<Command>,
         wake: Arc<EventFd>,
         shared: Arc<Shared>,
-        observers: Observers,
         notices: Notices,
         poll: PollMode,
     ) -> std::io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(wake.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
-        for fd in port.readable_fds() {
+        for fd in data_path.files() {
             // Edge-triggered: a link that is readable while the driver has no buffers must not keep the worker awake.
             let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
-            epoll.add(fd, EpollEvent::new(flags, PORT))?;
+            epoll.add(fd, EpollEvent::new(flags, DATA_PATH))?;
         }
         Ok(Worker {
-            port,
-            queues: BTreeMap::new(),
-            features: Features::NONE,
+            data_path,
+            queues: Queues::new(),
             epoll,
             commands,
             wake,
             shared,
-            observers,
             notices,
             poller: AdaptivePoller::new(poll),
-            scratch: receive::Scratch::default(),
-            look_ahead: hairpin::LookAhead::default(),
+            translates: false,
             lost_told: false,
         })
     }
 
     /// Serves until told to quit.
-    pub fn run(mut self) {
+    pub(super) fn run(mut self) {
         let mut passes: u32 = 0;
         while self.take_commands() {
             let now = Instant::now();
@@ -275,56 +118,17 @@ impl<P: Port> Worker<P> {
         }
     }
 
-    /// One pass over port and queues. Returns whether anything was done.
+    /// One pass of the data path. Returns whether anything was done.
     fn pass(&mut self, now: Instant) -> bool {
-        self.port.poll(now);
-        let completed = self.complete();
-        let mut best = if P::HAIRPIN { self.hairpin() } else { self.both_ways() };
-        for queue in self.queues.values_mut().filter(|queue| is_discarding(queue)) {
-            queue.ring.disable_notifications();
-            best = best.max(transmit::discard(queue));
-            queue.blocked = false;
-        }
-        let completed = completed | self.complete();
-        if self.features.has(Feature::AccessPlatform) {
-            best = best.max(self.behind_iommu());
+        let mut progress = self.data_path.pass(&mut self.queues, now);
+        if self.translates {
+            progress = progress.max(self.behind_iommu());
         }
         if !self.lost_told && self.queues.values().any(|queue| queue.lost()) {
             self.lost_told = true;
             self.notices.send(Notice::MemoryLost);
         }
-        completed || best >= Progress::Some
-    }
-
-    /// Returns the buffers of kept frames that the port is done with. Returns whether there were any.
-    fn complete(&mut self) -> bool {
-        let mut any = false;
-        if P::KEEPS == 0 {
-            return any;
-        }
-        while let Some(Completion { pair, ticket, read, copied }) = self.port.completed() {
-            any = true;
-            if let Some(queue) = u16::try_from(2 * pair + 1).ok().and_then(|index| self.queues.get_mut(&index)) {
-                queue.complete(ticket, read, copied);
-            }
-        }
-        if any {
-            self.queues.values_mut().filter(|queue| !queue.held).for_each(|queue| queue.return_completed());
-        }
-        any
-    }
-
-    /// Has the port end what it has of a queue, and returns the buffers: after that nobody touches them.
-    fn quiesce(&mut self, index: u16) {
-        if P::KEEPS == 0 || !is_transmitq(index) {
-            return;
-        }
-        self.port.quiesce(usize::from(index / 2));
-        self.complete();
-        if let Some(queue) = self.queues.get_mut(&index) {
-            debug_assert_eq!(queue.in_flight.len(), 0, "{}: the port still has frames", queue.shared.name);
-            queue.return_completed();
-        }
+        progress >= Progress::Some
     }
 
     /// Behind an IOMMU, after a pass: counts, and says whether a queue is to be looked at again.
@@ -337,76 +141,16 @@ impl<P: Port> Worker<P> {
         if again { Progress::More } else { Progress::Idle }
     }
 
-    /// Every queue has its turn with the port.
-    fn both_ways(&mut self) -> Progress {
-        let mut observers = self.observers.look(&self.shared);
-        let mut best = Progress::Idle;
-        for queue in self.queues.values_mut().filter(|queue| is_transmitq(queue.index) && queue.is_live()) {
-            queue.ring.disable_notifications();
-            let (pair, in_flight) = (usize::from(queue.index / 2), std::mem::take(&mut queue.in_flight));
-            let mut link = transmit::LinkTransmit { port: &mut self.port, pair, in_flight };
-            let progress = transmit::burst(queue, &mut link, self.features, &mut observers);
-            queue.in_flight = link.in_flight;
-            queue.blocked = progress == Progress::Blocked;
-            best = best.max(progress);
-        }
-        if P::KEEPS > 0 {
-            self.port.flush();
-        }
-        if best > Progress::Idle {
-            self.port.poll(Instant::now());
-        }
-        for queue in self.queues.values_mut().filter(|queue| !is_transmitq(queue.index) && queue.is_live()) {
-            queue.ring.disable_notifications();
-            let pair = usize::from(queue.index / 2);
-            let progress =
-                receive::burst(queue, &mut self.port, pair, self.features, &mut self.scratch, &mut observers);
-            queue.blocked = progress == Progress::Blocked;
-            if queue.stopped {
-                tell(&mut self.port, queue.index, false);
-            }
-            best = best.max(progress);
-        }
-        best
-    }
-
-    /// Every pair has its turn: what its transmitq holds goes to its receiveq.
-    fn hairpin(&mut self) -> Progress {
-        let mut observers = self.observers.look(&self.shared);
-        let mut best = Progress::Idle;
-        let mut queues = self.queues.values_mut().peekable();
-        while let Some(queue) = queues.next() {
-            if is_transmitq(queue.index) {
-                // One without a receiveq: nothing can be done for it.
-                queue.blocked = true;
-                continue;
-            }
-            let Some(transmitq) = queues.next_if(|next| next.index == queue.index + 1) else { continue };
-            transmitq.blocked = !queue.is_live();
-            if transmitq.blocked || !transmitq.is_live() {
-                continue;
-            }
-            transmitq.ring.disable_notifications();
-            queue.ring.disable_notifications();
-            let [sent, received] =
-                hairpin::burst(transmitq, queue, &mut self.port, self.features, &mut self.look_ahead, &mut observers);
-            transmitq.blocked = sent == Progress::Blocked;
-            queue.blocked = received == Progress::Blocked;
-            best = best.max(sent).max(received);
-        }
-        best
-    }
-
     /// Asks the driver for kicks where one would help. Returns whether something came in the meantime.
     fn arm(&mut self) -> bool {
         let mut more = false;
         for queue in self.queues.values_mut() {
-            if wants_kicks(queue) {
+            if self.data_path.wants_kicks(queue) {
                 match queue.ring.enable_notifications() {
                     Ok(found) => more |= found,
                     Err(error) => {
                         queue.stop_ring(&error);
-                        tell(&mut self.port, queue.index, false);
+                        self.data_path.set_in_use(queue.index, false);
                     }
                 }
             }
@@ -416,7 +160,7 @@ impl<P: Port> Worker<P> {
 
     /// Is there a queue that would be helped by a kick, and whose driver will never send one?
     fn is_polled(&self) -> bool {
-        self.queues.values().any(|queue| queue.notifiers.kick.is_none() && wants_kicks(queue))
+        self.queues.values().any(|queue| queue.notifiers.kick.is_none() && self.data_path.wants_kicks(queue))
     }
 
     /// Waits for something to do (`sleep`), or only looks.
@@ -425,7 +169,7 @@ impl<P: Port> Worker<P> {
             EpollTimeout::ZERO
         } else {
             let polled = self.is_polled().then_some(POLLED);
-            match self.port.deadline(Instant::now()).into_iter().chain(polled).min() {
+            match self.data_path.deadline(Instant::now()).into_iter().chain(polled).min() {
                 // Rounded up: waking before the deadline would only spin.
                 Some(left) => EpollTimeout::try_from(left.as_micros().div_ceil(1000).min(60_000) as u32)
                     .unwrap_or(EpollTimeout::ZERO),
@@ -441,7 +185,7 @@ impl<P: Port> Worker<P> {
         for event in events.iter().take(count) {
             match event.data() {
                 WAKE => drop(self.wake.read()),
-                PORT => {}
+                DATA_PATH => {}
                 index => self.kicked(index as u16),
             }
         }
@@ -455,7 +199,7 @@ impl<P: Port> Worker<P> {
                 let _ = self.epoll.delete(kick);
             }
             queue.stop("kick_file", &"the kick file cannot be read");
-            tell(&mut self.port, index, false);
+            self.data_path.set_in_use(index, false);
         }
     }
 
@@ -465,32 +209,29 @@ impl<P: Port> Worker<P> {
             match command {
                 Command::Start(queue) => self.start(queue),
                 Command::Stop { index, reply } => {
-                    self.quiesce(index);
+                    self.data_path.quiesce(&mut self.queues, index);
                     let queue = self.queues.remove(&index);
                     if let Some(queue) = &queue {
                         self.unwatch_kick(queue);
                         queue.shared.set_waits_for(None);
                         queue.shared.set_state(QueueState::Off);
                     }
-                    self.tell_port(index);
+                    self.tell_in_use(index);
                     answer(&reply, queue);
                 }
                 Command::Enable { index, on, reply } => {
                     if !on {
-                        self.quiesce(index);
+                        self.data_path.quiesce(&mut self.queues, index);
                     }
                     if let Some(queue) = self.queues.get_mut(&index) {
                         queue.enabled = on;
                         queue.show_state();
                     }
-                    self.tell_port(index);
+                    self.tell_in_use(index);
                     answer(&reply, ());
                 }
                 Command::Notify { index, file } => self.change_notifier(index, file),
-                Command::Negotiated { features, reply } => {
-                    self.features = features;
-                    answer(&reply, self.port.negotiated(features));
-                }
+                Command::Negotiated { features, reply } => answer(&reply, self.data_path.negotiated(features)),
                 Command::Hold { index, on, reply } => {
                     let found = self.queues.get_mut(&index).map(|queue| {
                         queue.held = on;
@@ -501,28 +242,22 @@ impl<P: Port> Worker<P> {
                     });
                     answer(&reply, found.is_some());
                 }
-                Command::Observe { observer, reply } => {
-                    answer(&reply, std::mem::replace(&mut self.observers.other, observer));
-                }
+                Command::Tell(message) => self.data_path.told(message),
                 Command::Plug { index, segments, reply } => {
                     if let Some(queue) = self.queues.get_mut(&index) {
                         queue.segments = *segments;
                     }
                     answer(&reply, ());
                 }
-                Command::Translated => {
-                    let features = self.features;
-                    self.queues.values_mut().for_each(|queue| queue.look_again(features));
-                }
+                Command::Translated => self.queues.values_mut().for_each(|queue| queue.look_again()),
                 Command::LookOver { index, reply } => {
                     answer(&reply, self.queues.get_mut(&index).is_none_or(|queue| queue.look_over()));
                 }
                 Command::Forget { first, last, reply } => {
-                    let features = self.features;
                     let touched = self.queues.values().filter(|queue| queue.in_flight.touches(first.0, last.0));
                     let touched: Vec<u16> = touched.map(|queue| queue.index).collect();
-                    touched.into_iter().for_each(|index| self.quiesce(index));
-                    self.queues.values_mut().for_each(|queue| queue.forget(first.0, last.0, features));
+                    touched.into_iter().for_each(|index| self.data_path.quiesce(&mut self.queues, index));
+                    self.queues.values_mut().for_each(|queue| queue.forget(first.0, last.0));
                     answer(&reply, ());
                 }
                 Command::Quit => return false,
@@ -532,24 +267,23 @@ impl<P: Port> Worker<P> {
     }
 
     fn start(&mut self, mut queue: Box<Queue>) {
-        if P::KEEPS > 0 && is_transmitq(queue.index) {
-            queue.in_flight = InFlight::new(P::KEEPS);
-        }
+        let index = queue.index;
+        queue.in_flight = InFlight::new(self.data_path.keeps(index));
         queue.show_state();
         self.lost_told = false;
+        self.translates = queue.features.has(Feature::AccessPlatform);
         self.watch_kick(&mut queue);
         // What a back-end before us returned may never have been announced.
         queue.ring_call();
-        queue.map_ring(self.features);
-        let index = queue.index;
+        queue.map_ring();
         self.queues.insert(index, queue);
-        self.tell_port(index);
+        self.tell_in_use(index);
     }
 
-    /// Tells the port whether a queue is in use.
-    fn tell_port(&mut self, index: u16) {
+    /// Tells the data path whether a queue is in use.
+    fn tell_in_use(&mut self, index: u16) {
         let on = self.queues.get(&index).is_some_and(|queue| queue.is_in_use());
-        tell(&mut self.port, index, on);
+        self.data_path.set_in_use(index, on);
     }
 
     fn watch_kick(&self, queue: &mut Queue) {
@@ -584,28 +318,6 @@ impl<P: Port> Worker<P> {
             NotifierChange::Err(err) => queue.notifiers.err = err,
         }
         self.queues.insert(index, queue);
-    }
-}
-
-/// VIRTIO 1.3, 5.1.2 Virtqueues: odd indices transmit.
-const fn is_transmitq(index: u16) -> bool {
-    index % 2 == 1
-}
-
-/// Is it to be emptied, and nothing of it sent?
-fn is_discarding(queue: &Queue) -> bool {
-    is_transmitq(queue.index) && !queue.enabled && queue.is_ready()
-}
-
-/// Would new chains help? A transmitq unless the link is full, a receiveq only if frames wait.
-fn wants_kicks(queue: &Queue) -> bool {
-    (queue.is_live() || is_discarding(queue)) && is_transmitq(queue.index) != queue.blocked
-}
-
-/// Tells the port whether a queue is in use, if it is one that the port fills.
-fn tell(port: &mut impl Port, index: u16, in_use: bool) {
-    if !is_transmitq(index) {
-        port.set_receiving(usize::from(index / 2), in_use);
     }
 }
 

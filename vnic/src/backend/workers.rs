@@ -10,14 +10,13 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::unistd::Pid;
 
-use super::observers::Observers;
-use super::options::PollMode;
+use super::command::{Command, Notice, Notices, NotifierChange};
+use super::data_path::DataPath;
+use super::poller::PollMode;
 use super::queue::Queue;
 use super::shared::Shared;
-use super::worker::{Command, Notice, Notices, NotifierChange, Worker};
-use crate::link::{AnyPort, Capture, Port};
+use super::worker::Worker;
 use crate::memory::Iova;
-use crate::observe::observer::Observer;
 use crate::ring::Segments;
 use crate::spec::Features;
 use crate::vhost_user::DeviceError;
@@ -42,78 +41,46 @@ impl Handle {
 #[error("the worker that would do it has died")]
 pub struct WorkerDied;
 
-/// What every worker starts with, but for its port.
+/// What every worker of a device starts with, but for its data path.
 #[derive(Debug)]
-pub(super) struct Plan<'p> {
-    pub(super) shared: &'p Arc<Shared>,
-    pub(super) notices: &'p Notices,
-    pub(super) poll: PollMode,
-    pub(super) capture: Option<&'p Capture>,
+pub struct Plan<'p> {
+    /// The device's shared state.
+    pub shared: &'p Arc<Shared>,
+    /// Whom to tell what happens.
+    pub notices: &'p Notices,
+    /// When it sleeps.
+    pub poll: PollMode,
+    /// The workers are pinned to these CPUs, in turn; those beyond are not pinned.
+    pub cpus: &'p [usize],
 }
 
-/// All workers. Queue pair `p` belongs to worker `p % count`, for good.
+/// All workers of a device.
 #[derive(Debug)]
 pub struct Workers {
     handles: Vec<Handle>,
+    /// Queues that one worker must have together.
+    group: u16,
 }
 
 impl Workers {
-    /// Starts a worker per port, pinned to `cpus` in turn where there are any; all write to one `capture`.
-    ///
-    /// # Errors
-    /// A thread, an eventfd or an epoll instance is not to be had, or a CPU is not this process's.
-    pub fn start(
-        ports: Vec<AnyPort>,
-        shared: &Arc<Shared>,
-        notices: &Notices,
-        poll: PollMode,
-        cpus: &[usize],
-        capture: Option<&Capture>,
-    ) -> std::io::Result<Self> {
-        let mut workers = Workers { handles: Vec::with_capacity(ports.len()) };
-        let plan = Plan { shared, notices, poll, capture };
-        for (number, port) in ports.into_iter().enumerate() {
-            let cpu = cpus.get(number).copied();
-            // A worker of its own kind for each kind of link: its loop knows what it calls.
-            match port {
-                AnyPort::Peer(port) => workers.add(*port, cpu, &plan),
-                AnyPort::Tap(port) => workers.add(*port, cpu, &plan),
-                AnyPort::Stream(port) => workers.add(*port, cpu, &plan),
-                AnyPort::Sink(port) => workers.add(port, cpu, &plan),
-                AnyPort::CopyingSink(port) => workers.add(port, cpu, &plan),
-                AnyPort::Loopback(port) => workers.add(port, cpu, &plan),
-            }?;
-        }
-        Ok(workers)
-    }
-
-    /// No workers: for what asks nothing of them.
-    #[cfg(test)]
-    pub(super) const fn none() -> Self {
-        Workers { handles: Vec::new() }
-    }
-
-    /// A worker for each of these ports, of whatever kind.
-    #[cfg(test)]
-    pub(super) fn on_ports<P: Port + 'static>(
-        ports: impl IntoIterator<Item = P>,
-        plan: &Plan<'_>,
-    ) -> std::io::Result<Self> {
-        let mut workers = Workers { handles: Vec::new() };
-        ports.into_iter().try_for_each(|port| workers.add(port, None, plan))?;
-        Ok(workers)
+    /// No workers yet. So many queues in a row belong together: they are one worker's, the next ones the next worker's.
+    #[must_use]
+    pub const fn new(group: u16) -> Self {
+        Workers { handles: Vec::new(), group }
     }
 
     /// Starts another worker, which is on its CPU when this returns.
-    fn add<P: Port + 'static>(&mut self, port: P, cpu: Option<usize>, plan: &Plan<'_>) -> std::io::Result<()> {
+    ///
+    /// # Errors
+    /// A thread, an eventfd or an epoll instance is not to be had, or a CPU is not this process's.
+    pub fn add<D: DataPath>(&mut self, data_path: D, plan: &Plan<'_>) -> std::io::Result<()> {
         let (commands, inbox): (Sender<Command>, Receiver<Command>) = channel();
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
-        let observers = Observers { capture: plan.capture.cloned(), ..Observers::default() };
         let (shared, notices) = (plan.shared.clone(), plan.notices.clone());
         let dying = notices.clone();
-        let worker = Worker::new(port, inbox, wake.clone(), shared, observers, notices, plan.poll)?;
+        let worker = Worker::new(data_path, inbox, wake.clone(), shared, notices, plan.poll)?;
         let (pinned, answer) = sync_channel(1);
-        let name = format!("worker{}", self.handles.len());
+        let (name, cpu) = (format!("worker{}", self.handles.len()), plan.cpus.get(self.handles.len()).copied());
         let thread = std::thread::Builder::new().name(name).spawn(move || {
             let outcome: nix::Result<()> = cpu.map_or(Ok(()), pin);
             let ready = outcome.is_ok();
@@ -176,7 +143,7 @@ impl Workers {
     pub fn negotiate(&self, features: Features, before: Features) -> Result<(), DeviceError> {
         let tell = |features| -> Result<(), DeviceError> {
             (0..self.handles.len())
-                .try_for_each(|worker| Ok(self.ask_worker(worker, |reply| Command::Negotiated { features, reply })??))
+                .try_for_each(|worker| self.ask_worker(worker, |reply| Command::Negotiated { features, reply })?)
         };
         tell(features).inspect_err(|_| {
             if let Err(error) = tell(before) {
@@ -185,13 +152,14 @@ impl Workers {
         })
     }
 
-    /// Gives every worker an observer of its own, or none; returns those that looked so far.
-    pub fn observe(&self, mut observer: impl FnMut() -> Option<Box<dyn Observer>>) -> Vec<Box<dyn Observer>> {
-        (0..self.handles.len())
-            .filter_map(|worker| {
-                self.ask_worker(worker, |reply| Command::Observe { observer: observer(), reply }).ok().flatten()
-            })
-            .collect()
+    /// Gives every data path a message of its own kind, with a way to answer. Returns the answers there were.
+    pub fn tell<T>(&self, mut message: impl FnMut(SyncSender<T>) -> Box<dyn Any + Send>) -> Vec<T> {
+        let answers = (0..self.handles.len()).map(|worker| {
+            let (reply, answer) = sync_channel(1);
+            self.send_to(worker, Command::Tell(message(reply)));
+            answer
+        });
+        answers.filter_map(|answer| answer.recv().ok()).collect()
     }
 
     /// Translations came that queues may wait for.
@@ -252,7 +220,7 @@ impl Workers {
     }
 
     fn owner(&self, index: u16) -> usize {
-        usize::from(index / 2) % self.handles.len().max(1)
+        usize::from(index / self.group.max(1)) % self.handles.len().max(1)
     }
 }
 

@@ -77,14 +77,20 @@ pub enum Reply {
     },
 }
 
-/// `vnic status`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// `vnic status`: of a device; of the first, with all in `devices`, where there are several.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
+    /// The kind of device: `net`, `rng`.
+    #[serde(default)]
+    pub device: String,
+    /// All devices of the process, where there are several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<Status>,
     /// The vhost-user socket.
     pub socket: String,
     /// The process serving it.
     pub pid: u32,
-    /// The link's name as given.
+    /// A NIC's link as given.
     pub link: String,
     /// Is a front-end connected?
     pub connected: bool,

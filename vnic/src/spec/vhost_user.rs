@@ -28,6 +28,9 @@ pub const MAX_FDS: usize = MAX_TABLE_REGIONS;
 /// that this back-end takes a full memory table.
 pub const MAX_PAYLOAD: usize = 512;
 
+/// Bytes of configuration space in one message, at most. "Virtio device config space".
+pub const MAX_CONFIG: usize = 256;
+
 /// "Vring address description", flags: used-ring writes are logged (`VHOST_VRING_F_LOG`).
 pub const VRING_ADDR_F_LOG: u32 = 1;
 

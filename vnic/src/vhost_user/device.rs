@@ -170,6 +170,16 @@ pub trait Device {
         Err(format!("this device has no MTU to set to {mtu}").into())
     }
 
+    /// The configuration space (`CONFIG`).
+    fn config(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    /// The driver writes into the configuration space, at most to its end (`CONFIG`).
+    fn set_config(&mut self, offset: usize, bytes: &[u8]) -> Result<(), DeviceError> {
+        Err(format!("this device has no configuration space to set {} bytes in at {offset}", bytes.len()).into())
+    }
+
     /// The guest moved here: announce this MAC (`RARP`).
     fn send_rarp(&mut self, _mac: [u8; 6]) -> Result<(), DeviceError> {
         Err("this device announces nobody".into())

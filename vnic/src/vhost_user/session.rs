@@ -20,7 +20,7 @@
 //! Traps: QEMU 7.2 sends `SET_STATUS` 0 *before* `GET_VRING_BASE`, so a reset keeps where the rings stood; it sends
 //! `SET_VRING_ERR` and its memory regions once for many starts, so a reset keeps those too.
 //!
-//! Limits: no dirty log, in-flight tracking or configuration space yet; their requests are refused by name.
+//! Limits: no dirty log or in-flight tracking yet; their requests are refused by name.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -38,6 +38,7 @@ use crate::spec::vhost_user::{
 };
 use crate::spec::{Feature, Features};
 
+mod config;
 mod vring;
 
 use vring::Vring;
@@ -135,14 +136,17 @@ impl Session {
         match rule.and_then(|rule| self.perform(rule, message, device).map(|reply| (rule.code, reply))) {
             Ok((code, reply)) => {
                 match reply {
-                    Some(reply) => self.connection.send(&reply.to_bytes(number), &[])?,
-                    None if acknowledge => self.connection.send(&Reply::Number(0).to_bytes(number), &[])?,
+                    Some(reply) => {
+                        let fds: Vec<BorrowedFd<'_>> = reply.fds.iter().map(AsFd::as_fd).collect();
+                        self.connection.send(&reply.to_bytes(number), &fds)?;
+                    }
+                    None if acknowledge => self.connection.send(&Reply::number(0).to_bytes(number), &[])?,
                     None => {}
                 }
                 Ok(Handled::Done(code))
             }
             Err(error) if acknowledge && !has_own_reply && !error.ends_the_session() => {
-                self.connection.send(&Reply::Number(1).to_bytes(number), &[])?;
+                self.connection.send(&Reply::number(1).to_bytes(number), &[])?;
                 Ok(Handled::Refused(error))
             }
             Err(error) => Err(error),
@@ -165,7 +169,7 @@ impl Session {
 
     /// The table: each request and its method.
     fn dispatch(&mut self, request: Request, fds: Vec<OwnedFd>, device: &mut dyn Device) -> Outcome {
-        let number = |number| Ok(Some(Reply::Number(number)));
+        let number = |number| Ok(Some(Reply::number(number)));
         match request {
             Request::GetFeatures => number(device.offered().0),
             Request::SetFeatures(features) => self.set_features(features, device),
@@ -196,6 +200,8 @@ impl Session {
             Request::GetStatus => number(u64::from(self.status)),
             Request::SetBackendReqFd => self.set_backend_req_fd(fds, device),
             Request::IotlbMsg(entry) => self.iotlb(entry, device),
+            Request::GetConfig(access) => Ok(Some(config::get(access, device))),
+            Request::SetConfig(access) => config::set(&access, device),
         }
     }
 

@@ -91,7 +91,7 @@ impl Session {
         let index = self.index(request, state.index)?;
         self.stop(index, device)?;
         let base = self.vring_mut(request, index)?.base;
-        Ok(Some(Reply::State(VringState { index: state.index, num: base.0 })))
+        Ok(Some(Reply::state(VringState { index: state.index, num: base.0 })))
     }
 
     pub(super) fn set_vring_kick(&mut self, file: VringFile, fds: Vec<OwnedFd>, device: &mut dyn Device) -> Outcome {

@@ -1,5 +1,6 @@
 //! A front-end and a device of our own around a real session on a real socket pair.
 
+mod config;
 mod hostile;
 mod iommu;
 mod listen;
@@ -54,6 +55,8 @@ struct Recorder {
     /// The method that is to fail.
     refuse: &'static str,
     memory: Option<Arc<Memory>>,
+    /// A configuration space of its own.
+    config: Option<Vec<u8>>,
     channel: Option<BackendChannel>,
 }
 
@@ -75,7 +78,15 @@ impl Device for Recorder {
     }
 
     fn protocol_features(&self) -> ProtocolFeatures {
-        PROTOCOL
+        if self.config.is_some() { PROTOCOL.with(ProtocolFeature::Config) } else { PROTOCOL }
+    }
+
+    fn config(&self) -> Vec<u8> {
+        self.config.clone().unwrap_or_default()
+    }
+
+    fn set_config(&mut self, offset: usize, bytes: &[u8]) -> Result<(), DeviceError> {
+        self.note(format!("config at {offset} {bytes:02x?}"))
     }
 
     fn vrings(&self) -> u16 {

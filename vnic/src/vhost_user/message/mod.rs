@@ -7,12 +7,16 @@
 //! Operation: [`RULES`] says for each request what it must look like; [`parse`] checks a message against its rule before
 //! it reads a field. "vhost-user protocol, Message Specification".
 
+mod encode;
+
+pub use encode::{Reply, backend_iotlb, needs_reply};
+
 use crate::memory::{Gpa, RegionSpec, UserAddr};
 use crate::spec::Features;
 use crate::spec::vhost_user::{
-    BackendCode, FLAG_NEED_REPLY, FLAG_REPLY, FLAG_VERSION_MASK, HEADER_LEN, Header, Iotlb, MAX_PAYLOAD,
-    MAX_TABLE_REGIONS, MEMORY_REGION_LEN, MemoryRegion, ProtocolFeature, ProtocolFeatures, RequestCode, VERSION,
-    VRING_FD_INDEX_MASK, VRING_FD_NOFD, VringAddr, VringState,
+    FLAG_REPLY, FLAG_VERSION_MASK, HEADER_LEN, Header, Iotlb, MAX_CONFIG, MAX_PAYLOAD, MAX_TABLE_REGIONS,
+    MEMORY_REGION_LEN, ProtocolFeature, ProtocolFeatures, RequestCode, VERSION, VRING_FD_INDEX_MASK, VRING_FD_NOFD,
+    VringAddr, VringState,
 };
 
 use super::error::SessionError;
@@ -72,6 +76,21 @@ pub enum Request {
     SetBackendReqFd,
     /// A translation, or the end of some.
     IotlbMsg(Iotlb),
+    /// What stands in this part of the configuration space?
+    GetConfig(ConfigAccess),
+    /// This is to stand there.
+    SetConfig(ConfigAccess),
+}
+
+/// A part of the configuration space. "Virtio device config space".
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigAccess {
+    /// Where it begins, bytes.
+    pub offset: u32,
+    /// 0: the driver writes; 1: a migration does.
+    pub flags: u32,
+    /// What stands there; in a question, as many bytes as are asked for.
+    pub bytes: Vec<u8>,
 }
 
 /// The payload of `SET_VRING_KICK`, `_CALL`, `_ERR`.
@@ -90,6 +109,8 @@ enum Payload {
     Bytes(usize),
     /// A count, padding, and as many memory regions.
     Regions,
+    /// Offset, size and flags, and as many bytes as the size says.
+    Config,
     /// This device never gets as far as to look.
     Any,
 }
@@ -137,7 +158,7 @@ macro_rules! rules {
     };
 }
 
-use Payload::{Any, Bytes, Regions};
+use Payload::{Any, Bytes, Config, Regions};
 use ProtocolFeature as P;
 
 /// Bytes of a single memory region with its padding.
@@ -170,8 +191,8 @@ pub const RULES: &[Rule] = rules! {
     SetBackendReqFd,      Bytes(0),                  One,        Some(P::BackendReq),          OnDemand;
     IotlbMsg,             Bytes(32),                 None,       Some(P::BackendReq),          OnDemand;
     SetVringEndian,       Any,                       None,       Some(P::CrossEndian),         OnDemand;
-    GetConfig,            Any,                       None,       Some(P::Config),              Always;
-    SetConfig,            Any,                       None,       Some(P::Config),              OnDemand;
+    GetConfig,            Config,                    None,       Some(P::Config),              Always;
+    SetConfig,            Config,                    None,       Some(P::Config),              OnDemand;
     CreateCryptoSession,  Any,                       None,       Some(P::CryptoSession),       Always;
     CloseCryptoSession,   Any,                       None,       Some(P::CryptoSession),       OnDemand;
     PostcopyAdvise,       Any,                       None,       Some(P::Pagefault),           Always;
@@ -233,6 +254,10 @@ pub fn parse(rule: &Rule, payload: &[u8], fds: usize) -> Result<Request, Session
     let regions = match rule.payload {
         Payload::Bytes(expected) if size != expected => return Err(SessionError::Size { request, size, expected }),
         Payload::Regions => region_count(request, payload)?,
+        Payload::Config => {
+            check_config(request, payload)?;
+            0
+        }
         Payload::Any => return Err(SessionError::Unsupported { request }),
         Payload::Bytes(_) => 0,
     };
@@ -289,6 +314,8 @@ pub fn parse(rule: &Rule, payload: &[u8], fds: usize) -> Result<Request, Session
         RequestCode::GetStatus => Request::GetStatus,
         RequestCode::SetBackendReqFd => Request::SetBackendReqFd,
         RequestCode::IotlbMsg => Request::IotlbMsg(fields.iotlb()),
+        RequestCode::GetConfig => Request::GetConfig(fields.config()),
+        RequestCode::SetConfig => Request::SetConfig(fields.config()),
         _ => return Err(SessionError::Unsupported { request }),
     })
 }
@@ -308,6 +335,20 @@ fn region_count(request: RequestCode, payload: &[u8]) -> Result<usize, SessionEr
         return Err(SessionError::Size { request, size, expected });
     }
     Ok(count as usize)
+}
+
+/// Bytes in front of those of the configuration space: offset, size, flags.
+const CONFIG_HEAD: usize = 12;
+
+/// The size in the payload is that of the payload.
+fn check_config(request: RequestCode, payload: &[u8]) -> Result<(), SessionError> {
+    let size = payload.len();
+    let told = Fields(payload.get(4..).unwrap_or_default()).u32() as usize;
+    if told > MAX_CONFIG {
+        return Err(SessionError::Value { request, what: "size", value: told as u64 });
+    }
+    let expected = CONFIG_HEAD + told;
+    if size == expected { Ok(()) } else { Err(SessionError::Size { request, size, expected }) }
 }
 
 /// The fields of a payload in order. Its length has been checked; past its end there are zeroes.
@@ -342,6 +383,11 @@ impl Fields<'_> {
         Iotlb { iova, size, user_address, permissions, kind }
     }
 
+    fn config(&mut self) -> ConfigAccess {
+        let (offset, _size, flags) = (self.u32(), self.u32(), self.u32());
+        ConfigAccess { offset, flags, bytes: std::mem::take(&mut self.0).to_vec() }
+    }
+
     fn region(&mut self) -> RegionSpec {
         RegionSpec { gpa: Gpa(self.u64()), size: self.u64(), user_addr: UserAddr(self.u64()), mmap_offset: self.u64() }
     }
@@ -354,147 +400,4 @@ impl Fields<'_> {
         }
         Ok(VringFile { index: (value & VRING_FD_INDEX_MASK) as u32, present: value & VRING_FD_NOFD == 0 })
     }
-}
-
-impl Request {
-    /// The request's code.
-    #[must_use]
-    pub const fn code(&self) -> RequestCode {
-        match self {
-            Request::GetFeatures => RequestCode::GetFeatures,
-            Request::SetFeatures(_) => RequestCode::SetFeatures,
-            Request::SetOwner => RequestCode::SetOwner,
-            Request::ResetOwner => RequestCode::ResetOwner,
-            Request::SetMemTable(_) => RequestCode::SetMemTable,
-            Request::SetVringNum(_) => RequestCode::SetVringNum,
-            Request::SetVringAddr(_) => RequestCode::SetVringAddr,
-            Request::SetVringBase(_) => RequestCode::SetVringBase,
-            Request::GetVringBase(_) => RequestCode::GetVringBase,
-            Request::SetVringKick(_) => RequestCode::SetVringKick,
-            Request::SetVringCall(_) => RequestCode::SetVringCall,
-            Request::SetVringErr(_) => RequestCode::SetVringErr,
-            Request::GetProtocolFeatures => RequestCode::GetProtocolFeatures,
-            Request::SetProtocolFeatures(_) => RequestCode::SetProtocolFeatures,
-            Request::GetQueueNum => RequestCode::GetQueueNum,
-            Request::SetVringEnable(_) => RequestCode::SetVringEnable,
-            Request::SendRarp(_) => RequestCode::SendRarp,
-            Request::NetSetMtu(_) => RequestCode::NetSetMtu,
-            Request::ResetDevice => RequestCode::ResetDevice,
-            Request::GetMaxMemSlots => RequestCode::GetMaxMemSlots,
-            Request::AddMemReg(_) => RequestCode::AddMemReg,
-            Request::RemMemReg(_) => RequestCode::RemMemReg,
-            Request::SetStatus(_) => RequestCode::SetStatus,
-            Request::GetStatus => RequestCode::GetStatus,
-            Request::SetBackendReqFd => RequestCode::SetBackendReqFd,
-            Request::IotlbMsg(_) => RequestCode::IotlbMsg,
-        }
-    }
-
-    /// The request's payload as a front-end sends it.
-    #[must_use]
-    pub fn payload(&self) -> Vec<u8> {
-        match self {
-            Request::GetFeatures
-            | Request::SetOwner
-            | Request::ResetOwner
-            | Request::GetProtocolFeatures
-            | Request::GetQueueNum
-            | Request::ResetDevice
-            | Request::GetMaxMemSlots
-            | Request::GetStatus
-            | Request::SetBackendReqFd => Vec::new(),
-            Request::IotlbMsg(message) => iotlb_bytes(message),
-            Request::SetFeatures(features) => words(&[features.0]),
-            Request::SetProtocolFeatures(features) => words(&[features.0]),
-            Request::NetSetMtu(value) | Request::SetStatus(value) => words(&[*value]),
-            Request::SendRarp(mac) => [mac.as_slice(), &[0; 2]].concat(),
-            Request::SetVringNum(state)
-            | Request::SetVringBase(state)
-            | Request::GetVringBase(state)
-            | Request::SetVringEnable(state) => words(&[two(state.index, state.num)]),
-            Request::SetVringAddr(addr) => {
-                words(&[two(addr.index, addr.flags), addr.descriptor, addr.used, addr.available, addr.log])
-            }
-            Request::SetVringKick(file) | Request::SetVringCall(file) | Request::SetVringErr(file) => {
-                words(&[u64::from(file.index) | if file.present { 0 } else { VRING_FD_NOFD }])
-            }
-            Request::SetMemTable(regions) => {
-                let mut bytes = words(&[regions.len() as u64]);
-                regions.iter().for_each(|region| bytes.extend(region_bytes(region)));
-                bytes
-            }
-            Request::AddMemReg(region) | Request::RemMemReg(region) => [words(&[0]), region_bytes(region)].concat(),
-        }
-    }
-
-    /// The whole message as a front-end sends it, with these flags beside the version.
-    #[must_use]
-    pub fn to_bytes(&self, flags: u32) -> Vec<u8> {
-        framed(self.code() as u32, flags, &self.payload())
-    }
-}
-
-const fn two(low: u32, high: u32) -> u64 {
-    low as u64 | (high as u64) << 32
-}
-
-fn words(words: &[u64]) -> Vec<u8> {
-    words.iter().flat_map(|word| word.to_le_bytes()).collect()
-}
-
-fn region_bytes(spec: &RegionSpec) -> Vec<u8> {
-    let region = MemoryRegion {
-        guest_address: spec.gpa.0,
-        size: spec.size,
-        user_address: spec.user_addr.0,
-        mmap_offset: spec.mmap_offset,
-    };
-    words(&[region.guest_address, region.size, region.user_address, region.mmap_offset])
-}
-
-fn iotlb_bytes(message: &Iotlb) -> Vec<u8> {
-    let last = u64::from(message.permissions) | u64::from(message.kind) << 8;
-    words(&[message.iova, message.size, message.user_address, last])
-}
-
-fn framed(request: u32, flags: u32, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(HEADER_LEN + payload.len());
-    for field in [request, VERSION | flags, payload.len() as u32] {
-        bytes.extend(field.to_le_bytes());
-    }
-    bytes.extend(payload);
-    bytes
-}
-
-/// What a reply carries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reply {
-    /// A number: features, counts, an acknowledgement (0: it worked).
-    Number(u64),
-    /// A vring's state.
-    State(VringState),
-}
-
-impl Reply {
-    /// The whole reply to `request`.
-    #[must_use]
-    pub fn to_bytes(self, request: u32) -> Vec<u8> {
-        let word = match self {
-            Reply::Number(number) => number,
-            Reply::State(state) => two(state.index, state.num),
-        };
-        framed(request, FLAG_REPLY, &words(&[word]))
-    }
-}
-
-/// A whole IOTLB message of the back-end, which asks for no acknowledgement. "Back-end message types".
-#[must_use]
-pub fn backend_iotlb(message: &Iotlb) -> Vec<u8> {
-    framed(BackendCode::IotlbMsg as u32, 0, &iotlb_bytes(message))
-}
-
-/// Does the sender of `header` want an acknowledgement?
-#[must_use]
-pub const fn needs_reply(header: &Header) -> bool {
-    header.flags & FLAG_NEED_REPLY != 0
 }

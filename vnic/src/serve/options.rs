@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use super::control::Extension;
+use crate::backend::PollMode;
 use crate::link::LinkKind;
 use crate::spec::Features;
 
@@ -30,32 +31,40 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// When a worker sleeps.
+/// Which device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum PollMode {
-    /// Poll while there is work, then arm notifications and sleep.
+pub enum DeviceKind {
+    /// A network card: [`crate::nic`].
     #[default]
-    Adaptive,
-    /// Never sleep.
-    Always,
-    /// Sleep as soon as a pass over the queues finds nothing; wait for a notification before every pass.
-    Never,
+    Net,
+    /// An entropy device: [`crate::rng`].
+    Rng,
 }
 
-/// Not a poll mode.
+impl DeviceKind {
+    /// Its name, as the vhost-user specification has it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            DeviceKind::Net => "net",
+            DeviceKind::Rng => "rng",
+        }
+    }
+}
+
+/// Not a device.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a poll mode; use adaptive, always or never")]
-pub struct UnknownPollMode(String);
+#[error("`{0}` is not a device: it is one of net, rng")]
+pub struct UnknownDevice(String);
 
-impl FromStr for PollMode {
-    type Err = UnknownPollMode;
+impl FromStr for DeviceKind {
+    type Err = UnknownDevice;
 
-    fn from_str(name: &str) -> Result<Self, UnknownPollMode> {
+    fn from_str(name: &str) -> Result<Self, UnknownDevice> {
         match name {
-            "adaptive" => Ok(PollMode::Adaptive),
-            "always" => Ok(PollMode::Always),
-            "never" => Ok(PollMode::Never),
-            _ => Err(UnknownPollMode(name.to_owned())),
+            "net" => Ok(DeviceKind::Net),
+            "rng" => Ok(DeviceKind::Rng),
+            _ => Err(UnknownDevice(name.to_owned())),
         }
     }
 }
@@ -65,6 +74,8 @@ impl FromStr for PollMode {
 pub struct Options {
     /// Where the front-end is.
     pub endpoint: Endpoint,
+    /// Which device; what is said of frames and pairs is for a NIC.
+    pub device: DeviceKind,
     /// Where frames go.
     pub link: LinkKind,
     /// The control socket; `None`: the endpoint's path with `.control`, or none for an inherited socket.
@@ -86,6 +97,24 @@ pub struct Options {
 }
 
 impl Options {
+    /// What is served where nothing else is said: a NIC with one pair and a peer.
+    #[must_use]
+    pub fn new(endpoint: Endpoint) -> Self {
+        Options {
+            endpoint,
+            device: DeviceKind::Net,
+            link: LinkKind::Peer,
+            control: None,
+            capture: None,
+            withhold: Features::NONE,
+            queue_pairs: 1,
+            queue_size: 1024,
+            poll: PollMode::Adaptive,
+            cpus: Vec::new(),
+            extension: None,
+        }
+    }
+
     /// The control socket's path by the contract: as given, or beside the vhost-user socket.
     #[must_use]
     pub fn control_path(&self) -> Option<PathBuf> {

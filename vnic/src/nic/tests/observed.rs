@@ -29,10 +29,12 @@ fn an_observer_sees_each_frame_with_its_pieces_until_it_is_taken_back() {
         rig.tx.used();
     };
     send(&mut rig);
-    assert!(rig.workers.observe(|| Some(Box::new(Notes::default()))).is_empty(), "nobody looked before");
+    assert!(crate::nic::observe(&rig.workers, || Some(Box::new(Notes::default()))).is_empty(), "nobody looked before");
     send(&mut rig);
-    let [Notes(seen)] = &notes(rig.workers.observe(|| None))[..] else { panic!("one worker, one observer") };
+    let [Notes(seen)] = &notes(crate::nic::observe(&rig.workers, || None))[..] else {
+        panic!("one worker, one observer")
+    };
     assert_eq!(*seen, [(1060, 1060, 1060, vec![(HEADER + 12, 60), (PAYLOAD, 1000)])]);
     send(&mut rig);
-    assert!(rig.workers.observe(|| None).is_empty());
+    assert!(crate::nic::observe(&rig.workers, || None).is_empty());
 }

@@ -5,7 +5,7 @@ use crate::link::{LinkCounters, LinkError, Transmitted};
 use crate::net::Frame;
 
 /// A link with a bug.
-pub(in crate::backend) struct Bomb;
+struct Bomb;
 
 impl Port for Bomb {
     fn transmit(&mut self, _pair: usize, frame: &Frame<'_>) -> Result<Transmitted, LinkError> {

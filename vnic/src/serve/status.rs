@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::iommu::Iommu;
-use super::shared::{Shared, View};
+use crate::backend::Shared;
+use crate::backend::iommu::Iommu;
+use crate::backend::shared::View;
 use crate::memory::{FilePages, IotlbEntry, Memory};
 use crate::observe::protocol::{
     EventSuppression, FeatureSets, IotlbStatus, QueueStatus, RegionStatus, RingSnapshot, Status, TranslationStatus,
@@ -16,14 +17,26 @@ use crate::spec::{Feature, Features};
 /// Translations that the status shows singly.
 const SHOWN: usize = 16;
 
-/// The whole state.
+/// The whole state: the first device's, and that of each where there are several.
 #[must_use]
-pub(super) fn status(shared: &Shared) -> Status {
+pub(super) fn status(devices: &[&Shared]) -> Status {
+    let mut all: Vec<Status> = devices.iter().map(|shared| device(shared)).collect();
+    match all.as_slice() {
+        [first, _, ..] => Status { devices: all.clone(), ..first.clone() },
+        _ => all.pop().unwrap_or_default(),
+    }
+}
+
+/// The state of one device.
+#[must_use]
+pub(crate) fn device(shared: &Shared) -> Status {
     let event_suppression = event_suppression(shared);
     // Each under its own lock, for a moment: the session and the IOMMU's updates wait for them.
     let iotlb = iotlb(&shared.iommu);
     let view = shared.view();
     Status {
+        device: shared.about.device.to_owned(),
+        devices: Vec::new(),
         socket: shared.about.socket.clone(),
         pid: std::process::id(),
         link: shared.about.link.clone(),
@@ -40,7 +53,7 @@ pub(super) fn status(shared: &Shared) -> Status {
         iotlb: view.negotiated.has(Feature::AccessPlatform).then_some(iotlb),
         queues: queues(shared, &view, &event_suppression),
         idle_ns: shared.idle_ns.load(Ordering::Relaxed),
-        link_counters: shared.link_counters(),
+        link_counters: shared.counters(),
     }
 }
 
@@ -131,7 +144,7 @@ fn set_up(shared: &Shared, only: Option<u16>) -> Option<SetUp> {
 
 /// Snapshots of the rings that are set up, or of `only` one.
 #[must_use]
-pub(super) fn rings(shared: &Shared, only: Option<u16>) -> Vec<RingSnapshot> {
+pub(crate) fn rings(shared: &Shared, only: Option<u16>) -> Vec<RingSnapshot> {
     let Some(SetUp { memory, rings, pages, features }) = set_up(shared, only) else { return Vec::new() };
     rings
         .iter()

@@ -29,11 +29,8 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::device::{Limits, NicDevice};
-use super::options::PollMode;
-use super::shared::{About, QueueState, Shared};
-use super::worker::{Notice, Notices};
-use super::workers::{Plan, Workers};
+use super::{Nic, queue_name};
+use crate::backend::{About, Backend, NamedCounters, Notice, Notices, Plan, PollMode, QueueState, Shared, Workers};
 use crate::link::{self, AnyPort, Capture, LinkKind, Port};
 use crate::memory::testing::GuestRam;
 use crate::net::features::OFFERED;
@@ -49,23 +46,23 @@ use crate::{memory, spec};
 const RX: u16 = 0;
 const TX: u16 = 1;
 const SIZE: u16 = 64;
-const RAM: u64 = 4 << 20;
+pub(crate) const RAM: u64 = 4 << 20;
 const HEADER: u64 = 0x10_0000;
 const PAYLOAD: u64 = 0x20_0000;
 const RECEIVE: u64 = 0x30_0000;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// One queue, seen by its driver.
-struct Queue {
+pub(crate) struct Queue {
     layout: RingLayout,
-    driver: Box<dyn DriverRing>,
+    pub(crate) driver: Box<dyn DriverRing>,
     kick: Arc<OwnedFd>,
     call: Arc<OwnedFd>,
     err: Arc<OwnedFd>,
 }
 
 impl Queue {
-    fn new(ram: &GuestRam, base: u64, features: spec::Features) -> Self {
+    pub(crate) fn new(ram: &GuestRam, base: u64, features: spec::Features) -> Self {
         Queue::sized(ram, base, features, SIZE)
     }
 
@@ -85,7 +82,7 @@ impl Queue {
         self.setup_at(VringBase::split(base))
     }
 
-    fn setup_at(&self, base: VringBase) -> QueueSetup {
+    pub(crate) fn setup_at(&self, base: VringBase) -> QueueSetup {
         QueueSetup {
             size: self.layout.size,
             addresses: RingAddresses {
@@ -101,19 +98,19 @@ impl Queue {
         }
     }
 
-    fn add(&mut self, buffers: &[Buffer]) {
+    pub(crate) fn add(&mut self, buffers: &[Buffer]) {
         self.driver.add(buffers, Placement::Direct).unwrap();
         self.kick_if_wanted();
     }
 
-    fn kick_if_wanted(&mut self) {
+    pub(crate) fn kick_if_wanted(&mut self) {
         if self.driver.publish() {
             nix::unistd::write(&self.kick, &1u64.to_ne_bytes()).unwrap();
         }
     }
 
     /// Waits for the call, never by the clock alone, and takes what came back.
-    fn used(&mut self) -> Used {
+    pub(crate) fn used(&mut self) -> Used {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(used) = self.driver.pop_used().unwrap() {
@@ -137,17 +134,17 @@ fn readable(fd: &OwnedFd) -> bool {
     poll(&mut fds, PollTimeout::try_from(PATIENCE).unwrap()).unwrap() == 1
 }
 
-const FEATURES: spec::Features =
+pub(crate) const FEATURES: spec::Features =
     OFFERED.without(Feature::RingPacked).without(Feature::InOrder).without(Feature::AccessPlatform);
 
 /// Where a new ring begins.
-fn start_of(features: spec::Features) -> VringBase {
+pub(crate) fn start_of(features: spec::Features) -> VringBase {
     let start = PackedIndex { slot: 0, wrap: true };
     if features.has(Feature::RingPacked) { VringBase::packed(start, start) } else { VringBase::split(0) }
 }
 
 /// A device, and those who do its work.
-type Served = (NicDevice, Arc<Shared>, Arc<Workers>, Receiver<Notice>);
+type Served = (Backend, Arc<Shared>, Arc<Workers>, Receiver<Notice>);
 
 /// A device of this many pairs, with a worker per port.
 fn serve(ports: Vec<AnyPort>, pairs: u16) -> Served {
@@ -155,14 +152,11 @@ fn serve(ports: Vec<AnyPort>, pairs: u16) -> Served {
 }
 
 fn serve_captured(ports: Vec<AnyPort>, pairs: u16, capture: Option<&Capture>) -> Served {
-    let about = About { offered: OFFERED, ..About::default() };
-    let shared = Arc::new(Shared::new(about, 2 * pairs, ports.iter().map(AnyPort::counters).collect()));
-    let (channel, notices) = channel();
-    let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap());
-    let workers = Workers::start(ports, &shared, &Notices { channel, wake }, PollMode::Adaptive, &[], capture);
-    let workers = Arc::new(workers.unwrap());
-    let limits = Limits { queue_pairs: pairs, queue_size: 1024 };
-    (NicDevice::new(Arc::clone(&shared), Arc::clone(&workers), limits), shared, workers, notices)
+    let counters = ports.iter().map(|port| port.counters() as Arc<dyn NamedCounters>).collect();
+    started(counters, PollMode::Adaptive, pairs, |workers, plan| {
+        *workers = super::start(ports, capture, plan)?;
+        Ok(())
+    })
 }
 
 /// The same with one worker, on a port of the test's own.
@@ -172,18 +166,51 @@ fn on_port(port: impl Port + 'static, poll: PollMode, pairs: u16) -> Served {
 
 /// The same with a worker for each of these ports.
 fn on_ports<P: Port + 'static>(ports: impl IntoIterator<Item = P>, poll: PollMode, pairs: u16) -> Served {
-    let shared = Arc::new(Shared::new(About::default(), 2 * pairs, vec![]));
-    let (channel, notices) = channel();
+    started(Vec::new(), poll, pairs, |workers, plan| {
+        ports.into_iter().try_for_each(|port| super::add(workers, port, None, plan))
+    })
+}
+
+fn started(
+    counters: Vec<Arc<dyn NamedCounters>>,
+    poll: PollMode,
+    pairs: u16,
+    start: impl FnOnce(&mut Workers, &Plan<'_>) -> std::io::Result<()>,
+) -> Served {
+    let about = About { device: "net", offered: OFFERED, ..About::default() };
+    let shared = Arc::new(Shared::new(about, (0..2 * pairs).map(queue_name), counters));
+    let (workers, notices) = with_notices(&shared, poll, super::GROUP, start);
+    let nic = Nic { offered: OFFERED, queue_pairs: pairs, queue_size: 1024 };
+    (Backend::new(nic, Arc::clone(&shared), Arc::clone(&workers)), shared, workers, notices)
+}
+
+fn with_notices(
+    shared: &Arc<Shared>,
+    poll: PollMode,
+    group: u16,
+    start: impl FnOnce(&mut Workers, &Plan<'_>) -> std::io::Result<()>,
+) -> (Arc<Workers>, Receiver<Notice>) {
+    let (channel, inbox) = channel();
     let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap());
-    let plan = Plan { shared: &shared, notices: &Notices { channel, wake }, poll, capture: None };
-    let workers = Arc::new(Workers::on_ports(ports, &plan).unwrap());
-    let limits = Limits { queue_pairs: pairs, queue_size: 1024 };
-    (NicDevice::new(Arc::clone(&shared), Arc::clone(&workers), limits), shared, workers, notices)
+    let mut workers = Workers::new(group);
+    start(&mut workers, &Plan { shared, notices: &Notices { channel, wake }, poll, cpus: &[] }).unwrap();
+    (Arc::new(workers), inbox)
+}
+
+/// Shared state and workers of a device of any kind.
+pub(crate) fn with_workers(
+    about: About,
+    queues: impl IntoIterator<Item = String>,
+    start: impl FnOnce(&mut Workers, &Plan<'_>) -> std::io::Result<()>,
+) -> (Arc<Shared>, Arc<Workers>, Receiver<Notice>) {
+    let shared = Arc::new(Shared::new(about, queues, Vec::new()));
+    let (workers, inbox) = with_notices(&shared, PollMode::Adaptive, 1, start);
+    (shared, workers, inbox)
 }
 
 struct Rig {
     ram: GuestRam,
-    device: NicDevice,
+    device: Backend,
     shared: Arc<Shared>,
     workers: Arc<Workers>,
     notices: Receiver<Notice>,
@@ -227,7 +254,7 @@ impl Rig {
 }
 
 /// Looks until it is so.
-fn wait_for(what: &str, condition: impl Fn() -> bool) {
+pub(crate) fn wait_for(what: &str, condition: impl Fn() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !condition() {
         assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
@@ -247,7 +274,7 @@ fn a_transmitted_frame_is_counted_and_its_buffer_comes_back() {
 }
 
 /// Split and packed, in whatever order and in order.
-fn formats() -> [spec::Features; 4] {
+pub(crate) fn formats() -> [spec::Features; 4] {
     let packed = FEATURES.with(Feature::RingPacked);
     [FEATURES, FEATURES.with(Feature::InOrder), packed, packed.with(Feature::InOrder)]
 }
@@ -328,4 +355,11 @@ fn a_disabled_transmitq_is_processed_and_its_frames_are_discarded() {
             assert_eq!(rig.counter(TX, "bytes"), 500);
         }
     }
+}
+
+#[test]
+fn queues_are_named_as_the_driver_sees_them() {
+    assert_eq!([0, 3].map(queue_name), ["receiveq0", "transmitq1"]);
+    let (_, shared, ..) = serve(vec![link::open(&LinkKind::Sink, 2).unwrap()], 2);
+    assert_eq!(["receiveq0", "transmitq1", "transmitq2"].map(|name| shared.index_of(name)), [Some(0), Some(3), None]);
 }

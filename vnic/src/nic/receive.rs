@@ -1,7 +1,7 @@
 //! link → receiveq: one burst.
 
-use super::queue::Queue;
-use super::worker::{BURST, ObserverPass, Progress};
+use super::observers::ObserverPass;
+use crate::backend::{BURST, Progress, Queue};
 use crate::link::{Port, Received};
 use crate::net::{MAX_BUFFERS, ReceiveSpace};
 use crate::ring::{Chain, DeviceRing};
@@ -67,7 +67,7 @@ pub(super) fn burst<P: Port>(
                 for (chain, written) in filled.iter() {
                     counters.chains.add(1);
                     counters.descriptors.add(u64::from(chain.descriptors));
-                    queue.push_used(chain, *written);
+                    queue.complete(chain, *written);
                 }
                 queue.unpop(chains.get(filled.len()..).unwrap_or_default());
                 frames += 1;

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
-use crate::backend::worker::BURST;
+use crate::backend::BURST;
 use crate::link::{LinkCounters, LinkError, Received};
 use crate::net::ReceiveSpace;
 

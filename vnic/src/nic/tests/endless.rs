@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
 use super::*;
-use crate::backend::worker::BURST;
+use crate::backend::BURST;
 use crate::link::{LinkCounters, LinkError, Port, Received, Transmitted};
 use crate::net::{Frame, ReceiveSpace};
 use crate::spec::net::NetHeader;
@@ -80,7 +80,7 @@ impl Port for Probe {
 /// Two pairs on one worker with a probe. The test drives pair 1.
 struct Bench {
     ram: GuestRam,
-    device: NicDevice,
+    device: Backend,
     shared: Arc<Shared>,
     workers: Arc<Workers>,
     seen: Arc<Seen>,
@@ -153,7 +153,7 @@ fn an_endless_producer_starves_no_queue_no_request_and_no_stop() {
             assert_eq!(bench.shared.queues[3].counters.chains.get(), round);
             assert!(bench.workers.hold(3, true) && bench.workers.hold(3, false));
         }
-        assert!(super::super::status::status(&bench.shared).queues.iter().all(|queue| queue.error.is_none()));
+        assert!(crate::serve::status::device(&bench.shared).queues.iter().all(|queue| queue.error.is_none()));
         let file = bench.ram.fd().try_clone_to_owned().unwrap();
         let again = memory::Memory::map(vec![(bench.ram.specs()[0], file)]).unwrap();
         bench.device.set_memory(Arc::new(again)).unwrap();

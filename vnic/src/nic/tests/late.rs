@@ -6,7 +6,6 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
-use crate::backend::workers::Plan;
 use crate::link::{Completion, LinkCounters, LinkError, Port, Transmitted};
 use crate::memory::{Access, Memory};
 use crate::net::Frame;
@@ -133,7 +132,7 @@ impl Drop for Late {
 /// A device on a [`Late`].
 struct Bench {
     ram: GuestRam,
-    device: NicDevice,
+    device: Backend,
     shared: Arc<Shared>,
     workers: Arc<Workers>,
     seen: Arc<Seen>,
@@ -149,14 +148,7 @@ impl Bench {
         let ram = GuestRam::new(RAM).unwrap();
         let tx = Queue::new(&ram, 0x8000, features);
         let seen = Arc::<Seen>::default();
-        let shared = Arc::new(Shared::new(About::default(), 2, vec![]));
-        let (channel, notices) = channel();
-        let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap());
-        let poll = PollMode::Adaptive;
-        let plan = Plan { shared: &shared, notices: &Notices { channel, wake }, poll, capture: None };
-        let workers = Arc::new(Workers::on_ports([Late::new(Arc::clone(&seen))], &plan).unwrap());
-        let limits = Limits { queue_pairs: 1, queue_size: 1024 };
-        let mut device = NicDevice::new(Arc::clone(&shared), Arc::clone(&workers), limits);
+        let (mut device, shared, workers, notices) = on_port(Late::new(Arc::clone(&seen)), PollMode::Adaptive, 1);
         device.set_features(features).unwrap();
         device.set_memory(Arc::clone(ram.memory())).unwrap();
         device.start_queue(TX, tx.setup_at(start_of(features))).unwrap();

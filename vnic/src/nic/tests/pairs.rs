@@ -8,7 +8,7 @@ const PAIRS: u16 = 4;
 
 struct Pairs {
     ram: GuestRam,
-    device: NicDevice,
+    device: Backend,
     shared: Arc<Shared>,
     workers: Arc<Workers>,
     /// By vhost-user index.
@@ -170,13 +170,13 @@ fn one_ring_is_reset_to_another_size_and_place_while_the_others_run() {
 fn each_worker_has_an_observer_of_its_own() {
     for workers in [1, 2, 4] {
         let mut rig = Pairs::new(&LinkKind::SinkCopy, workers, FEATURES);
-        assert!(rig.workers.observe(|| Some(Box::new(observed::Notes::default()))).is_empty());
+        assert!(crate::nic::observe(&rig.workers, || Some(Box::new(observed::Notes::default()))).is_empty());
         for pair in 0..4 {
             rig.tx(pair).add(&[Buffer::readable(HEADER, 12 + 60)]);
             rig.tx(pair).used();
         }
         let seen: Vec<usize> =
-            observed::notes(rig.workers.observe(|| None)).iter().map(|notes| notes.0.len()).collect();
+            observed::notes(crate::nic::observe(&rig.workers, || None)).iter().map(|notes| notes.0.len()).collect();
         assert_eq!(seen, vec![4 / workers; workers], "{workers} workers");
     }
 }

@@ -151,7 +151,7 @@ impl Behind {
     }
 
     fn status(&self) -> Status {
-        crate::backend::status::status(&self.rig.shared)
+        crate::serve::status::device(&self.rig.shared)
     }
 
     /// Sends `len` bytes at `payload`, and returns them as they came back round on the receiveq. All is translated.
@@ -393,7 +393,7 @@ fn the_rings_and_the_trace_show_where_an_iova_leads() {
         assert!(behind.rig.workers.hold(TX, true));
         behind.send(iova(PAYLOAD) + 8, 100);
         behind.send(iova(PAYLOAD) + PAGE, 100);
-        let seen = crate::backend::status::rings(&behind.rig.shared, Some(TX));
+        let seen = crate::serve::status::rings(&behind.rig.shared, Some(TX));
         let chains: Vec<String> = seen[0].chains.iter().map(|chain| chain.to_string()).collect();
         assert_eq!(seen[0].faults, Vec::<String>::new());
         assert!(chains[0].ends_with("R 0x700100000+12 at 0x5000 -> R 0x700200008+100 at 0x6008"), "{chains:?}");
@@ -449,7 +449,7 @@ fn a_ring_need_not_lie_in_one_piece() {
             behind.rig.tx.used();
         }
         assert_eq!((behind.rig.counter(TX, "bytes"), behind.rig.counter(TX, "errors")), (300_100, 0));
-        assert_eq!(crate::backend::status::rings(&behind.rig.shared, Some(TX))[0].faults, Vec::<String>::new());
+        assert_eq!(crate::serve::status::rings(&behind.rig.shared, Some(TX))[0].faults, Vec::<String>::new());
     }
 }
 

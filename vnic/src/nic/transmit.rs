@@ -1,9 +1,7 @@
 //! transmitq → link: one burst.
 
-use super::in_flight::InFlight;
-use super::queue::Queue;
-use super::shared::QueueShared;
-use super::worker::{BURST, ObserverPass, Progress};
+use super::observers::ObserverPass;
+use crate::backend::{BURST, InFlight, Progress, Queue, QueueShared};
 use crate::link::{LinkError, Port, Transmitted};
 use crate::net::{Frame, header_len};
 use crate::observe::counters::QueueCounters;

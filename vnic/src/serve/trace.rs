@@ -4,13 +4,12 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Receiver;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::control::Admitted;
-use super::shared::{QueueShared, Shared};
+use crate::backend::{QueueShared, Shared};
 use crate::memory::FilePages;
 use crate::net::parse::Summary;
 use crate::observe::protocol::{BufferSnapshot, ChainEvent, Reply, TraceEvent};
@@ -39,24 +38,35 @@ impl Drop for Tracing<'_> {
     }
 }
 
+/// A client counts as one until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Admitted(pub(super) Arc<AtomicUsize>);
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Someone who asked for a trace.
 #[derive(Debug)]
-pub(super) struct Client {
-    pub(super) stream: UnixStream,
+pub(crate) struct Client {
+    pub(crate) stream: UnixStream,
     /// Counts among the clients for as long as it lives.
-    pub(super) _admitted: Option<Admitted>,
+    pub(crate) _admitted: Option<Admitted>,
 }
 
 /// A client, and how far it has read.
 struct Follower<'s> {
     client: Client,
-    readers: Vec<(&'s QueueShared, Reader<'s>)>,
+    /// By device.
+    readers: Vec<Vec<(&'s QueueShared, Reader<'s>)>>,
     /// What its socket had no room for yet. Meanwhile it reads no more: what is overwritten by then is counted as lost.
     unsent: Vec<u8>,
-    _tracing: Tracing<'s>,
+    _tracing: Vec<Tracing<'s>>,
 }
 
-/// What is the same for all events of a moment.
+/// What is the same for all of a device's events of a moment.
 struct Moment {
     pages: Option<Arc<FilePages>>,
     behind_iommu: bool,
@@ -64,13 +74,20 @@ struct Moment {
 
 impl<'s> Follower<'s> {
     /// From now on, every chain; the client is told so.
-    fn new(client: Client, shared: &'s Shared) -> io::Result<Self> {
-        let readers = shared.queues.iter().map(|queue| (queue.as_ref(), queue.events.reader())).collect();
+    fn new(client: Client, devices: &'s [Arc<Shared>]) -> io::Result<Self> {
+        let readers = |shared: &'s Arc<Shared>| {
+            shared.queues.iter().map(|queue| (queue.as_ref(), queue.events.reader())).collect()
+        };
+        let readers = devices.iter().map(readers).collect();
         // Before anyone records, so that nothing is dropped for want of it; and once more for a queue that was set up in
         // between: the view's lock has either this thread see the queue, or the one that sets it up see that there is a trace.
-        shared.make_room_for_events();
-        let tracing = Tracing::new(shared);
-        shared.make_room_for_events();
+        let tracing = |shared: &'s Arc<Shared>| {
+            shared.make_room_for_events();
+            let tracing = Tracing::new(shared);
+            shared.make_room_for_events();
+            tracing
+        };
+        let tracing = devices.iter().map(tracing).collect();
         client.stream.set_nonblocking(true)?;
         let mut follower = Follower { client, readers, unsent: Vec::new(), _tracing: tracing };
         follower.say(&Reply::Done)?;
@@ -84,9 +101,9 @@ impl<'s> Follower<'s> {
     }
 
     /// Sends what has happened since, as far as the client takes it. Returns whether there was anything.
-    fn advance(&mut self, moment: &Moment) -> io::Result<bool> {
+    fn advance(&mut self, moments: &[Moment]) -> io::Result<bool> {
         if self.unsent.is_empty() {
-            self.read(moment)?;
+            self.read(moments)?;
         }
         let any = !self.unsent.is_empty();
         while !self.unsent.is_empty() {
@@ -103,9 +120,11 @@ impl<'s> Follower<'s> {
     }
 
     /// Reads a batch of each queue, and puts the events in the order of their time.
-    fn read(&mut self, moment: &Moment) -> io::Result<()> {
+    fn read(&mut self, moments: &[Moment]) -> io::Result<()> {
         let mut batch: Vec<(u64, TraceEvent)> = Vec::new();
-        for (queue, reader) in &mut self.readers {
+        let queues = self.readers.iter_mut().zip(moments);
+        for ((queue, reader), moment) in queues.flat_map(|(queues, moment)| queues.iter_mut().map(move |q| (q, moment)))
+        {
             for _ in 0..BATCH {
                 let Some(read) = reader.read() else { break };
                 // A gap is told where the queue's next event stands.
@@ -125,21 +144,22 @@ impl<'s> Follower<'s> {
 }
 
 /// Follows the event rings for all clients that come, each until it goes away or says something. Ends when none can come.
-pub(super) fn serve(shared: &Shared, clients: &Receiver<Client>) {
+pub(crate) fn serve(devices: &[Arc<Shared>], clients: &Receiver<Client>) {
     give_way();
     let mut followers: Vec<Follower<'_>> = Vec::new();
     loop {
         if followers.is_empty() {
             let Ok(client) = clients.recv() else { return };
-            followers.extend(Follower::new(client, shared));
+            followers.extend(Follower::new(client, devices));
         }
-        followers.extend(clients.try_iter().flat_map(|client| Follower::new(client, shared)));
-        let moment = {
+        followers.extend(clients.try_iter().flat_map(|client| Follower::new(client, devices)));
+        let moment = |shared: &Arc<Shared>| {
             let view = shared.view();
             Moment { pages: view.pages.clone(), behind_iommu: view.negotiated.has(Feature::AccessPlatform) }
         };
+        let moments: Vec<Moment> = devices.iter().map(moment).collect();
         let mut idle = true;
-        followers.retain_mut(|follower| match follower.advance(&moment) {
+        followers.retain_mut(|follower| match follower.advance(&moments) {
             Ok(any) => {
                 idle &= !any;
                 true

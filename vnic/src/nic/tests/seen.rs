@@ -12,7 +12,7 @@ fn a_ring_of_either_format_is_seen_as_it_stands() {
         }
         assert!(rig.workers.hold(TX, true));
         rig.send(200);
-        let seen = super::super::status::rings(&rig.shared, Some(TX));
+        let seen = crate::serve::status::rings(&rig.shared, Some(TX));
         let [ring] = seen.as_slice() else { panic!("one ring: {seen:?}") };
         assert_eq!(ring.faults, Vec::<String>::new());
         let [chain] = ring.chains.as_slice() else { panic!("one chain: {ring:?}") };
@@ -56,9 +56,9 @@ fn a_follower_that_is_too_slow_is_told_what_it_missed_and_it_is_counted() {
     let (stream, client) = UnixStream::pair().unwrap();
     let shared = Arc::clone(&rig.shared);
     let (asked, clients) = channel();
-    asked.send(crate::backend::trace::Client { stream, _admitted: None }).unwrap();
+    asked.send(crate::serve::trace::Client { stream, _admitted: None }).unwrap();
     drop(asked);
-    let follower = std::thread::spawn(move || crate::backend::trace::serve(&shared, &clients));
+    let follower = std::thread::spawn(move || crate::serve::trace::serve(&[shared], &clients));
     rig.wait_for("tracing", |rig| rig.shared.traced());
     // Nobody reads meanwhile: what the socket does not hold is lost in the end.
     for _ in 0..FRAMES {
@@ -81,7 +81,7 @@ fn a_follower_that_is_too_slow_is_told_what_it_missed_and_it_is_counted() {
     assert_eq!(chains + lost, FRAMES);
     assert!(lost > 0 && chains > 0, "{chains} seen, {lost} lost");
     assert_eq!(rig.shared.queues[1].counts()["trace_lost"], lost);
-    let metrics = super::super::metrics::text(&rig.shared);
+    let metrics = crate::serve::metrics::text(&[&rig.shared]);
     assert!(metrics.contains(&format!("vnic_queue_trace_lost_total{{queue=\"transmitq0\"}} {lost}\n")), "{metrics}");
     client.shutdown(std::net::Shutdown::Both).unwrap();
     follower.join().unwrap();
@@ -94,8 +94,8 @@ fn every_counter_is_in_the_status_and_in_the_metrics() {
     rig.tx.used();
     rig.tx.add(&[Buffer::readable(RAM, 12)]);
     rig.wait_for("error", |rig| rig.counter(TX, "errors") == 1);
-    let status = super::super::status::status(&rig.shared);
-    let metrics = super::super::metrics::text(&rig.shared);
+    let status = crate::serve::status::device(&rig.shared);
+    let metrics = crate::serve::metrics::text(&[&rig.shared]);
     assert!(status.queues.iter().take(2).all(|queue| queue.event_suppression.is_some()), "{status:?}");
     let of_tx = &status.queues[usize::from(TX)].counters;
     for name in QueueCounters::NAMES.iter().copied().chain(["trace_lost", "error_unmapped"]) {
@@ -104,7 +104,7 @@ fn every_counter_is_in_the_status_and_in_the_metrics() {
     }
     // The link's own are published at its next poll.
     let link = "vnic_link_transmitted_bytes_total 100\n";
-    rig.wait_for("the link's counters", |rig| super::super::metrics::text(&rig.shared).contains(link));
+    rig.wait_for("the link's counters", |rig| crate::serve::metrics::text(&[&rig.shared]).contains(link));
 }
 
 #[test]

@@ -19,12 +19,11 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::{Shutdown, shutdown};
 use serde_json::Value;
 
-use super::metrics;
-use super::shared::{QueueState, Shared};
-use super::status;
-use super::trace;
-use super::workers::Workers;
+use super::{metrics, status, trace};
+use crate::backend::{QueueState, Shared, Workers};
+use crate::link::peer::Pinger;
 use crate::memory::{FilePages, Memory};
+use crate::nic;
 use crate::observe::observer::Observer;
 use crate::observe::protocol::{Reply, Request, RingSnapshot};
 use crate::spec::Feature;
@@ -41,27 +40,33 @@ const TRANSLATED: Duration = Duration::from_secs(2);
 /// How long between two looks for them.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
-/// What a program adds to the control socket of the device that it serves.
+/// How long the threads wait before they try again where the host has no file descriptor for a client.
+const NO_FILES: Duration = Duration::from_millis(100);
+
+/// What a program adds to the control socket of the devices that it serves.
 pub trait Extension: fmt::Debug + Send + Sync {
     /// The answer to a request that the device does not know, a JSON object like [`Reply`]; `None` if it is not one of the
     /// extension's either.
     fn answer(&self, request: &Value, device: &Control) -> Option<Value>;
 }
 
-/// How long the threads wait before they try again where the host has no file descriptor for a client.
-const NO_FILES: Duration = Duration::from_millis(100);
+/// A device that can be looked at.
+#[derive(Debug, Clone)]
+pub struct Device {
+    /// What it shares.
+    pub shared: Arc<Shared>,
+    /// Its workers.
+    pub workers: Arc<Workers>,
+    /// Has the link's peer ping the guest, where there is one.
+    pub pinger: Option<Pinger>,
+}
 
 /// What the threads work on.
 #[derive(Debug)]
 pub struct Control {
-    /// The device's shared state.
-    pub shared: Arc<Shared>,
-    /// Its workers.
-    pub workers: Arc<Workers>,
+    devices: Vec<Device>,
     extension: Option<Arc<dyn Extension>>,
     clients: Arc<AtomicUsize>,
-    /// To the thread that follows the event rings.
-    tracing: Sender<trace::Client>,
 }
 
 /// The listening socket. When dropped it is removed from the file system, and no new client is heard.
@@ -101,22 +106,17 @@ impl ControlSocket {
     ///
     /// # Errors
     /// There is no thread to be had.
-    pub fn serve(
-        &self,
-        shared: Arc<Shared>,
-        workers: Arc<Workers>,
-        extension: Option<Arc<dyn Extension>>,
-    ) -> io::Result<()> {
+    pub fn serve(&self, control: Control) -> io::Result<()> {
         let (tracing, clients) = channel();
-        let traced = shared.clone();
+        let traced: Vec<Arc<Shared>> = control.devices.iter().map(|device| device.shared.clone()).collect();
         start("trace", move || trace::serve(&traced, &clients))?;
-        let control = Arc::new(Control { shared, workers, extension, clients: Arc::default(), tracing });
+        let control = Arc::new(control);
         // One more than there may be clients: it tells the next one so.
         for _ in 0..=MAX_CLIENTS {
-            let (control, listener) = (control.clone(), self.listener.clone());
+            let (control, listener, tracing) = (control.clone(), self.listener.clone(), tracing.clone());
             start("control", move || {
                 while let Some((stream, _)) = accepted(|| listener.accept(), || std::thread::sleep(NO_FILES)) {
-                    control.admit(stream);
+                    control.admit(stream, &tracing);
                 }
             })?;
         }
@@ -141,30 +141,31 @@ fn accepted<T>(mut accept: impl FnMut() -> io::Result<T>, mut pause: impl FnMut(
     }
 }
 
-/// A client counts as one until this is dropped.
-#[derive(Debug)]
-pub(super) struct Admitted(Arc<AtomicUsize>);
-
-impl Drop for Admitted {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 impl Control {
-    fn admit(&self, mut stream: UnixStream) {
+    /// To be looked at: these devices. What the control socket does not know, the extension may.
+    #[must_use]
+    pub fn new(devices: Vec<Device>, extension: Option<Arc<dyn Extension>>) -> Self {
+        Control { devices, extension, clients: Arc::default() }
+    }
+
+    fn admit(&self, mut stream: UnixStream, tracing: &Sender<trace::Client>) {
         let others = self.clients.fetch_add(1, Ordering::Relaxed);
-        let admitted = Admitted(self.clients.clone());
+        let admitted = trace::Admitted(self.clients.clone());
         if others >= MAX_CLIENTS {
             let message = format!("{MAX_CLIENTS} clients are connected already; close one and try again");
             let _ = send(&mut stream, &Reply::Error { message });
             return;
         }
         // A client that goes away mid-sentence is nobody's trouble.
-        let _ = self.talk(stream, admitted);
+        let _ = self.talk(stream, admitted, tracing);
     }
 
-    fn talk(&self, mut stream: UnixStream, admitted: Admitted) -> io::Result<()> {
+    fn talk(
+        &self,
+        mut stream: UnixStream,
+        admitted: trace::Admitted,
+        tracing: &Sender<trace::Client>,
+    ) -> io::Result<()> {
         let mut lines = BufReader::new(stream.try_clone()?);
         loop {
             let mut line = String::new();
@@ -172,12 +173,12 @@ impl Control {
                 return Ok(());
             }
             if line.starts_with("GET ") {
-                return metrics::serve_http(&mut stream, &mut lines, &line, &self.shared);
+                return metrics::serve_http(&mut stream, &mut lines, &line, &self.shared());
             }
             match serde_json::from_str(&line) {
                 Ok(Request::Trace) => {
                     // Nobody is left to hear that the thread is gone.
-                    let _ = self.tracing.send(trace::Client { stream, _admitted: Some(admitted) });
+                    let _ = tracing.send(trace::Client { stream, _admitted: Some(admitted) });
                     return Ok(());
                 }
                 Ok(request) => send(&mut stream, &self.answer(request))?,
@@ -195,7 +196,7 @@ impl Control {
 
     fn answer(&self, request: Request) -> Reply {
         match request {
-            Request::Status => Reply::Status(Box::new(status::status(&self.shared))),
+            Request::Status => Reply::Status(Box::new(status::status(&self.shared()))),
             Request::Rings { queue } => self.rings(queue.as_deref()),
             Request::Hold { queue } => self.hold(&queue, true),
             Request::Release { queue } => self.hold(&queue, false),
@@ -205,34 +206,31 @@ impl Control {
         }
     }
 
-    fn rings(&self, queue: Option<&str>) -> Reply {
-        match queue.map(|name| self.shared.index_of(name).ok_or(name)) {
-            None => Reply::Rings { rings: status::rings(&self.shared, None) },
-            Some(Ok(index)) => {
-                self.look_over(index);
-                Reply::Rings { rings: status::rings(&self.shared, Some(index)) }
-            }
-            Some(Err(name)) => Reply::Error { message: self.no_queue(name) },
-        }
+    /// The state of every device.
+    fn shared(&self) -> Vec<&Shared> {
+        self.devices.iter().map(|device| device.shared.as_ref()).collect()
     }
 
-    /// Behind an IOMMU: has the translations fetched of what a held queue was given, as far as they come.
-    fn look_over(&self, index: u16) {
-        let held = self.shared.queues.get(usize::from(index)).is_some_and(|queue| queue.state() == QueueState::Held);
-        if !held || !self.shared.view().negotiated.has(Feature::AccessPlatform) {
-            return;
-        }
-        let deadline = Instant::now() + TRANSLATED;
-        while !self.workers.look_over(index) && Instant::now() < deadline {
-            std::thread::sleep(LOOK_AGAIN);
-        }
+    /// The queue of this name, and the device that has it.
+    fn find(&self, name: &str) -> Option<(&Device, u16)> {
+        self.devices.iter().find_map(|device| Some((device, device.shared.index_of(name)?)))
+    }
+
+    fn rings(&self, queue: Option<&str>) -> Reply {
+        let Some(name) = queue else {
+            let rings = self.devices.iter().flat_map(|device| status::rings(&device.shared, None));
+            return Reply::Rings { rings: rings.collect() };
+        };
+        let Some((device, index)) = self.find(name) else { return Reply::Error { message: self.no_queue(name) } };
+        device.look_over(index);
+        Reply::Rings { rings: status::rings(&device.shared, Some(index)) }
     }
 
     fn ping(&self, to: IpAddr) -> Reply {
-        let Some(pinger) = &self.shared.pinger else {
-            return Reply::Error {
-                message: format!("the link {} pings nobody: only peer does", self.shared.about.link),
-            };
+        let Some(pinger) = self.devices.iter().find_map(|device| device.pinger.as_ref()) else {
+            let links = self.devices.iter().map(|device| device.shared.about.link.as_str());
+            let link = links.into_iter().find(|link| !link.is_empty()).unwrap_or("of this device");
+            return Reply::Error { message: format!("the link {link} pings nobody: only peer does") };
         };
         match pinger.ping(to) {
             Ok(()) => Reply::Done,
@@ -241,18 +239,20 @@ impl Control {
     }
 
     fn pages(&self, addresses: &[u64]) -> Reply {
-        let Some(memory) = self.shared.view().memory.clone() else {
+        // Devices of one process are one guest's, as a rule; the first that knows its memory will do.
+        let known = |device: &Device| Some((device.shared.clone(), device.shared.view().memory.clone()?));
+        let Some((shared, memory)) = self.devices.iter().find_map(known) else {
             return Reply::Error { message: "no front-end has shared a guest's memory".to_owned() };
         };
-        match self.shared.labels.look(&memory, addresses) {
+        match shared.labels.look(&memory, addresses) {
             Ok(labels) => Reply::Page { labels },
             Err(error) => Reply::Error { message: error.to_string() },
         }
     }
 
     fn hold(&self, name: &str, on: bool) -> Reply {
-        match self.shared.index_of(name) {
-            Some(index) if self.workers.hold(index, on) => Reply::Done,
+        match self.find(name) {
+            Some((device, index)) if device.workers.hold(index, on) => Reply::Done,
             Some(_) => Reply::Error { message: not_set_up(name) },
             None => Reply::Error { message: self.no_queue(name) },
         }
@@ -264,30 +264,45 @@ impl Control {
     /// # Errors
     /// There is no such queue, or no driver uses it: a sentence.
     pub fn ring(&self, name: &str) -> Result<RingSnapshot, String> {
-        let Some(index) = self.shared.index_of(name) else { return Err(self.no_queue(name)) };
-        self.look_over(index);
-        status::rings(&self.shared, Some(index)).into_iter().next().ok_or_else(|| not_set_up(name))
+        let (device, index) = self.find(name).ok_or_else(|| self.no_queue(name))?;
+        device.look_over(index);
+        status::rings(&device.shared, Some(index)).into_iter().next().ok_or_else(|| not_set_up(name))
     }
 
-    /// Guest memory as the driver's addresses have it; `None`: no driver.
+    /// Guest memory as the addresses in a queue's ring have it; `None`: no driver.
     #[must_use]
-    pub fn memory(&self) -> Option<Arc<Memory>> {
-        status::memory(&self.shared)
+    pub fn memory(&self, name: &str) -> Option<Arc<Memory>> {
+        status::memory(&self.find(name)?.0.shared)
     }
 
-    /// Gives every worker an observer of its own, or none; returns those that looked so far.
-    pub fn observe(&self, observer: impl FnMut() -> Option<Box<dyn Observer>>) -> Vec<Box<dyn Observer>> {
-        self.workers.observe(observer)
+    /// Gives every worker of a NIC an observer of its own, or none; returns those that looked so far.
+    pub fn observe(&self, mut observer: impl FnMut() -> Option<Box<dyn Observer>>) -> Vec<Box<dyn Observer>> {
+        self.devices.iter().flat_map(|device| nic::observe(&device.workers, &mut observer)).collect()
     }
 
     /// From now on, snapshots and traces say which of these pages an address is in.
-    pub fn name_pages(&self, pages: Option<Arc<FilePages>>) {
-        self.shared.view().pages = pages;
+    pub fn name_pages(&self, pages: Option<&Arc<FilePages>>) {
+        self.devices.iter().for_each(|device| device.shared.view().pages = pages.cloned());
     }
 
     fn no_queue(&self, name: &str) -> String {
-        let names: Vec<&str> = self.shared.queues.iter().map(|queue| queue.name.as_str()).collect();
+        let queues = self.devices.iter().flat_map(|device| &device.shared.queues);
+        let names: Vec<&str> = queues.map(|queue| queue.name.as_str()).collect();
         format!("there is no queue `{name}`; this device has {}", names.join(", "))
+    }
+}
+
+impl Device {
+    /// Behind an IOMMU: has the translations fetched of what a held queue was given, as far as they come.
+    fn look_over(&self, index: u16) {
+        let held = self.shared.queues.get(usize::from(index)).is_some_and(|queue| queue.state() == QueueState::Held);
+        if !held || !self.shared.view().negotiated.has(Feature::AccessPlatform) {
+            return;
+        }
+        let deadline = Instant::now() + TRANSLATED;
+        while !self.workers.look_over(index) && Instant::now() < deadline {
+            std::thread::sleep(LOOK_AGAIN);
+        }
     }
 }
 
@@ -305,6 +320,7 @@ pub fn send(stream: &mut (impl Write + AsFd), value: &impl serde::Serialize) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::About;
 
     #[test]
     fn a_host_without_file_descriptors_is_asked_again_after_a_pause() {
@@ -319,9 +335,10 @@ mod tests {
     #[test]
     fn one_client_too_many_is_told_so_and_the_next_after_one_left_is_served() {
         let path = std::env::temp_dir().join(format!("vnic-control-{}", std::process::id()));
-        let shared = Arc::new(Shared::new(super::super::shared::About::default(), 2, Vec::new()));
+        let shared = Arc::new(Shared::new(About::default(), ["receiveq0".to_owned()], Vec::new()));
         let socket = ControlSocket::bind(&path).unwrap();
-        socket.serve(shared, Arc::new(Workers::none()), None).unwrap();
+        let device = Device { shared, workers: Arc::new(Workers::new(1)), pinger: None };
+        socket.serve(Control::new(vec![device], None)).unwrap();
         let ask = |stream: &UnixStream| {
             let mut line = String::new();
             send(&mut stream.try_clone().unwrap(), &Request::Status).unwrap();

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::shared::{QueueShared, Shared};
+use crate::backend::{QueueShared, Shared};
 use crate::link::Capture;
 use crate::memory::Memory;
 use crate::net::{Frame, ReceiveSpace};
@@ -15,7 +15,7 @@ use crate::ring::{ChainView, Segments};
 
 /// The observers of one worker.
 #[derive(Debug, Default)]
-pub struct Observers {
+pub(super) struct Observers {
     /// Who else looks at transmitted frames.
     pub other: Option<Box<dyn Observer>>,
     /// The file that every frame is written to.
@@ -24,7 +24,7 @@ pub struct Observers {
 
 impl Observers {
     /// The observers for one pass.
-    pub fn look<'a>(&'a mut self, shared: &Shared) -> ObserverPass<'a> {
+    pub(super) fn look<'a>(&'a mut self, shared: &Shared) -> ObserverPass<'a> {
         let traced = shared.traced();
         let open = traced || self.other.is_some() || self.capture.is_some();
         ObserverPass { open, traced, started: shared.started, at_ns: None, memory: None, state: self }
@@ -33,7 +33,7 @@ impl Observers {
 
 /// The observers during one pass.
 #[derive(Debug)]
-pub struct ObserverPass<'a> {
+pub(super) struct ObserverPass<'a> {
     /// Does anyone look?
     open: bool,
     traced: bool,
@@ -47,20 +47,20 @@ pub struct ObserverPass<'a> {
 
 impl ObserverPass<'_> {
     /// The next chains are of this arena.
-    pub fn look_at(&mut self, segments: &Segments) {
+    pub(super) fn look_at(&mut self, segments: &Segments) {
         let memory = segments.memory();
         self.memory = memory.iotlb().map(|_| Arc::clone(memory));
     }
 
     /// Would any of them see the next frames of `queue`? Not so if only a tracer looks that has no room for events.
     #[inline]
-    pub fn see(&self, queue: &QueueShared) -> bool {
+    pub(super) fn see(&self, queue: &QueueShared) -> bool {
         self.open && (self.state.other.is_some() || self.state.capture.is_some() || queue.events.has_room())
     }
 
     /// So many chains of `queue` went by that nobody was shown.
     #[inline]
-    pub fn missed(&self, queue: &QueueShared, chains: u64) {
+    pub(super) fn missed(&self, queue: &QueueShared, chains: u64) {
         if self.traced && chains > 0 {
             queue.events.lose(chains);
         }
@@ -68,7 +68,7 @@ impl ObserverPass<'_> {
 
     /// A frame the link has taken.
     #[inline(never)]
-    pub fn transmitted(&mut self, queue: &QueueShared, frame: &Frame<'_>, read: u32, copied: u32) {
+    pub(super) fn transmitted(&mut self, queue: &QueueShared, frame: &Frame<'_>, read: u32, copied: u32) {
         if let Some(capture) = &self.state.capture {
             capture.transmitted(&queue.name, frame);
         }
@@ -88,7 +88,7 @@ impl ObserverPass<'_> {
 
     /// A frame of `bytes` that the link has put into the driver's buffers: an event per chain, the frame's first bytes
     /// with the first.
-    pub fn received(&mut self, queue: &QueueShared, segments: &Segments, space: &ReceiveSpace<'_>, bytes: u32) {
+    pub(super) fn received(&mut self, queue: &QueueShared, segments: &Segments, space: &ReceiveSpace<'_>, bytes: u32) {
         if let Some(capture) = &self.state.capture {
             capture.received(&queue.name, segments, space);
         }

@@ -6,9 +6,9 @@
 //!
 //! Invariant: no chain of the receiveq is kept from burst to burst; those that were popped ahead and not needed go back.
 
-use super::queue::Queue;
+use super::observers::ObserverPass;
 use super::transmit::{self, FrameSink, Observed};
-use super::worker::{ObserverPass, Progress};
+use crate::backend::{Progress, Queue, complete};
 use crate::link::{LinkError, Port, Transmitted};
 use crate::net::{Frame, MAX_BUFFERS, ReceiveSpace, header_len};
 use crate::ring::{Chain, DeviceRing, RingError};
@@ -177,7 +177,7 @@ impl<P: Port> FrameSink for Hairpin<'_, P> {
             self.chains += 1;
             self.unseen += u64::from(!seen);
             self.descriptors += u64::from(chain.descriptors);
-            if let Err(error) = ring.push_used(chain, written) {
+            if let Err(error) = complete(ring, segments, chain, written) {
                 self.broken = Some(error);
             }
         }

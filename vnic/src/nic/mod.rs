@@ -1,0 +1,124 @@
+//! The network card: virtio-net on the [engine](crate::backend), with a [link](crate::link) behind it.
+//!
+//! | file | |
+//! |---|---|
+//! | `data_path` | a pass over the queue pairs of a worker |
+//! | `transmit`, `receive`, `hairpin` | one burst of a queue, or of a pair |
+//! | `observers` | tracer, capture, who else looks |
+
+mod data_path;
+mod hairpin;
+mod observers;
+mod receive;
+#[cfg(test)]
+pub(crate) mod tests;
+mod transmit;
+
+use std::collections::BTreeMap;
+
+use crate::backend::{DeviceModel, NamedCounters, Plan, Workers};
+use crate::link::{AnyPort, Capture, LinkCounters, Port};
+use crate::observe::observer::Observer;
+use crate::spec::Features;
+use data_path::{NicDataPath, Observe};
+use observers::Observers;
+
+/// Queues that one worker must have together: a pair.
+pub const GROUP: u16 = 2;
+
+/// The NIC as its driver finds it. Its configuration space and control queue are QEMU's.
+#[derive(Debug, Clone, Copy)]
+pub struct Nic {
+    /// Features on offer.
+    pub offered: Features,
+    /// Queue pairs.
+    pub queue_pairs: u16,
+    /// The largest ring.
+    pub queue_size: u16,
+}
+
+impl DeviceModel for Nic {
+    fn name(&self) -> &'static str {
+        "net"
+    }
+
+    fn device_id(&self) -> u32 {
+        1
+    }
+
+    fn offered(&self) -> Features {
+        self.offered
+    }
+
+    fn queues(&self) -> u16 {
+        self.queue_pairs.saturating_mul(2)
+    }
+
+    fn queue_name(&self, index: u16) -> String {
+        queue_name(index)
+    }
+
+    fn max_queue_size(&self) -> u16 {
+        self.queue_size
+    }
+
+    fn queue_num(&self) -> u64 {
+        u64::from(self.queue_pairs)
+    }
+}
+
+/// VIRTIO 1.3, 5.1.2 Virtqueues: odd indices transmit.
+const fn is_transmitq(index: u16) -> bool {
+    index % 2 == 1
+}
+
+/// `receiveqN` or `transmitqN`. VIRTIO 1.3, 5.1.2 Virtqueues.
+#[must_use]
+pub fn queue_name(index: u16) -> String {
+    let role = if is_transmitq(index) { "transmitq" } else { "receiveq" };
+    format!("{role}{}", index / 2)
+}
+
+impl NamedCounters for LinkCounters {
+    fn read(&self) -> BTreeMap<String, u64> {
+        self.to_map()
+    }
+}
+
+/// Starts a worker per port; all write to one `capture`. Queue pair `p` belongs to worker `p % ports`, for good.
+///
+/// # Errors
+/// A thread, an eventfd or an epoll instance is not to be had, or a CPU is not this process's.
+pub fn start(ports: Vec<AnyPort>, capture: Option<&Capture>, plan: &Plan<'_>) -> std::io::Result<Workers> {
+    let mut workers = Workers::new(GROUP);
+    for port in ports {
+        // A worker of its own kind for each kind of link: its loop knows what it calls.
+        match port {
+            AnyPort::Peer(port) => add(&mut workers, *port, capture, plan),
+            AnyPort::Tap(port) => add(&mut workers, *port, capture, plan),
+            AnyPort::Stream(port) => add(&mut workers, *port, capture, plan),
+            AnyPort::Sink(port) => add(&mut workers, port, capture, plan),
+            AnyPort::CopyingSink(port) => add(&mut workers, port, capture, plan),
+            AnyPort::Loopback(port) => add(&mut workers, port, capture, plan),
+        }?;
+    }
+    Ok(workers)
+}
+
+/// Starts a worker on a port of any kind.
+pub(crate) fn add<P: Port + 'static>(
+    workers: &mut Workers,
+    port: P,
+    capture: Option<&Capture>,
+    plan: &Plan<'_>,
+) -> std::io::Result<()> {
+    let observers = Observers { capture: capture.cloned(), ..Observers::default() };
+    workers.add(NicDataPath::new(port, plan.shared.clone(), observers), plan)
+}
+
+/// Gives every worker of a NIC an observer of its own, or none; returns those that looked so far.
+pub fn observe(workers: &Workers, observer: impl FnMut() -> Option<Box<dyn Observer>>) -> Vec<Box<dyn Observer>> {
+    let mut observer = observer;
+    let before = workers.tell(|reply| Box::new(Observe { observer: observer(), reply }));
+    before.into_iter().flatten().collect()
+}

@@ -1,0 +1,362 @@
+//! `vnic serve`: the process, from its options to its last front-end.
+//!
+//! Operation, in three steps:
+//! 1. *Prepare*: signals are blocked, to be read from a file; everything is opened: links, sockets, capture, control socket.
+//! 2. *Enter*: the threads start: a device's workers and its session's thread, the control socket's. From here on none is
+//!    added, and nothing is opened but what front-ends hand over.
+//! 3. *Run*: front-ends are served one after the other. SIGINT, SIGTERM, or the end of any session's thread end all: queues
+//!    are stopped, threads joined, sockets removed.
+//!
+//! | file | |
+//! |---|---|
+//! | [`options`] | what `serve` is told |
+//! | `server` | a device's sessions |
+//! | [`control`] | the control socket, with `status`, `trace`, `metrics` |
+//!
+//! A device of your own: [`Process::add`].
+
+pub mod control;
+pub(crate) mod metrics;
+pub mod options;
+mod server;
+pub(crate) mod status;
+pub(crate) mod trace;
+
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+
+use nix::errno::Errno;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use crate::backend::{About, Backend, DataPath, DeviceModel, NamedCounters, Notices, Plan, PollMode, Shared, Workers};
+use crate::link::capture::CaptureError;
+use crate::link::peer::Pinger;
+use crate::link::{self, AnyPort, Capture, LinkKind, OpenError, Share};
+use crate::net::features;
+use crate::nic::{self, Nic};
+use crate::observe::discovery;
+use crate::rng::{Rng, RngDataPath};
+use crate::spec::Features;
+use crate::vhost_user::listen::ListenError;
+pub use control::Extension;
+use control::{Control, ControlSocket};
+pub use options::{DeviceKind, Endpoint, Options};
+use server::{Server, Socket};
+
+/// Why `serve` cannot begin, or cannot go on: one sentence.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The link.
+    #[error(transparent)]
+    Link(#[from] OpenError),
+    /// The capture.
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
+    /// More workers than the link has ports for.
+    #[error("the link {link} has one worker: name one CPU with --cpu, not {cpus}")]
+    OneWorker {
+        /// The link.
+        link: LinkKind,
+        /// How many CPUs were named.
+        cpus: usize,
+    },
+    /// More workers than queue pairs.
+    #[error(
+        "--cpu names {cpus} CPUs, and only {pairs} would have a queue pair to serve: name fewer, or offer more with --queue-pairs"
+    )]
+    IdleWorkers {
+        /// How many CPUs were named.
+        cpus: usize,
+        /// Queue pairs offered.
+        pairs: u16,
+    },
+    /// The vhost-user socket.
+    #[error(transparent)]
+    Socket(#[from] ListenError),
+    /// The control socket.
+    #[error("cannot listen on the control socket {}: {source}", path.display())]
+    Control {
+        /// Its path.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The workers.
+    #[error("cannot start the workers: {0}")]
+    Workers(io::Error),
+    /// A worker ended by itself.
+    #[error("a worker failed: {0}")]
+    Worker(String),
+    /// A host resource is missing.
+    #[error("cannot {action}: {source}")]
+    Host {
+        /// What was tried.
+        action: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+impl ServeError {
+    pub(super) fn host(action: &'static str) -> impl FnOnce(Errno) -> Self {
+        move |errno| ServeError::Host { action, source: errno.into() }
+    }
+}
+
+/// Serves front-ends until SIGINT or SIGTERM, or, over an inherited connection, until the front-end is gone.
+///
+/// # Errors
+/// It cannot begin, or the host fails it. A front-end's or driver's fault is no error: it is counted, shown, and the
+/// next one is served.
+pub fn serve(options: &Options) -> Result<(), ServeError> {
+    let mut process = Process::prepare(options.poll, &options.cpus)?;
+    match options.device {
+        DeviceKind::Net => process.add_nic(options)?,
+        DeviceKind::Rng => {
+            let source = RngDataPath::open()
+                .map_err(|source| ServeError::Host { action: "open the host's random bytes", source })?;
+            process.add(&options.endpoint, Rng { queue_size: options.queue_size }, source)?;
+        }
+    }
+    if let Some(path) = options.control_path() {
+        process.listen(&path, options.extension.clone())?;
+    }
+    process.run()
+}
+
+/// How a device's workers are started, once.
+type Start = Box<dyn FnOnce(&Plan<'_>) -> io::Result<Workers>>;
+
+/// A device whose files are open.
+struct Prepared {
+    socket: Socket,
+    about: About,
+    model: Box<dyn DeviceModel>,
+    counters: Vec<Arc<dyn NamedCounters>>,
+    pinger: Option<Pinger>,
+    start: Start,
+}
+
+/// A control socket that nobody answers yet.
+struct Listening {
+    path: PathBuf,
+    socket: ControlSocket,
+    extension: Option<Arc<dyn Extension>>,
+}
+
+/// A process that serves one device or several, before its threads start.
+pub struct Process {
+    signals: SignalFd,
+    poll: PollMode,
+    cpus: Vec<usize>,
+    devices: Vec<Prepared>,
+    control: Option<Listening>,
+}
+
+impl Process {
+    /// Blocks the signals that end it, for this thread and those it starts.
+    ///
+    /// # Errors
+    /// The host has no file for them.
+    pub fn prepare(poll: PollMode, cpus: &[usize]) -> Result<Self, ServeError> {
+        let (devices, control) = (Vec::new(), None);
+        Ok(Process { signals: block_signals()?, poll, cpus: cpus.to_vec(), devices, control })
+    }
+
+    /// A device with one worker.
+    ///
+    /// # Errors
+    /// Its socket cannot be had.
+    pub fn add(
+        &mut self,
+        endpoint: &Endpoint,
+        model: impl DeviceModel + 'static,
+        data_path: impl DataPath,
+    ) -> Result<(), ServeError> {
+        let about =
+            About { device: model.name(), socket: endpoint.to_string(), offered: model.offered(), ..About::default() };
+        let start: Start = Box::new(|plan| {
+            let mut workers = Workers::new(1);
+            workers.add(data_path, plan).map(|()| workers)
+        });
+        let (counters, pinger) = (Vec::new(), None);
+        self.devices.push(Prepared {
+            socket: Socket::open(endpoint)?,
+            about,
+            model: Box::new(model),
+            counters,
+            pinger,
+            start,
+        });
+        Ok(())
+    }
+
+    /// A NIC, with a worker for each CPU that was named.
+    ///
+    /// # Errors
+    /// Its link, socket or capture cannot be had, or there are more workers than can be used.
+    pub fn add_nic(&mut self, options: &Options) -> Result<(), ServeError> {
+        if options.cpus.len() > 1 && !options.link.takes_many_workers() {
+            return Err(ServeError::OneWorker { link: options.link.clone(), cpus: options.cpus.len() });
+        }
+        if options.cpus.len() > usize::from(options.queue_pairs) {
+            return Err(ServeError::IdleWorkers { cpus: options.cpus.len(), pairs: options.queue_pairs });
+        }
+        let workers = options.cpus.len().max(1);
+        let pairs = usize::from(options.queue_pairs);
+        let ports = (0..workers)
+            .map(|worker| link::open_share(&options.link, Share { pairs, worker, workers }))
+            .collect::<Result<Vec<_>, _>>()?;
+        let socket = Socket::open(&options.endpoint)?;
+        let lacking = ports.iter().fold(Features::NONE, |all, port| Features(all.0 | port.lacks().0));
+        let possible = features::possible(options.queue_pairs, lacking);
+        let offered = features::offered_without(possible, options.withhold);
+        let model = Nic { offered, queue_pairs: options.queue_pairs, queue_size: options.queue_size };
+        let about = About {
+            device: model.name(),
+            socket: options.endpoint.to_string(),
+            link: options.link.to_string(),
+            offered,
+            withheld: possible.minus(offered),
+        };
+        // Its thread is one of ours: after the signals are blocked.
+        let capture = options.capture.as_deref().map(Capture::create).transpose()?;
+        let links = ports.iter().map(AnyPort::counters).chain(capture.as_ref().map(Capture::counters));
+        let counters = links.map(|counters| counters as Arc<dyn NamedCounters>).collect();
+        let pinger = ports.iter().find_map(AnyPort::pinger);
+        // The workers alone keep the capture open.
+        let start: Start = Box::new(move |plan| nic::start(ports, capture.as_ref(), plan));
+        self.devices.push(Prepared { socket, about, model: Box::new(model), counters, pinger, start });
+        Ok(())
+    }
+
+    /// Has a control socket; what it does not know, the extension may.
+    ///
+    /// # Errors
+    /// The path cannot be bound, or is served by someone.
+    pub fn listen(&mut self, path: &Path, extension: Option<Arc<dyn Extension>>) -> Result<(), ServeError> {
+        let failed = |source| ServeError::Control { path: path.to_owned(), source };
+        let socket = ControlSocket::bind(path).map_err(failed)?;
+        self.control = Some(Listening { path: path.to_owned(), socket, extension });
+        Ok(())
+    }
+
+    /// Starts the threads, and serves until the end.
+    ///
+    /// # Errors
+    /// The host fails it.
+    pub fn run(self) -> Result<(), ServeError> {
+        self.enter()?.run()
+    }
+
+    fn enter(self) -> Result<Running, ServeError> {
+        let Process { signals, poll, cpus, devices, control } = self;
+        let stop = event()?;
+        let several = devices.len() > 1;
+        let (mut servers, mut controlled) = (Vec::new(), Vec::new());
+        for Prepared { socket, about, model, counters, pinger, start } in devices {
+            // Of several devices, a queue's name says which one's it is.
+            let alike = |device: &&control::Device| device.shared.about.device == about.device;
+            let number = controlled.iter().filter(alike).count();
+            let prefix = if several { format!("{}{number}/", about.device) } else { String::new() };
+            let names = (0..model.queues()).map(|index| format!("{prefix}{}", model.queue_name(index)));
+            let shared = Arc::new(Shared::new(about, names, counters));
+            let (channel, inbox) = channel();
+            let wake = event()?;
+            let notices = Notices { channel, wake: wake.clone() };
+            let plan = Plan { shared: &shared, notices: &notices, poll, cpus: &cpus };
+            let workers = Arc::new(start(&plan).map_err(ServeError::Workers)?);
+            let device = Backend::boxed(model, shared.clone(), workers.clone());
+            controlled.push(control::Device { shared: shared.clone(), workers, pinger });
+            servers.push((Server { shared, device, stop: stop.clone(), wake, inbox }, socket));
+        }
+        let control = match control {
+            Some(Listening { path, socket, extension }) => {
+                let devices = controlled.clone();
+                socket
+                    .serve(Control::new(devices, extension))
+                    .map_err(|source| ServeError::Control { path: path.clone(), source })?;
+                let published = discovery::publish(&path).inspect_err(
+                    |error| tracing::warn!(%error, "commands without --control will not find this device"),
+                );
+                Some((published.ok(), socket))
+            }
+            None => None,
+        };
+        Ok(Running { signals, stop, servers, devices: controlled, _control: control })
+    }
+}
+
+/// A process whose workers are at work.
+struct Running {
+    signals: SignalFd,
+    stop: Arc<EventFd>,
+    servers: Vec<(Server, Socket)>,
+    devices: Vec<control::Device>,
+    _control: Option<(Option<discovery::Publication>, ControlSocket)>,
+}
+
+impl Running {
+    fn run(self) -> Result<(), ServeError> {
+        let Running { signals, stop, servers, devices, _control } = self;
+        let ended = event()?;
+        let outcome = std::thread::scope(|scope| {
+            let mut sessions = Vec::new();
+            for (server, socket) in servers {
+                let ended = ended.clone();
+                let session = move || {
+                    let _ended = Ended(ended);
+                    server.run(socket)
+                };
+                sessions.push(std::thread::Builder::new().name("session".to_owned()).spawn_scoped(scope, session));
+            }
+            let mut outcome = Ok(());
+            while sessions.iter().all(Result::is_ok)
+                && let Ok([false, false]) = server::wait([signals.as_fd(), ended.as_fd()])
+            {}
+            let _ = stop.write(1);
+            for session in sessions {
+                let ended = session.map_err(|source| ServeError::Host { action: "start a thread", source })?;
+                let said = ended.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                outcome = outcome.and(said);
+            }
+            outcome
+        });
+        // The control socket's threads go on until the process ends, and have them too. The capture is complete when this
+        // returns.
+        devices.iter().for_each(|device| device.workers.end());
+        outcome
+    }
+}
+
+/// Tells that a session's thread ends, however it does.
+struct Ended(Arc<EventFd>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.write(1);
+    }
+}
+
+fn event() -> Result<Arc<EventFd>, ServeError> {
+    let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
+    Ok(Arc::new(EventFd::from_flags(flags).map_err(ServeError::host("make an eventfd"))?))
+}
+
+/// Blocks SIGINT and SIGTERM for this thread and those it starts; they are read from the file instead.
+fn block_signals() -> Result<SignalFd, ServeError> {
+    let mut set = SigSet::empty();
+    set.add(Signal::SIGINT);
+    set.add(Signal::SIGTERM);
+    set.thread_block().map_err(ServeError::host("block signals"))?;
+    let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+    SignalFd::with_flags(&set, flags).map_err(ServeError::host("make a signalfd"))
+}
+
+#[cfg(test)]
+mod tests;
