@@ -1,7 +1,7 @@
 //! Fault containment: a shared file that shrinks under its mapping must not kill the process.
 //!
 //! Place: every mapping of guest memory carries a guard. Whoever touches guest memory need not know; who owns the
-//! session asks [`Memory::lost`](super::Memory::lost) now and then and drops the session when it says yes.
+//! session asks [`GuestRegions::lost`](super::GuestRegions::lost) now and then and drops the session when it says yes.
 //!
 //! Operation:
 //! 1. The first guard installs a SIGBUS handler, for the life of the process, and remembers the one it replaces.

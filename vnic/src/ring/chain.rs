@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::memory::{GuestSlice, Memory};
 
-/// One device-side chain: what `pop` found, all of it checked. The buffers themselves are in the [`Segments`] it was
+/// One device-side chain: what `pop` found, all of it checked. The buffers themselves are in the [`Segments`](super::Segments) it was
 /// popped into. Readable segments come first (VIRTIO 1.3, 2.7.4.2: device-readable before device-writable).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Chain {

@@ -155,7 +155,7 @@ impl Device {
         Ok(Device::Split(SplitDevice::new(layout, memory, features, base)?))
     }
 
-    /// Has a file shrunk under pages that the ring alone has mapped? As [`Memory::lost`].
+    /// Has a file shrunk under pages that the ring alone has mapped? As [`GuestRegions::lost`](crate::memory::GuestRegions::lost).
     #[must_use]
     pub fn lost(&self) -> bool {
         match self {

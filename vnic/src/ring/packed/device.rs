@@ -113,7 +113,7 @@ impl PackedDevice {
         Ok(PackedDevice { ring, state })
     }
 
-    /// Is the ring's memory gone? As [`Memory::lost`].
+    /// Is the ring's memory gone? As [`GuestRegions::lost`](crate::memory::GuestRegions::lost).
     pub(in crate::ring) fn lost(&self) -> bool {
         self.ring.lost()
     }

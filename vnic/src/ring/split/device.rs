@@ -116,7 +116,7 @@ impl SplitDevice {
         Ok(SplitDevice { ring: pointers, state })
     }
 
-    /// Is the ring's memory gone? As [`Memory::lost`].
+    /// Is the ring's memory gone? As [`GuestRegions::lost`](crate::memory::GuestRegions::lost).
     pub(in crate::ring) fn lost(&self) -> bool {
         self.ring.lost()
     }
