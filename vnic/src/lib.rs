@@ -46,6 +46,7 @@
 //! | [`nic`] | the network card: the engine's first device |
 //! | [`rng`] | an entropy device: its smallest |
 //! | [`serve`] | the process: options, threads, control socket |
+//! | [`attach`] | a VM that runs already, looked into through its VMM's process |
 //!
 //! [`net`] and [`vhost_user`] do not know each other; [`nic`] joins them through [`backend`], which knows no network.
 //!
@@ -64,6 +65,8 @@
 #[cfg(target_endian = "big")]
 compile_error!("rings are little-endian and so is every host this is written for");
 
+#[cfg(feature = "device")]
+pub mod attach;
 #[cfg(feature = "device")]
 pub mod backend;
 pub mod datagram;

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::Finding;
 use crate::control::Client;
 
+mod attach;
 mod doctor;
 mod hold;
 mod judge;
@@ -38,6 +39,8 @@ pub(crate) struct Cli {
 enum Command {
     /// Serve the device to a front-end (QEMU)
     Serve(Box<serve::Args>),
+    /// Look into a VM that runs already, from outside: answers as `serve` does
+    Attach(attach::Args),
     /// Session, features, memory regions, queues, counters
     Status(status::Args),
     /// One consistent snapshot of the rings, chains followed
@@ -67,6 +70,7 @@ impl Cli {
     pub(crate) fn run(self) -> Result<Finding> {
         match self.command {
             Command::Serve(args) => serve::run(*args),
+            Command::Attach(args) => attach::run(args),
             Command::Status(args) => status::run(&args),
             Command::Rings(args) => rings::run(args),
             Command::Watch(args) => watch::run(&args),

@@ -180,7 +180,7 @@ fn inherited(fd: RawFd) -> Result<RawFd> {
     }
 }
 
-fn folder_exists(option: &str, path: &Path) -> Result<()> {
+pub(super) fn folder_exists(option: &str, path: &Path) -> Result<()> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),

@@ -151,7 +151,9 @@ fn queues(out: &mut String, queues: &[QueueStatus]) -> fmt::Result {
     let mut columns = vec![("queue", Align::Left), ("state", Align::Left), ("size", Align::Right)];
     columns.extend(COLUMNS.iter().map(|name| (*name, Align::Right)));
     // A device of many pairs, of which the driver uses few: what never did anything is only counted.
-    let idle = |queue: &&QueueStatus| queue.state == "off" && queue.counters.values().all(|count| *count == 0);
+    let idle = |queue: &&QueueStatus| {
+        matches!(queue.state.as_str(), "off" | "unused") && queue.counters.values().all(|count| *count == 0)
+    };
     let quiet = if queues.len() > MANY { queues.iter().filter(idle).count() } else { 0 };
     let shown = queues.iter().filter(|queue| quiet == 0 || !idle(queue)).map(|queue| {
         let state = styled(&queue.state, style::of_state(&queue.state));

@@ -1,5 +1,6 @@
 //! Tests of the real binary: what people and scripts see of it.
 
+mod attach;
 mod device;
 mod doctor;
 mod guest;

@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 
 use crate::util::{Scratch, root};
 
-const COMMANDS: &[&str] =
-    &["serve", "status", "rings", "watch", "trace", "page", "hold", "release", "scan", "judge", "report", "doctor"];
+const COMMANDS: &[&str] = &[
+    "serve", "attach", "status", "rings", "watch", "trace", "page", "hold", "release", "scan", "judge", "report",
+    "doctor",
+];
 
 #[test]
 fn every_command_has_help() {

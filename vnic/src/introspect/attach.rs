@@ -138,10 +138,11 @@ pub(super) fn find(memory: &impl GuestPhysical, work: &mut Work) -> Result<Kerne
 fn open(memory: &impl GuestPhysical, notes: &VmCoreInfo, work: &mut Work) -> Result<Kernel, AttachError> {
     let release = || notes.release.clone();
     let (space, vmemmap) = space(memory, notes).ok_or_else(|| AttachError::NoTables { release: release() })?;
-    let types = types(memory, notes, &space, work).ok_or_else(|| AttachError::NoBtf { release: release() })?;
+    let (types_at, types) =
+        types(memory, notes, &space, work).ok_or_else(|| AttachError::NoBtf { release: release() })?;
     let btf = Btf::parse(&types, NAMES).map_err(|error| AttachError::Btf { release: release(), error })?;
     let layout = Layout::new(&btf, notes).map_err(|missing| AttachError::Unknown { release: release(), missing })?;
-    let kernel = Kernel { release: release(), space, vmemmap, layout };
+    let kernel = Kernel { release: release(), space, vmemmap, layout, types: (types_at, types.len()) };
     let (mut pages, mut bad) = kernel.sample(memory, SAMPLE, work)?;
     if pages == 0 {
         (pages, bad) = kernel.sample(memory, LARGE_SAMPLE, work)?;
@@ -183,8 +184,8 @@ fn space(memory: &impl GuestPhysical, notes: &VmCoreInfo) -> Option<(Space, u64)
     fits.then_some((space, vmemmap))
 }
 
-/// A copy of the kernel's types.
-fn types(memory: &impl GuestPhysical, notes: &VmCoreInfo, space: &Space, work: &mut Work) -> Option<Vec<u8>> {
+/// Where the kernel's types are, and a copy of them.
+fn types(memory: &impl GuestPhysical, notes: &VmCoreInfo, space: &Space, work: &mut Work) -> Option<(u64, Vec<u8>)> {
     let start = notes.stext.wrapping_add(space.phys_base);
     let finder = Finder::new(&btf::MAGIC);
     let mut window = vec![0; WINDOW];
@@ -200,7 +201,7 @@ fn types(memory: &impl GuestPhysical, notes: &VmCoreInfo, space: &Space, work: &
             let mut types = vec![0; header.bytes()];
             work.bytes += header.bytes() as u64;
             memory.copy(from, &mut types)?;
-            return Some(types);
+            return Some((from, types));
         }
         // What begins at the window's end begins the next one.
         at += (WINDOW - btf::MAGIC.len()) as u64;

@@ -65,6 +65,14 @@ impl Header {
         (fits && header.bytes() <= MAX_BYTES).then_some(header)
     }
 
+    /// Reads a module's, of these bytes in all: its types and strings go on where the kernel's end, and are few.
+    fn parse_module(bytes: &[u8]) -> Option<Self> {
+        let numbers = bytes.strip_prefix(&MAGIC)?;
+        let number = |at: usize| Some(u32::from_le_bytes(numbers.get(4 * at..4 * at + 4)?.try_into().ok()?) as usize);
+        let (0, types, strings_at, strings) = (number(0)?, number(1)?, number(2)?, number(3)?) else { return None };
+        Some(Header { types, strings_at, strings })
+    }
+
     /// All of it, bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
@@ -76,6 +84,8 @@ impl Header {
 /// Types, and those of them that have one of the names asked for.
 #[derive(Debug)]
 pub struct Btf<'b> {
+    /// The kernel's, of a module's: what it goes on from.
+    base: Option<&'b Btf<'b>>,
     types: &'b [u8],
     strings: &'b [u8],
     /// Where each type begins; the type `void`, which has no bytes, comes first.
@@ -93,7 +103,8 @@ pub struct Member {
 }
 
 #[derive(Clone, Copy)]
-struct Type {
+struct Type<'b> {
+    bytes: &'b [u8],
     at: usize,
     name: u32,
     kind: u32,
@@ -111,18 +122,36 @@ impl<'b> Btf<'b> {
     /// # Errors
     /// It is no BTF.
     pub fn parse(bytes: &'b [u8], names: &[&'b str]) -> Result<Self, BtfError> {
-        let header = Header::parse(bytes).ok_or(BtfError::Header)?;
+        Btf::parse_parts(None, Header::parse(bytes).ok_or(BtfError::Header)?, bytes, names)
+    }
+
+    /// Reads a module's types, which go on from the kernel's.
+    ///
+    /// # Errors
+    /// It is no BTF.
+    pub fn parse_module(base: &'b Btf<'b>, bytes: &'b [u8], names: &[&'b str]) -> Result<Self, BtfError> {
+        Btf::parse_parts(Some(base), Header::parse_module(bytes).ok_or(BtfError::Header)?, bytes, names)
+    }
+
+    fn parse_parts(
+        base: Option<&'b Btf<'b>>,
+        header: Header,
+        bytes: &'b [u8],
+        names: &[&'b str],
+    ) -> Result<Self, BtfError> {
         let part = |at: usize, len: usize| bytes.get(at..at.checked_add(len)?);
         let types = part(HEADER, header.types).ok_or(BtfError::Header)?;
         let strings = part(HEADER + header.strings_at, header.strings).ok_or(BtfError::Header)?;
-        let mut btf = Btf { types, strings, starts: vec![u32::MAX], named: HashMap::new(), left: Cell::new(MAX_STEPS) };
+        // The kernel's own have `void` before the first.
+        let starts = if base.is_some() { Vec::new() } else { vec![u32::MAX] };
+        let mut btf = Btf { base, types, strings, starts, named: HashMap::new(), left: Cell::new(MAX_STEPS) };
         for name in names {
             btf.named.insert(name.as_bytes(), Vec::new());
         }
         let mut at = 0;
         while at < types.len() {
             let id = btf.starts.len() as u32;
-            let one = btf.type_at(at).ok_or(BtfError::Cut(id))?;
+            let one = type_at(types, at).ok_or(BtfError::Cut(id))?;
             let more = match one.kind {
                 1 | 14 | 17 => 4,
                 2 | 7..=12 | 16 | 18 => 0,
@@ -134,9 +163,9 @@ impl<'b> Btf<'b> {
             btf.starts.push(at as u32);
             if matches!(one.kind, KIND_STRUCT | KIND_ENUM)
                 && one.len > 0
-                && let Some(ids) = btf.named.get_mut(name_at(strings, one.name))
+                && let Some(ids) = btf.named.get_mut(name_in(base, strings, one.name))
             {
-                ids.push(id);
+                ids.push(base.map_or(0, |base| base.starts.len() as u32) + id);
             }
             at += 12 + more as usize;
         }
@@ -171,21 +200,25 @@ impl<'b> Btf<'b> {
     #[must_use]
     pub fn value(&self, enumeration: &str, member: &str) -> Option<u32> {
         let enumerations = self.ids(enumeration).filter(|one| one.kind == KIND_ENUM);
-        enumerations.flat_map(|one| (0..one.len).map(move |index| one.at + 12 + 8 * index as usize)).find_map(|at| {
+        let members = |one: Type<'b>| (0..one.len).map(move |index| (one, one.at + 12 + 8 * index as usize));
+        enumerations.flat_map(members).find_map(|(one, at)| {
             self.step()?;
-            (name_at(self.strings, self.number(at)?) == member.as_bytes()).then(|| self.number(at + 4)).flatten()
+            (self.name(number(one.bytes, at)?) == member.as_bytes()).then(|| number(one.bytes, at + 4)).flatten()
         })
     }
 
-    fn ids(&self, name: &str) -> impl Iterator<Item = Type> {
-        self.named.get(name.as_bytes()).into_iter().flatten().filter_map(|id| self.type_of(*id))
+    fn ids(&self, name: &str) -> impl Iterator<Item = Type<'b>> {
+        // What a module shares with the kernel is only there.
+        let own = |btf: &'b Btf<'_>| btf.named.get(name.as_bytes()).into_iter().flatten();
+        let all = self.named.get(name.as_bytes()).into_iter().flatten().chain(self.base.into_iter().flat_map(own));
+        all.filter_map(|id| self.type_of(*id))
     }
 
-    fn structures(&self, name: &str) -> impl Iterator<Item = Type> {
+    fn structures(&self, name: &str) -> impl Iterator<Item = Type<'b>> {
         self.ids(name).filter(|one| one.kind == KIND_STRUCT)
     }
 
-    fn along(&self, structure: Type, path: &str) -> Option<u32> {
+    fn along(&self, structure: Type<'b>, path: &str) -> Option<u32> {
         let (mut here, mut offset) = (structure, 0_u32);
         let mut names = path.split('.').peekable();
         while let Some(name) = names.next() {
@@ -199,7 +232,7 @@ impl<'b> Btf<'b> {
     }
 
     /// Behind the names and qualifiers of a type.
-    fn plain(&self, id: u32) -> Option<Type> {
+    fn plain(&self, id: u32) -> Option<Type<'b>> {
         let mut one = self.type_of(id)?;
         for _ in 0..MAX_DEPTH {
             match one.kind {
@@ -211,7 +244,7 @@ impl<'b> Btf<'b> {
         None
     }
 
-    fn member(&self, structure: Type, name: &[u8], depth: u32) -> Option<Member> {
+    fn member(&self, structure: Type<'b>, name: &[u8], depth: u32) -> Option<Member> {
         if !matches!(structure.kind, KIND_STRUCT | KIND_UNION) {
             return None;
         }
@@ -219,9 +252,10 @@ impl<'b> Btf<'b> {
         for index in 0..structure.len {
             self.step()?;
             let at = structure.at + 12 + 12 * index as usize;
-            let (name_off, kind, offset) = (self.number(at)?, self.number(at + 4)?, self.number(at + 8)?);
+            let word = |at| number(structure.bytes, at);
+            let (name_off, kind, offset) = (word(at)?, word(at + 4)?, word(at + 8)?);
             let offset = if structure.bits { offset & 0xff_ffff } else { offset } / 8;
-            let own = name_at(self.strings, name_off);
+            let own = self.name(name_off);
             if own == name {
                 return Some(Member { offset, kind });
             }
@@ -240,19 +274,36 @@ impl<'b> Btf<'b> {
         Some(())
     }
 
-    fn type_of(&self, id: u32) -> Option<Type> {
+    fn type_of(&self, id: u32) -> Option<Type<'b>> {
         self.step()?;
-        self.type_at(*self.starts.get(id as usize)? as usize)
+        let before = self.base.map_or(0, |base| base.starts.len());
+        match (self.base, (id as usize).checked_sub(before)) {
+            (Some(base), None) => base.type_of(id),
+            (_, own) => type_at(self.types, *self.starts.get(own?)? as usize),
+        }
     }
 
-    fn type_at(&self, at: usize) -> Option<Type> {
-        let info = self.number(at.checked_add(4)?)?;
-        let (kind, len) = (info >> 24 & 0x1f, info & 0xffff);
-        Some(Type { at, name: self.number(at)?, kind, len, bits: info >> 31 == 1, size: self.number(at + 8)? })
+    fn name(&self, at: u32) -> &'b [u8] {
+        name_in(self.base, self.strings, at)
     }
+}
 
-    fn number(&self, at: usize) -> Option<u32> {
-        self.types.get(at..at.checked_add(4)?)?.try_into().ok().map(u32::from_le_bytes)
+fn type_at(bytes: &[u8], at: usize) -> Option<Type<'_>> {
+    let info = number(bytes, at.checked_add(4)?)?;
+    let (kind, len) = (info >> 24 & 0x1f, info & 0xffff);
+    Some(Type { bytes, at, name: number(bytes, at)?, kind, len, bits: info >> 31 == 1, size: number(bytes, at + 8)? })
+}
+
+fn number(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..at.checked_add(4)?)?.try_into().ok().map(u32::from_le_bytes)
+}
+
+/// A name of the kernel's or, behind these, of the module's own.
+fn name_in<'b>(base: Option<&'b Btf<'b>>, strings: &'b [u8], at: u32) -> &'b [u8] {
+    match base {
+        Some(base) if (at as usize) < base.strings.len() => name_at(base.strings, at),
+        Some(base) => name_at(strings, at - base.strings.len() as u32),
+        None => name_at(strings, at),
     }
 }
 

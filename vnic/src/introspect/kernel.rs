@@ -19,6 +19,8 @@ pub(super) struct Kernel {
     /// Where the page structures begin.
     pub(super) vmemmap: u64,
     pub(super) layout: Layout,
+    /// Where its types (BTF) are, physical, and how many bytes they have.
+    pub(super) types: (u64, usize),
 }
 
 /// What a page's structure says, read once; of a page in a block, mostly what the block's first page says.

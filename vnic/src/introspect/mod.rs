@@ -14,6 +14,7 @@
 //! Limits: Linux on x86-64 with BTF (`CONFIG_DEBUG_INFO_BTF`, as all distributions have it). Encrypted guests cannot be
 //! looked into.
 
+mod anchor;
 mod attach;
 pub mod btf;
 mod kernel;
@@ -34,10 +35,12 @@ use kernel::Kernel;
 use look::Look;
 use names::Names;
 
+pub(crate) use anchor::offset;
 pub use attach::{AttachError, Work};
 pub use label::{Kind, Label};
 pub use layout::Missing;
 pub use physical::GuestPhysical;
+pub(crate) use space::{Reader, Stop};
 
 /// Reads of guest memory in one look-up, at most.
 pub const MAX_STEPS: u32 = 8192;

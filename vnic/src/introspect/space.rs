@@ -11,7 +11,7 @@ use std::cell::{Cell, RefCell};
 use super::GuestPhysical;
 
 /// Where the kernel's image is mapped.
-pub(super) const IMAGE: u64 = 0xffff_ffff_8000_0000;
+pub(crate) const IMAGE: u64 = 0xffff_ffff_8000_0000;
 /// Bytes of that mapping, at most.
 const IMAGE_BYTES: u64 = 1 << 30;
 /// The physical address in a page-table entry.
@@ -23,7 +23,7 @@ const MAX_PHYSICAL: u64 = 1 << 52;
 
 /// Why a walk through the guest's memory stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Stop {
+pub(crate) enum Stop {
     /// A pointer that leads nowhere, or to where no such thing can be.
     #[error("a pointer leads to {0:#x}, which is nothing of the kernel's")]
     Pointer(u64),
@@ -34,42 +34,42 @@ pub(super) enum Stop {
 
 /// The kernel's address space.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Space {
+pub(crate) struct Space {
     /// Physical address of the first page table.
-    pub(super) root: u64,
+    pub(crate) root: u64,
     /// Levels of page tables: 4 or 5.
-    pub(super) levels: u32,
+    pub(crate) levels: u32,
     /// Physical minus virtual address of the kernel's image, wrapping.
-    pub(super) phys_base: u64,
+    pub(crate) phys_base: u64,
     /// Virtual address of physical address 0 in the direct map; 0: not known yet.
-    pub(super) direct: u64,
+    pub(crate) direct: u64,
     /// What to take out of page-table entries.
-    pub(super) sme_mask: u64,
+    pub(crate) sme_mask: u64,
 }
 
 impl Space {
     /// Has the address the form that all kernel addresses have?
     #[must_use]
-    pub(super) fn is_canonical(&self, va: u64) -> bool {
+    pub(crate) fn is_canonical(&self, va: u64) -> bool {
         if self.levels == 5 { va >> 56 == 0xff } else { va >> 47 == 0x1_ffff }
     }
 }
 
 /// What was read and what stood there: enough to see later whether all of it still stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Seen {
+pub(crate) struct Seen {
     gpa: u64,
     value: u64,
 }
 
 /// Does all of it still stand there?
-pub(super) fn still_stands(seen: &[Seen], memory: &impl GuestPhysical) -> bool {
+pub(crate) fn still_stands(seen: &[Seen], memory: &impl GuestPhysical) -> bool {
     seen.iter().all(|one| memory.word(one.gpa) == Some(one.value))
 }
 
 /// Counted reads in one look-up.
-pub(super) struct Reader<'k, M> {
-    pub(super) memory: &'k M,
+pub(crate) struct Reader<'k, M> {
+    pub(crate) memory: &'k M,
     space: &'k Space,
     left: Cell<u32>,
     limit: u32,
@@ -80,7 +80,7 @@ pub(super) struct Reader<'k, M> {
 }
 
 impl<'k, M: GuestPhysical> Reader<'k, M> {
-    pub(super) fn new(memory: &'k M, space: &'k Space, limit: u32) -> Self {
+    pub(crate) fn new(memory: &'k M, space: &'k Space, limit: u32) -> Self {
         let trail = RefCell::default();
         Reader {
             memory,
@@ -94,18 +94,18 @@ impl<'k, M: GuestPhysical> Reader<'k, M> {
     }
 
     /// Steps taken so far.
-    pub(super) fn steps(&self) -> u32 {
+    pub(crate) fn steps(&self) -> u32 {
         self.limit - self.left.get()
     }
 
     /// From now on, what is read is remembered.
-    pub(super) fn record(&self) {
+    pub(crate) fn record(&self) {
         self.recording.set(true);
         self.trail.borrow_mut().clear();
     }
 
     /// What was read since [`record`](Reader::record).
-    pub(super) fn recorded(&self) -> Vec<Seen> {
+    pub(crate) fn recorded(&self) -> Vec<Seen> {
         self.recording.set(false);
         self.trail.take()
     }
@@ -121,7 +121,7 @@ impl<'k, M: GuestPhysical> Reader<'k, M> {
     }
 
     /// Where a kernel address lies in physical memory.
-    pub(super) fn physical(&self, va: u64) -> Result<u64, Stop> {
+    pub(crate) fn physical(&self, va: u64) -> Result<u64, Stop> {
         let Space { direct, phys_base, .. } = *self.space;
         let offset = va & 0xfff;
         let (page, at) = self.page.get();
@@ -143,7 +143,7 @@ impl<'k, M: GuestPhysical> Reader<'k, M> {
     }
 
     /// Where `va` leads by the page tables at `root`; `None`: nowhere.
-    pub(super) fn walk(&self, root: u64, va: u64) -> Result<Option<u64>, Stop> {
+    pub(crate) fn walk(&self, root: u64, va: u64) -> Result<Option<u64>, Stop> {
         let mut table = root & ADDRESS;
         for level in (0..self.space.levels).rev() {
             let shift = 12 + 9 * level;
@@ -162,7 +162,7 @@ impl<'k, M: GuestPhysical> Reader<'k, M> {
     }
 
     /// The eight bytes at an aligned kernel address.
-    pub(super) fn word(&self, va: u64) -> Result<u64, Stop> {
+    pub(crate) fn word(&self, va: u64) -> Result<u64, Stop> {
         let gpa = self.physical(va)?;
         let value = self.physical_word(gpa)?.ok_or(Stop::Pointer(va))?;
         if self.recording.get() {
@@ -172,15 +172,30 @@ impl<'k, M: GuestPhysical> Reader<'k, M> {
     }
 
     /// Four bytes at an aligned kernel address.
-    pub(super) fn half(&self, va: u64) -> Result<u32, Stop> {
+    pub(crate) fn half(&self, va: u64) -> Result<u32, Stop> {
         if !va.is_multiple_of(4) {
             return Err(Stop::Pointer(va));
         }
         Ok((self.word(va & !7)? >> (8 * (va & 7))) as u32)
     }
 
+    /// Copies bytes at any kernel address; each page of them is a step.
+    pub(crate) fn copy(&self, va: u64, out: &mut [u8]) -> Result<(), Stop> {
+        let mut at = va;
+        let mut rest = out;
+        while !rest.is_empty() {
+            self.step()?;
+            let len = ((0x1000 - (at & 0xfff)) as usize).min(rest.len());
+            let (piece, more) = rest.split_at_mut(len);
+            self.memory.copy(self.physical(at)?, piece).ok_or(Stop::Pointer(at))?;
+            at = at.checked_add(len as u64).ok_or(Stop::Pointer(va))?;
+            rest = more;
+        }
+        Ok(())
+    }
+
     /// Bytes at any kernel address, at most `most`, to the first 0.
-    pub(super) fn text(&self, va: u64, most: usize) -> Result<Vec<u8>, Stop> {
+    pub(crate) fn text(&self, va: u64, most: usize) -> Result<Vec<u8>, Stop> {
         let mut text = Vec::with_capacity(32);
         let mut at = va;
         while text.len() < most {
@@ -198,6 +213,6 @@ impl<'k, M: GuestPhysical> Reader<'k, M> {
 }
 
 /// A physical address that a kernel can have.
-pub(super) fn is_physical(at: u64) -> bool {
+pub(crate) fn is_physical(at: u64) -> bool {
     at < MAX_PHYSICAL
 }

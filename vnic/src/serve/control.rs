@@ -50,6 +50,25 @@ pub trait Extension: fmt::Debug + Send + Sync {
     fn answer(&self, request: &Value, device: &Control) -> Option<Value>;
 }
 
+/// Who has the answers: devices that are served, or a VM that is looked into.
+pub trait Source: fmt::Debug + Send + Sync {
+    /// The answer to a request; `Trace` is none of them.
+    fn answer(&self, request: Request) -> Reply;
+
+    /// Tells the client of every chain from now on. It is one for as long as `admitted` lives.
+    fn trace(&self, stream: UnixStream, admitted: trace::Admitted);
+
+    /// The answer to what is none of [`Request`].
+    fn extended(&self, _request: &Value) -> Option<Value> {
+        None
+    }
+
+    /// All counters, in Prometheus text form.
+    fn metrics(&self) -> String {
+        String::new()
+    }
+}
+
 /// A device that can be looked at.
 #[derive(Debug, Clone)]
 pub struct Device {
@@ -66,6 +85,19 @@ pub struct Device {
 pub struct Control {
     devices: Vec<Device>,
     extension: Option<Arc<dyn Extension>>,
+}
+
+/// What is served, with the thread that follows the event rings.
+#[derive(Debug)]
+struct Served {
+    control: Control,
+    tracing: Sender<trace::Client>,
+}
+
+/// The clients of a source.
+#[derive(Debug)]
+struct Server {
+    source: Arc<dyn Source>,
     clients: Arc<AtomicUsize>,
 }
 
@@ -102,7 +134,7 @@ impl ControlSocket {
         Ok(ControlSocket { path: path.to_owned(), listener: Arc::new(UnixListener::bind(path)?) })
     }
 
-    /// Answers from threads of its own, all of which are there when this returns.
+    /// Answers for devices.
     ///
     /// # Errors
     /// There is no thread to be had.
@@ -110,13 +142,21 @@ impl ControlSocket {
         let (tracing, clients) = channel();
         let traced: Vec<Arc<Shared>> = control.devices.iter().map(|device| device.shared.clone()).collect();
         start("trace", move || trace::serve(&traced, &clients))?;
-        let control = Arc::new(control);
+        self.serve_source(Arc::new(Served { control, tracing }))
+    }
+
+    /// Answers from threads of its own, all of which are there when this returns.
+    ///
+    /// # Errors
+    /// There is no thread to be had.
+    pub fn serve_source(&self, source: Arc<dyn Source>) -> io::Result<()> {
+        let server = Arc::new(Server { source, clients: Arc::default() });
         // One more than there may be clients: it tells the next one so.
         for _ in 0..=MAX_CLIENTS {
-            let (control, listener, tracing) = (control.clone(), self.listener.clone(), tracing.clone());
+            let (server, listener) = (server.clone(), self.listener.clone());
             start("control", move || {
                 while let Some((stream, _)) = accepted(|| listener.accept(), || std::thread::sleep(NO_FILES)) {
-                    control.admit(stream, &tracing);
+                    server.admit(stream);
                 }
             })?;
         }
@@ -141,14 +181,8 @@ fn accepted<T>(mut accept: impl FnMut() -> io::Result<T>, mut pause: impl FnMut(
     }
 }
 
-impl Control {
-    /// To be looked at: these devices. What the control socket does not know, the extension may.
-    #[must_use]
-    pub fn new(devices: Vec<Device>, extension: Option<Arc<dyn Extension>>) -> Self {
-        Control { devices, extension, clients: Arc::default() }
-    }
-
-    fn admit(&self, mut stream: UnixStream, tracing: &Sender<trace::Client>) {
+impl Server {
+    fn admit(&self, mut stream: UnixStream) {
         let others = self.clients.fetch_add(1, Ordering::Relaxed);
         let admitted = trace::Admitted(self.clients.clone());
         if others >= MAX_CLIENTS {
@@ -157,15 +191,10 @@ impl Control {
             return;
         }
         // A client that goes away mid-sentence is nobody's trouble.
-        let _ = self.talk(stream, admitted, tracing);
+        let _ = self.talk(stream, admitted);
     }
 
-    fn talk(
-        &self,
-        mut stream: UnixStream,
-        admitted: trace::Admitted,
-        tracing: &Sender<trace::Client>,
-    ) -> io::Result<()> {
+    fn talk(&self, mut stream: UnixStream, admitted: trace::Admitted) -> io::Result<()> {
         let mut lines = BufReader::new(stream.try_clone()?);
         loop {
             let mut line = String::new();
@@ -173,25 +202,47 @@ impl Control {
                 return Ok(());
             }
             if line.starts_with("GET ") {
-                return metrics::serve_http(&mut stream, &mut lines, &line, &self.shared());
+                return metrics::serve_http(&mut stream, &mut lines, &line, || self.source.metrics());
             }
             match serde_json::from_str(&line) {
                 Ok(Request::Trace) => {
-                    // Nobody is left to hear that the thread is gone.
-                    let _ = tracing.send(trace::Client { stream, _admitted: Some(admitted) });
+                    self.source.trace(stream, admitted);
                     return Ok(());
                 }
-                Ok(request) => send(&mut stream, &self.answer(request))?,
-                Err(error) => match self.extended(&line) {
+                Ok(request) => send(&mut stream, &self.source.answer(request))?,
+                Err(error) => match serde_json::from_str(&line).ok().and_then(|other| self.source.extended(&other)) {
                     Some(answer) => send(&mut stream, &answer)?,
                     None => send(&mut stream, &Reply::Error { message: format!("not a request: {error}") })?,
                 },
             }
         }
     }
+}
 
-    fn extended(&self, line: &str) -> Option<Value> {
-        self.extension.as_ref()?.answer(&serde_json::from_str(line).ok()?, self)
+impl Source for Served {
+    fn answer(&self, request: Request) -> Reply {
+        self.control.answer(request)
+    }
+
+    fn trace(&self, stream: UnixStream, admitted: trace::Admitted) {
+        // Nobody is left to hear that the thread is gone.
+        let _ = self.tracing.send(trace::Client { stream, _admitted: Some(admitted) });
+    }
+
+    fn extended(&self, request: &Value) -> Option<Value> {
+        self.control.extension.as_ref()?.answer(request, &self.control)
+    }
+
+    fn metrics(&self) -> String {
+        metrics::text(&self.control.shared())
+    }
+}
+
+impl Control {
+    /// To be looked at: these devices. What the control socket does not know, the extension may.
+    #[must_use]
+    pub fn new(devices: Vec<Device>, extension: Option<Arc<dyn Extension>>) -> Self {
+        Control { devices, extension }
     }
 
     fn answer(&self, request: Request) -> Reply {

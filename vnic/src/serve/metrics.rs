@@ -11,7 +11,7 @@ pub(super) fn serve_http(
     stream: &mut impl Write,
     rest: &mut impl BufRead,
     line: &str,
-    devices: &[&Shared],
+    text: impl Fn() -> String,
 ) -> std::io::Result<()> {
     // The header lines say nothing we need; they are read so that the client is not cut off while it still writes.
     let mut header = String::new();
@@ -19,7 +19,7 @@ pub(super) fn serve_http(
         header.clear();
     }
     let (status, body) = match line.split(' ').nth(1) {
-        Some("/metrics") => ("200 OK", text(devices)),
+        Some("/metrics") => ("200 OK", text()),
         _ => ("404 Not Found", "only /metrics is here\n".to_owned()),
     };
     write!(

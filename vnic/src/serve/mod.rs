@@ -47,6 +47,7 @@ pub use control::Extension;
 use control::{Control, ControlSocket};
 pub use options::{DeviceKind, Endpoint, Options};
 use server::{Server, Socket};
+pub use trace::Admitted;
 
 /// Why `serve` cannot begin, or cannot go on: one sentence.
 #[derive(Debug, thiserror::Error)]
@@ -349,7 +350,7 @@ fn event() -> Result<Arc<EventFd>, ServeError> {
 }
 
 /// Blocks SIGINT and SIGTERM for this thread and those it starts; they are read from the file instead.
-fn block_signals() -> Result<SignalFd, ServeError> {
+pub(crate) fn block_signals() -> Result<SignalFd, ServeError> {
     let mut set = SigSet::empty();
     set.add(Signal::SIGINT);
     set.add(Signal::SIGTERM);

@@ -40,7 +40,7 @@ impl Drop for Tracing<'_> {
 
 /// A client counts as one until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Admitted(pub(super) Arc<AtomicUsize>);
+pub struct Admitted(pub(super) Arc<AtomicUsize>);
 
 impl Drop for Admitted {
     fn drop(&mut self) {

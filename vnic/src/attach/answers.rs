@@ -1,0 +1,211 @@
+//! The control socket's answers for a VM that is looked into: as far as they can be had from outside.
+//!
+//! Operation: each answer is a look of its own, at devices and rings as they are now. Since when a ring stands still is known
+//! from the looks before.
+
+use std::collections::BTreeMap;
+use std::os::unix::net::UnixStream;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use super::devices::{Device, Queue};
+use super::rings::{self, Look};
+use super::{AttachError, Attached};
+use crate::observe::protocol::{FeatureSets, QueueStatus, RegionStatus, Reply, Request, RingSnapshot, Status};
+use crate::serve::Admitted;
+use crate::serve::control::Source;
+use crate::spec::Features;
+
+/// What a client may ask of a VM that is looked into.
+#[derive(Debug)]
+pub struct Answers {
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    attached: Attached,
+    /// Where each ring stood when it was seen to move, by queue.
+    moved: BTreeMap<String, ((u16, u16, u16), Instant)>,
+}
+
+impl Answers {
+    /// Answers by these eyes.
+    #[must_use]
+    pub fn new(attached: Attached) -> Answers {
+        Answers { state: Mutex::new(State { attached, moved: BTreeMap::new() }) }
+    }
+
+    /// Did the process end?
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.state().attached.ram().process().has_ended()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Source for Answers {
+    fn answer(&self, request: Request) -> Reply {
+        let mut state = self.state();
+        if let Err(error) = state.attached.refresh() {
+            return Reply::Error { message: error.to_string() };
+        }
+        let reply = match request {
+            Request::Status => state.status().map(|status| Reply::Status(Box::new(status))),
+            Request::Rings { queue } => state.rings(queue.as_deref()).map(|rings| Reply::Rings { rings }),
+            Request::Page { addresses } => Ok(Reply::Page { labels: state.attached.labels(&addresses) }),
+            Request::Hold { .. } | Request::Release { .. } | Request::Ping { .. } | Request::Trace => {
+                Err(AttachError::OnlyLooks)
+            }
+        };
+        reply.unwrap_or_else(|error| Reply::Error { message: error.to_string() })
+    }
+
+    fn trace(&self, mut stream: UnixStream, _admitted: Admitted) {
+        let message = "vnic attach has no trace: it sees the rings, not each chain as it passes".to_owned();
+        let _ = crate::serve::control::send(&mut stream, &Reply::Error { message });
+    }
+}
+
+impl State {
+    fn status(&mut self) -> Result<Status, AttachError> {
+        let devices = self.attached.devices()?;
+        let mut queues = Vec::new();
+        for device in &devices {
+            for queue in &device.queues {
+                let look = self.attached.look(queue, device)?;
+                queues.push(self.queue(device, queue, &look));
+            }
+        }
+        let process = self.attached.ram().process();
+        let regions = self.attached.ram().regions().iter().map(|region| RegionStatus {
+            gpa: region.gpa,
+            size: region.size,
+            user_addr: region.address,
+            offset: region.offset,
+        });
+        let negotiated = devices.iter().flat_map(features);
+        Ok(Status {
+            device: "vm".to_owned(),
+            devices: Vec::new(),
+            socket: format!("process {} ({}), Linux {}", process.pid(), process.name(), self.attached.release()),
+            pid: std::process::id(),
+            link: words(&devices),
+            connected: true,
+            sessions: 1,
+            last_error: devices.iter().find_map(|device| Some(format!("{}: {}", device.name, device.fault.as_ref()?))),
+            features: FeatureSets { offered: Vec::new(), withheld: Vec::new(), negotiated: negotiated.collect() },
+            protocol_features: Vec::new(),
+            regions: regions.collect(),
+            iotlb: None,
+            queues,
+            idle_ns: 0,
+            link_counters: BTreeMap::new(),
+        })
+    }
+
+    fn queue(&mut self, device: &Device, queue: &Queue, look: &Look) -> QueueStatus {
+        let ring = &look.ring;
+        let stands = (ring.avail_idx, ring.used_idx, queue.last_used);
+        let now = Instant::now();
+        let moved = self.moved.entry(queue.name.clone()).or_insert((stands, now));
+        if moved.0 != stands {
+            *moved = (stands, now);
+        }
+        let still = now.duration_since(moved.1).as_secs();
+        let uncollected = if queue.packed.is_none() { ring.used_idx.wrapping_sub(queue.last_used) } else { 0 };
+        let mut turn = whose_turn(device, queue, look, uncollected);
+        if still > 0 {
+            turn += &format!("; so for {still} s");
+        }
+        // A console's ports that nobody opened, say: there is nothing to tell.
+        let unused = stands == (0, 0, 0);
+        let state = if queue.broken {
+            "stopped"
+        } else if unused {
+            "unused"
+        } else {
+            "running"
+        };
+        let counters = [
+            ("avail_idx", ring.avail_idx.into()),
+            ("used_idx", ring.used_idx.into()),
+            ("in_flight", ring.in_flight.into()),
+            ("uncollected", uncollected.into()),
+            ("not_kicked", queue.added.into()),
+            ("free_descriptors", if unused { 0 } else { queue.free.into() }),
+        ];
+        QueueStatus {
+            queue: queue.name.clone(),
+            state: state.to_owned(),
+            waits: (!unused).then_some(turn),
+            error: ring.faults.first().cloned().or_else(|| queue.broken.then(|| "its driver gave it up".to_owned())),
+            size: queue.layout.size,
+            event_suppression: look.event_suppression.filter(|_| !unused),
+            counters: counters.into_iter().map(|(name, count): (&str, u64)| (name.to_owned(), count)).collect(),
+        }
+    }
+
+    fn rings(&self, only: Option<&str>) -> Result<Vec<RingSnapshot>, AttachError> {
+        let devices = self.attached.devices()?;
+        let all = devices.iter().flat_map(|device| device.queues.iter().map(move |queue| (device, queue)));
+        let wanted = all.filter(|(_, queue)| only.is_none_or(|only| only == queue.name));
+        let rings: Vec<_> = wanted
+            .map(|(device, queue)| Ok(self.attached.look(queue, device)?.ring))
+            .collect::<Result<_, AttachError>>()?;
+        match only {
+            Some(name) if rings.is_empty() => {
+                let names = devices.iter().flat_map(|device| device.queues.iter().map(|queue| queue.name.as_str()));
+                let names = names.collect::<Vec<_>>().join(", ");
+                Err(AttachError::NoQueue { name: name.to_owned(), names })
+            }
+            _ => Ok(rings),
+        }
+    }
+}
+
+/// What a device's driver negotiated, by name; what only devices of another kind than a NIC have, by number.
+fn features(device: &Device) -> Vec<String> {
+    /// VIRTIO 1.3, 6 Reserved Feature Bits: from here on, bits mean the same for all devices.
+    const OF_ALL: std::ops::Range<u32> = 24..50;
+    let of = |bit: u32| Features(device.features.0 & 1 << bit).names();
+    let name = |bit: u32| {
+        let own = device.kind != NET && !OF_ALL.contains(&bit) && device.features.0 >> bit & 1 == 1;
+        if own { vec![format!("bit {bit}")] } else { of(bit) }
+    };
+    (0..64).flat_map(name).map(|name| format!("{}.{name}", device.name)).collect()
+}
+
+/// Who has to do something next.
+fn whose_turn(device: &Device, queue: &Queue, look: &Look, uncollected: u16) -> String {
+    let waiting = look.ring.in_flight;
+    let receives = device.kind == NET && queue.index.is_multiple_of(2) && !queue.name.ends_with("controlq");
+    match () {
+        () if queue.added > 0 => format!("the driver's turn: {} chains that it has not kicked for", queue.added),
+        () if uncollected > 0 => format!("the driver's turn: {uncollected} used chains to collect"),
+        () if waiting > 0 && receives => format!("the device's turn once frames come: {waiting} buffers are there"),
+        () if waiting > 0 => format!("the device's turn: {waiting} chains to serve"),
+        () => "nobody's turn: nothing is in flight".to_owned(),
+    }
+}
+
+/// VIRTIO 1.3, 5.1 Network Device.
+const NET: u32 = 1;
+
+/// The devices in words.
+fn words(devices: &[Device]) -> String {
+    let one = |device: &Device| {
+        let driver = device.driver.as_deref().unwrap_or("no driver");
+        format!("{} = {driver} on {}", device.name, device.parent)
+    };
+    devices.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+impl Attached {
+    fn look(&self, queue: &Queue, device: &Device) -> Result<Look, AttachError> {
+        rings::look(self.ram(), queue, device.features, self.position(queue)).map_err(AttachError::Host)
+    }
+}

@@ -1,0 +1,233 @@
+//! Another process's memory, read from outside: its mappings, which of their pages exist, and what stands in them.
+//!
+//! Operation: `/proc/PID/mem`, opened for reading alone; no page of private memory comes to be by reading it. The process is
+//! never stopped, signalled or traced, and does not notice.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::PathBuf;
+
+use nix::unistd::geteuid;
+
+/// Most bytes of a list of mappings.
+const MAX_MAPS: u64 = 16 << 20;
+/// Page numbers read at a time.
+const PAGES: usize = 8192;
+const PAGE: u64 = 4096;
+/// In an entry of `/proc/PID/pagemap`: the page is there, or was swapped out.
+const THERE: u64 = 1 << 63 | 1 << 62;
+
+/// Why a process's memory cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    /// No such process, or it has no memory any more.
+    #[error("there is no process {0}")]
+    Gone(u32),
+    /// It may not be looked into.
+    #[error("may not read the memory of process {pid}: {why}")]
+    NotAllowed {
+        /// Which.
+        pid: u32,
+        /// What forbids it, and what would help.
+        why: String,
+    },
+    /// Anything else.
+    #[error("cannot read {}: {source}", path.display())]
+    Host {
+        /// What was read.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// A process whose memory can be read.
+#[derive(Debug)]
+pub struct Process {
+    pid: u32,
+    mem: File,
+    pagemap: File,
+}
+
+/// A mapping that can be read and written: a guest's memory may be one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mapping {
+    /// First address.
+    pub start: u64,
+    /// Behind the last.
+    pub end: u64,
+    /// Is it shared with others?
+    pub shared: bool,
+    /// Where in the file it begins.
+    pub offset: u64,
+    /// Device and inode of the file; 0: none.
+    pub file: (u64, u64),
+}
+
+impl Mapping {
+    /// Bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.end.saturating_sub(self.start)
+    }
+
+    /// A line of `/proc/PID/maps`, if it is memory that a guest may have.
+    fn parse(line: &str) -> Option<Mapping> {
+        let mut words = line.split_ascii_whitespace();
+        let (start, end) = words.next()?.split_once('-')?;
+        let hex = |text: &str| u64::from_str_radix(text, 16).ok();
+        let perms = words.next()?.as_bytes();
+        // What can be executed is code that the VMM made of the guest's.
+        let (true, shared) = (perms.starts_with(b"rw-"), perms.get(3) == Some(&b's')) else { return None };
+        let offset = hex(words.next()?)?;
+        let (major, minor) = words.next()?.split_once(':')?;
+        let device = hex(major)? << 32 | hex(minor)?;
+        let inode = words.next()?.parse().ok()?;
+        if words.next().is_some_and(|name| name.starts_with("[heap") || name.starts_with("[stack")) {
+            return None;
+        }
+        Some(Mapping { start: hex(start)?, end: hex(end)?, shared, offset, file: (device, inode) })
+    }
+
+    /// Goes `next` on where this one ends, in memory and in the file?
+    fn goes_on(&self, next: &Mapping) -> bool {
+        let in_file = self.file.1 == 0 || self.offset.checked_add(self.size()) == Some(next.offset);
+        self.end == next.start && self.shared == next.shared && self.file == next.file && in_file
+    }
+}
+
+impl Process {
+    /// Opens the memory of a process.
+    ///
+    /// # Errors
+    /// There is none, or it may not be looked into.
+    pub fn open(pid: u32) -> Result<Process, ProcessError> {
+        let open = |name: &str| {
+            let path = PathBuf::from(format!("/proc/{pid}/{name}"));
+            File::open(&path).map_err(|source| refused(pid, path, source))
+        };
+        let process = Process { pid, mem: open("mem")?, pagemap: open("pagemap")? };
+        Ok(process)
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Its name, as the kernel has it.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let name = fs::read_to_string(format!("/proc/{}/comm", self.pid)).unwrap_or_default();
+        name.trim_end().to_owned()
+    }
+
+    /// Did it end? Its number may be another's by now: what is asked is its memory.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        // Of memory that is gone there is nothing to be read at any address; of an address without memory, an error.
+        matches!(self.mem.read_at(&mut [0], 0), Ok(0))
+    }
+
+    /// The mappings that may be a guest's memory, in the order of their addresses; behind them, neighbours taken together.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn mappings(&self) -> Result<Vec<Mapping>, ProcessError> {
+        let path = PathBuf::from(format!("/proc/{}/maps", self.pid));
+        let mut text = String::new();
+        File::open(&path)
+            .and_then(|file| file.take(MAX_MAPS).read_to_string(&mut text))
+            .map_err(|source| refused(self.pid, path, source))?;
+        let mut all: Vec<Mapping> = text.lines().filter_map(Mapping::parse).collect();
+        // The kernel splits a mapping where a part of it is treated otherwise. What it lists singly may as well be two.
+        let mut together: Vec<Mapping> = Vec::new();
+        for mapping in &all {
+            match together.last_mut() {
+                Some(last) if last.goes_on(mapping) => last.end = mapping.end,
+                _ => together.push(mapping.clone()),
+            }
+        }
+        together.retain(|mapping| !all.contains(mapping));
+        all.append(&mut together);
+        Ok(all)
+    }
+
+    /// Reads all of `out` at an address of the process's. `None`: there is not so much memory, or the process is gone.
+    pub fn read(&self, address: u64, out: &mut [u8]) -> Option<()> {
+        self.mem.read_exact_at(out, address).ok()
+    }
+
+    /// Tells from where to where there are pages with content, among these addresses.
+    ///
+    /// # Errors
+    /// The host does not say.
+    pub fn existing(&self, start: u64, end: u64, tell: &mut dyn FnMut(u64, u64)) -> io::Result<()> {
+        let mut entries = vec![0; 8 * PAGES];
+        let mut run: Option<u64> = None;
+        let mut at = start;
+        while at < end {
+            let pages = ((end - at).div_ceil(PAGE) as usize).min(PAGES);
+            let Some(part) = entries.get_mut(..8 * pages) else { break };
+            self.pagemap.read_exact_at(part, at / PAGE * 8)?;
+            for (entry, page) in part.chunks_exact(8).zip((at..).step_by(PAGE as usize)) {
+                let there = entry.try_into().is_ok_and(|entry| u64::from_le_bytes(entry) & THERE != 0);
+                match (run, there) {
+                    (None, true) => run = Some(page),
+                    (Some(from), false) => {
+                        tell(from, page);
+                        run = None;
+                    }
+                    _ => {}
+                }
+            }
+            at += pages as u64 * PAGE;
+        }
+        if let Some(from) = run {
+            tell(from, end);
+        }
+        Ok(())
+    }
+
+    /// The file of a shared mapping, opened for reading; `None`: the process has closed it, or it is another's.
+    #[must_use]
+    pub fn file_of(&self, mapping: &Mapping) -> Option<File> {
+        let wanted = |file: &fs::Metadata| file.ino() == mapping.file.1 && device(file.dev()) == mapping.file.0;
+        let files = fs::read_dir(format!("/proc/{}/fd", self.pid)).ok()?;
+        let paths = files.filter_map(|entry| Some(entry.ok()?.path()));
+        let found = paths.filter(|path| fs::metadata(path).is_ok_and(|file| wanted(&file)));
+        found.filter_map(|path| File::open(path).ok()).find(|file| file.metadata().is_ok_and(|file| wanted(&file)))
+    }
+}
+
+/// As the list of mappings has it.
+fn device(number: u64) -> u64 {
+    nix::sys::stat::major(number) << 32 | nix::sys::stat::minor(number)
+}
+
+/// In a sentence: which right is missing.
+fn refused(pid: u32, path: PathBuf, source: io::Error) -> ProcessError {
+    match source.raw_os_error() {
+        Some(libc::ENOENT | libc::ESRCH) => ProcessError::Gone(pid),
+        Some(libc::EACCES | libc::EPERM) => ProcessError::NotAllowed { pid, why: why_not(pid) },
+        _ => ProcessError::Host { path, source },
+    }
+}
+
+fn why_not(pid: u32) -> String {
+    let user = fs::metadata(format!("/proc/{pid}")).map(|process| process.uid()).ok();
+    let scope = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
+    match (user, scope.trim()) {
+        (_, "3") => "kernel.yama.ptrace_scope is 3: until the next boot nobody may".to_owned(),
+        (Some(user), _) if user != geteuid().as_raw() => {
+            format!("it belongs to the user {user}; that takes the same user's rights or CAP_SYS_PTRACE (sudo)")
+        }
+        (_, scope @ ("1" | "2")) => {
+            format!("kernel.yama.ptrace_scope is {scope}; that takes CAP_SYS_PTRACE (sudo), or the scope 0")
+        }
+        _ => "it has more rights than this command, or keeps its memory to itself; that takes CAP_SYS_PTRACE (sudo)"
+            .to_owned(),
+    }
+}
