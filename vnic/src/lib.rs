@@ -72,7 +72,6 @@ pub mod backend;
 pub mod datagram;
 #[cfg(all(test, feature = "device"))]
 mod holes;
-#[cfg(feature = "device")]
 pub mod introspect;
 #[cfg(feature = "device")]
 pub mod link;

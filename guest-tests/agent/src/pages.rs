@@ -48,11 +48,24 @@ fn map_whole(file: &File) -> Result<Option<Mapping>> {
     Mapping::of_file(file, 0, bytes).map(Some).context("map the file to see its pages")
 }
 
+/// The guest-physical addresses of this program's own pages from `address` on, which must be in memory.
+///
+/// # Errors
+/// The page map cannot be read, does not show frame numbers to this user, or has no such page.
+pub fn frames(address: u64, count: usize) -> Result<Vec<u64>> {
+    let runs = runs((0..).zip(entries(address, count)?))?;
+    Ok(runs.iter().flat_map(|run| (0..run.count).map(|page| run.gpa + page * PAGE_SIZE)).collect())
+}
+
 /// The page map's entry for each page of the mapping.
 fn page_map(mapping: &Mapping) -> Result<Vec<u64>> {
-    let mut entries = vec![0_u8; mapping.pages() * 8];
+    entries(mapping.address() as u64, mapping.pages())
+}
+
+fn entries(address: u64, count: usize) -> Result<Vec<u64>> {
+    let mut entries = vec![0_u8; count * 8];
     let pagemap = File::open("/proc/self/pagemap").context("open /proc/self/pagemap")?;
-    pagemap.read_exact_at(&mut entries, mapping.address() as u64 / PAGE_SIZE * 8).context("read /proc/self/pagemap")?;
+    pagemap.read_exact_at(&mut entries, address / PAGE_SIZE * 8).context("read /proc/self/pagemap")?;
     Ok(entries.chunks_exact(8).map(|entry| u64::from_le_bytes(std::array::from_fn(|i| entry[i]))).collect())
 }
 

@@ -70,6 +70,7 @@ impl Initramfs {
         archive.add("/bin/transfer", program(&self.programs.join("transfer"))?);
         archive.add("/bin/userspace-nic", program(&self.programs.join("userspace-nic"))?);
         archive.add("/bin/nic-queues", program(&self.programs.join("nic-queues"))?);
+        archive.add("/bin/pages", program(&self.programs.join("pages"))?);
         archive.add("/bin/frame", program(&self.programs.join("examples/frame"))?);
         archive.add("/bin/busybox", program(&self.busybox)?);
         for applet in applets(&self.busybox)? {
@@ -96,6 +97,7 @@ impl Initramfs {
             self.programs.join("transfer"),
             self.programs.join("userspace-nic"),
             self.programs.join("nic-queues"),
+            self.programs.join("pages"),
             self.programs.join("examples/frame"),
             self.busybox.clone(),
             self.modules.clone(),

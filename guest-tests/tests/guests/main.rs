@@ -4,8 +4,8 @@
 
 mod accounts;
 mod dpdk;
-mod firmware;
 mod image;
+mod introspection;
 mod launcher;
 mod lies;
 mod peer;

@@ -67,6 +67,9 @@ pub(crate) fn still_stands(seen: &[Seen], memory: &impl GuestPhysical) -> bool {
     seen.iter().all(|one| memory.word(one.gpa) == Some(one.value))
 }
 
+/// Reads that most names are made of.
+const TRAIL: usize = 128;
+
 /// Counted reads in one look-up.
 pub(crate) struct Reader<'k, M> {
     pub(crate) memory: &'k M,
@@ -101,7 +104,9 @@ impl<'k, M: GuestPhysical> Reader<'k, M> {
     /// From now on, what is read is remembered.
     pub(crate) fn record(&self) {
         self.recording.set(true);
-        self.trail.borrow_mut().clear();
+        let mut trail = self.trail.borrow_mut();
+        trail.clear();
+        trail.reserve(TRAIL);
     }
 
     /// What was read since [`record`](Reader::record).

@@ -134,8 +134,8 @@ impl Image {
                 image.offsets.insert((name, member), u64::from(*offset));
             }
         }
-        let large = image.bytes.len() as u64 >> 21;
-        for (va, at) in [(IMAGE, 0), (DIRECT, 0), (VMEMMAP, PAGES)] {
+        let all = image.bytes.len() as u64 >> 21;
+        for (va, at, large) in [(IMAGE, 0, all), (DIRECT, 0, all), (VMEMMAP, PAGES, 1)] {
             (0..large.min(512)).for_each(|page| image.map(ROOT, va + (page << 21), (at + (page << 21)) | LARGE, 2));
         }
         let sections = image.take(16);

@@ -153,10 +153,14 @@ impl Region {
 
     /// The pages of these offsets exist.
     fn learn(&self, from: u64, to: u64) {
-        for page in from >> PAGE..to.div_ceil(1 << PAGE) {
+        let (mut page, end) = (from >> PAGE, to.div_ceil(1 << PAGE));
+        while page < end {
+            let bits = (64 - page % 64).min(end - page);
+            let mask = u64::MAX >> (64 - bits) << (page % 64);
             if let Some(word) = self.known.get((page / 64) as usize) {
-                word.fetch_or(1 << (page % 64), Ordering::Relaxed);
+                word.fetch_or(mask, Ordering::Relaxed);
             }
+            page += bits;
         }
     }
 }
