@@ -52,7 +52,7 @@ skip() {
 wish shellcheck tshark g++ iproute2
 [ -n "$QUICK" ] || {
   wish "${DPDK[@]}"
-  wish ipxe-qemu ovmf u-boot-qemu dnsmasq-base
+  wish ipxe-qemu ovmf systemd-boot-efi u-boot-qemu dnsmasq-base
   wish passt
 }
 

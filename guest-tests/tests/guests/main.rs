@@ -4,6 +4,7 @@
 
 mod accounts;
 mod dpdk;
+mod firmware;
 mod image;
 mod introspection;
 mod launcher;

@@ -9,10 +9,10 @@ use guest_fixture::{
 };
 use vnic_experiment::wire::TransferSpec;
 
-const TAP: &str = "vnictest0";
+pub(crate) const TAP: &str = "vnictest0";
 
 /// A namespace with a tap in it and a receiver behind that; `None` where this machine cannot.
-fn far_end() -> Option<Namespace> {
+pub(crate) fn far_end() -> Option<Namespace> {
     if !is_root() {
         skip("a tap device and a network namespace need root");
         return None;

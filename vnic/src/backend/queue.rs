@@ -318,7 +318,7 @@ impl Queue {
 /// that a [drain](DeviceRing::drain) returns go back inside the ring: nothing was written into them.)
 ///
 /// What was written lies in the first `written` bytes of `segments.view(*chain).writable()`, of which
-/// [`Memory::gpa_at`](crate::memory::Memory::gpa_at) says the guest-physical addresses. What must know of every completion
+/// [`GuestRegions::gpa_at`](crate::memory::GuestRegions::gpa_at) says the guest-physical addresses. What must know of every completion
 /// belongs here: a log of dirty pages, the record of what is in flight.
 ///
 /// # Errors

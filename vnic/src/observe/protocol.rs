@@ -3,7 +3,7 @@
 //! Operation: a client sends one [`Request`] line and reads one [`Reply`] line; it may then send the next. After
 //! [`Request::Trace`] the connection carries [`TraceEvent`] lines until either side closes it. A client that instead
 //! sends `GET /metrics` gets the counters in Prometheus text form over HTTP. A request that is not of [`Request`] goes to the
-//! [extension](crate::backend::Extension) of the program that serves the device.
+//! [extension](crate::serve::Extension) of the program that serves the device.
 //!
 //! Everything here is passive but `Hold` and `Release`, which say what they do. Behind a guest's IOMMU a look into a held
 //! queue asks the front-end for the translations that its chains miss.
