@@ -231,3 +231,54 @@ fn why_not(pid: u32) -> String {
             .to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_memory_that_is_written_and_no_code_may_be_a_guests() {
+        let line = "7f9b6be00000-7f9b8be00000 rw-p 00000000 00:00 0 ";
+        let ram = Mapping { start: 0x7f9b_6be0_0000, end: 0x7f9b_8be0_0000, shared: false, offset: 0, file: (0, 0) };
+        assert_eq!(Mapping::parse(line), Some(ram.clone()));
+        assert_eq!(ram.size(), 512 << 20);
+        let shared = "7f4153fff000-7f4173fff000 rw-s 00001000 00:01 1034 /memfd:memory-backend-memfd (deleted)";
+        let shared = Mapping::parse(shared).unwrap();
+        assert_eq!((shared.shared, shared.offset, shared.file), (true, 0x1000, (1, 1034)));
+        for other in ["rwxp 0 00:00 0", "r--p 0 00:00 0", "---p 0 00:00 0", "rw-p 0 00:00 0 [heap]", "rw-p", ""] {
+            assert_eq!(Mapping::parse(&format!("7f9b6be00000-7f9b8be00000 {other}")), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn of_this_process_what_exists_is_told_and_read() {
+        let process = Process::open(std::process::id()).unwrap();
+        assert!(!process.has_ended());
+        // Far more than is touched: the rest does not exist.
+        let mut memory: Vec<u8> = Vec::with_capacity(64 << 20);
+        memory.extend_from_slice(&[7; 3 << 12]);
+        let start = memory.as_ptr() as u64;
+        let (mut runs, mut all) = (Vec::new(), 0);
+        let end = (start + (64 << 20)) / PAGE * PAGE;
+        process.existing(start / PAGE * PAGE, end, &mut |from, to| runs.push((from, to))).unwrap();
+        runs.iter().for_each(|(from, to)| all += to - from);
+        assert!(runs.iter().any(|(from, to)| (*from..*to).contains(&(start + PAGE))), "{runs:x?}");
+        assert!((3 * PAGE..8 << 20).contains(&all), "{all} bytes exist");
+        let mut bytes = [0; 16];
+        process.read(start + PAGE, &mut bytes).unwrap();
+        assert_eq!(bytes, [7; 16]);
+        assert!(process.read(0, &mut bytes).is_none());
+    }
+
+    #[test]
+    fn a_process_that_has_ended_is_known_to() {
+        let mut child = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let process = Process::open(child.id()).unwrap();
+        assert!(!process.has_ended());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(process.has_ended());
+        assert!(process.read(0x1000, &mut [0]).is_none());
+        assert!(matches!(Process::open(child.id()), Err(ProcessError::Gone(_))));
+    }
+}

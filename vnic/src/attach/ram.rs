@@ -194,3 +194,32 @@ fn data(file: &File, start: u64, end: u64, tell: &mut dyn FnMut(u64, u64)) -> io
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ram_around_the_pci_hole_is_where_the_page_tables_have_it() {
+        const GIB: u64 = 1 << 30;
+        let mapping = |size| Mapping {
+            start: 0x7000_0000_0000,
+            end: 0x7000_0000_0000 + size,
+            shared: false,
+            offset: 0,
+            file: (0, 0),
+        };
+        assert_eq!(layouts(&mapping(GIB)).len(), 1, "up to 2 GiB there is one layout");
+        let all = layouts(&mapping(4 * GIB));
+        assert_eq!(all.len(), SPLITS.len());
+        let process = Arc::new(Process::open(std::process::id()).unwrap());
+        // As QEMU's q35 has it, where there are 4 GiB: 2 GiB, and 2 GiB above.
+        let maps = |gpa: u64| gpa < 2 * GIB - (1 << 20) || (4 * GIB..6 * GIB).contains(&gpa);
+        let fits = |regions: &Vec<Region>| {
+            Ram { process: process.clone(), file: None, regions: regions.clone() }.is_laid_out_as(maps)
+        };
+        let fitting: Vec<_> = all.iter().filter(|regions| fits(regions)).collect();
+        assert_eq!(fitting.len(), 1, "{fitting:?}");
+        assert_eq!(fitting[0][1], Region { gpa: 4 * GIB, size: 2 * GIB, address: 0x7000_8000_0000, offset: 2 * GIB });
+    }
+}
