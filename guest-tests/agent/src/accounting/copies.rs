@@ -2,16 +2,15 @@
 //!
 //! Operation: each function is watched by a kprobe event where the kernel takes one, else by a hardware breakpoint, else
 //! not at all, and then its figure is `None` and the reason says what each refused. A breakpoint sees registers only: of a
-//! function whose length is in memory it tells whether it was called, and where it never was, nothing was copied. The functions do not call each
-//! other (`copy_page_to_iter` and `__pskb_pull_tail`, which do call them, are not watched), so the sum counts each copy
-//! once.
+//! function whose length is in memory it tells whether it was called, and where it never was, nothing was copied. Which functions
+//! depends on the kernel's version. They do not call each other (`copy_page_to_iter` and `__pskb_pull_tail`, which do call
+//! them, are not watched), so the sum counts each copy once.
 //!
-//! Two of them run in the program's own system calls: only this process's calls count, and copies of others meanwhile
-//! are told apart. The others run wherever TCP happens to send from, in an interrupt of whoever runs then: all calls
+//! Some run in the program's own system calls: only this process's calls count, and copies of others meanwhile are told apart. The others run wherever TCP happens to send from, in an interrupt of whoever runs then: all calls
 //! count, and the guest must be quiet. Whether it was is in the notes.
 
 use super::Sender;
-use super::breakpoint::{Breakpoint, Register};
+use super::samples::{Register, Samples};
 use super::sums::{Owner, Sums};
 use super::symbols::{self, Symbols};
 use super::tracefs::Kprobe;
@@ -48,8 +47,17 @@ enum Context {
     Stack,
 }
 
-/// Bytes of the least copy that a ring must have room for: a page at a time.
-const PAGE: u64 = wire::PAGE_SIZE;
+impl Context {
+    /// How many calls a ring must have room for: twice those of a transfer that is copied a page at a time, or in frames of
+    /// the least size that TCP sends without being told (RFC 9293, 3.7.1).
+    fn calls(self, bytes: u64) -> u64 {
+        const DEFAULT_SEGMENT: u64 = 536;
+        2 * bytes.div_ceil(match self {
+            Context::SystemCall => wire::PAGE_SIZE,
+            Context::Stack => DEFAULT_SEGMENT,
+        })
+    }
+}
 
 impl Function {
     const fn new(name: &'static str, length: Length, context: Context) -> Function {
@@ -57,26 +65,49 @@ impl Function {
     }
 }
 
-const FUNCTIONS: [Function; 5] = [
+/// Since 6.0 all that a file or a socket copies from or to a program goes through one of the two: `copy_page_to_iter`, which
+/// `read` calls, became a caller of `_copy_to_iter` ("copy_page_{to,from}_iter(): switch iovec variants to generic").
+const ITERATORS: [Function; 2] = [
     Function::new("_copy_to_iter", Length::In(Register::Si), Context::SystemCall),
     Function::new("_copy_from_iter", Length::In(Register::Si), Context::SystemCall),
+];
+
+/// Before 6.0 (lib/iov_iter.c) `copy_page_to_iter`, and before 5.14 `_copy_from_iter_full`, which TCP calls, copy by
+/// themselves; the former is also called where nothing is copied, to hand a page to the pipe of a `sendfile`. What all of them
+/// call to copy from and to a program is one of these, which one depends on the CPU (arch/x86/lib/copy_user_64.S). None of
+/// them calls another. They see both directions, and the few bytes that system calls take as structures.
+const USER_COPIES: [Function; 3] = [
+    Function::new("copy_user_generic_unrolled", Length::In(Register::Dx), Context::SystemCall),
+    Function::new("copy_user_generic_string", Length::In(Register::Dx), Context::SystemCall),
+    Function::new("copy_user_enhanced_fast_string", Length::In(Register::Dx), Context::SystemCall),
+];
+
+/// Of lib/iov_iter.c in kernels before 6.0 only ("get rid of non-advancing variants").
+const BEFORE_6_0: &str = "iov_iter_get_pages";
+
+const STACK: [Function; 3] = [
     Function::new("skb_copy_bits", Length::In(Register::Cx), Context::Stack),
     Function::new("skb_copy_and_csum_bits", Length::In(Register::Cx), Context::Stack),
     Function::new("skb_copy_ubufs", Length::Fragments, Context::Stack),
 ];
 
-/// Where there is this one, pages and what TCP sends are copied without `_copy_to_iter` and `_copy_from_iter`: their figures
-/// would be right, and no sum of the copies. Seen on 5.10, where a `read` of 4 MiB went through neither.
-const BEFORE_5_14: &str = "_copy_from_iter_full";
+/// The functions in which this kernel copies, each copy in one of them.
+fn functions(symbols: &Symbols) -> impl Iterator<Item = Function> {
+    let system_calls = match symbols.address_of(BEFORE_6_0) {
+        Ok(_) => USER_COPIES.as_slice(),
+        Err(_) => &ITERATORS,
+    };
+    system_calls.iter().chain(&STACK).copied()
+}
 
 /// Called once for each record of a TLS connection that the kernel enciphers, with how long its content is.
 /// `crypto_aead_encrypt` would not do: some of its ciphers call it again.
 const CIPHER: Function =
     Function { symbol: "tls_make_aad", ..Function::new(wire::CIPHER, Length::In(Register::Si), Context::Stack) };
 
-/// The names, in the record's order.
+/// The names that current kernels have, in the record's order.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
-    FUNCTIONS.iter().map(|function| function.name)
+    ITERATORS.iter().chain(&STACK).map(|function| function.name)
 }
 
 /// All of them, being watched.
@@ -88,10 +119,13 @@ pub(super) struct Copies {
 
 #[derive(Debug)]
 enum Counter {
-    Kprobe(Kprobe),
-    Breakpoint(Breakpoint),
+    /// The kernel sums an event.
+    Histogram(Kprobe),
+    /// We sum an event. The samples end before it does.
+    Event(Samples, Kprobe),
+    Breakpoint(Samples),
     /// Sees calls and not how much they copy: the reason for it.
-    Calls(Breakpoint, String),
+    Calls(Samples, String),
 }
 
 impl Copies {
@@ -99,7 +133,7 @@ impl Copies {
     pub(super) fn open(bytes: u64, path_kind: PathKind, sender: Sender) -> Copies {
         let symbols = Symbols::read();
         let cipher = (path_kind == PathKind::Cipher).then_some(CIPHER);
-        let functions = FUNCTIONS.into_iter().chain(cipher);
+        let functions = functions(&symbols).chain(cipher);
         let functions = functions.map(|function| (function, Counter::open(function, bytes, &symbols))).collect();
         Copies { functions, owner: Owner::of(sender) }
     }
@@ -107,10 +141,10 @@ impl Copies {
     /// Counts from here.
     pub(super) fn start(&mut self) {
         for (_, counter) in &mut self.functions {
-            if let Some(breakpoint) = breakpoint_of(counter)
-                && let Err(error) = breakpoint.start()
+            if let Some(samples) = samples_of(counter)
+                && let Err(error) = samples.start()
             {
-                *counter = Err(format!("its breakpoint: {error}"));
+                *counter = Err(format!("its samples: {error}"));
             }
         }
     }
@@ -118,8 +152,8 @@ impl Copies {
     /// Makes room for more; no system call.
     pub(super) fn drain(&mut self) {
         for (_, counter) in &mut self.functions {
-            if let Some(breakpoint) = breakpoint_of(counter) {
-                breakpoint.drain();
+            if let Some(samples) = samples_of(counter) {
+                samples.drain();
             }
         }
     }
@@ -128,10 +162,10 @@ impl Copies {
     pub(super) fn stop_system_calls(&mut self) {
         for (function, counter) in &mut self.functions {
             if function.context == Context::SystemCall
-                && let Some(breakpoint) = breakpoint_of(counter)
-                && let Err(error) = breakpoint.stop()
+                && let Some(samples) = samples_of(counter)
+                && let Err(error) = samples.stop()
             {
-                *counter = Err(format!("its breakpoint: {error}"));
+                *counter = Err(format!("its samples: {error}"));
             }
         }
     }
@@ -155,10 +189,10 @@ impl Copies {
     }
 }
 
-fn breakpoint_of(counter: &mut Result<Counter, String>) -> Option<&mut Breakpoint> {
+fn samples_of(counter: &mut Result<Counter, String>) -> Option<&mut Samples> {
     match counter {
-        Ok(Counter::Breakpoint(breakpoint) | Counter::Calls(breakpoint, _)) => Some(breakpoint),
-        Ok(Counter::Kprobe(_)) | Err(_) => None,
+        Ok(Counter::Event(samples, _) | Counter::Breakpoint(samples) | Counter::Calls(samples, _)) => Some(samples),
+        Ok(Counter::Histogram(_)) | Err(_) => None,
     }
 }
 
@@ -220,49 +254,65 @@ impl Counter {
             // There is one all the same.
             false => format!("it is not seen: {why}"),
         })?;
-        if function.context == Context::SystemCall && symbols.address_of(BEFORE_5_14).is_ok() {
-            return Err(format!("this kernel copies past it, too, as those before 5.14 do: it has {BEFORE_5_14}"));
-        }
-        let argument = match function.length {
-            Length::In(Register::Cx) => "%cx:u32".to_owned(),
-            Length::In(Register::Si) => "%si:u64".to_owned(),
-            Length::Fragments => format!("+{}(%di):u32", symbols::offset_of("sk_buff", "data_len")?),
-        };
-        let refused = match Kprobe::open(function.symbol, &argument) {
-            Ok(kprobe) if function.context == Context::Stack => return Ok(Counter::Kprobe(kprobe)),
+        let calls = function.context.calls(bytes);
+        let refused = match function.context {
             // A histogram would do here too, but its sum does not tell processes apart.
-            Ok(_) => None,
-            Err(error) => Some(error),
+            Context::SystemCall => None,
+            Context::Stack => match Counter::of_event(function, calls) {
+                Ok(counter) => return Ok(counter),
+                Err(why) => Some(why),
+            },
         };
-        let kprobe = || refused.as_ref().map_or_else(String::new, |error| format!("; a kprobe event: {error}"));
+        let event = || refused.as_ref().map_or_else(String::new, |why| format!("; a kprobe event: {why}"));
         let register = match function.length {
             Length::In(register) => register,
             // Any will do.
             Length::Fragments => Register::Si,
         };
-        match (Breakpoint::open(address, register, 2 * bytes.div_ceil(PAGE)), function.length) {
-            (Ok(breakpoint), Length::In(_)) => Ok(Counter::Breakpoint(breakpoint)),
-            (Ok(breakpoint), Length::Fragments) => {
-                Ok(Counter::Calls(breakpoint, format!("its length is in memory, which no breakpoint sees{}", kprobe())))
+        match (Samples::of_breakpoint(address, register, calls), function.length) {
+            (Ok(samples), Length::In(_)) => Ok(Counter::Breakpoint(samples)),
+            (Ok(samples), Length::Fragments) => {
+                Ok(Counter::Calls(samples, format!("its length is in memory, which no breakpoint sees{}", event())))
             }
-            (Err(error), _) => Err(format!("a hardware breakpoint: {error}{}", kprobe())),
+            (Err(error), _) => Err(format!("a hardware breakpoint: {error}{}", event())),
         }
     }
 
+    fn of_event(function: Function, calls: u64) -> Result<Counter, String> {
+        let argument = match function.length {
+            Length::In(Register::Cx) => "%cx:u32".to_owned(),
+            Length::In(Register::Dx) => "%dx:u32".to_owned(),
+            Length::In(Register::Si) => "%si:u32".to_owned(),
+            Length::Fragments => format!("+{}(%di):u32", symbols::offset_of("sk_buff", "data_len")?),
+        };
+        let kprobe = Kprobe::open(function.symbol, &argument).map_err(|error| error.to_string())?;
+        // Without CONFIG_HIST_TRIGGERS, as in Debian's 5.10, the event is taken, and its trigger is no valid argument.
+        let Err(histogram) = kprobe.sum() else { return Ok(Counter::Histogram(kprobe)) };
+        let samples = kprobe.number().and_then(|number| Samples::of_event(number, calls));
+        let samples = samples.map_err(|error| format!("a histogram of it: {histogram}; samples of it: {error}"))?;
+        Ok(Counter::Event(samples, kprobe))
+    }
+
     fn close(self, context: Context, owner: &Owner) -> Result<Counted, String> {
+        let stop = |samples: &mut Samples| samples.stop().map_err(|error| format!("its samples: {error}"));
         let sums = match self {
-            Counter::Kprobe(kprobe) => {
+            Counter::Histogram(kprobe) => {
                 let mut sums = Sums::default();
                 sums.count(&kprobe.sums()?, owner);
                 sums
             }
-            Counter::Breakpoint(mut breakpoint) => {
-                breakpoint.stop().map_err(|error| format!("its breakpoint: {error}"))?;
-                breakpoint.sums(owner)
+            Counter::Event(mut samples, kprobe) => {
+                stop(&mut samples)?;
+                kprobe.none_missed()?;
+                samples.sums(owner)
             }
-            Counter::Calls(mut breakpoint, why) => {
-                breakpoint.stop().map_err(|error| format!("its breakpoint: {error}"))?;
-                return Counted::of_calls(breakpoint.calls(), &why);
+            Counter::Breakpoint(mut samples) => {
+                stop(&mut samples)?;
+                samples.sums(owner)
+            }
+            Counter::Calls(mut samples, why) => {
+                stop(&mut samples)?;
+                return Counted::of_calls(samples.calls(), &why);
             }
         };
         Counted::new(sums, context)
@@ -273,8 +323,39 @@ impl Counter {
 mod tests {
     use super::*;
 
-    const READ: Function = FUNCTIONS[0];
-    const SENT: Function = FUNCTIONS[2];
+    const READ: Function = ITERATORS[0];
+    const SENT: Function = STACK[0];
+
+    /// In a kernel that has these.
+    fn watched(list: &str) -> Vec<&'static str> {
+        functions(&Symbols::of(list)).map(|function| function.name).collect()
+    }
+
+    #[test]
+    fn before_6_0_copies_are_counted_where_all_of_them_end() {
+        let both = "ffffffff814e8c30 T _copy_to_iter\nffffffff814e95b0 T _copy_from_iter\n";
+        let new = format!("{both}ffffffff8171c190 T iov_iter_get_pages2\nffffffff816a84e0 T bio_iov_iter_get_pages\n");
+        assert_eq!(watched(&new), names().collect::<Vec<_>>());
+        let old = format!("{both}ffffffff814e5900 T iov_iter_get_pages\n");
+        let user = ["copy_user_generic_unrolled", "copy_user_generic_string", "copy_user_enhanced_fast_string"];
+        assert_eq!(watched(&old), [user, STACK.map(|function| function.name)].concat());
+    }
+
+    #[test]
+    fn breakpoints_suffice_where_events_are_taken() {
+        const PER_CPU: usize = 4;
+        for system_calls in [ITERATORS.as_slice(), &USER_COPIES] {
+            assert!(system_calls.iter().all(|function| function.context == Context::SystemCall));
+            assert!(system_calls.len() <= PER_CPU);
+        }
+        assert!(STACK.iter().all(|function| function.context == Context::Stack));
+    }
+
+    #[test]
+    fn rings_have_room_for_a_call_per_frame() {
+        let frames = (16 << 20) / 1448;
+        assert!(Context::Stack.calls(16 << 20) > 2 * frames && Context::SystemCall.calls(4097) == 4);
+    }
 
     fn counted(function: Function, sums: Sums) -> Result<Counted, String> {
         Counted::new(sums, function.context)

@@ -8,11 +8,11 @@
 //!
 //! A figure that cannot be had is `None`, and the reason says why; the transfer goes on all the same.
 
-mod breakpoint;
 mod copies;
 mod disk_reads;
 mod perf;
 mod program;
+mod samples;
 mod sums;
 mod symbols;
 mod tracefs;

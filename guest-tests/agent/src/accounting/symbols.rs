@@ -12,6 +12,12 @@ impl Symbols {
         Symbols(fs::read_to_string("/proc/kallsyms").map_err(|error| format!("/proc/kallsyms: {error}")))
     }
 
+    /// One of these lines.
+    #[cfg(test)]
+    pub(super) fn of(list: &str) -> Symbols {
+        Symbols(Ok(list.to_owned()))
+    }
+
     /// The address of a function, or why there is none.
     pub(super) fn address_of(&self, function: &str) -> Result<u64, String> {
         address_in(self.0.as_ref().map_err(String::clone)?, function)

@@ -1,6 +1,7 @@
 //! Counting in the kernel by tracefs: a kprobe event with a histogram trigger sums an argument, without a stream of events.
 //!
-//! Place: for functions that accept kprobe events. Those of the kernel's `lib/` do not; see [`super::breakpoint`].
+//! Place: for functions that accept kprobe events. Those of the kernel's `lib/` do not; see [`super::samples`], which also
+//! counts an event where the kernel is built without `CONFIG_HIST_TRIGGERS` and refuses the trigger, as Debian's 5.10.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -10,32 +11,46 @@ pub(super) const ROOT: &str = "/sys/kernel/tracing";
 
 const TRIGGER: &str = "hist:keys=common_pid:vals=bytes";
 
-/// A sum over calls of one function; taken away again when dropped.
+/// An event of each call of one function; taken away again when dropped.
 #[derive(Debug)]
 pub(super) struct Kprobe {
     function: &'static str,
 }
 
 impl Kprobe {
-    /// Starts to sum `argument`, in the notation of kprobe events: `%cx:u32`.
+    /// Has the event tell `argument` as `bytes`, in the notation of kprobe events: `%cx:u32`.
     pub(super) fn open(function: &'static str, argument: &str) -> io::Result<Kprobe> {
         // An event that an earlier transfer left when it was killed.
         let _ = remove(function);
         append("kprobe_events", &format!("p:vnic/{function} {function} bytes={argument}"))?;
-        let kprobe = Kprobe { function };
-        append(&format!("events/vnic/{function}/trigger"), TRIGGER)?;
-        Ok(kprobe)
+        Ok(Kprobe { function })
+    }
+
+    /// Starts to sum the argument.
+    pub(super) fn sum(&self) -> io::Result<()> {
+        append(&format!("events/vnic/{}/trigger", self.function), TRIGGER)
+    }
+
+    /// The event's number, for perf.
+    pub(super) fn number(&self) -> io::Result<u64> {
+        let number = fs::read_to_string(format!("{ROOT}/events/vnic/{}/id", self.function))?;
+        number.trim().parse().map_err(io::Error::other)
     }
 
     /// The sums so far, by the thread whose turn it was.
     pub(super) fn sums(&self) -> Result<Vec<(u32, u64)>, String> {
         let path = format!("{ROOT}/events/vnic/{}/hist", self.function);
         let hist = fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
-        let sums = parse(&hist)?;
+        self.none_missed()?;
+        parse(&hist)
+    }
+
+    /// That no call was missed.
+    pub(super) fn none_missed(&self) -> Result<(), String> {
         let path = format!("{ROOT}/kprobe_profile");
         let profile = fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
         match missed(&profile, self.function) {
-            Some(0) => Ok(sums),
+            Some(0) => Ok(()),
             Some(calls) => Err(format!("the kernel missed {calls} calls: records lost")),
             None => Err(format!("{path} does not say how many calls were missed")),
         }

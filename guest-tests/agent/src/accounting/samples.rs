@@ -1,9 +1,11 @@
-//! Counting by hardware: an execution breakpoint on a kernel function, whose samples hold the register with the length.
+//! Counting by samples: of each call of a kernel function a record with its length.
 //!
-//! Place: for functions that refuse kprobe events. The kernel's `lib/`, where `_copy_to_iter` lives, is built without
-//! ftrace, and stock kernels refuse kprobe events there; the CPU's debug registers do not ask. There are four per CPU.
+//! Place: an execution breakpoint, whose samples hold the register with the length, is for functions that refuse kprobe
+//! events. The kernel's `lib/`, where `_copy_to_iter` lives, is built without ftrace, and stock kernels refuse kprobe events
+//! there; the CPU's debug registers do not ask. There are four per CPU. Samples of a kprobe event are for kernels without
+//! histograms ([`super::tracefs`]).
 //!
-//! Operation: one event and one ring per CPU, for every task of it. The kernel writes a record per call; [`Breakpoint::drain`]
+//! Operation: one event and one ring per CPU, for every task of it. The kernel writes a record per call; [`Samples::drain`]
 //! reads them, and must come often enough that the ring does not run over.
 //!
 //! Invariants: the ring's head is written by the kernel only, its tail by us only; records between the two are whole.
@@ -24,11 +26,17 @@ use super::sums::{Owner, Sums};
 
 const BREAKPOINT_EXECUTE: u32 = 4;
 const SAMPLE_TID: u64 = 1 << 1;
+const SAMPLE_RAW: u64 = 1 << 10;
 const SAMPLE_REGS_INTR: u64 = 1 << 18;
 const RECORD_LOST: u32 = 2;
 const RECORD_SAMPLE: u32 = 9;
-/// Bytes of a sample: header, process and thread, register ABI, one register.
-const SAMPLE: usize = 32;
+/// Bytes of the longer sample, an event's: header, process and thread, size, the event's common fields and address, its
+/// argument.
+const SAMPLE: usize = 40;
+/// Where the length is behind the header: after process, thread and register ABI.
+const IN_REGISTER: usize = 16;
+/// After process, thread, size, and the fields that every kprobe event begins with.
+const IN_EVENT: usize = 28;
 /// The most memory for one ring.
 const LARGEST_RING: usize = 8 << 20;
 
@@ -37,14 +45,18 @@ const LARGEST_RING: usize = 8 << 20;
 pub(super) enum Register {
     /// The fourth argument of a function.
     Cx = 2,
+    /// The third.
+    Dx = 3,
     /// The second.
     Si = 4,
 }
 
 /// A sum over calls of one function, on every CPU.
 #[derive(Debug)]
-pub(super) struct Breakpoint {
+pub(super) struct Samples {
     rings: Vec<Ring>,
+    /// Where in a sample the length is: [`IN_REGISTER`] or [`IN_EVENT`].
+    length_at: usize,
     counts: Counts,
 }
 
@@ -57,32 +69,47 @@ struct Counts {
     lost: u64,
 }
 
-impl Breakpoint {
-    /// Will sum `register`, from [`Breakpoint::start`] on, over the calls of the function at `address`; `calls` may come before they are drained.
-    pub(super) fn open(address: u64, register: Register, calls: u64) -> io::Result<Breakpoint> {
+impl Samples {
+    /// Will sum `register`, from [`Samples::start`] on, over the calls of the function at `address`; `calls` may come before
+    /// they are drained.
+    pub(super) fn of_breakpoint(address: u64, register: Register, calls: u64) -> io::Result<Samples> {
         let attr = Attr {
             kind: perf::TYPE_BREAKPOINT,
-            sample_period: 1,
             sample_type: SAMPLE_TID | SAMPLE_REGS_INTR,
-            flags: perf::DISABLED | perf::EXCLUDE_USER,
             bp_type: BREAKPOINT_EXECUTE,
             bp_addr: address,
             bp_len: size_of::<libc::c_long>() as u64,
             sample_regs_intr: 1 << register as u32,
             ..Attr::default()
         };
+        Samples::open(attr, IN_REGISTER, calls)
+    }
+
+    /// Will sum the one argument, a `u32`, of the kprobe event with this number in tracefs.
+    pub(super) fn of_event(number: u64, calls: u64) -> io::Result<Samples> {
+        let attr = Attr {
+            kind: perf::TYPE_TRACEPOINT,
+            config: number,
+            sample_type: SAMPLE_TID | SAMPLE_RAW,
+            ..Attr::default()
+        };
+        Samples::open(attr, IN_EVENT, calls)
+    }
+
+    fn open(attr: Attr, length_at: usize, calls: u64) -> io::Result<Samples> {
+        let attr = Attr { sample_period: 1, flags: perf::DISABLED | perf::EXCLUDE_USER, ..attr };
         let bytes = usize::try_from(calls).unwrap_or(usize::MAX).saturating_mul(SAMPLE).clamp(1 << 16, LARGEST_RING);
         let mut rings = Vec::new();
         for cpu in online_cpus()? {
             rings.push(Ring::new(perf::open(attr, Scope::Cpu(cpu))?, bytes.next_power_of_two())?);
         }
-        Ok(Breakpoint { rings, counts: Counts::default() })
+        Ok(Samples { rings, length_at, counts: Counts::default() })
     }
 
     /// Reads what the rings hold. No system call.
     pub(super) fn drain(&mut self) {
         for ring in &mut self.rings {
-            ring.drain(|kind, body| self.counts.add(kind, body));
+            ring.drain(|kind, body| self.counts.add(kind, body, self.length_at));
         }
     }
 
@@ -112,14 +139,14 @@ impl Breakpoint {
 }
 
 impl Counts {
-    /// Takes a record.
-    fn add(&mut self, kind: u32, body: &[u8]) {
+    /// Takes a record. No function copies 4 GiB at once: the lower half of a register will do, and some lengths have no other.
+    fn add(&mut self, kind: u32, body: &[u8], length_at: usize) {
         let u32_at = |at: usize| body.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
         let u64_at = |at: usize| body.get(at..at + 8)?.try_into().ok().map(u64::from_ne_bytes);
         match kind {
-            // Process, thread, register ABI, register.
-            RECORD_SAMPLE => match u32_at(0).zip(u64_at(16)) {
+            RECORD_SAMPLE => match u32_at(0).zip(u32_at(length_at)) {
                 Some((process, bytes)) => {
+                    let bytes = u64::from(bytes);
                     self.calls += 1;
                     match self.by_process.iter_mut().find(|(known, _)| *known == process) {
                         Some((_, sum)) => *sum = sum.saturating_add(bytes),
@@ -238,17 +265,34 @@ mod tests {
     fn samples_are_summed_by_whose_they_are() {
         let mut counts = Counts::default();
         for (process, bytes) in [(1, 4096), (1, 96), (2, 10)] {
-            counts.add(RECORD_SAMPLE, &sample(process, bytes));
+            counts.add(RECORD_SAMPLE, &sample(process, bytes), IN_REGISTER);
         }
         assert_eq!((counts.by_process, counts.calls, counts.lost), (vec![(1, 4192), (2, 10)], 3, 0));
+    }
+
+    #[test]
+    fn of_a_register_the_lower_half_counts() {
+        let mut counts = Counts::default();
+        counts.add(RECORD_SAMPLE, &sample(1, 0xdead_beef_0000_1000), IN_REGISTER);
+        assert_eq!(counts.by_process, [(1, 4096)]);
+    }
+
+    #[test]
+    fn the_argument_of_an_event_is_behind_its_common_fields() {
+        // Process, thread, size; type, flags, thread; address; argument.
+        let words: [u32; 9] = [1, 7, 28, 1234, 7, 0x816b_77d0, 0xffff_ffff, 1448, 0xaaaa_aaaa];
+        let body: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let mut counts = Counts::default();
+        counts.add(RECORD_SAMPLE, &body, IN_EVENT);
+        assert_eq!((counts.by_process, counts.calls, counts.lost), (vec![(1, 1448)], 1, 0));
     }
 
     #[test]
     fn a_lost_record_is_noticed() {
         let mut counts = Counts::default();
         let body = [&9_u64.to_ne_bytes()[..], &3_u64.to_ne_bytes()].concat();
-        counts.add(RECORD_LOST, &body);
-        counts.add(RECORD_SAMPLE, &[0; 5]);
+        counts.add(RECORD_LOST, &body, IN_REGISTER);
+        counts.add(RECORD_SAMPLE, &[0; 5], IN_REGISTER);
         assert_eq!(counts.lost, 4);
     }
 
