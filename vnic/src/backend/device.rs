@@ -190,6 +190,7 @@ impl Device for Backend {
             segments: Segments::new(self.reached.clone(), SEGMENTS),
             notifiers: Notifiers { kick: setup.kick, call: setup.call, err: setup.err },
             enabled: setup.enabled,
+            awaits_enable: !setup.enabled,
             held: false,
             stopped: false,
             blocked: false,

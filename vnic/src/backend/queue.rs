@@ -58,6 +58,9 @@ pub struct Queue {
     pub notifiers: Notifiers,
     /// `SET_VRING_ENABLE`.
     pub enabled: bool,
+    /// It was started disabled, and no `SET_VRING_ENABLE` has come since. Front-ends start first and enable then; of a driver
+    /// that lost its device, frames wait in the ring meanwhile: they are not discarded before the front-end has said so.
+    pub awaits_enable: bool,
     /// `vnic hold`.
     pub held: bool,
     /// The ring stopped because of what the driver wrote.

@@ -225,6 +225,7 @@ impl<D: DataPath> Worker<D> {
                     }
                     if let Some(queue) = self.queues.get_mut(&index) {
                         queue.enabled = on;
+                        queue.awaits_enable = false;
                         queue.show_state();
                     }
                     self.tell_in_use(index);

@@ -203,5 +203,5 @@ impl<P: Port + 'static> DataPath for NicDataPath<P> {
 
 /// Is it to be emptied, and nothing of it sent? See [`transmit::discard`].
 fn is_discarding(queue: &Queue) -> bool {
-    is_transmitq(queue.index) && !queue.enabled && queue.is_ready()
+    is_transmitq(queue.index) && !queue.enabled && !queue.awaits_enable && queue.is_ready()
 }

@@ -357,6 +357,25 @@ fn a_disabled_transmitq_is_processed_and_its_frames_are_discarded() {
     }
 }
 
+/// A front-end starts a ring first and enables it then, and a driver that lost its device has frames waiting in it.
+#[test]
+fn what_waits_in_a_transmitq_that_is_started_and_not_yet_enabled_is_sent_once_it_is() {
+    for features in formats() {
+        let mut rig = Rig::with(&LinkKind::Sink, features);
+        rig.device.stop_queue(TX).unwrap();
+        let setup = rig.tx.setup_at(start_of(features));
+        rig.device.start_queue(TX, QueueSetup { enabled: false, ..setup }).unwrap();
+        rig.send(500);
+        // Answered between two passes.
+        rig.device.set_enabled(RX, true).unwrap();
+        rig.device.set_enabled(RX, true).unwrap();
+        assert_eq!((rig.counter(TX, "chains"), rig.counter(TX, "drops")), (0, 0), "{features:?}");
+        rig.device.set_enabled(TX, true).unwrap();
+        rig.tx.used();
+        assert_eq!((rig.counter(TX, "bytes"), rig.counter(TX, "drops")), (500, 0), "{features:?}");
+    }
+}
+
 #[test]
 fn queues_are_named_as_the_driver_sees_them() {
     assert_eq!([0, 3].map(queue_name), ["receiveq0", "transmitq1"]);

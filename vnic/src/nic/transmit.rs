@@ -245,7 +245,8 @@ fn finish(queue: &mut Queue, counts: &BurstCounts, ended: Result<DrainEnd, RingE
 }
 
 /// What a disabled transmitq holds: "the back-end must process the ring without causing any side effects", which for what
-/// is to be sent means to discard it. "vhost-user protocol, Ring states".
+/// is to be sent means to discard it. "vhost-user protocol, Ring states". Not so before the front-end [has enabled
+/// it](Queue::awaits_enable).
 struct Discard(BurstCounts);
 
 impl Visitor for Discard {
