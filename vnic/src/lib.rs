@@ -72,6 +72,7 @@ pub mod backend;
 pub mod datagram;
 #[cfg(all(test, feature = "device"))]
 mod holes;
+#[cfg(feature = "device")]
 pub mod introspect;
 #[cfg(feature = "device")]
 pub mod link;
