@@ -162,9 +162,10 @@ pub(super) fn drain<D: Device, V: Visitor>(
     let mut left = most;
     let batches = visitor.takes_batches();
     let mut batch = Batch::new(V::READS);
+    let mut fault = None;
     let ended = 'burst: loop {
         if left == 0 {
-            break Ok(last);
+            break last;
         }
         // Copied anew where a chain was followed in between: in the loops that matter they are locals.
         let (ring, format) = device.halves();
@@ -181,10 +182,9 @@ pub(super) fn drain<D: Device, V: Visitor>(
             left -= done.len() as u16;
             let Some((head, behind)) = rest.split_first() else { break };
             let start = format.restart(*head, batch.len_at(at));
-            let stopped = next(device, into, start, visitor);
-            if stopped != Ok(None) {
+            if !next(device, into, start, visitor, &mut fault) {
                 device.halves().1.heads().cancel_all(behind);
-                break 'burst stopped.map(|ended| ended.unwrap_or(DrainEnd::Left));
+                break 'burst DrainEnd::Left;
             }
             at += 1;
             left -= 1;
@@ -192,19 +192,19 @@ pub(super) fn drain<D: Device, V: Visitor>(
         if left > 0 && !batch.is_full() {
             // The next is not a usual one, or there is none.
             let (ring, format) = device.halves();
-            let stopped = match format.start(ring) {
-                Ok(Some(start)) => next(device, into, start, visitor),
-                Ok(None) => Ok(Some(DrainEnd::Empty)),
-                Err(error) => Err(error),
-            };
-            match stopped {
-                Ok(None) => left -= 1,
-                stopped => break stopped.map(|ended| ended.unwrap_or(DrainEnd::Left)),
+            match format.start(ring) {
+                Ok(Some(start)) if next(device, into, start, visitor, &mut fault) => left -= 1,
+                Ok(Some(_)) => break DrainEnd::Left,
+                Ok(None) => break DrainEnd::Empty,
+                Err(error) => {
+                    fault = Some(error);
+                    break DrainEnd::Left;
+                }
             }
         }
     };
     device.halves().1.end(most - left);
-    ended
+    fault.map_or(Ok(ended), Err)
 }
 
 /// Finds a batch. One loop with an IOMMU and one without, as the question in the loop costs 3 to 5 %.
@@ -222,24 +222,42 @@ fn find<F: Format>(format: &mut F, ring: F::Parts<'_>, into: &Segments, left: u1
     }
 }
 
-/// Shows `visitor` the next chain, and does what it says. `Some`: the burst ends.
+/// Shows `visitor` the next chain, and does what it says. Returns whether the burst goes on; if not, the chain was left, or
+/// there is a `fault`. (What is returned fits into a register: the error does not.)
 #[inline(never)]
 fn next<D: Device>(
     device: &mut D,
     into: &mut Segments,
     start: <D::Format as Format>::Start,
     visitor: &mut impl Visitor,
-) -> Result<Option<DrainEnd>, RingError> {
+    fault: &mut Option<RingError>,
+) -> bool {
     into.clear();
-    // One pointer leads to all, and two paths to the end: so a usual chain never leaves the registers.
     let (ring, format) = device.halves();
-    if let Ok(chain) = format.fast_path(ring, into, start) {
-        return show(device, into, chain, visitor);
+    match format.fast_path(ring, into, start) {
+        Ok(chain) => show(device, into, chain, visitor, fault),
+        Err(Fallback) => next_walked(device, into, start, visitor, fault),
     }
+}
+
+/// The same, of a chain that the fast path does not take. A function of its own: so a usual chain never leaves the registers.
+#[inline(never)]
+fn next_walked<D: Device>(
+    device: &mut D,
+    into: &mut Segments,
+    start: <D::Format as Format>::Start,
+    visitor: &mut impl Visitor,
+    fault: &mut Option<RingError>,
+) -> bool {
     into.clear();
     let (ring, format) = device.halves();
-    let chain = format.walk(ring, into, start)?;
-    show(device, into, chain, visitor)
+    match format.walk(ring, into, start) {
+        Ok(chain) => show(device, into, chain, visitor, fault),
+        Err(error) => {
+            *fault = Some(error);
+            false
+        }
+    }
 }
 
 /// The same, of a chain that has been followed.
@@ -249,8 +267,12 @@ fn show<D: Device>(
     into: &Segments,
     chain: Chain,
     visitor: &mut impl Visitor,
-) -> Result<Option<DrainEnd>, RingError> {
-    device.halves().1.accept(&chain)?;
+    fault: &mut Option<RingError>,
+) -> bool {
+    if let Err(error) = device.halves().1.accept(&chain) {
+        *fault = Some(error);
+        return false;
+    }
     let disposition = visitor.visit(into.view(chain));
     let (ring, format) = device.halves();
     let Chain { idx, head, slots, .. } = chain;
@@ -266,8 +288,7 @@ fn show<D: Device>(
         Disposition::Leave => {
             format.heads().cancel(head);
             format.leave(ring);
-            return Ok(Some(DrainEnd::Left));
         }
     }
-    Ok(None)
+    disposition != Disposition::Leave
 }
