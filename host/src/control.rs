@@ -14,7 +14,7 @@ use anyhow::{Result, anyhow, bail};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use vnic::observe::discovery;
-use vnic::observe::protocol::{Label, Reply, Request, RingSnapshot, Status, TraceEvent};
+use vnic::observe::protocol::{Label, Reply, Report, Request, RingSnapshot, Status, TraceEvent};
 use vnic_experiment::control as experiment;
 use vnic_experiment::flow::FlowAccounts;
 use vnic_experiment::scan::ScanReport;
@@ -22,6 +22,9 @@ use vnic_experiment::wire::PageRun;
 
 /// How long a device may take to answer.
 const ANSWER: Duration = Duration::from_secs(5);
+
+/// How long it may take to find the guest's kernel.
+const ATTACH: Duration = Duration::from_secs(30);
 
 /// How long it may take to look through the guest's memory.
 const SCAN: Duration = Duration::from_secs(60);
@@ -197,6 +200,38 @@ impl Client {
         self.order(&Request::Trace)?;
         self.set_timeout(None)?;
         Ok(Trace(self))
+    }
+}
+
+impl Client {
+    /// From now on the connection carries reports of what is sent, so often.
+    pub(crate) fn top(mut self, every: Duration) -> Result<Top> {
+        self.set_timeout(Some(ATTACH))?;
+        self.order(&Request::Top { every_ms: u64::try_from(every.as_millis()).unwrap_or(u64::MAX) })?;
+        self.set_timeout(None)?;
+        Ok(Top(self))
+    }
+
+    /// The report of so long a time.
+    pub(crate) fn watched(self, time: Duration) -> Result<Report> {
+        let mut top = self.top(time)?;
+        top.next()?.ok_or_else(|| top.0.failed(&io::ErrorKind::ConnectionReset.into()))
+    }
+}
+
+/// Reports of what is sent.
+#[derive(Debug)]
+pub(crate) struct Top(Client);
+
+impl Top {
+    /// The next report; `None` when the device ended.
+    pub(crate) fn next(&mut self) -> Result<Option<Report>> {
+        let Some(line) = self.0.line()? else { return Ok(None) };
+        match self.0.parse(&line)? {
+            Reply::Top(report) => Ok(Some(*report)),
+            Reply::Error { message } => Err(anyhow!(message)),
+            other => Err(self.0.unexpected(&other)),
+        }
     }
 }
 

@@ -42,6 +42,7 @@
 //! | [`vhost_user`] | the vhost-user protocol: message, socket, session |
 //! | [`observe`] | counters, tracer, observers of frames, the control socket's protocol |
 //! | [`introspect`] | whose memory a page is: a look into the structures of the guest's kernel |
+//! | [`provenance`] | from what the guest's frames come: bytes by flow and by file |
 //! | [`backend`] | the engine for devices of any kind: joins session and queues, owns the workers |
 //! | [`nic`] | the network card: the engine's first device |
 //! | [`rng`] | an entropy device: its smallest |
@@ -83,6 +84,8 @@ pub mod net;
 pub mod nic;
 #[cfg(feature = "device")]
 pub mod observe;
+#[cfg(feature = "device")]
+pub mod provenance;
 pub mod ring;
 #[cfg(feature = "device")]
 pub mod rng;

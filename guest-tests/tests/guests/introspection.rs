@@ -1,13 +1,18 @@
 //! Whose the guest's pages are, told from outside by the guest's memory alone, against what the guest itself says.
 
 use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use guest_fixture::{Device, Folder, Machine, note};
+use guest_fixture::{Device, Folder, Machine, note, spec};
+use serde_json::Value;
 use vnic::introspect::{Introspection, Kind, Label};
 use vnic::memory::{Gpa, Memory, Onlooker, RegionSpec, UserAddr};
+use vnic_experiment::wire::{Event, TransferSpec};
 
 /// Look-ups under churn, at least.
 const LOOK_UPS: u64 = 100_000;
@@ -15,6 +20,10 @@ const LOOK_UPS: u64 = 100_000;
 const CHURN: Duration = Duration::from_secs(240);
 /// In the first and last words of each page that the guest's churn writes, with the file's number.
 const MARK: u64 = 0x5_6e1c;
+/// Sent by each method: no more than is seen without a gap, however fast.
+const SENT: u64 = 512 << 10;
+/// For that.
+const REPORTED: Duration = Duration::from_secs(60);
 /// What looking at all of the guest's memory may add to it: what the guest itself does meanwhile.
 const GROWS: u64 = 32 << 20;
 
@@ -49,6 +58,39 @@ impl Watched {
 
     fn resident(&self) -> u64 {
         self.file.metadata().expect("the memory's file").blocks() * 512
+    }
+}
+
+/// `vnic top`, by the control socket.
+struct Top(BufReader<UnixStream>);
+
+impl Top {
+    fn open(control: &Path) -> Top {
+        let mut stream = UnixStream::connect(control).expect("the control socket is there");
+        stream.set_read_timeout(Some(REPORTED)).expect("a timeout");
+        writeln!(stream, r#"{{"request":"top","every_ms":100}}"#).expect("it takes a request");
+        let mut top = Top(BufReader::new(stream));
+        assert_eq!(top.next()["reply"], "done");
+        top
+    }
+
+    fn next(&mut self) -> Value {
+        let mut line = String::new();
+        self.0.read_line(&mut line).expect("a report");
+        serde_json::from_str(&line).expect("a report is JSON")
+    }
+
+    /// The flow, once all of it has passed.
+    fn flow(&mut self, name: &str) -> Value {
+        let start = Instant::now();
+        loop {
+            let report = self.next();
+            let flows = report["flows"].as_array().expect("flows");
+            match flows.iter().find(|flow| flow["flow"] == name) {
+                Some(flow) if flow["bytes"].as_u64() >= Some(SENT) => return flow.clone(),
+                _ => assert!(start.elapsed() < REPORTED, "not all of {name}: {report:#}"),
+            }
+        }
     }
 }
 
@@ -109,6 +151,28 @@ fn files_and_programs_are_told_from_outside_at_rest_and_under_churn() {
     }
     let grown = watched.resident().saturating_sub(before);
     assert!(grown < GROWS, "looking made {grown} bytes of the guest's memory exist");
+
+    note("what is sent");
+    let mut top = Top::open(device.control());
+    assert_eq!(top.next()["kernel"], agent.kernel);
+    for (method, from) in [("sendfile", "file"), ("read-write", "socket")] {
+        // The file is there as long as the transfer waits behind its only chunk.
+        let began = agent.begin(&TransferSpec { pause: true, chunk: SENT, ..spec(method, SENT) });
+        agent.go();
+        assert!(matches!(agent.hear(), Some(Event::Paused { .. })), "{method} does not wait");
+        let flow = top.flow(&format!("{} > {}", began.flow.local, began.flow.remote));
+        agent.go();
+        agent.end();
+        let [bytes, zero_copy, unsettled] = ["bytes", "zero_copy_bytes", "unsettled_bytes"].map(|name| &flow[name]);
+        assert_eq!((bytes.as_u64(), unsettled.as_u64()), (Some(SENT), Some(0)), "{method}: {flow:#}");
+        let copied = if from == "file" { 0 } else { SENT };
+        assert_eq!(zero_copy.as_u64(), Some(SENT - copied), "{method}: {flow:#}");
+        let sources = flow["sources"].as_array().expect("sources");
+        assert!(sources.iter().all(|source| source["kind"] == from), "{method}: {flow:#}");
+        let path = sources[0]["path"].as_str().unwrap_or_default();
+        assert_eq!(path.starts_with("/tmp/vnic-"), from == "file", "{method}: {flow:#}");
+    }
+    drop(top);
 
     note("under churn");
     agent.run(&["pages", "churn"]);

@@ -19,6 +19,7 @@ mod rings;
 mod scan;
 mod serve;
 mod status;
+mod top;
 mod trace;
 mod watch;
 
@@ -49,6 +50,8 @@ enum Command {
     Watch(watch::Args),
     /// Every chain as it passes, one line each
     Trace(trace::Args),
+    /// From what the guest's frames come: by flow and by file, zero-copy or copied
+    Top(top::Args),
     /// Whose memory a page of the guest is: a file's, a program's, the kernel's
     Page(page::Args),
     /// Stop returning buffers of a queue
@@ -75,6 +78,7 @@ impl Cli {
             Command::Rings(args) => rings::run(args),
             Command::Watch(args) => watch::run(&args),
             Command::Trace(args) => trace::run(&args),
+            Command::Top(args) => top::run(&args),
             Command::Page(args) => page::run(args),
             Command::Hold(args) => hold::run(args),
             Command::Release(args) => release::run(args),

@@ -23,6 +23,7 @@ pub(crate) mod scan;
 pub(crate) mod status;
 mod style;
 mod table;
+pub(crate) mod top;
 pub(crate) mod trace;
 pub(crate) mod watch;
 

@@ -10,8 +10,9 @@ use std::vec::IntoIter;
 
 use serde::{Deserialize, Serialize};
 use vnic::observe::protocol::{
-    BufferSnapshot, ChainEvent, ChainSnapshot, EventSuppression, FeatureSets, Kind, Label, NotifyWhen, QueueStatus,
-    RegionStatus, Reply, Request, RingSnapshot, Status, TraceEvent,
+    BufferSnapshot, ChainEvent, ChainSnapshot, EventSuppression, FeatureSets, FlowReport, Kind, Label, NotifyWhen,
+    Passed, QueueStatus, RegionStatus, Reply, Report, Request, RingSnapshot, Source, SourceKind, SourceReport, Status,
+    TraceEvent,
 };
 use vnic_experiment::control;
 use vnic_experiment::flow::FlowAccounts;
@@ -98,7 +99,7 @@ fn serve(stream: UnixStream, script: &Script, asked: &Mutex<Vec<Asked>>, memory:
                             .collect(),
                     },
                     Request::Hold { queue } | Request::Release { queue } if !known(queue) => refuse(queue),
-                    Request::Trace | Request::Ping { .. } => Reply::Done,
+                    Request::Trace | Request::Ping { .. } | Request::Top { .. } => Reply::Done,
                     Request::Page { addresses } => Reply::Page { labels: addresses.iter().map(label).collect() },
                     Request::Hold { queue } => {
                         memory.lock().unwrap().held.insert(queue.clone());
@@ -115,6 +116,15 @@ fn serve(stream: UnixStream, script: &Script, asked: &Mutex<Vec<Asked>>, memory:
         if said.is_err() {
             return;
         }
+        if let Asked::Device(Request::Top { every_ms }) = request {
+            for number in 1..=3 {
+                let seconds = (number * every_ms) as f64 / 1000.0;
+                if say(&mut writer, &Reply::Top(Box::new(sent(seconds)))).is_err() {
+                    return;
+                }
+            }
+            return;
+        }
         if request == Asked::Device(Request::Trace) {
             for event in &script.events {
                 if say(&mut writer, event).is_err() {
@@ -123,6 +133,47 @@ fn serve(stream: UnixStream, script: &Script, asked: &Mutex<Vec<Asked>>, memory:
             }
             return;
         }
+    }
+}
+
+/// What nginx sent so far: a file as it is, and something over TLS.
+fn sent(seconds: f64) -> Report {
+    let file = Source {
+        path: Some("/var/www/html/big.bin".to_owned()),
+        filesystem: Some("ext4".to_owned()),
+        device: Some("vda1".to_owned()),
+        inode: Some(12),
+        deleted: Some(false),
+        ..Source::of(SourceKind::File)
+    };
+    let from = |source: &Source, bytes| SourceReport { source: source.clone(), bytes };
+    let socket = Source::of(SourceKind::Socket);
+    let flow = |name: &str, zero_copy_bytes, sources: Vec<SourceReport>| FlowReport {
+        flow: name.to_owned(),
+        protocol: "tcp".to_owned(),
+        bytes: sources.iter().map(|source| source.bytes).sum(),
+        zero_copy_bytes,
+        unsettled_bytes: 0,
+        frames: 100,
+        descriptors: 1700,
+        sources,
+    };
+    let passed = |bytes| Passed { frames: 300, bytes };
+    Report {
+        seconds,
+        kernel: Some("6.1.0-56-cloud-amd64".to_owned()),
+        seen_share: Some(0.8),
+        passed: passed(100_000_000),
+        seen: passed(80_000_000),
+        bytes: 79_000_000,
+        zero_copy_bytes: 67_000_000,
+        flows: vec![
+            flow("10.0.2.15:80 > 10.0.2.2:51514", 67_000_000, vec![from(&file, 67_000_000), from(&socket, 10_000)]),
+            flow("10.0.2.15:443 > 10.0.2.2:51600", 0, vec![from(&socket, 11_990_000)]),
+        ],
+        files: vec![from(&file, 67_000_000)],
+        elsewhere: vec![from(&socket, 12_000_000)],
+        ..Report::default()
     }
 }
 

@@ -355,3 +355,40 @@ fn page_says_whose_memory_each_address_is() {
         assert_eq!(page(bad).code, Some(2), "{bad:?}");
     }
 }
+
+#[test]
+fn top_says_by_flow_and_by_file_from_where_the_bytes_come() {
+    let scratch = Scratch::new();
+    let device = start(&scratch);
+    let top = |more: &[&str]| scratch.run(&[&["top", "--control", device.control()], more].concat());
+    let outcome = top(&["--once"]);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert_eq!(
+        outcome.stdout,
+        "Linux 6.1.0-56-cloud-amd64  sent 95.4 MiB in 1.0 s, 80.0 % of it seen: the figures are of that\n\n\
+         flow                               bytes  zero-copy  from\n\
+         10.0.2.15:80 > 10.0.2.2:51514   63.9 MiB     99.9 %  99.9 % /var/www/html/big.bin (ext4 on vda1),\n\
+         \x20                                                    0.1 % socket buffers (copied)\n\
+         10.0.2.15:443 > 10.0.2.2:51600  11.4 MiB      0.0 %  socket buffers (copied)\n\n\
+         from                                     bytes   share\n\
+         /var/www/html/big.bin (ext4 on vda1)  63.9 MiB  84.8 %\n\
+         socket buffers (copied)               11.4 MiB  15.2 %\n"
+    );
+    let outcome = top(&["--once", "--for", "2", "--json"]);
+    let report = outcome.json();
+    for key in ["seconds", "seen_share", "kernel", "why", "flows", "files", "elsewhere", "others"] {
+        assert!(report.get(key).is_some(), "no {key} in {outcome:?}");
+    }
+    assert_eq!(report["seconds"], json!(2.0));
+    for key in ["flow", "bytes", "zero_copy_bytes", "sources"] {
+        assert!(report["flows"][0].get(key).is_some(), "no {key} in {outcome:?}");
+    }
+    for key in ["kind", "path", "program", "bytes"] {
+        assert!(report["flows"][0]["sources"][0].get(key).is_some(), "no {key} in {outcome:?}");
+    }
+    assert_eq!(top(&["--json"]).stdout.lines().count(), 3);
+    assert_eq!(top(&["--json", "--for", "2"]).stdout.lines().count(), 2);
+    for bad in [&[][..], &["--for", "0"], &["--for", "never"], &["--by", "night"]] {
+        assert_eq!(top(bad).code, Some(2), "{bad:?}");
+    }
+}

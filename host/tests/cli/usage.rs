@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use crate::util::{Scratch, root};
 
 const COMMANDS: &[&str] = &[
-    "serve", "attach", "status", "rings", "watch", "trace", "page", "hold", "release", "scan", "judge", "report",
-    "doctor",
+    "serve", "attach", "status", "rings", "watch", "trace", "top", "page", "hold", "release", "scan", "judge",
+    "report", "doctor",
 ];
 
 #[test]

@@ -57,9 +57,11 @@ impl Source for Answers {
             Request::Status => state.status().map(|status| Reply::Status(Box::new(status))),
             Request::Rings { queue } => state.rings(queue.as_deref()).map(|rings| Reply::Rings { rings }),
             Request::Page { addresses } => Ok(Reply::Page { labels: state.attached.labels(&addresses) }),
-            Request::Hold { .. } | Request::Release { .. } | Request::Ping { .. } | Request::Trace => {
-                Err(AttachError::OnlyLooks)
-            }
+            Request::Hold { .. }
+            | Request::Release { .. }
+            | Request::Ping { .. }
+            | Request::Trace
+            | Request::Top { .. } => Err(AttachError::OnlyLooks),
         };
         reply.unwrap_or_else(|error| Reply::Error { message: error.to_string() })
     }

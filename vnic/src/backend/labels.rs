@@ -1,14 +1,27 @@
 //! Whose the guest's pages are, for the control socket: the eyes on the guest's kernel, opened when somebody asks.
 //!
 //! Operation: the kernel is found anew for a new driver and for other memory, since the guest may have booted another; and
-//! where the one that was found runs no more. Invariants: whoever serves the session never waits here ([`Labels::forget`]),
-//! and memory of a session that is over is let go.
+//! where the one that was found runs no more. While somebody wants to know whose the bytes of frames are, the workers find a
+//! [`Stamper`] here.
+//!
+//! Invariants: whoever serves the session never waits here ([`Labels::forget`]), a worker neither ([`Labels::stamper`]), and
+//! memory of a session that is over is let go.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
+use std::time::{Duration, Instant};
 
-use crate::introspect::{AttachError, Introspection, Label};
+use crate::introspect::{AttachError, Introspection, Label, Stamper};
 use crate::memory::{Memory, Onlooker};
+
+/// The eyes, as they are here.
+pub(crate) type Eyes = Introspection<Arc<Onlooker>>;
+/// What takes stamps for them.
+pub(crate) type EyesStamper = Stamper<Arc<Onlooker>>;
+
+/// Who looks without end makes sure that the kernel still runs no more often than this: a new one that sends anything has
+/// a driver that began.
+const ALIVE_AGAIN: Duration = Duration::from_millis(200);
 
 /// The eyes on the guest's kernel.
 #[derive(Debug, Default)]
@@ -16,19 +29,36 @@ pub struct Labels {
     /// Rises with each driver, and each time the memory is another.
     epoch: AtomicU64,
     open: Mutex<Option<Open>>,
+    /// Rises whenever `stamper` is another.
+    version: AtomicU64,
+    stamper: Mutex<Weak<EyesStamper>>,
 }
 
 #[derive(Debug)]
 struct Open {
     epoch: u64,
-    eyes: Introspection<Onlooker>,
+    eyes: Eyes,
+    alive_at: Instant,
+}
+
+/// A worker's own copy of where the stamper is.
+#[derive(Debug, Default)]
+pub(crate) struct StamperCopy {
+    version: u64,
+    stamper: Weak<EyesStamper>,
 }
 
 impl Labels {
     /// The guest's memory is another, or a driver began: what was found in it may be gone.
     pub(crate) fn forget(&self) {
         self.epoch.fetch_add(1, Ordering::AcqRel);
+        self.set_stamper(&mut lock(&self.stamper), Weak::new());
         self.close_stale();
+    }
+
+    fn set_stamper(&self, slot: &mut Weak<EyesStamper>, stamper: Weak<EyesStamper>) {
+        *slot = stamper;
+        self.version.fetch_add(1, Ordering::Release);
     }
 
     /// Closes eyes that are open on what is gone, unless somebody looks with them: he closes them himself then.
@@ -48,23 +78,89 @@ impl Labels {
     /// # Errors
     /// There is no kernel in the memory that can be looked into.
     pub(crate) fn look(&self, memory: &Arc<Memory>, gpas: &[u64]) -> Result<Vec<Label>, AttachError> {
-        let labels = self.look_locked(memory, gpas);
-        self.close_stale();
-        labels
+        self.with(memory, Duration::ZERO, |eyes| gpas.iter().map(|gpa| eyes.label(*gpa)).collect())
     }
 
-    fn look_locked(&self, memory: &Arc<Memory>, gpas: &[u64]) -> Result<Vec<Label>, AttachError> {
-        let mut open = self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    /// The eyes, for someone who looks again and again.
+    ///
+    /// # Errors
+    /// As [`look`](Labels::look).
+    pub(crate) fn watch<R>(&self, memory: &Arc<Memory>, look: impl FnOnce(&mut Eyes) -> R) -> Result<R, AttachError> {
+        self.with(memory, ALIVE_AGAIN, look)
+    }
+
+    fn with<R>(
+        &self,
+        memory: &Arc<Memory>,
+        alive_again: Duration,
+        look: impl FnOnce(&mut Eyes) -> R,
+    ) -> Result<R, AttachError> {
+        let looked = self.with_locked(memory, alive_again, look);
+        self.close_stale();
+        looked
+    }
+
+    fn with_locked<R>(
+        &self,
+        memory: &Arc<Memory>,
+        alive_again: Duration,
+        look: impl FnOnce(&mut Eyes) -> R,
+    ) -> Result<R, AttachError> {
+        let mut open = lock(&self.open);
         let epoch = self.epoch.load(Ordering::Acquire);
-        let usable = |open: &Open| open.epoch == epoch && open.eyes.is_alive();
-        let eyes = match open.take_if(|open| !usable(open)).map_or(open.as_mut(), |_| None) {
+        let is_usable = |open: &mut Open| {
+            let known = open.alive_at.elapsed() < alive_again;
+            let usable = open.epoch == epoch && (known || open.eyes.is_alive());
+            if usable && !known {
+                open.alive_at = Instant::now();
+            }
+            usable
+        };
+        let eyes = match open.take_if(|open| !is_usable(open)).map_or(open.as_mut(), |_| None) {
             Some(open) => &mut open.eyes,
             None => {
-                let eyes = Introspection::attach(Onlooker::new(memory)?)?;
+                let eyes = Introspection::attach(Arc::new(Onlooker::new(memory)?))?;
                 tracing::info!(kernel = eyes.release(), "looks into the guest's kernel");
-                &mut open.insert(Open { epoch, eyes }).eyes
+                // Whatever takes stamps takes them of the one before.
+                self.set_stamper(&mut lock(&self.stamper), Weak::new());
+                &mut open.insert(Open { epoch, eyes, alive_at: Instant::now() }).eyes
             }
         };
-        Ok(gpas.iter().map(|gpa| eyes.label(*gpa)).collect())
+        Ok(look(eyes))
     }
+
+    /// As long as the caller keeps what it gets, the workers take stamps of what they send, where somebody follows.
+    ///
+    /// # Errors
+    /// As [`look`](Labels::look).
+    pub(crate) fn want_stamps(&self, memory: &Arc<Memory>) -> Result<Arc<EyesStamper>, AttachError> {
+        let epoch = self.epoch.load(Ordering::Acquire);
+        if let Some(stamper) = lock(&self.stamper).upgrade() {
+            return Ok(stamper);
+        }
+        let stamper = Arc::new(self.watch(memory, |eyes| eyes.stamper())?);
+        let mut slot = lock(&self.stamper);
+        // Of what is gone meanwhile there is none.
+        if self.epoch.load(Ordering::Acquire) == epoch {
+            self.set_stamper(&mut slot, Arc::downgrade(&stamper));
+        }
+        Ok(stamper)
+    }
+
+    /// What takes stamps, if somebody wants them. For a worker: it never waits.
+    pub(crate) fn stamper(&self, copy: &mut StamperCopy) -> Option<Arc<EyesStamper>> {
+        let version = self.version.load(Ordering::Acquire);
+        if copy.version != version {
+            match self.stamper.try_lock() {
+                Ok(slot) => *copy = StamperCopy { version, stamper: slot.clone() },
+                // Somebody is about to set another.
+                Err(_) => return None,
+            }
+        }
+        copy.stamper.upgrade()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -15,7 +15,7 @@ use super::labels::Labels;
 use crate::memory::iotlb::PAGE;
 use crate::memory::{Access, FilePages, Memory, Miss};
 use crate::observe::counters::QueueCounters;
-use crate::observe::tracer::EventRing;
+use crate::observe::tracer::{self, EventRing};
 use crate::ring::RingLayout;
 use crate::spec::Features;
 
@@ -200,6 +200,8 @@ pub struct Shared {
     pub queues: Vec<Arc<QueueShared>>,
     /// How many clients trace at the moment: workers record events while it is not 0.
     pub tracers: AtomicU32,
+    /// How many are content with samples of the events: the same, but fewer lie in the rings unread.
+    pub samplers: AtomicU32,
     /// Nanoseconds in which workers had nothing to do, asleep or looking, all of them together; up to the last work they found.
     pub idle_ns: AtomicU64,
     /// The guest's IOMMU, where there is one.
@@ -219,6 +221,7 @@ impl Shared {
             started: Instant::now(),
             queues: queues.into_iter().map(|name| Arc::new(QueueShared::new(name))).collect(),
             tracers: AtomicU32::new(0),
+            samplers: AtomicU32::new(0),
             idle_ns: AtomicU64::new(0),
             iommu: Arc::new(Iommu::new()),
             labels: Labels::default(),
@@ -235,7 +238,17 @@ impl Shared {
     /// Does anyone trace?
     #[must_use]
     pub fn traced(&self) -> bool {
-        self.tracers.load(Ordering::Relaxed) != 0
+        self.unread_events() != 0
+    }
+
+    /// How many events may lie in a ring unread; 0: nobody traces.
+    #[must_use]
+    pub fn unread_events(&self) -> u64 {
+        match (self.tracers.load(Ordering::Relaxed), self.samplers.load(Ordering::Relaxed)) {
+            (0, 0) => 0,
+            (0, _) => tracer::SAMPLES,
+            _ => tracer::ALL,
+        }
     }
 
     /// Makes room for the events of the queues that are set up: a device of many pairs has many that never are.

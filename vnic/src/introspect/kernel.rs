@@ -3,6 +3,7 @@
 use super::GuestPhysical;
 use super::layout::{Head, Layout, Order, SlabMark};
 use super::space::{Reader, Space, Stop};
+use super::stamp::Stamp;
 
 /// Largest block of pages, as a power of two: 1 GiB.
 const MAX_ORDER: u32 = 18;
@@ -201,6 +202,26 @@ impl Kernel {
         }
         let what = |page: &Page| (page.head, page.mapping, page.index, page.flags & mask, page.type_byte());
         what(one) == what(other) && (one.references == 0) == (other.references == 0)
+    }
+
+    /// What the page is, in one number: the same as long as everything stands that tells its owner and place.
+    pub(super) fn stamp(
+        &self,
+        reader: &Reader<'_, impl GuestPhysical>,
+        page: &Page,
+        used_for: Use,
+    ) -> Result<Stamp, Stop> {
+        let flags = &self.layout.flags;
+        let mut mask = flags.reserved | flags.head;
+        if let SlabMark::Flag(slab) = self.layout.slab {
+            mask |= slab;
+        }
+        let kind = page.type_byte().map_or(0, |kind| 1 << 8 | kind);
+        // Of what nobody claims, the block's size tells what it is.
+        let order = if page.mapping == 0 && kind == 0 { self.order(reader, page)? } else { 0 };
+        let what = u64::from(kind) << 16 | u64::from(order) << 8 | u64::from(page.references == 0);
+        let of = [page.head, page.within, page.mapping, page.index, page.flags & mask, what];
+        Ok(Stamp::new(of, used_for))
     }
 
     /// The name of the slab cache that the page belongs to.

@@ -140,7 +140,7 @@ impl fmt::Display for Label {
 }
 
 /// What a guest calls something, for people: nothing in it commands a terminal or begins a line.
-struct Plain<'t>(&'t str);
+pub(crate) struct Plain<'t>(pub(crate) &'t str);
 
 impl fmt::Display for Plain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -6,6 +6,7 @@ use super::label::{Kind, Label};
 use super::names::Names;
 use super::owner::Owner;
 use super::space::{Reader, Stop, still_stands};
+use super::stamp::Stamp;
 
 /// Looks at a page that changes under them.
 const LOOKS: u32 = 3;
@@ -29,33 +30,34 @@ impl<'k, M: GuestPhysical> Look<'k, M> {
         self.reader.steps()
     }
 
-    /// Whose the byte is.
-    pub(super) fn label(&mut self, gpa: u64) -> Label {
+    /// Whose the byte is, and the stamp of its page as it was then.
+    pub(super) fn label(&mut self, gpa: u64) -> (Label, Stamp) {
         if !self.reader.memory.has(gpa) {
-            return Label::of(gpa, Kind::Unknown).because("the guest has no memory there");
+            return (Label::of(gpa, Kind::Unknown).because("the guest has no memory there"), Stamp::default());
         }
         let mut why = String::new();
         for _ in 0..LOOKS {
             match self.look(gpa) {
-                Ok(Some(label)) => return label,
+                Ok(Some(found)) => return found,
                 Ok(None) => "it changes while it is looked at".clone_into(&mut why),
                 Err(stop) => why = stop.to_string(),
             }
         }
-        Label::of(gpa, Kind::Unsettled).because(why)
+        (Label::of(gpa, Kind::Unsettled).because(why), Stamp::default())
     }
 
     /// `None`: it changed meanwhile.
-    fn look(&mut self, gpa: u64) -> Result<Option<Label>, Stop> {
+    fn look(&mut self, gpa: u64) -> Result<Option<(Label, Stamp)>, Stop> {
         let Some(page) = self.kernel.page(&self.reader, gpa >> 12)? else {
             let kind = if gpa < FIRMWARE_END { Kind::Firmware } else { Kind::Unknown };
-            return Ok(Some(Label::of(gpa, kind).because("the kernel keeps no account of it")));
+            return Ok(Some((Label::of(gpa, kind).because("the kernel keeps no account of it"), Stamp::default())));
         };
         let used_for = self.kernel.used_for(&self.reader, &page)?;
+        let stamp = self.kernel.stamp(&self.reader, &page, used_for)?;
         let label = self.describe(gpa, &page, used_for)?;
         let again = self.kernel.page(&self.reader, gpa >> 12)?;
         let settled = again.is_some_and(|again| self.kernel.agree(&page, &again));
-        Ok(label.filter(|_| settled))
+        Ok(label.filter(|_| settled).map(|label| (label, stamp)))
     }
 
     fn describe(&mut self, gpa: u64, page: &Page, used_for: Use) -> Result<Option<Label>, Stop> {

@@ -26,21 +26,27 @@ mod owner;
 mod path;
 mod physical;
 mod space;
+mod stamp;
 pub mod testing;
 #[cfg(test)]
 mod tests;
 pub mod vmcoreinfo;
 
+use std::sync::Arc;
+
 use kernel::Kernel;
 use look::Look;
 use names::Names;
+use stamp::{Stamp, pages};
 
 pub(crate) use anchor::offset;
 pub use attach::{AttachError, Work};
+pub(crate) use label::Plain;
 pub use label::{Kind, Label};
 pub use layout::Missing;
 pub use physical::GuestPhysical;
 pub(crate) use space::{Reader, Stop};
+pub use stamp::{MAX_PAGES, Stamper};
 
 /// Reads of guest memory in one look-up, at most.
 pub const MAX_STEPS: u32 = 8192;
@@ -68,7 +74,7 @@ pub struct Statistics {
 #[derive(Debug)]
 pub struct Introspection<M> {
     memory: M,
-    kernel: Kernel,
+    kernel: Arc<Kernel>,
     names: Names,
     statistics: Statistics,
     work: Work,
@@ -81,7 +87,7 @@ impl<M: GuestPhysical> Introspection<M> {
     /// There is none, or none that can be looked into.
     pub fn attach(memory: M) -> Result<Self, AttachError> {
         let mut work = Work::default();
-        let kernel = attach::find(&memory, &mut work)?;
+        let kernel = Arc::new(attach::find(&memory, &mut work)?);
         Ok(Introspection { memory, kernel, names: Names::default(), statistics: Statistics::default(), work })
     }
 
@@ -112,14 +118,50 @@ impl<M: GuestPhysical> Introspection<M> {
 
     /// Whose the byte at this guest-physical address is.
     pub fn label(&mut self, gpa: u64) -> Label {
+        self.look(gpa).0
+    }
+
+    /// Whose the pages of a buffer were when it was given this stamp: a label for each of them in their order, or one for all.
+    /// Of pages that have another stamp by now, the kind is told that they had then, and no more.
+    pub fn labels_of(&mut self, gpa: u64, len: u32, stamp: u64, labels: &mut Vec<Label>) {
+        let first = labels.len();
+        let then = Stamp::from(stamp).kind();
+        let had = |why: &str| Label::of(gpa, then.unwrap_or(Kind::Unsettled)).because(why);
+        let pages = pages(gpa, len).filter(|_| stamp != 0);
+        let Some(pages) = pages else { return labels.push(had("nobody looked at it when it was sent")) };
+        let mut now = Stamp::default();
+        for number in pages {
+            let (mut label, stamp) = self.look((number << 12).max(gpa));
+            if label.kind == Kind::Unsettled && then.is_some() {
+                label = had("no more of it could be told");
+            }
+            labels.push(label);
+            now.add(stamp);
+        }
+        if u64::from(now) != stamp {
+            labels.truncate(first);
+            labels.push(had("it has changed hands since it was sent"));
+        }
+    }
+
+    /// What takes stamps of this kernel's pages.
+    #[must_use]
+    pub fn stamper(&self) -> Stamper<M>
+    where
+        M: Clone,
+    {
+        Stamper::new(self.memory.clone(), self.kernel.clone())
+    }
+
+    fn look(&mut self, gpa: u64) -> (Label, Stamp) {
         let mut look = Look::new(&self.memory, &self.kernel, &mut self.names, MAX_STEPS);
-        let label = look.label(gpa);
+        let (label, stamp) = look.label(gpa);
         let steps = look.steps();
         let all = &mut self.statistics;
         all.looks += 1;
         all.unsettled += u64::from(label.kind == Kind::Unsettled);
         all.steps += u64::from(steps);
         all.most_steps = all.most_steps.max(steps);
-        label
+        (label, stamp)
     }
 }

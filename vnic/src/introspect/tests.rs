@@ -292,3 +292,66 @@ fn no_word_of_memory_can_do_more_than_be_wrong() {
     assert!(eyes.statistics().most_steps <= MAX_STEPS, "{:?}", eyes.statistics());
     assert!(eyes.statistics().unsettled > 100, "nothing was spoilt: {:?}", eyes.statistics());
 }
+
+/// What is said of a page that was sent as `before` has it, once memory is as `after`.
+fn sent(before: &Image, after: &Image, page: u64) -> Label {
+    let mut eyes = attach(before).unwrap();
+    let stamp = eyes.stamper().stamp(page << 12, 4096);
+    assert_ne!(stamp, 0);
+    eyes.memory.clone_from(&after.bytes);
+    let mut labels = Vec::new();
+    eyes.labels_of(page << 12, 4096, stamp, &mut labels);
+    assert_eq!(labels.len(), 1);
+    labels.remove(0)
+}
+
+#[test]
+fn what_was_sent_is_told_by_what_its_page_was_then() {
+    let Guest { image, root, .. } = guest();
+    for (page, words) in
+        [(FILE, "/srv/www/big.bin page 2"), (PROGRAM, "memory of nginx[812]"), (SLAB, "slab kmalloc-1k")]
+    {
+        assert_eq!(sent(&image, &image, page).to_string(), words);
+    }
+    // The next owner has the page by now, whoever it is: of the one before, the kind is left.
+    let mut after = image.clone();
+    let note = after.file(&root, root.root, "another", 6);
+    for page in [FILE, PROGRAM, SLAB, SOCKET] {
+        after.page(page, UPTODATE, note.mapping, 0);
+    }
+    for (page, kind) in [(FILE, Kind::File), (PROGRAM, Kind::Anonymous), (SLAB, Kind::Slab), (SOCKET, Kind::Socket)] {
+        let label = sent(&image, &after, page);
+        assert_eq!((label.kind, &label.path, &label.program, &label.cache), (kind, &None, &None, &None), "{label:?}");
+        assert_eq!(label.why.as_deref(), Some("it has changed hands since it was sent"));
+    }
+    // The same file, but another page of it.
+    let mut after = image.clone();
+    after.set(DIRECT + 0x40_0000 + FILE * 64, "page", "index", 3);
+    assert_eq!(sent(&image, &after, FILE).page, None);
+    // A lock for a moment, on its way to the disk, changes nothing.
+    let mut after = image.clone();
+    after.lock(FILE, UPTODATE);
+    assert_eq!(sent(&image, &after, FILE).kind, Kind::File);
+}
+
+#[test]
+fn a_buffer_over_several_pages_has_a_label_for_each_and_one_kind_if_they_agree() {
+    let Guest { image, .. } = guest();
+    let mut eyes = attach(&image).unwrap();
+    let stamper = eyes.stamper();
+    let mut labels = Vec::new();
+    eyes.labels_of(FILE << 12 | 0x800, 4096, stamper.stamp(FILE << 12 | 0x800, 4096), &mut labels);
+    let words: Vec<String> = labels.iter().map(Label::to_string).collect();
+    assert_eq!(words, ["/srv/www/big.bin page 2", "/a note page 0"]);
+    let kind_of = |eyes: &mut Eyes, stamp| {
+        let mut labels = Vec::new();
+        eyes.labels_of(FILE << 12, 4096, stamp, &mut labels);
+        labels[0].kind
+    };
+    assert_eq!(kind_of(&mut eyes, stamper.stamp(FILE << 12, 8192)), Kind::File);
+    assert_eq!(kind_of(&mut eyes, stamper.stamp(PROGRAM << 12, 8192)), Kind::Unsettled);
+    assert_eq!(kind_of(&mut eyes, 0), Kind::Unsettled);
+    for (gpa, len) in [(u64::MAX, 1), (u64::MAX - 1, 8), (0, 0), (FILE << 12, u32::MAX)] {
+        assert_eq!(stamper.stamp(gpa, len), 0, "{gpa:#x}+{len}");
+    }
+}

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use crate::backend::labels::{EyesStamper, StamperCopy};
 use crate::backend::{QueueShared, Shared};
 use crate::link::Capture;
 use crate::memory::Memory;
@@ -20,14 +21,18 @@ pub(super) struct Observers {
     pub other: Option<Box<dyn Observer>>,
     /// The file that every frame is written to.
     pub capture: Option<Capture>,
+    /// Where what takes stamps was last.
+    pub stamper: StamperCopy,
 }
 
 impl Observers {
     /// The observers for one pass.
     pub(super) fn look<'a>(&'a mut self, shared: &Shared) -> ObserverPass<'a> {
-        let traced = shared.traced();
+        let unread = shared.unread_events();
+        let traced = unread != 0;
         let open = traced || self.other.is_some() || self.capture.is_some();
-        ObserverPass { open, traced, started: shared.started, at_ns: None, memory: None, state: self }
+        let stamper = if traced { shared.labels.stamper(&mut self.stamper) } else { None };
+        ObserverPass { open, traced, unread, stamper, started: shared.started, at_ns: None, memory: None, state: self }
     }
 }
 
@@ -37,6 +42,10 @@ pub(super) struct ObserverPass<'a> {
     /// Does anyone look?
     open: bool,
     traced: bool,
+    /// How many events may lie in a ring unread.
+    unread: u64,
+    /// Somebody wants to know whose the bytes are.
+    stamper: Option<Arc<EyesStamper>>,
     started: std::time::Instant,
     /// Behind an IOMMU: the memory of the queue that is looked at.
     memory: Option<Arc<Memory>>,
@@ -55,7 +64,7 @@ impl ObserverPass<'_> {
     /// Would any of them see the next frames of `queue`? Not so if only a tracer looks that has no room for events.
     #[inline]
     pub(super) fn see(&self, queue: &QueueShared) -> bool {
-        self.open && (self.state.other.is_some() || self.state.capture.is_some() || queue.events.has_room())
+        self.open && (self.state.other.is_some() || self.state.capture.is_some() || queue.events.has_room(self.unread))
     }
 
     /// So many chains of `queue` went by that nobody was shown.
@@ -75,13 +84,19 @@ impl ObserverPass<'_> {
         if let Some(other) = &mut self.state.other {
             other.transmitted(&TransmittedFrame { frame, read, copied, translated: self.memory.as_deref() });
         }
-        if self.traced && !queue.events.has_room() {
+        if self.traced && !queue.events.has_room(self.unread) {
             queue.events.lose(1);
         } else if self.traced {
             let mut event = self.event(frame.view(), 0);
             event.frame_len = frame.len;
             event.gso_size = frame.header.gso_size;
             event.head_len = frame.peek(&mut event.head_bytes).len() as u8;
+            if let Some(stamper) = &self.stamper {
+                for (stamp, buffer) in event.stamps.iter_mut().zip(event.buffers.iter().take(event.buffer_count.into()))
+                {
+                    *stamp = stamper.stamp(buffer.gpa, buffer.len);
+                }
+            }
             queue.events.record(&event);
         }
     }

@@ -14,6 +14,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 pub use crate::introspect::{Kind, Label};
+pub use crate::provenance::{FlowReport, Passed, Report, Source, SourceKind, SourceReport};
 pub use crate::ring::snapshot::{BufferSnapshot, ChainSnapshot, EventSuppression, NotifyWhen, RingSnapshot};
 
 /// What a client asks.
@@ -29,6 +30,12 @@ pub enum Request {
     },
     /// From now on, every chain: [`Reply::Done`], then [`TraceEvent`] lines.
     Trace,
+    /// From what the frames come that the guest sends from now on: [`Reply::Done`], then a [`Reply::Top`] each time so much has
+    /// gone by, until either side closes the connection.
+    Top {
+        /// Milliseconds between two reports.
+        every_ms: u64,
+    },
     /// Stop taking and returning buffers of a queue: [`Reply::Done`].
     Hold {
         /// The queue's name.
@@ -70,6 +77,8 @@ pub enum Reply {
         /// One per address, in the order asked.
         labels: Vec<Label>,
     },
+    /// After `Top`: since it was asked for.
+    Top(Box<Report>),
     /// It could not be done; one sentence.
     Error {
         /// The sentence.

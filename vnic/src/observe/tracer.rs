@@ -24,12 +24,16 @@ pub const MAX_BUFFERS: usize = 24;
 pub const HEAD_BYTES: usize = 96;
 /// Events in a ring.
 const SLOTS: usize = 2048;
+/// Events that lie in a ring unread, at most, where all who follow are content with samples.
+pub const SAMPLES: u64 = 512;
+/// The same, where somebody wants all of them. One slot is kept away from the readers: see [`Reader::read`].
+pub const ALL: u64 = SLOTS as u64 - 1;
 
 const HEAD_WORDS: usize = HEAD_BYTES / 8;
 const FIXED_WORDS: usize = 5;
 /// The word that says how many events were lost before this one.
 const LOST_WORD: usize = 4;
-const BUFFER_WORDS: usize = 3;
+const BUFFER_WORDS: usize = 4;
 const SLOT_WORDS: usize = FIXED_WORDS + HEAD_WORDS + BUFFER_WORDS * MAX_BUFFERS;
 
 /// One descriptor of an event.
@@ -70,6 +74,8 @@ pub struct Event {
     pub head_len: u8,
     /// The first descriptors.
     pub buffers: [EventBuffer; MAX_BUFFERS],
+    /// What their pages were ([`Stamper`](crate::introspect::Stamper)); 0: nobody looked.
+    pub stamps: [u64; MAX_BUFFERS],
     /// How many of them there are.
     pub buffer_count: u8,
 }
@@ -88,6 +94,7 @@ impl Default for Event {
             head_bytes: [0; HEAD_BYTES],
             head_len: 0,
             buffers: [EventBuffer::default(); MAX_BUFFERS],
+            stamps: [0; MAX_BUFFERS],
             buffer_count: 0,
         }
     }
@@ -128,13 +135,12 @@ pub struct EventRing {
 }
 
 impl EventRing {
-    /// Is there room for an event? Only the owning worker can rely on it.
+    /// Is there room for an event, where so many may lie unread ([`ALL`], [`SAMPLES`])? Only the owning worker can rely on it.
     #[inline]
     #[must_use]
-    pub fn has_room(&self) -> bool {
-        // One slot is kept away from the readers: see `Reader::read`.
+    pub fn has_room(&self, most: u64) -> bool {
         let unread = self.done.load(Ordering::Relaxed).saturating_sub(self.read.load(Ordering::Acquire));
-        unread < SLOTS as u64 - 1
+        unread < most
     }
 
     /// Counts events that had no room, or whose chains nobody looked at because none would have had. Only the owning worker
@@ -149,7 +155,7 @@ impl EventRing {
         if !self.is_ready() {
             return;
         }
-        if !self.has_room() {
+        if !self.has_room(ALL) {
             self.lose(1);
             return;
         }
@@ -174,15 +180,16 @@ impl EventRing {
         for bytes in event.head_bytes.as_chunks::<8>().0 {
             put(u64::from_le_bytes(*bytes));
         }
-        for buffer in event.buffers() {
+        for (buffer, stamp) in event.buffers().iter().zip(event.stamps) {
             put(buffer.addr);
             put(buffer.gpa);
             put(u64::from(buffer.len) | u64::from(buffer.writable) << 32);
+            put(stamp);
         }
         self.done.store(number + 1, Ordering::Release);
     }
 
-    /// Makes room for events: 1.4 MB.
+    /// Makes room for events: 1.8 MB.
     pub fn make_room(&self) {
         self.words.get_or_init(|| (0..SLOTS * SLOT_WORDS).map(|_| AtomicU64::new(0)).collect());
     }
@@ -295,6 +302,7 @@ fn decode(words: &[u64]) -> Event {
         let first = FIXED_WORDS + HEAD_WORDS + BUFFER_WORDS * at;
         let (addr, gpa, rest) = (word(first), word(first + 1), word(first + 2));
         event.push(EventBuffer { addr, gpa, len: rest as u32, writable: rest >> 32 & 1 == 1 });
+        event.stamps[at] = word(first + 3);
     }
     event
 }
@@ -325,6 +333,7 @@ mod tests {
                 writable: at % 2 == 1,
             });
         }
+        event.stamps = std::array::from_fn(|at| number << 8 | at as u64);
         event
     }
 

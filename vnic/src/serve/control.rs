@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::{Shutdown, shutdown};
 use serde_json::Value;
 
-use super::{metrics, status, trace};
+use super::{metrics, status, top, trace};
 use crate::backend::{QueueState, Shared, Workers};
 use crate::link::peer::Pinger;
 use crate::memory::{FilePages, Memory};
@@ -52,11 +52,18 @@ pub trait Extension: fmt::Debug + Send + Sync {
 
 /// Who has the answers: devices that are served, or a VM that is looked into.
 pub trait Source: fmt::Debug + Send + Sync {
-    /// The answer to a request; `Trace` is none of them.
+    /// The answer to a request; `Trace` and `Top` are none of them.
     fn answer(&self, request: Request) -> Reply;
 
     /// Tells the client of every chain from now on. It is one for as long as `admitted` lives.
     fn trace(&self, stream: UnixStream, admitted: trace::Admitted);
+
+    /// Tells the client again and again, after so long a time each, from what the frames come that the guest sends. It is a
+    /// client for as long as `admitted` lives.
+    fn top(&self, mut stream: UnixStream, _admitted: trace::Admitted, _every: Duration) {
+        let message = "there is no account of what is sent here".to_owned();
+        let _ = send(&mut stream, &Reply::Error { message });
+    }
 
     /// The answer to what is none of [`Request`].
     fn extended(&self, _request: &Value) -> Option<Value> {
@@ -209,6 +216,10 @@ impl Server {
                     self.source.trace(stream, admitted);
                     return Ok(());
                 }
+                Ok(Request::Top { every_ms }) => {
+                    self.source.top(stream, admitted, Duration::from_millis(every_ms));
+                    return Ok(());
+                }
                 Ok(request) => send(&mut stream, &self.source.answer(request))?,
                 Err(error) => match serde_json::from_str(&line).ok().and_then(|other| self.source.extended(&other)) {
                     Some(answer) => send(&mut stream, &answer)?,
@@ -227,6 +238,18 @@ impl Source for Served {
     fn trace(&self, stream: UnixStream, admitted: trace::Admitted) {
         // Nobody is left to hear that the thread is gone.
         let _ = self.tracing.send(trace::Client { stream, _admitted: Some(admitted) });
+    }
+
+    fn top(&self, stream: UnixStream, admitted: trace::Admitted, every: Duration) {
+        let devices: Vec<Arc<Shared>> = self.control.devices.iter().map(|device| device.shared.clone()).collect();
+        let mut client = top::Client { stream, _admitted: admitted, every };
+        let copy = client.stream.try_clone();
+        // Without a thread there is nothing to be seen; a client that goes away is nobody's trouble.
+        if let Err(error) = start("top", move || drop(top::follow(&devices, &mut client)))
+            && let Ok(mut stream) = copy
+        {
+            let _ = send(&mut stream, &Reply::Error { message: format!("cannot start a thread: {error}") });
+        }
     }
 
     fn extended(&self, request: &Value) -> Option<Value> {
@@ -253,7 +276,7 @@ impl Control {
             Request::Release { queue } => self.hold(&queue, false),
             Request::Ping { to } => self.ping(to),
             Request::Page { addresses } => self.pages(&addresses),
-            Request::Trace => Reply::Done,
+            Request::Trace | Request::Top { .. } => Reply::Done,
         }
     }
 

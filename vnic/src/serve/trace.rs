@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::mpsc::Receiver;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -23,18 +23,33 @@ const LOOK_AGAIN_MS: u16 = 20;
 const BATCH: usize = 512;
 
 /// Workers record while one of these lives.
-struct Tracing<'s>(&'s Shared);
+#[derive(Debug)]
+pub(super) struct Following<'s>(&'s AtomicU32);
 
-impl<'s> Tracing<'s> {
-    fn new(shared: &'s Shared) -> Self {
-        shared.tracers.fetch_add(1, Ordering::Relaxed);
-        Tracing(shared)
+impl<'s> Following<'s> {
+    /// All events.
+    fn all(shared: &'s Shared) -> Self {
+        Following::of(shared, &shared.tracers)
+    }
+
+    /// Samples of them will do.
+    pub(super) fn samples(shared: &'s Shared) -> Self {
+        Following::of(shared, &shared.samplers)
+    }
+
+    fn of(shared: &'s Shared, counter: &'s AtomicU32) -> Self {
+        // Before anyone records, so that nothing is dropped for want of it; and once more for a queue that was set up in
+        // between: the view's lock has either this thread see the queue, or the one that sets it up see that there is a trace.
+        shared.make_room_for_events();
+        counter.fetch_add(1, Ordering::Relaxed);
+        shared.make_room_for_events();
+        Following(counter)
     }
 }
 
-impl Drop for Tracing<'_> {
+impl Drop for Following<'_> {
     fn drop(&mut self) {
-        self.0.tracers.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -63,7 +78,7 @@ struct Follower<'s> {
     readers: Vec<Vec<(&'s QueueShared, Reader<'s>)>>,
     /// What its socket had no room for yet. Meanwhile it reads no more: what is overwritten by then is counted as lost.
     unsent: Vec<u8>,
-    _tracing: Vec<Tracing<'s>>,
+    _following: Vec<Following<'s>>,
 }
 
 /// What is the same for all of a device's events of a moment.
@@ -79,17 +94,9 @@ impl<'s> Follower<'s> {
             shared.queues.iter().map(|queue| (queue.as_ref(), queue.events.reader())).collect()
         };
         let readers = devices.iter().map(readers).collect();
-        // Before anyone records, so that nothing is dropped for want of it; and once more for a queue that was set up in
-        // between: the view's lock has either this thread see the queue, or the one that sets it up see that there is a trace.
-        let tracing = |shared: &'s Arc<Shared>| {
-            shared.make_room_for_events();
-            let tracing = Tracing::new(shared);
-            shared.make_room_for_events();
-            tracing
-        };
-        let tracing = devices.iter().map(tracing).collect();
+        let following = devices.iter().map(|shared| Following::all(shared)).collect();
         client.stream.set_nonblocking(true)?;
-        let mut follower = Follower { client, readers, unsent: Vec::new(), _tracing: tracing };
+        let mut follower = Follower { client, readers, unsent: Vec::new(), _following: following };
         follower.say(&Reply::Done)?;
         Ok(follower)
     }
@@ -175,7 +182,7 @@ pub(crate) fn serve(devices: &[Arc<Shared>], clients: &Receiver<Client>) {
 }
 
 /// Makes this thread the nicest there is: a trace loses events rather than take a worker's CPU.
-fn give_way() {
+pub(super) fn give_way() {
     // SAFETY: the call takes three numbers; on Linux 0 is the calling thread, which does nothing else.
     if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) } < 0 {
         tracing::debug!(error = %std::io::Error::last_os_error(), "a trace that takes its share of the CPUs");

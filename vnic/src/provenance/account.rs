@@ -1,0 +1,264 @@
+//! The account: events and labels in, sums out.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::report::{FlowReport, Others, Passed, Report, SourceReport};
+use super::source::{Source, SourceKind};
+use crate::introspect::{Kind, Label};
+use crate::net::parse::{Packet, TCP, parse};
+use crate::observe::tracer::{Event, EventBuffer};
+use crate::spec::net::NET_HEADER_LEN;
+
+/// Flows that are listed, at most: where there are more, those that went silent first make room.
+pub const MAX_FLOWS: usize = 256;
+/// Sources that are listed, at most.
+pub const MAX_SOURCES: usize = 256;
+/// Sources of one flow that are listed, at most; what comes from further ones is in the flow's sums alone.
+pub const MAX_FLOW_SOURCES: usize = 16;
+
+/// Who talks to whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Flow {
+    protocol: u8,
+    source: SocketAddr,
+    destination: SocketAddr,
+}
+
+/// Payload, and what is known of it.
+#[derive(Debug, Clone, Copy, Default)]
+struct Bytes {
+    all: u64,
+    zero_copy: u64,
+    unsettled: u64,
+}
+
+impl Bytes {
+    fn add(&mut self, kind: SourceKind, bytes: u64) {
+        self.all += bytes;
+        if kind.is_zero_copy() {
+            self.zero_copy += bytes;
+        } else if kind == SourceKind::Unsettled {
+            self.unsettled += bytes;
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct FlowSums {
+    bytes: Bytes,
+    frames: u64,
+    descriptors: u64,
+    sources: Vec<(Arc<Source>, u64)>,
+    /// When it was last seen, in events.
+    seen_at: u64,
+}
+
+#[derive(Debug, Default)]
+struct SourceSums {
+    bytes: u64,
+    seen_at: u64,
+}
+
+/// From what the frames of a while came. See the [module](super).
+#[derive(Debug, Default)]
+pub struct Account {
+    seen: Passed,
+    bytes: Bytes,
+    headers: u64,
+    other: u64,
+    flows: HashMap<Flow, FlowSums>,
+    sources: HashMap<Arc<Source>, SourceSums>,
+    others: Others,
+    labels: Vec<Label>,
+}
+
+impl Account {
+    /// A chain that went through a transmit queue. `whose` is asked for a buffer with payload: it adds a label for each page
+    /// of the buffer in their order, or a single one for all of it.
+    pub fn add(&mut self, event: &Event, mut whose: impl FnMut(&EventBuffer, u64, &mut Vec<Label>)) {
+        self.seen.frames += 1;
+        self.seen.bytes += u64::from(event.frame_len);
+        let packet = match parse(event.head(), event.frame_len) {
+            Packet::Transport(packet) if packet.payload_len > 0 => packet,
+            _ => {
+                self.other += u64::from(event.frame_len);
+                return;
+            }
+        };
+        let flow = Flow { protocol: packet.protocol, source: packet.source, destination: packet.destination };
+        let mut left = u64::from(packet.payload_len.min(event.frame_len));
+        self.headers += u64::from(event.frame_len) - left;
+        let mut skip = net_header_len(event) + u64::from(packet.header_len);
+        let mut labels = std::mem::take(&mut self.labels);
+        let mut parts: Vec<(Source, u64)> = Vec::new();
+        let mut add = |source: Source, bytes: u64| match parts.last_mut() {
+            Some((last, sum)) if *last == source => *sum += bytes,
+            _ => parts.push((source, bytes)),
+        };
+        for (buffer, stamp) in event.buffers().iter().zip(event.stamps).filter(|(buffer, _)| !buffer.writable) {
+            let len = u64::from(buffer.len);
+            if skip >= len {
+                skip -= len;
+                continue;
+            }
+            let (from, bytes) = (skip, (len - skip).min(left));
+            skip = 0;
+            if bytes == 0 {
+                break;
+            }
+            left -= bytes;
+            labels.clear();
+            whose(buffer, stamp, &mut labels);
+            by_page(buffer.gpa, from, bytes, &labels, &mut add);
+        }
+        // More descriptors than the event had room for.
+        if left > 0 {
+            add(Source::of(SourceKind::Unsettled), left);
+        }
+        self.labels = labels;
+        self.sum(flow, event.descriptors, parts);
+    }
+
+    fn sum(&mut self, flow: Flow, descriptors: u16, parts: Vec<(Source, u64)>) {
+        let now = self.seen.frames;
+        if !self.flows.contains_key(&flow) && self.flows.len() >= MAX_FLOWS {
+            let others = &mut self.others;
+            make_room(
+                &mut self.flows,
+                |sums| sums.seen_at,
+                |gone| {
+                    others.flows += 1;
+                    others.flow_bytes += gone.bytes.all;
+                    others.flow_zero_copy_bytes += gone.bytes.zero_copy;
+                },
+            );
+        }
+        let sums = self.flows.entry(flow).or_default();
+        sums.seen_at = now;
+        sums.frames += 1;
+        sums.descriptors += u64::from(descriptors);
+        for (source, bytes) in parts {
+            self.bytes.add(source.kind, bytes);
+            sums.bytes.add(source.kind, bytes);
+            let source = match self.sources.get_key_value(&source) {
+                Some((known, _)) => known.clone(),
+                None => Arc::new(source),
+            };
+            if !self.sources.contains_key(&source) && self.sources.len() >= MAX_SOURCES {
+                let others = &mut self.others;
+                make_room(
+                    &mut self.sources,
+                    |sums| sums.seen_at,
+                    |gone| {
+                        others.sources += 1;
+                        others.source_bytes += gone.bytes;
+                    },
+                );
+            }
+            if let Some((_, sum)) = sums.sources.iter_mut().find(|(known, _)| *known == source) {
+                *sum += bytes;
+            } else if sums.sources.len() < MAX_FLOW_SOURCES {
+                sums.sources.push((source.clone(), bytes));
+            }
+            let sums = self.sources.entry(source).or_default();
+            sums.bytes += bytes;
+            sums.seen_at = now;
+        }
+    }
+
+    /// What it has come to. The caller adds what it knows beside.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        let mut flows: Vec<FlowReport> = self.flows.iter().map(|(flow, sums)| flow.report(sums)).collect();
+        flows.sort_by(|one, other| (other.bytes, &one.flow).cmp(&(one.bytes, &other.flow)));
+        let listed = self.sources.iter().map(|(source, sums)| (source, sums.bytes));
+        let (files, elsewhere) = sorted(listed).into_iter().partition(|one| one.source.kind == SourceKind::File);
+        Report {
+            seen: self.seen,
+            bytes: self.bytes.all,
+            zero_copy_bytes: self.bytes.zero_copy,
+            unsettled_bytes: self.bytes.unsettled,
+            header_bytes: self.headers,
+            other_bytes: self.other,
+            flows,
+            files,
+            elsewhere,
+            others: self.others,
+            ..Report::default()
+        }
+    }
+}
+
+impl Flow {
+    fn report(&self, sums: &FlowSums) -> FlowReport {
+        FlowReport {
+            flow: format!("{} > {}", self.source, self.destination),
+            protocol: if self.protocol == TCP { "tcp" } else { "udp" }.to_owned(),
+            bytes: sums.bytes.all,
+            zero_copy_bytes: sums.bytes.zero_copy,
+            unsettled_bytes: sums.bytes.unsettled,
+            frames: sums.frames,
+            descriptors: sums.descriptors,
+            sources: sorted(sums.sources.iter().map(|(source, bytes)| (source, *bytes))),
+        }
+    }
+}
+
+fn sorted<'s>(sources: impl Iterator<Item = (&'s Arc<Source>, u64)>) -> Vec<SourceReport> {
+    let mut all: Vec<SourceReport> =
+        sources.map(|(source, bytes)| SourceReport { source: (**source).clone(), bytes }).collect();
+    all.sort_by(|one, other| (other.bytes, &one.source.path).cmp(&(one.bytes, &other.source.path)));
+    all
+}
+
+/// How long the virtio-net header in front of the frame is: what the buffers have more than the frame. VIRTIO 1.3, 5.1.6.
+fn net_header_len(event: &Event) -> u64 {
+    let readable = event.buffers().iter().filter(|buffer| !buffer.writable);
+    let all: u64 = readable.map(|buffer| u64::from(buffer.len)).sum();
+    match usize::from(event.descriptors) > event.buffers().len() {
+        true => NET_HEADER_LEN as u64,
+        false => all.saturating_sub(event.frame_len.into()),
+    }
+}
+
+/// Shares `bytes` of a buffer at `gpa`, from its byte `from` on, out among its pages' labels.
+fn by_page(gpa: u64, from: u64, bytes: u64, labels: &[Label], add: &mut impl FnMut(Source, u64)) {
+    let (mut at, mut left) = (gpa.saturating_add(from), bytes);
+    if let [one] = labels {
+        add(Source::from(one), left);
+        return;
+    }
+    let first = at >> 12;
+    for (page, label) in (gpa >> 12..).zip(labels).skip_while(|(page, _)| *page < first) {
+        let here = left.min(((page + 1) << 12).saturating_sub(at));
+        add(Source::from(label), here);
+        (at, left) = (at + here, left - here);
+        if left == 0 {
+            return;
+        }
+    }
+    if left > 0 {
+        add(Source::from(&Label::of(at, Kind::Unsettled)), left);
+    }
+}
+
+/// Takes out the half that was seen least recently.
+fn make_room<K: Clone + Eq + Hash, S>(
+    table: &mut HashMap<K, S>,
+    seen_at: impl Fn(&S) -> u64,
+    mut gone: impl FnMut(&S),
+) {
+    let mut times: Vec<u64> = table.values().map(&seen_at).collect();
+    times.sort_unstable();
+    let limit = times.get(times.len() / 2).copied().unwrap_or_default();
+    table.retain(|_, sums| {
+        let stays = seen_at(sums) > limit;
+        if !stays {
+            gone(sums);
+        }
+        stays
+    });
+}

@@ -1,0 +1,132 @@
+//! What payload was read from.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::introspect::{Kind, Label, Plain};
+
+/// What kind of memory payload was read from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SourceKind {
+    /// A file's own pages.
+    File,
+    /// A program's own memory.
+    Anonymous,
+    /// What the kernel copies payload into for a socket.
+    Socket,
+    /// Something else.
+    Other,
+    /// Not known for sure.
+    Unsettled,
+}
+
+impl SourceKind {
+    /// Was it read from where its owner has it, with no copy made for sending?
+    #[must_use]
+    pub fn is_zero_copy(self) -> bool {
+        matches!(self, SourceKind::File | SourceKind::Anonymous)
+    }
+}
+
+/// What payload was read from. What a kind does not have is `None`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Source {
+    /// What it is.
+    pub kind: SourceKind,
+    /// The file's path.
+    pub path: Option<String>,
+    /// The file system's type.
+    pub filesystem: Option<String>,
+    /// What the file system is on.
+    pub device: Option<String>,
+    /// The file's inode number.
+    pub inode: Option<u64>,
+    /// Has the file no name any more?
+    pub deleted: Option<bool>,
+    /// The program whose memory it is.
+    pub program: Option<String>,
+    /// Its process.
+    pub pid: Option<u32>,
+}
+
+impl Source {
+    /// One of which no more than its kind is known.
+    #[must_use]
+    pub fn of(kind: SourceKind) -> Self {
+        Source {
+            kind,
+            path: None,
+            filesystem: None,
+            device: None,
+            inode: None,
+            deleted: None,
+            program: None,
+            pid: None,
+        }
+    }
+}
+
+/// From the label of a page that has been sent.
+impl From<&Label> for Source {
+    fn from(label: &Label) -> Self {
+        let text = |text: &Option<std::sync::Arc<str>>| text.as_deref().map(str::to_owned);
+        match label.kind {
+            Kind::File => Source {
+                path: text(&label.path),
+                filesystem: text(&label.filesystem),
+                device: text(&label.device),
+                inode: label.inode,
+                deleted: label.deleted,
+                ..Source::of(SourceKind::File)
+            },
+            Kind::Anonymous => {
+                Source { program: label.program.clone(), pid: label.pid, ..Source::of(SourceKind::Anonymous) }
+            }
+            Kind::Socket => Source::of(SourceKind::Socket),
+            // The heads of frames, which have the payload of small ones.
+            Kind::Slab if label.cache.as_deref().is_none_or(is_for_sockets) => Source::of(SourceKind::Socket),
+            // It was in use when it was sent: whose it was then is lost.
+            Kind::Unsettled | Kind::Free => Source::of(SourceKind::Unsettled),
+            Kind::Slab | Kind::Reserved | Kind::Firmware | Kind::Unknown => Source::of(SourceKind::Other),
+        }
+    }
+}
+
+/// Is it a cache that the kernel takes the linear part of an skb from?
+fn is_for_sockets(cache: &str) -> bool {
+    ["kmalloc-", "skbuff_", "large kmalloc"].iter().any(|name| cache.starts_with(name))
+}
+
+/// In words: `/var/www/big.bin (ext4 on vda1)`, `memory of nginx[812]`, `socket buffers (copied)`.
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            SourceKind::File => {
+                match (&self.path, self.inode) {
+                    (Some(path), _) => write!(f, "{}", Plain(path))?,
+                    (None, Some(inode)) => write!(f, "inode {inode}")?,
+                    (None, None) => f.write_str("files that let go of their pages meanwhile")?,
+                }
+                if self.deleted == Some(true) {
+                    f.write_str(" (deleted)")?;
+                }
+                match (&self.filesystem, &self.device) {
+                    (Some(filesystem), Some(device)) if device != filesystem => {
+                        write!(f, " ({} on {})", Plain(filesystem), Plain(device))
+                    }
+                    (Some(filesystem), _) => write!(f, " ({})", Plain(filesystem)),
+                    _ => Ok(()),
+                }
+            }
+            SourceKind::Anonymous => match (&self.program, self.pid) {
+                (Some(program), Some(pid)) => write!(f, "memory of {}[{pid}]", Plain(program)),
+                _ => f.write_str("memory of programs that let go of it meanwhile"),
+            },
+            SourceKind::Socket => f.write_str("socket buffers (copied)"),
+            SourceKind::Other => f.write_str("other memory of the kernel"),
+            SourceKind::Unsettled => f.write_str("unsettled"),
+        }
+    }
+}
