@@ -5,21 +5,26 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
-use super::devices::{Device, Queue};
+use super::devices::{Device, Frames, Queue};
+use super::ram::Ram;
 use super::rings::{self, Look};
+use super::trace::Tracing;
 use super::{AttachError, Attached};
 use crate::observe::protocol::{FeatureSets, QueueStatus, RegionStatus, Reply, Request, RingSnapshot, Status};
 use crate::serve::Admitted;
 use crate::serve::control::Source;
+use crate::serve::trace::Client;
 use crate::spec::Features;
 
 /// What a client may ask of a VM that is looked into.
 #[derive(Debug)]
 pub struct Answers {
     state: Mutex<State>,
+    tracing: Mutex<Option<Tracing>>,
+    me: Weak<Answers>,
 }
 
 #[derive(Debug)]
@@ -32,8 +37,39 @@ struct State {
 impl Answers {
     /// Answers by these eyes.
     #[must_use]
-    pub fn new(attached: Attached) -> Answers {
-        Answers { state: Mutex::new(State { attached, moved: BTreeMap::new() }) }
+    pub fn new(attached: Attached) -> Arc<Answers> {
+        let state = Mutex::new(State { attached, moved: BTreeMap::new() });
+        Arc::new_cyclic(|me| Answers { state, tracing: Mutex::default(), me: me.clone() })
+    }
+
+    /// Shows the guest's memory and its devices as they are now. `None`: they are not to be had now.
+    pub(super) fn look_up(&self, mut show: impl FnMut(&Ram, &[Device])) -> Option<Arc<Ram>> {
+        let mut state = self.state();
+        let found = state.attached.refresh().and_then(|()| state.attached.devices());
+        let devices = found.inspect_err(|error| tracing::debug!(%error, "no devices at the moment")).ok()?;
+        let ram = state.attached.shared_ram();
+        show(&ram, &devices);
+        Some(ram)
+    }
+
+    /// One more follows the rings.
+    fn follow(&self, client: Client) -> Result<(), String> {
+        let devices = {
+            let mut state = self.state();
+            let found = state.attached.refresh().and_then(|()| state.attached.devices());
+            found.map_err(|error| error.to_string())?
+        };
+        let mut tracing = self.tracing.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || {
+            let me = self.me.upgrade().ok_or_else(|| "it is about to end".to_owned())?;
+            Tracing::new(&me, &devices).map_err(|error| format!("there is no thread to be had: {error}"))
+        };
+        let tracing = match tracing.take_if(|tracing| !tracing.is_for(&devices)).map_or(tracing.as_ref(), |_| None) {
+            Some(tracing) => tracing,
+            None => tracing.insert(new()?),
+        };
+        tracing.add(client);
+        Ok(())
     }
 
     /// Did the process end?
@@ -66,9 +102,11 @@ impl Source for Answers {
         reply.unwrap_or_else(|error| Reply::Error { message: error.to_string() })
     }
 
-    fn trace(&self, mut stream: UnixStream, _admitted: Admitted) {
-        let message = "vnic attach has no trace: it sees the rings, not each chain as it passes".to_owned();
-        let _ = crate::serve::control::send(&mut stream, &Reply::Error { message });
+    fn trace(&self, stream: UnixStream, admitted: Admitted) {
+        let Ok(mut refused) = stream.try_clone() else { return };
+        if let Err(message) = self.follow(Client { stream, _admitted: Some(admitted) }) {
+            let _ = crate::serve::control::send(&mut refused, &Reply::Error { message });
+        }
     }
 }
 
@@ -79,7 +117,7 @@ impl State {
         for device in &devices {
             for queue in &device.queues {
                 let look = self.attached.look(queue, device)?;
-                queues.push(self.queue(device, queue, &look));
+                queues.push(self.queue(queue, &look));
             }
         }
         let process = self.attached.ram().process();
@@ -109,7 +147,7 @@ impl State {
         })
     }
 
-    fn queue(&mut self, device: &Device, queue: &Queue, look: &Look) -> QueueStatus {
+    fn queue(&mut self, queue: &Queue, look: &Look) -> QueueStatus {
         let ring = &look.ring;
         let stands = (ring.avail_idx, ring.used_idx, queue.last_used);
         let now = Instant::now();
@@ -119,7 +157,7 @@ impl State {
         }
         let still = now.duration_since(moved.1).as_secs();
         let uncollected = if queue.packed.is_none() { ring.used_idx.wrapping_sub(queue.last_used) } else { 0 };
-        let mut turn = whose_turn(device, queue, look, uncollected);
+        let mut turn = whose_turn(queue, look, uncollected);
         if still > 0 {
             turn += &format!("; so for {still} s");
         }
@@ -182,9 +220,9 @@ fn features(device: &Device) -> Vec<String> {
 }
 
 /// Who has to do something next.
-fn whose_turn(device: &Device, queue: &Queue, look: &Look, uncollected: u16) -> String {
+fn whose_turn(queue: &Queue, look: &Look, uncollected: u16) -> String {
     let waiting = look.ring.in_flight;
-    let receives = device.kind == NET && queue.index.is_multiple_of(2) && !queue.name.ends_with("controlq");
+    let receives = queue.frames == Frames::Received;
     match () {
         () if queue.added > 0 => format!("the driver's turn: {} chains that it has not kicked for", queue.added),
         () if uncollected > 0 => format!("the driver's turn: {uncollected} used chains to collect"),

@@ -68,6 +68,21 @@ pub struct Queue {
     pub last_used: u16,
     /// Of a packed ring: what it takes to find out how far the device is.
     pub packed: Option<Packed>,
+    /// Does it carry frames?
+    pub frames: Frames,
+    /// Where `last_used` stands in the driver's books, guest-physical.
+    pub last_used_at: u64,
+}
+
+/// The frames that a queue carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Frames {
+    /// The guest's.
+    Sent,
+    /// Those for the guest.
+    Received,
+    /// None: it is no NIC's, or the one for its commands.
+    None,
 }
 
 /// A packed ring's books, as its driver keeps them.
@@ -215,8 +230,11 @@ impl Finder {
         // The descriptors are the longest part, and lie before the others in the same block.
         let desc = contiguous(reader, desc?, 16 * u64::from(size))?;
         let packed = is_packed.then(|| reader.word(in_ring(at.packed_state))).transpose()?;
+        let (name, frames) = self.queue_name(reader, queue, index, device)?;
         Ok(Queue {
-            name: format!("{}.{}", device.name, self.queue_name(reader, queue, index, device)?),
+            name: format!("{}.{name}", device.name),
+            frames,
+            last_used_at: reader.physical(in_ring(at.last_used))?,
             index,
             layout: RingLayout { size, desc, avail: reader.physical(avail?)?, used: reader.physical(used?)? },
             broken: byte(reader, in_ring(at.is_broken))? != 0,
@@ -234,14 +252,16 @@ impl Finder {
         queue: u64,
         index: u32,
         device: &Device,
-    ) -> Result<String, Stop> {
+    ) -> Result<(String, Frames), Stop> {
         const NET: u32 = 1;
         let name = plain(&reader.text(reader.word(queue.wrapping_add(self.virtio.queue_name))?, MAX_NAME)?);
         Ok(match (device.kind, index % 2) {
-            (NET, _) if device.features.has(Feature::CtrlVq) && name == "control" => "controlq".to_owned(),
-            (NET, 0) => format!("receiveq{}", index / 2),
-            (NET, _) => format!("transmitq{}", index / 2),
-            _ => name,
+            (NET, _) if device.features.has(Feature::CtrlVq) && name == "control" => {
+                ("controlq".to_owned(), Frames::None)
+            }
+            (NET, 0) => (format!("receiveq{}", index / 2), Frames::Received),
+            (NET, _) => (format!("transmitq{}", index / 2), Frames::Sent),
+            _ => (name, Frames::None),
         })
     }
 }

@@ -7,7 +7,7 @@
 //! 1. [`process`]: the process's mappings, and reads through `/proc/PID/mem` or, of shared memory, its file.
 //! 2. [`ram`]: which of them is the guest's RAM, and how it lies around the PCI hole.
 //! 3. `sysfs`, [`devices`]: from any file's super block to `/sys`, to the virtio bus, its devices, queues and rings.
-//! 4. `rings`: snapshots of the rings, made of copies.
+//! 4. `rings`: snapshots of the rings, made of copies; `trace`: what passes through them.
 //!
 //! Invariants: whatever stands in the process's memory is an answer or a sentence. Each look is a budget of steps.
 //!
@@ -22,6 +22,7 @@ pub mod ram;
 mod rings;
 mod serve;
 mod sysfs;
+mod trace;
 
 use std::io;
 use std::sync::Arc;
@@ -142,6 +143,10 @@ impl Attached {
     #[must_use]
     pub fn ram(&self) -> &Ram {
         &self.ram
+    }
+
+    fn shared_ram(&self) -> Arc<Ram> {
+        self.ram.clone()
     }
 
     /// The kernel's release, as `uname -r` has it.

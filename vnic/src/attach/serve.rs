@@ -2,7 +2,6 @@
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -33,7 +32,7 @@ pub fn serve(options: &Options, ready: impl FnOnce(&str)) -> Result<(), AttachEr
     let attached = Attached::open(options.pid)?;
     let release = attached.release().to_owned();
     let signals = block_signals()?;
-    let answers = Arc::new(Answers::new(attached));
+    let answers = Answers::new(attached);
     let failed = |source| ServeError::Control { path: options.control.clone(), source };
     let control = ControlSocket::bind(&options.control).map_err(failed)?;
     control.serve_source(answers.clone()).map_err(failed)?;

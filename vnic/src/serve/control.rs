@@ -171,7 +171,7 @@ impl ControlSocket {
     }
 }
 
-fn start(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+pub(crate) fn start(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
     std::thread::Builder::new().name(name.to_owned()).stack_size(STACK).spawn(body).map(drop)
 }
 

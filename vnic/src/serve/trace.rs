@@ -182,7 +182,7 @@ pub(crate) fn serve(devices: &[Arc<Shared>], clients: &Receiver<Client>) {
 }
 
 /// Makes this thread the nicest there is: a trace loses events rather than take a worker's CPU.
-pub(super) fn give_way() {
+pub(crate) fn give_way() {
     // SAFETY: the call takes three numbers; on Linux 0 is the calling thread, which does nothing else.
     if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) } < 0 {
         tracing::debug!(error = %std::io::Error::last_os_error(), "a trace that takes its share of the CPUs");
@@ -221,6 +221,10 @@ fn describe(queue: &str, event: &Event, moment: &Moment) -> ChainEvent {
         buffers: buffers.collect(),
         descriptors: event.descriptors,
         written: event.written,
-        summary: Summary::new(event.head(), event.frame_len, event.gso_size).to_string(),
+        // Of what is no frame, or the rest of one, there is nothing to say.
+        summary: match event.head() {
+            [] => String::new(),
+            head => Summary::new(head, event.frame_len, event.gso_size).to_string(),
+        },
     }
 }

@@ -1,0 +1,140 @@
+//! `vnic trace` of a VM that is looked into: one thread looks at the rings again and again while somebody follows, and writes
+//! events as a device's worker would; who follows them is served as a device's clients are.
+//!
+//! Operation: each device is a [`Shared`] of its own, with nothing but its queues' names and event rings. The devices are
+//! looked up anew from time to time: a driver may have come or gone, or the guest booted. A queue that was not there when the
+//! first of the present followers came is shown to those who come once all of them have gone.
+//!
+//! Limits: what passes between two looks is counted as missed, as is what is in packed rings.
+
+mod chain;
+mod queue;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use super::answers::Answers;
+use super::devices::{Device, Frames};
+use super::ram::Ram;
+use crate::backend::{About, Shared};
+use crate::serve::control::start;
+use crate::serve::trace::{self, Client};
+use queue::Watched;
+
+/// How often the devices are looked up.
+const ANEW: Duration = Duration::from_millis(500);
+/// How long a ring that stands still is looked at without a pause.
+const EAGER: Duration = Duration::from_millis(2);
+/// The pause then.
+const PAUSE: Duration = Duration::from_micros(200);
+/// How long a client has to be taken by the thread that serves it.
+const TAKEN: Duration = Duration::from_secs(10);
+
+/// Those who follow, and what they follow.
+#[derive(Debug)]
+pub(super) struct Tracing {
+    devices: Arc<[Arc<Shared>]>,
+    clients: Sender<Client>,
+    wake: Sender<()>,
+}
+
+impl Tracing {
+    /// For the queues that there are now.
+    pub(super) fn new(answers: &Arc<Answers>, devices: &[Device]) -> std::io::Result<Tracing> {
+        let shared: Arc<[Arc<Shared>]> = devices.iter().map(|device| Arc::new(face(device))).collect();
+        let (clients, served) = channel();
+        let (wake, woken) = channel();
+        let traced = shared.clone();
+        start("trace", move || trace::serve(&traced, &served))?;
+        let (watched, answers) = (shared.clone(), Arc::downgrade(answers));
+        start("rings", move || {
+            trace::give_way();
+            watch(&watched, &woken, &|| answers.upgrade());
+        })?;
+        Ok(Tracing { devices: shared, clients, wake })
+    }
+
+    /// Is it of these devices, or in use?
+    pub(super) fn is_for(&self, devices: &[Device]) -> bool {
+        let same = |(shared, device): (&Arc<Shared>, &Device)| {
+            shared.queues.iter().map(|queue| &queue.name).eq(device.queues.iter().map(|queue| &queue.name))
+        };
+        let traced = self.devices.iter().any(|shared| shared.traced());
+        traced || self.devices.len() == devices.len() && self.devices.iter().zip(devices).all(same)
+    }
+
+    /// One more follows.
+    pub(super) fn add(&self, client: Client) {
+        // Nobody is left to hear that a thread is gone.
+        let _ = self.clients.send(client);
+        let _ = self.wake.send(());
+    }
+}
+
+/// What followers see of a device.
+fn face(device: &Device) -> Shared {
+    let shared = Shared::new(About::default(), device.queues.iter().map(|queue| queue.name.clone()), Vec::new());
+    let mut view = shared.view();
+    view.negotiated = device.features;
+    view.rings = (0..).zip(&device.queues).map(|(at, queue)| (at, queue.layout)).collect();
+    drop(view);
+    shared
+}
+
+/// Looks while somebody follows, until nobody can come any more.
+fn watch(devices: &[Arc<Shared>], wake: &Receiver<()>, answers: &dyn Fn() -> Option<Arc<Answers>>) {
+    let traced = || devices.iter().any(|shared| shared.traced());
+    while wake.recv().is_ok() {
+        let deadline = Instant::now() + TAKEN;
+        while !traced() && Instant::now() < deadline {
+            std::thread::sleep(PAUSE);
+        }
+        let mut rings: Vec<(Instant, Watched)> = Vec::new();
+        let (mut ram, mut looked_up, mut moved): (Option<Arc<Ram>>, _, _) = (None, None, Instant::now());
+        while traced() {
+            let now = Instant::now();
+            if looked_up.is_none_or(|at| now.duration_since(at) > ANEW) {
+                let Some(answers) = answers() else { return };
+                ram = answers.look_up(|ram, found| renew(devices, &mut rings, ram, found));
+                looked_up = Some(Instant::now());
+            }
+            let Some(ram) = &ram else {
+                std::thread::sleep(ANEW);
+                continue;
+            };
+            let mut any = false;
+            for (epoch, ring) in &mut rings {
+                any |= ring.look(ram, epoch.elapsed().as_nanos() as u64);
+            }
+            if any {
+                moved = now;
+            } else if now.duration_since(moved) > EAGER {
+                std::thread::sleep(PAUSE);
+            }
+        }
+    }
+}
+
+/// Watches what there is now: what is still the same ring goes on, all else begins anew.
+fn renew(devices: &[Arc<Shared>], rings: &mut Vec<(Instant, Watched)>, ram: &Ram, found: &[Device]) {
+    let mut old = std::mem::take(rings);
+    for device in found {
+        for queue in &device.queues {
+            if let Some(at) = old.iter().position(|(_, ring)| ring.is(queue, device.features)) {
+                rings.push(old.swap_remove(at));
+                continue;
+            }
+            let known = |shared: &Arc<Shared>| {
+                let face = shared.queues.iter().find(|face| face.name == queue.name)?;
+                Some((shared.started, face.clone()))
+            };
+            let Some((epoch, face)) = devices.iter().find_map(known) else { continue };
+            rings.extend(Watched::new(ram, queue, device.features, face).map(|ring| (epoch, ring)));
+        }
+    }
+    // Frames are what most look for.
+    rings.sort_by_key(|(_, ring)| ring.frames() == Frames::None);
+}
