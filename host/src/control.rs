@@ -5,6 +5,7 @@
 
 use std::fmt::Debug;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -140,6 +141,11 @@ impl Client {
         }
     }
 
+    /// Is there a line that was received but not yet read?
+    fn has_more(&self) -> bool {
+        self.stream.buffer().contains(&b'\n')
+    }
+
     fn unexpected(&self, reply: &impl Debug) -> anyhow::Error {
         anyhow!("{} gave another answer than was asked for: {reply:?}", self.path.display())
     }
@@ -224,6 +230,17 @@ impl Client {
 pub(crate) struct Top(Client);
 
 impl Top {
+    /// What can be waited on for the next one.
+    pub(crate) fn news(&self) -> Result<OwnedFd> {
+        let copy = self.0.stream.get_ref().try_clone();
+        Ok(copy.map_err(|error| self.0.failed(&error))?.into())
+    }
+
+    /// Are there reports that were received but not yet read?
+    pub(crate) fn has_more(&self) -> bool {
+        self.0.has_more()
+    }
+
     /// The next report; `None` when the device ended.
     pub(crate) fn next(&mut self) -> Result<Option<Report>> {
         let Some(line) = self.0.line()? else { return Ok(None) };
@@ -242,7 +259,7 @@ pub(crate) struct Trace(Client);
 impl Trace {
     /// Are there events that were received but not yet read?
     pub(crate) fn has_more(&self) -> bool {
-        self.0.stream.buffer().contains(&b'\n')
+        self.0.has_more()
     }
 
     /// The next event; `None` when the device ended.

@@ -50,7 +50,7 @@ enum Command {
     Watch(watch::Args),
     /// Every chain as it passes, one line each
     Trace(trace::Args),
-    /// From what the guest's frames come: by flow and by file, zero-copy or copied
+    /// From what the guest's frames come, live: by flow and by file, zero-copy or copied
     Top(top::Args),
     /// Whose memory a page of the guest is: a file's, a program's, the kernel's
     Page(page::Args),

@@ -1,5 +1,6 @@
 //! `vnic top`: from what the guest's frames come, by flow and by file.
 
+use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -8,7 +9,7 @@ use super::ControlArgs;
 use crate::views::top::By;
 use crate::{Finding, views};
 
-/// Between two reports.
+/// Between two reports, which is also how long is looked where nothing is said.
 const EVERY: Duration = Duration::from_secs(1);
 
 /// Options of `vnic top`.
@@ -22,7 +23,7 @@ pub(super) struct Args {
     /// End after so many seconds
     #[arg(long = "for", value_name = "SECONDS", value_parser = seconds)]
     time: Option<Duration>,
-    /// What comes first: flow or file
+    /// What comes first: flow or file; the key f switches
     #[arg(long, value_name = "WHAT", default_value = "flow")]
     by: By,
     /// With --once one JSON document; else one JSON object per line, each second
@@ -37,8 +38,9 @@ pub(super) fn seconds(text: &str) -> Result<Duration, String> {
     seconds.ok_or_else(|| format!("{text} is no number of seconds; write one from 0.1 to 86400, such as 10"))
 }
 
-/// Shows what was seen until the time is over.
+/// Shows what is seen, live until somebody or the time ends it.
 pub(super) fn run(args: &Args) -> Result<Finding> {
+    let screen = io::stdout().is_terminal() && io::stdin().is_terminal();
     if args.json && !args.once {
         let mut top = args.control.open()?.top(EVERY)?;
         while let Some(report) = top.next()? {
@@ -47,11 +49,13 @@ pub(super) fn run(args: &Args) -> Result<Finding> {
                 break;
             }
         }
-    } else if args.once || args.time.is_some() {
+    } else if args.once || (args.time.is_some() && !screen) {
         let report = args.control.open()?.watched(args.time.unwrap_or(EVERY))?;
         if args.json { views::json(&report)? } else { views::top::show(&report, args.by)? }
+    } else if screen {
+        views::top::run(args.control.open()?.top(EVERY)?, args.by, args.time)?;
     } else {
-        bail!("say for how long: `vnic top --for 10`, or `vnic top --json` for a report each second");
+        bail!("`vnic top` needs a terminal; `vnic top --for 10` and `vnic top --json` print to anything");
     }
     Ok(Finding::Fine)
 }

@@ -20,6 +20,7 @@ pub(crate) mod page;
 pub(crate) mod report;
 pub(crate) mod rings;
 pub(crate) mod scan;
+mod screen;
 pub(crate) mod status;
 mod style;
 mod table;

@@ -1,15 +1,20 @@
 //! `vnic top`: flows and files, with where their bytes came from.
 
 use std::fmt::{self, Write as _};
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use comfy_table::Cell;
 use vnic::observe::protocol::{FlowReport, Report, SourceKind, SourceReport};
 
+use super::screen::{self, Why};
 use super::style::{BAD, DIM, GOOD, HEAD, WARN};
 use super::table::Align;
 use super::{figures, table};
+use crate::control::Top;
 
+/// How often it is drawn at least: reports come as they come.
+const REFRESH: Duration = Duration::from_secs(5);
 /// Lines of a table that are shown to people, at most.
 const LINES: usize = 20;
 /// What a flow is told to come from, at most.
@@ -26,20 +31,82 @@ pub(crate) enum By {
 
 /// Prints a report.
 pub(crate) fn show(report: &Report, by: By) -> Result<()> {
-    super::put(text(report, by)?)
+    super::put(text(report, None, by)?)
 }
 
-fn text(report: &Report, by: By) -> Result<String, fmt::Error> {
+/// Shows reports live until somebody or the time ends it; what was seen at the end stays on the ordinary screen.
+pub(crate) fn run(mut top: Top, by: By, time: Option<Duration>) -> Result<()> {
+    let news = top.news()?;
+    let (mut last, mut before, mut by) = (Report::default(), None, by);
+    let told = screen::run(REFRESH, Some(&news), |why| {
+        let over = |report: &Report| time.is_some_and(|time| report.seconds >= time.as_secs_f64());
+        if why == Why::Key(b'f') {
+            by = by.other();
+        }
+        while why == Why::News && !over(&last) {
+            let Some(report) = top.next()? else { bail!("`vnic serve` has ended") };
+            before = Some(std::mem::replace(&mut last, report));
+            if !top.has_more() {
+                break;
+            }
+        }
+        let lines = format!("{DIM}q quits, f: by flow, by file{DIM:#}\n{}", text(&last, before.as_ref(), by)?);
+        Ok((!over(&last)).then(|| lines.lines().map(str::to_owned).collect()))
+    })?;
+    if told { show(&last, by) } else { Ok(()) }
+}
+
+/// A report; with the one before, how fast it goes.
+fn text(report: &Report, before: Option<&Report>, by: By) -> Result<String, fmt::Error> {
     let mut text = head(report)?;
     if report.bytes > 0 {
+        let rates = before.map(|before| Rates { before, seconds: report.seconds - before.seconds });
         let (first, second) = match by {
-            By::Flow => (flows(report), files(report)),
-            By::File => (files(report), flows(report)),
+            By::Flow => (flows(report, rates), files(report, rates)),
+            By::File => (files(report, rates), flows(report, rates)),
         };
         write!(text, "\n{first}\n{second}")?;
     }
     text += &others(report);
     Ok(text)
+}
+
+impl By {
+    fn other(self) -> By {
+        match self {
+            By::Flow => By::File,
+            By::File => By::Flow,
+        }
+    }
+}
+
+/// The report before, and how long ago that was.
+#[derive(Debug, Clone, Copy)]
+struct Rates<'r> {
+    before: &'r Report,
+    seconds: f64,
+}
+
+impl Rates<'_> {
+    /// So many bytes, where there were so many before.
+    fn per_second(self, now: u64, before: Option<u64>) -> String {
+        let new = now.saturating_sub(before.unwrap_or(0));
+        if new == 0 || self.seconds <= 0.0 {
+            return String::new();
+        }
+        format!("{}/s", figures::bytes((new as f64 / self.seconds) as u64))
+    }
+
+    fn flow(self, flow: &FlowReport) -> String {
+        let same = |other: &&FlowReport| (&other.flow, &other.protocol) == (&flow.flow, &flow.protocol);
+        self.per_second(flow.bytes, self.before.flows.iter().find(same).map(|flow| flow.bytes))
+    }
+
+    fn source(self, source: &SourceReport) -> String {
+        let mut all = self.before.files.iter().chain(&self.before.elsewhere);
+        let before = all.find(|other| other.source == source.source);
+        self.per_second(source.bytes, before.map(|source| source.bytes))
+    }
 }
 
 /// What is said of all of it.
@@ -59,16 +126,24 @@ fn head(report: &Report) -> Result<String, fmt::Error> {
     Ok(text)
 }
 
-fn flows(report: &Report) -> String {
-    let columns = [("flow", Align::Left), ("bytes", Align::Right), ("zero-copy", Align::Right), ("from", Align::Left)];
+fn flows(report: &Report, rates: Option<Rates<'_>>) -> String {
+    let mut columns =
+        vec![("flow", Align::Left), ("bytes", Align::Right), ("zero-copy", Align::Right), ("from", Align::Left)];
+    if rates.is_some() {
+        columns.insert(2, ("rate", Align::Right));
+    }
     let row = |flow: &FlowReport| {
         let share = flow.zero_copy_share();
-        vec![
+        let mut row = vec![
             Cell::new(name(flow)),
             Cell::new(figures::bytes(flow.bytes)),
             table::styled(percent(flow.zero_copy_bytes, flow.bytes.saturating_sub(flow.unsettled_bytes)), style(share)),
             Cell::new(from(flow)),
-        ]
+        ];
+        if let Some(rates) = rates {
+            row.insert(2, Cell::new(rates.flow(flow)));
+        }
+        row
     };
     let rows = report.flows.iter().take(LINES).map(row).collect();
     table::table(&columns, rows)
@@ -95,8 +170,11 @@ fn from(flow: &FlowReport) -> String {
     all.join(", ")
 }
 
-fn files(report: &Report) -> String {
-    let columns = [("from", Align::Left), ("bytes", Align::Right), ("share", Align::Right)];
+fn files(report: &Report, rates: Option<Rates<'_>>) -> String {
+    let mut columns = vec![("from", Align::Left), ("bytes", Align::Right), ("share", Align::Right)];
+    if rates.is_some() {
+        columns.insert(2, ("rate", Align::Right));
+    }
     let mut all: Vec<&SourceReport> = report.files.iter().chain(&report.elsewhere).collect();
     all.sort_by_key(|source| std::cmp::Reverse(source.bytes));
     let row = |source: &&SourceReport| {
@@ -105,11 +183,15 @@ fn files(report: &Report) -> String {
             SourceKind::Socket => BAD,
             SourceKind::Other | SourceKind::Unsettled => WARN,
         };
-        vec![
+        let mut row = vec![
             table::styled(&source.source, style),
             Cell::new(figures::bytes(source.bytes)),
             Cell::new(percent(source.bytes, report.bytes)),
-        ]
+        ];
+        if let Some(rates) = rates {
+            row.insert(2, Cell::new(rates.source(source)));
+        }
+        row
     };
     table::table(&columns, all.iter().take(LINES).map(row).collect())
 }

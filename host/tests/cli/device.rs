@@ -123,7 +123,6 @@ fn serve(stream: UnixStream, script: &Script, asked: &Mutex<Vec<Asked>>, memory:
                     return;
                 }
             }
-            return;
         }
         if request == Asked::Device(Request::Trace) {
             for event in &script.events {

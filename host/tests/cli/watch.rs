@@ -1,4 +1,4 @@
-//! `vnic watch` in a terminal.
+//! `vnic watch` and `vnic top` in a terminal.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -35,7 +35,7 @@ impl Drop for Killed {
     }
 }
 
-/// A terminal with `vnic watch` in it.
+/// A terminal with a command in it.
 struct Terminal {
     keyboard: File,
     /// Kept open: the terminal's settings are looked at after the end.
@@ -49,10 +49,11 @@ struct Terminal {
 
 impl Terminal {
     fn start(scratch: &Scratch, device: &Device) -> Self {
-        Terminal::with(scratch.vnic(), device)
+        Terminal::with(scratch.vnic(), &["watch", "--control", device.control()], "in-flight=1")
     }
 
-    fn with(mut command: Command, device: &Device) -> Self {
+    /// Waits for what the first picture has.
+    fn with(mut command: Command, words: &[&str], first: &str) -> Self {
         // Not `openpty`: a command that another test starts meanwhile would inherit the outside, and keep it open.
         let outside = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).unwrap();
         grantpt(&outside).unwrap();
@@ -62,7 +63,7 @@ impl Terminal {
         let side = || Stdio::from(inside.try_clone().unwrap());
         let sized = Command::new("stty").args(["rows", "20", "cols", "80"]).stdin(side()).status().unwrap();
         assert!(sized.success());
-        command.args(["watch", "--control", device.control()]).stdin(side()).stdout(side()).stderr(side());
+        command.args(words).stdin(side()).stdout(side()).stderr(side());
         let child = command.spawn().unwrap();
         // The command holds the terminal open as long as it lives.
         drop(command);
@@ -81,7 +82,7 @@ impl Terminal {
             }
         });
         let terminal = Terminal { keyboard, inside, screen, enough, reader, child: Killed(child) };
-        wait_for("the first picture", || terminal.shows("in-flight=1").then_some(()));
+        wait_for("the first picture", || terminal.shows(first).then_some(()));
         terminal
     }
 
@@ -149,5 +150,28 @@ fn a_closed_window_that_sends_sighup_ends_it() {
     // As in a shell: the terminal is the session's own, and its end is a SIGHUP to the session.
     let mut command = Command::new("setsid");
     command.args(["--ctty", env!("CARGO_BIN_EXE_vnic")]);
-    Terminal::with(command, &device).closes();
+    Terminal::with(command, &["watch", "--control", device.control()], "in-flight=1").closes();
+}
+
+#[test]
+fn top_is_by_flow_then_by_file_and_its_last_picture_stays() {
+    let scratch = Scratch::new();
+    let device = Device::start(&scratch.path("control"), device::busy());
+    let words = ["top", "--control", device.control()];
+    // The second report has a rate.
+    let mut terminal = Terminal::with(scratch.vnic(), &words, "rate");
+    let first = |terminal: &Terminal| {
+        let screen = terminal.screen.lock().unwrap();
+        let last = screen.rsplit("q quits").next().unwrap_or_default().to_owned();
+        last.find("zero-copy").zip(last.find("share")).map(|(flows, files)| flows < files)
+    };
+    assert!(terminal.is_raw());
+    wait_for("flows first", || (first(&terminal) == Some(true)).then_some(()));
+    terminal.keyboard.write_all(b"f").unwrap();
+    wait_for("files first", || (first(&terminal) == Some(false)).then_some(()));
+    terminal.keyboard.write_all(b"q").unwrap();
+    let screen = terminal.screen.clone();
+    terminal.ends_well();
+    let screen = screen.lock().unwrap();
+    assert!(screen.rsplit(LEAVE).next().unwrap_or_default().contains("/var/www/html/big.bin"), "{screen:?}");
 }
