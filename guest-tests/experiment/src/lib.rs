@@ -9,6 +9,7 @@
 //! | [`verdict`] | the judgement on a transfer |
 //! | [`flow`] | the device as a witness: whose pages a flow's bytes are sent from |
 //! | [`scan`] | the guest's memory as a witness: how often held bytes stand in it |
+//! | [`watched`] | the judgement on a VM that is watched, without an agent in it |
 //! | [`control`] | how the device is asked for both, over its control socket |
 //!
 //! Place: over `vnic`, which knows nothing of it: [`control::Witness`] is plugged into the device's control socket, and a
@@ -24,4 +25,6 @@ pub mod run;
 pub mod scan;
 pub mod stamp;
 pub mod verdict;
+#[cfg(feature = "device")]
+pub mod watched;
 pub mod wire;

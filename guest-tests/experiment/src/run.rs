@@ -18,11 +18,40 @@ pub struct Run {
     pub accel: Option<String>,
     /// The file that was sent.
     pub file: FileInfo,
-    /// One entry per transfer, in the order they ran.
+    /// One entry per transfer, in the order they ran; or per flow, where a VM was watched.
     pub methods: Vec<Method>,
+    /// Where no transfer was conducted, but a VM watched: what was seen of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watched: Option<Watched>,
     /// Why a figure of this object is `null`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub reasons: BTreeMap<String, String>,
+}
+
+/// What was seen of a VM that was watched.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Watched {
+    /// For so long.
+    pub seconds: f64,
+    /// How much of what it sent was seen, by bytes of the frames; `null`: it sent nothing.
+    pub seen_share: Option<f64>,
+    /// Bytes of all frames it sent.
+    pub passed_bytes: u64,
+    /// The files whose own pages were sent.
+    pub files: Vec<WatchedFile>,
+}
+
+/// A file whose own pages were sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WatchedFile {
+    /// Its path, with file system and device: in words.
+    pub name: String,
+    /// Its path.
+    pub path: Option<String>,
+    /// Its file system's type.
+    pub filesystem: Option<String>,
+    /// Payload from its pages: none of it was copied.
+    pub bytes: u64,
 }
 
 /// The file of a run.
@@ -59,7 +88,7 @@ impl fmt::Display for NicState {
 }
 
 /// One transfer and what the witnesses saw of it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Method {
     /// The row's name: method and suffix.
     pub method: String,

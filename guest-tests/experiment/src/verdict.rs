@@ -28,7 +28,7 @@ pub use guest::{copied_by, copies_per_byte, guest};
 pub use memory::memory;
 
 /// From this share of payload bytes, all of them are meant (TCP may re-send a byte or two from a linearised skb).
-const NEARLY_ALL: f64 = 0.999;
+pub(crate) const NEARLY_ALL: f64 = 0.999;
 /// By so many copies per payload byte two witnesses may differ: the accounts hold a socket's few bytes beside the payload.
 const TOLERANCE: f64 = 0.05;
 /// Fewer copies per payload byte than this are none.

@@ -21,6 +21,7 @@ mod serve;
 mod status;
 mod top;
 mod trace;
+mod verdict;
 mod watch;
 
 /// A virtio-net device you can see into.
@@ -62,7 +63,9 @@ enum Command {
     Scan(scan::Args),
     /// Conduct a transfer run in a guest, leave its record
     Judge(Box<judge::Args>),
-    /// The verdicts of a transfer run
+    /// Watch a VM for a while, and judge flow by flow whether it sends without copying: no agent in it
+    Verdict(verdict::Args),
+    /// The verdicts of a transfer run, or of a VM that was watched
     Report(report::Args),
     /// What this machine can do, and how to fix what it can't
     Doctor(doctor::Args),
@@ -84,6 +87,7 @@ impl Cli {
             Command::Release(args) => release::run(args),
             Command::Scan(args) => scan::run(args),
             Command::Judge(args) => judge::run(*args),
+            Command::Verdict(args) => verdict::run(&args),
             Command::Report(args) => report::run(&args),
             Command::Doctor(args) => doctor::run(&args),
         }

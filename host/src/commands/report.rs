@@ -37,7 +37,9 @@ struct Document<'a> {
 /// Shows the table; broken if a verdict is not the expected one or a digest is wrong.
 pub(super) fn run(args: &Args) -> Result<Finding> {
     let run = read(&args.run)?;
-    let surprises: Vec<String> = run.methods.iter().flat_map(verdict::surprises).collect();
+    // Of what was only watched, nothing was expected.
+    let conducted = run.methods.iter().filter(|_| run.watched.is_none());
+    let surprises: Vec<String> = conducted.flat_map(verdict::surprises).collect();
     if let Some(path) = &args.html {
         let page = views::html::page(&run, &surprises);
         fs::write(path, page).with_context(|| format!("cannot write the page {}", path.display()))?;
@@ -63,7 +65,7 @@ fn read(path: &Path) -> Result<Run> {
             anyhow!("{name} is not a run's record: {error}; {AGAIN}")
         }
     })?;
-    if run.methods.is_empty() {
+    if run.methods.is_empty() && run.watched.is_none() {
         bail!("the run's record {} has no transfer in it; {AGAIN}", path.display());
     }
     Ok(run)

@@ -104,6 +104,7 @@ pub(crate) fn conduct(record: &Path, control: Client, plan: &Plan) -> Result<(Ru
         accel: plan.accel.clone(),
         file: FileInfo { bytes: plan.bytes, filesystem: plan.filesystems.join(","), chunk: Some(plan.chunk) },
         methods: Vec::new(),
+        watched: None,
         reasons: BTreeMap::new(),
     };
     for (figure, told) in [("qemu", run.qemu.is_some()), ("accel", run.accel.is_some())] {

@@ -5,7 +5,7 @@
 //! fetches nothing. The record is a file like any other: `maud` escapes what stands in it.
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
-use vnic_experiment::run::{Method, Run, Verdict};
+use vnic_experiment::run::{Method, Run, Verdict, Watched};
 
 use super::{classic, figures, report};
 
@@ -27,8 +27,15 @@ th,td{padding:.3rem .6rem;border-bottom:1px solid var(--line);text-align:right}
 th:first-child,td:first-child,.word{text-align:left}
 .z{color:var(--zero)}.c{color:var(--copy)}.b{color:var(--bad);font-weight:600}.scroll{overflow-x:auto}";
 
+const CONDUCTED: &str = "Measured by vnic: the NIC's descriptors against the physical addresses of the file's pages, the guest \
+    kernel's own accounts, the guest's memory read from outside.";
+const WATCHED: &str = "Measured by vnic: the NIC's descriptors, and whose memory they point at by the structures of the guest's \
+    own kernel, read from outside.";
+
 /// The whole page.
 pub(crate) fn page(run: &Run, surprises: &[String]) -> String {
+    // A witness that was not there cannot say that what lies elsewhere are copies: a program may have made it there.
+    let elsewhere = if run.watched.is_some() { "elsewhere" } else { "copies" };
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -41,19 +48,18 @@ pub(crate) fn page(run: &Run, surprises: &[String]) -> String {
             body {
                 h1 { "Who copied the file?" }
                 p.about { (report::about(run)) }
-                div.rows { @for method in &run.methods { (figure(method)) } }
-                (table(run))
-                (classic_table(run))
+                div.rows { @for method in &run.methods { (figure(method, elsewhere)) } }
+                @if let Some(watched) = &run.watched { (files(watched)) } @else {
+                    (table(run))
+                    (classic_table(run))
+                }
                 @for surprise in surprises { p.b { (surprise) } }
-                @for method in &run.methods {
+                @for method in run.methods.iter().filter(|_| run.watched.is_none()) {
                     @for (heads, reason) in report::missing(method) {
                         p.why { (report::NULL) " " (method.method) ": " (heads) ": " (reason) }
                     }
                 }
-                footer {
-                    "Measured by vnic: the NIC's descriptors against the physical addresses of the file's pages, the guest \
-                     kernel's own accounts, the guest's memory read from outside."
-                }
+                footer { (if run.watched.is_some() { WATCHED } else { CONDUCTED }) }
             }
         }
     };
@@ -77,14 +83,14 @@ fn width(part: u64, whole: u64) -> f64 {
     if part == 0 { 0.0 } else { (18.0 * part as f64 / whole as f64).max(1.5) }
 }
 
-fn figure(method: &Method) -> Markup {
+fn figure(method: &Method, elsewhere: &str) -> Markup {
     let (class, word) = verdict(method);
     let device = &method.device;
     html! {
         figure {
             figcaption { span { (method.method) } span class=(class) { (word) } }
             @match (device.payload_bytes, device.from_page_cache_bytes, device.from_elsewhere_bytes) {
-                (Some(whole), Some(cached), Some(elsewhere)) if whole > 0 => (drawing(whole, cached, elsewhere)),
+                (Some(whole), Some(cached), Some(other)) if whole > 0 => (drawing(whole, cached, other, elsewhere)),
                 _ => p.why { "No drawing: the device has no figures." }
             }
             @if let (Some(descriptors), Some(chains)) = (device.descriptors, device.chains) {
@@ -95,7 +101,7 @@ fn figure(method: &Method) -> Markup {
     }
 }
 
-fn drawing(whole: u64, cached: u64, elsewhere: u64) -> Markup {
+fn drawing(whole: u64, cached: u64, elsewhere: u64, name: &str) -> Markup {
     let share = |part| figures::percent(part, whole).unwrap_or_default();
     // Half of an arrow's head, somewhat wider than its way.
     let half = |part| width(part, whole) / 2.0 + 5.0;
@@ -121,11 +127,20 @@ fn drawing(whole: u64, cached: u64, elsewhere: u64) -> Markup {
             }
             @if elsewhere > 0 {
                 rect.box x="128" y="86" width="84" height="36" rx="5" {}
-                text x="170" y="101" { "copies" }
+                text x="170" y="101" { (name) }
                 text.soft x="170" y="115" { (share(elsewhere)) }
             }
             text.soft x="170" y="22" { (share(cached)) " straight" }
         }
+    }
+}
+
+fn files(watched: &Watched) -> Markup {
+    html! {
+        div.scroll { table {
+            thead { tr { th { "files whose own pages were sent" } th { "bytes" } } }
+            tbody { @for file in &watched.files { tr { td { (file.name) } td { (figures::bytes(file.bytes)) } } } }
+        } }
     }
 }
 

@@ -26,6 +26,7 @@ mod style;
 mod table;
 pub(crate) mod top;
 pub(crate) mod trace;
+pub(crate) mod verdict;
 pub(crate) mod watch;
 
 /// Standard output with colour where it is a terminal.

@@ -7,7 +7,7 @@ use comfy_table::Cell;
 
 use super::style::{BAD, DIM, GOOD, HEAD, PLAIN, WARN};
 use super::table::{Align, paragraph, styled, table as aligned};
-use super::{classic, figures};
+use super::{classic, figures, verdict};
 
 /// Stands for a figure that could not be measured.
 pub(super) const NULL: &str = "–";
@@ -71,7 +71,7 @@ pub(super) fn missing(method: &Method) -> Vec<(String, &str)> {
 
 /// The table, what is missing and why, and what is not as expected.
 pub(crate) fn show(run: &Run, surprises: &[String]) -> Result<()> {
-    super::put(text(run, surprises))
+    super::put(if run.watched.is_some() { verdict::text(run) } else { text(run, surprises) })
 }
 
 fn text(run: &Run, surprises: &[String]) -> String {
@@ -97,6 +97,9 @@ fn text(run: &Run, surprises: &[String]) -> String {
 
 /// What ran, in a line.
 pub(super) fn about(run: &Run) -> String {
+    if let Some(watched) = &run.watched {
+        return verdict::about(run, watched);
+    }
     format!(
         "Linux {} under QEMU {} ({}), a file of {} on {}",
         run.kernel,

@@ -152,6 +152,7 @@ fn sent(seconds: f64) -> Report {
         protocol: "tcp".to_owned(),
         bytes: sources.iter().map(|source| source.bytes).sum(),
         zero_copy_bytes,
+        file_bytes: zero_copy_bytes,
         unsettled_bytes: 0,
         frames: 100,
         descriptors: 1700,

@@ -391,3 +391,39 @@ fn top_says_by_flow_and_by_file_from_where_the_bytes_come() {
         assert_eq!(top(bad).code, Some(2), "{bad:?}");
     }
 }
+
+#[test]
+fn verdict_judges_flows_and_leaves_a_record_that_report_shows() {
+    let scratch = Scratch::new();
+    let device = start(&scratch);
+    let record = scratch.path("run.json");
+    let verdict = |more: &[&str]| {
+        let words = ["verdict", "--for", "1", "--control", device.control()];
+        scratch.run(&[&words, more].concat())
+    };
+    let outcome = verdict(&["--output", record.to_str().unwrap()]);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert_eq!(
+        outcome.stdout,
+        "Linux 6.1.0-56-cloud-amd64, watched for 1.0 s: 95.4 MiB sent, 80.0 % of it seen: the figures are of\n\
+         that\n\n\
+         flow                            verdict       bytes  from files  descriptors/MiB\n\
+         10.0.2.15:80 > 10.0.2.2:51514   zero-copy  63.9 MiB      99.9 %             26.6\n\
+         10.0.2.15:443 > 10.0.2.2:51600  copied     11.4 MiB       0.0 %            148.7\n\n\
+         files whose own pages were sent          bytes\n\
+         /var/www/html/big.bin (ext4 on vda1)  63.9 MiB\n\n\
+         10.0.2.15:80 > 10.0.2.2:51514: of 67010000 payload bytes seen, 67000000 bytes from\n\
+         /var/www/html/big.bin (ext4 on vda1), 10000 bytes from socket buffers (copied); 26.6 descriptors per\n\
+         MiB, 100 frames\n\
+         10.0.2.15:443 > 10.0.2.2:51600: of 11990000 payload bytes seen, 11990000 bytes from socket buffers\n\
+         (copied); 148.7 descriptors per MiB, 100 frames\n"
+    );
+    let report = |more: &[&str]| scratch.run(&[&["report", record.to_str().unwrap()], more].concat());
+    assert_eq!(report(&[]).stdout, outcome.stdout);
+    let page = scratch.path("page.html");
+    let json = report(&["--json", "--html", page.to_str().unwrap()]).json();
+    assert_eq!(json["run"]["methods"][0]["verdict"], "zero-copy", "{json:#}");
+    assert_eq!(json["run"]["methods"][1]["verdict"], "copied", "{json:#}");
+    assert!(std::fs::read_to_string(page).unwrap().contains("/var/www/html/big.bin"));
+    assert_eq!(verdict(&["--json"]).json(), json["run"]);
+}

@@ -32,17 +32,17 @@ struct Flow {
 struct Bytes {
     all: u64,
     zero_copy: u64,
+    file: u64,
     unsettled: u64,
 }
 
 impl Bytes {
     fn add(&mut self, kind: SourceKind, bytes: u64) {
         self.all += bytes;
-        if kind.is_zero_copy() {
-            self.zero_copy += bytes;
-        } else if kind == SourceKind::Unsettled {
-            self.unsettled += bytes;
-        }
+        let part = |is: bool| if is { bytes } else { 0 };
+        self.zero_copy += part(kind.is_zero_copy());
+        self.file += part(kind == SourceKind::File);
+        self.unsettled += part(kind == SourceKind::Unsettled);
     }
 }
 
@@ -199,6 +199,7 @@ impl Flow {
             protocol: if self.protocol == TCP { "tcp" } else { "udp" }.to_owned(),
             bytes: sums.bytes.all,
             zero_copy_bytes: sums.bytes.zero_copy,
+            file_bytes: sums.bytes.file,
             unsettled_bytes: sums.bytes.unsettled,
             frames: sums.frames,
             descriptors: sums.descriptors,

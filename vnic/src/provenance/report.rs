@@ -60,6 +60,8 @@ pub struct FlowReport {
     pub bytes: u64,
     /// Of it, from files' pages and programs' memory.
     pub zero_copy_bytes: u64,
+    /// Of that, from files' pages.
+    pub file_bytes: u64,
     /// Of it, not known.
     pub unsettled_bytes: u64,
     /// Frames with payload.
