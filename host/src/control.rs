@@ -193,9 +193,12 @@ impl Client {
         }
     }
 
-    /// The accounts of the watched flow.
-    pub(crate) fn end_watch(&mut self, pages: Vec<PageRun>) -> Result<FlowAccounts> {
-        match self.ask(&experiment::Request::EndWatch { pages })? {
+    /// The accounts of the watched flow; with what the guest's kernel says of its pages, if `introspect`.
+    pub(crate) fn end_watch(&mut self, pages: Vec<PageRun>, introspect: bool) -> Result<FlowAccounts> {
+        self.set_timeout(Some(SCAN))?;
+        let reply = self.ask(&experiment::Request::EndWatch { pages, introspect })?;
+        self.set_timeout(Some(ANSWER))?;
+        match reply {
             experiment::Reply::FlowAccounts(accounts) => Ok(accounts),
             other => Err(self.unexpected(&other)),
         }

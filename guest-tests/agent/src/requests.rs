@@ -89,10 +89,13 @@ impl Stage for Host {
 impl Host {
     fn serve(&mut self) -> Result<Outcome> {
         self.tell(&Event::Ready { kernel: kernel_release()?, nic: Nic::open(nic::NAME)?.state()? })?;
+        // The file of the last transfer is there until the next request: meanwhile the host may look at its pages.
+        let mut last = None;
         while let Some(request) = self.hear()? {
+            drop(last.take());
             let done = match request {
                 Err(error) => Err(error),
-                Ok(Request::Transfer(spec)) => transfer(self, spec).map(drop),
+                Ok(Request::Transfer(spec)) => transfer(self, spec).map(|done| last = Some(done)),
                 Ok(Request::Run { argv }) => self.run(&argv),
                 Ok(Request::Go) => Err(anyhow!("go without a transfer that waits for it")),
                 Ok(Request::Hazard { name, method, to }) => {

@@ -74,6 +74,8 @@ pub struct Done {
     pub pages: Vec<PageRun>,
     /// The kernel's accounts.
     pub accounts: wire::Accounts,
+    /// What was sent. Until it goes, the host can see whose pages went out.
+    pub made: TestFile,
 }
 
 impl Done {
@@ -223,7 +225,7 @@ impl Prepared {
         if let Some(bytes) = copied_on_write.get() {
             accounts.copied_bytes.insert(wire::COPY_ON_WRITE.to_owned(), Some(bytes));
         }
-        Ok(Done { bytes_sent, took, receipt, pages: self.pages_now()?, accounts })
+        Ok(Done { bytes_sent, took, receipt, pages: self.pages_now()?, accounts, made: self.made })
     }
 }
 

@@ -10,7 +10,8 @@ use vnic::observe::observer::Observer;
 use vnic::serve::Extension;
 use vnic::serve::control::Control;
 
-use crate::flow::{FlowAccounts, FlowWatch};
+use crate::flow::{FlowAccounts, FlowWatch, Piece};
+use crate::introspection::{Introspected, testify};
 use crate::scan::{self, ScanReport};
 use crate::wire::{Flow, PageRun};
 
@@ -39,6 +40,9 @@ pub enum Request {
         /// The file's pages, where they could not be known before.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         pages: Vec<PageRun>,
+        /// Ask the guest's kernel, too, whose the pages are that the payload lay in.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        introspect: bool,
     },
 }
 
@@ -69,7 +73,7 @@ impl Extension for Witness {
         let answer = match Request::deserialize(request).ok()? {
             Request::Scan { queue } => scan(&queue, device),
             Request::WatchFlow { flow, pages, later } => watch(flow, &pages, later, device),
-            Request::EndWatch { pages } => end_watch(&pages, device),
+            Request::EndWatch { pages, introspect } => end_watch(&pages, introspect, device),
         };
         let answer = answer.unwrap_or_else(|message| Reply::Error { message });
         serde_json::to_value(answer).ok()
@@ -88,23 +92,37 @@ fn watch(flow: Flow, runs: &[PageRun], later: bool, device: &Control) -> Result<
     let pages = Arc::new(FilePages::new(runs).map_err(|error| error.to_string())?);
     device.name_pages(Some(&pages));
     let watch = FlowWatch::new(flow, pages);
-    let watch = if later { watch.remembering() } else { watch };
+    let watch = if later { watch.later() } else { watch };
     device.observe(|| Some(Box::new(watch.part())));
     Ok(Reply::Done)
 }
 
-fn end_watch(runs: &[PageRun], device: &Control) -> Result<Reply, String> {
+fn end_watch(runs: &[PageRun], introspect: bool, device: &Control) -> Result<Reply, String> {
     device.name_pages(None);
     let parts = device.observe(|| None).into_iter().filter_map(|part: Box<dyn Observer>| {
         let part: Box<dyn Any> = part;
         part.downcast::<FlowWatch>().ok()
     });
+    let parts: Vec<Box<FlowWatch>> = parts.collect();
+    let introspection = introspect.then(|| introspected(&parts, device));
     let pages = FilePages::new(runs).map_err(|error| error.to_string())?;
-    let accounts = parts.fold(FlowAccounts::default(), |sum, mut part| {
+    let accounts = parts.into_iter().fold(FlowAccounts::default(), |sum, mut part| {
         part.attribute_remembered(&pages);
         sum.plus(&part.accounts())
     });
-    Ok(Reply::FlowAccounts(accounts))
+    Ok(Reply::FlowAccounts(FlowAccounts { introspection, ..accounts }))
+}
+
+fn introspected(parts: &[Box<FlowWatch>], device: &Control) -> Introspected {
+    let forgotten: u64 = parts.iter().map(|part| part.trail().1).sum();
+    if forgotten > 0 {
+        return Introspected::Unknown(format!("there was no room to remember where {forgotten} bytes lay"));
+    }
+    let pieces: Vec<Piece> = parts.iter().flat_map(|part| part.trail().0).copied().collect();
+    match testify(&pieces, |addresses| device.labels(addresses)) {
+        Ok(accounts) => Introspected::Accounts(accounts),
+        Err(why) => Introspected::Unknown(why),
+    }
 }
 
 #[cfg(test)]
@@ -115,7 +133,7 @@ mod tests {
     fn names_on_the_socket_are_fixed() {
         for (json, request) in [
             (r#"{"request":"scan","queue":"transmitq0"}"#, Request::Scan { queue: "transmitq0".to_owned() }),
-            (r#"{"request":"end-watch"}"#, Request::EndWatch { pages: Vec::new() }),
+            (r#"{"request":"end-watch"}"#, Request::EndWatch { pages: Vec::new(), introspect: false }),
         ] {
             assert_eq!(serde_json::to_string(&request).unwrap(), json);
             assert_eq!(serde_json::from_str::<Request>(json).unwrap(), request);

@@ -13,8 +13,9 @@
 //!
 //! Behind an IOMMU the page is the one that the address led to, not the address's own.
 //!
-//! A file that is not in memory yet has no pages to look for: they are there when the transfer is over. Such a watch
-//! remembers where the bytes lay, and [`FlowWatch::attribute_remembered`] attributes them then.
+//! Where the bytes lay is remembered ([`trail`]). A file that is not in memory yet has no pages to look for: they are there
+//! when the transfer is over, and [`FlowWatch::attribute_remembered`] attributes the bytes then. And
+//! [`introspection`](crate::introspection) asks the guest's kernel whose the pages are, without being told of any.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -25,11 +26,14 @@ use vnic::memory::FilePages;
 use vnic::net::parse::{HEAD_LEN, Packet, Transport, parse};
 use vnic::observe::observer::{Observer, TransmittedFrame};
 
+use crate::introspection::Introspected;
 use crate::run::DeviceAccounts;
-use crate::wire::{Flow, PAGE_SIZE};
+use crate::wire::Flow;
+use trail::Trail;
 
-/// Most pieces of payload that are remembered: those of 1.5 GB in frames of 1460 bytes.
-const MAX_PIECES: usize = 1 << 20;
+mod trail;
+
+pub use trail::Piece;
 
 /// What the device saw of a watched flow.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -43,6 +47,9 @@ pub struct FlowAccounts {
     /// Bytes elsewhere that there was no room to remember, of a file whose pages were known only afterwards.
     #[serde(default)]
     pub forgotten_bytes: u64,
+    /// What the guest's kernel says of the pages that the payload lay in, where it was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub introspection: Option<Introspected>,
 }
 
 impl FlowAccounts {
@@ -83,17 +90,6 @@ struct Totals {
     copied: u64,
     misplaced: u64,
     unparsed: u64,
-    forgotten: u64,
-}
-
-/// Payload bytes that lie one behind the other, in memory and in the stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Piece {
-    /// Guest-physical.
-    addr: u64,
-    len: u64,
-    /// In the stream.
-    offset: u64,
 }
 
 /// How far a flow has come, on all queues.
@@ -113,30 +109,36 @@ pub struct FlowWatch {
     pages: Arc<FilePages>,
     stream: Arc<Stream>,
     totals: Totals,
-    /// What lay elsewhere, where that is to be attributed later.
-    remembered: Option<Vec<Piece>>,
+    trail: Trail,
+    /// Are the file's pages known only when it is over?
+    later: bool,
 }
 
 impl FlowWatch {
     /// Watches `flow`, whose payload may lie in `pages`.
     #[must_use]
     pub fn new(flow: Flow, pages: Arc<FilePages>) -> Self {
-        FlowWatch { flow, pages, stream: Arc::default(), totals: Totals::default(), remembered: None }
+        FlowWatch {
+            flow,
+            pages,
+            stream: Arc::default(),
+            totals: Totals::default(),
+            trail: Trail::default(),
+            later: false,
+        }
     }
 
     /// The same, for a file whose pages are known only when it is over.
     #[must_use]
-    pub fn remembering(self) -> Self {
-        // Room is touched only as far as it is used.
-        FlowWatch { remembered: Some(Vec::with_capacity(MAX_PIECES)), ..self }
+    pub fn later(self) -> Self {
+        FlowWatch { later: true, ..self }
     }
 
     /// Another part of the same watch, for another worker: nothing seen yet.
     #[must_use]
     pub fn part(&self) -> Self {
         let (pages, stream) = (self.pages.clone(), self.stream.clone());
-        let part = FlowWatch { flow: self.flow, pages, stream, totals: Totals::default(), remembered: None };
-        if self.remembered.is_some() { part.remembering() } else { part }
+        FlowWatch { stream, later: self.later, ..FlowWatch::new(self.flow, pages) }
     }
 
     /// Where in the stream the frame's payload starts. A frame from before the first one seen (the SYN's neighbours
@@ -158,30 +160,31 @@ impl FlowWatch {
                 skip -= len;
                 continue;
             }
-            let piece = Piece { addr: gpa + skip, len: (len - skip).min(count), offset };
+            let piece = Piece { gpa: gpa + skip, len: (len - skip).min(count), offset };
             skip = 0;
             count -= piece.len;
             offset = offset.wrapping_add(piece.len);
-            let elsewhere = sort(&mut self.totals, &self.stream.shift, &self.pages, piece);
-            if elsewhere > 0
-                && let Some(remembered) = &mut self.remembered
-            {
-                // Without allocation.
-                if elsewhere == piece.len && remembered.len() < remembered.capacity() {
-                    remembered.push(piece);
-                } else {
-                    self.totals.forgotten += elsewhere;
-                }
+            self.trail.remember(piece);
+            if !self.later {
+                sort(&mut self.totals, &self.stream.shift, &self.pages, piece);
             }
         }
     }
 
-    /// Attributes what was remembered to these pages, where the file is known to be by now.
+    /// Attributes what was remembered to these pages, where the file's are known only by now.
     pub fn attribute_remembered(&mut self, pages: &FilePages) {
-        for piece in self.remembered.take().unwrap_or_default() {
-            self.totals.from_elsewhere -= piece.len;
-            sort(&mut self.totals, &self.stream.shift, pages, piece);
+        if self.later {
+            for piece in self.trail.pieces() {
+                sort(&mut self.totals, &self.stream.shift, pages, *piece);
+            }
+            self.totals.from_elsewhere += self.trail.forgotten();
         }
+    }
+
+    /// Where the payload lay, and how many bytes of it there was no room to remember.
+    #[must_use]
+    pub fn trail(&self) -> (&[Piece], u64) {
+        (self.trail.pieces(), self.trail.forgotten())
     }
 
     /// What was seen so far.
@@ -201,7 +204,8 @@ impl FlowWatch {
             },
             misplaced_bytes: totals.misplaced,
             unparsed_frames: totals.unparsed,
-            forgotten_bytes: totals.forgotten,
+            forgotten_bytes: if self.later { self.trail.forgotten() } else { 0 },
+            introspection: None,
         }
     }
 }
@@ -249,29 +253,20 @@ impl Observer for FlowWatch {
     }
 }
 
-/// Sorts the bytes of `piece`: in the file's pages, and at their place in it, or elsewhere. Returns how many are elsewhere.
-fn sort(totals: &mut Totals, shift: &OnceLock<u64>, pages: &FilePages, piece: Piece) -> u64 {
-    let Piece { mut addr, len: mut left, mut offset } = piece;
-    let mut elsewhere = 0;
-    while left > 0 {
-        let in_page = addr % PAGE_SIZE;
-        let here = left.min(PAGE_SIZE - in_page);
-        match pages.page_at(addr) {
+/// Sorts the bytes of `piece`: in the file's pages, and at their place in it, or elsewhere.
+fn sort(totals: &mut Totals, shift: &OnceLock<u64>, pages: &FilePages, piece: Piece) {
+    for here in piece.by_page() {
+        match pages.page_at(here.gpa) {
             Some(page) => {
-                totals.from_page_cache += here;
-                let found = (page * PAGE_SIZE + in_page).wrapping_sub(offset);
+                totals.from_page_cache += here.len;
+                let found = here.shift(page);
                 if *shift.get_or_init(|| found) != found {
-                    totals.misplaced += here;
+                    totals.misplaced += here.len;
                 }
             }
-            None => elsewhere += here,
+            None => totals.from_elsewhere += here.len,
         }
-        addr += here;
-        offset = offset.wrapping_add(here);
-        left -= here;
     }
-    totals.from_elsewhere += elsewhere;
-    elsewhere
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! A transfer as an experiment: a program in the guest sends a file, and three witnesses say how often its bytes were copied.
+//! A transfer as an experiment: a program in the guest sends a file, and four witnesses say how often its bytes were copied.
 //!
 //! | module | one sentence |
 //! |---|---|
@@ -10,7 +10,8 @@
 //! | [`flow`] | the device as a witness: whose pages a flow's bytes are sent from |
 //! | [`scan`] | the guest's memory as a witness: how often held bytes stand in it |
 //! | [`watched`] | the judgement on a VM that is watched, without an agent in it |
-//! | [`control`] | how the device is asked for both, over its control socket |
+//! | [`introspection`] | the guest kernel's structures as a witness: whose the pages are that the bytes lay in |
+//! | [`control`] | how the device is asked for all three, over its control socket |
 //!
 //! Place: over `vnic`, which knows nothing of it: [`control::Witness`] is plugged into the device's control socket, and a
 //! [`flow::FlowWatch`] into its data path.
@@ -19,6 +20,8 @@
 pub mod control;
 #[cfg(feature = "device")]
 pub mod flow;
+#[cfg(feature = "device")]
+pub mod introspection;
 pub mod row;
 pub mod run;
 #[cfg(feature = "device")]

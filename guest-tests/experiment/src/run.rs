@@ -109,6 +109,9 @@ pub struct Method {
     pub device: DeviceAccounts,
     /// What the guest's memory showed from outside.
     pub memory: MemoryAccounts,
+    /// What the guest kernel's structures, read from outside, say of the pages that the payload lay in.
+    #[serde(default)]
+    pub introspection: Option<IntrospectionAccounts>,
     /// Bytes copied by the CPU per payload byte, by the guest's accounts.
     pub cpu_copies: Option<f64>,
     /// Bytes copied by DMA per payload byte: from the disk, by the guest's accounts, and to the NIC, by the device's.
@@ -211,6 +214,19 @@ pub struct DeviceAccounts {
     pub dma_read_bytes: Option<u64>,
     /// Payload bytes the device copied once more before they left it.
     pub device_copied_bytes: Option<u64>,
+}
+
+/// Whose the pages were that the payload lay in, by the guest kernel's own structures. Retransmitted bytes are left out.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct IntrospectionAccounts {
+    /// Payload bytes whose pages were looked up.
+    pub payload_bytes: u64,
+    /// Of them, those in pages of the file that was sent, each at its place.
+    pub from_page_cache_bytes: u64,
+    /// Of them, those in a page that changed meanwhile, or that a file has been given since.
+    pub unsettled_bytes: u64,
+    /// The file that was sent, by the guest's own name for it.
+    pub paths: Vec<String>,
 }
 
 /// What a scan of the guest's memory showed.

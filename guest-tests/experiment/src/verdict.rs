@@ -2,7 +2,7 @@
 //!
 //! Operation:
 //! 1. Each witness turns its own accounts into a [`Testimony`], knowing nothing of the others: [`device`], [`guest`],
-//!    [`memory`]. Each says in the same unit what it can vouch for: how often the CPU copied each payload byte, at least
+//!    [`memory`], [`introspection`]. Each says in the same unit what it can vouch for: how often the CPU copied each payload byte, at least
 //!    and at most ([`Copies`]).
 //! 2. [`join`] looks for what all who speak can accept. Where there is nothing, the verdict is "witnesses disagree".
 //! 3. [`judge`] writes verdict, reasons and the figures per payload byte into the row.
@@ -11,7 +11,8 @@
 //! - the device: where the bytes lay that the NIC read. On the file's own pages: not copied. Elsewhere: moved at least
 //!   once, and it cannot tell how often;
 //! - the guest kernel's accounts: how many bytes went through its copying functions, each time counted;
-//! - the guest's memory: in how many places the first chunk stood: one more than the copies that still exist.
+//! - the guest's memory: in how many places the first chunk stood: one more than the copies that still exist;
+//! - the guest kernel's structures, read from outside: the same as the device, without being told where the file is.
 //!
 //! Limits: a witness that cannot speak says why, and is never counted as agreeing or disagreeing. What a method does by
 //! other means than the page cache and the copying functions is a [`PathKind`] of its own.
@@ -21,10 +22,12 @@ use super::run::{Method, Verdict};
 
 mod device;
 mod guest;
+mod introspection;
 mod memory;
 
 pub use device::device;
 pub use guest::{copied_by, copies_per_byte, guest};
+pub use introspection::introspection;
 pub use memory::memory;
 
 /// From this share of payload bytes, all of them are meant (TCP may re-send a byte or two from a linearised skb).
@@ -160,6 +163,7 @@ pub fn judge(method: &mut Method, circumstances: Circumstances) {
         ("device", device(&method.device, method.bytes_sent, path_kind, circumstances)),
         ("guest", guest(method, path_kind)),
         ("memory", memory(method, path_kind)),
+        ("introspection", introspection(method, path_kind, circumstances)),
     ]);
     method.verdict = judgement.verdict;
     method.why = judgement.why;

@@ -57,7 +57,7 @@ pub struct Options {
     #[arg(long, value_name = "PATH[=PLACE]", action = clap::ArgAction::Append)]
     pub with: Vec<With>,
     /// Who is asked about a transfer
-    #[arg(long, value_name = "NAME,…", default_value = "device,guest,memory")]
+    #[arg(long, value_name = "NAME,…", default_value = "device,guest,memory,introspection")]
     pub witness: String,
 
     /// A kernel of your own

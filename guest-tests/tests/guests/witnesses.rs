@@ -1,4 +1,4 @@
-//! All three witnesses of whole runs, as a user makes them: the table, its witnesses left out, missing or watched by others.
+//! All witnesses of whole runs, as a user makes them: the table, its witnesses left out, missing or watched by others.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ fn steady(device: &DeviceAccounts) -> [Option<u64>; 4] {
 fn three_witnesses_agree_on_the_table_and_the_device_sees_the_same_alone() {
     let rows: Vec<&str> = TABLE.iter().map(|(row, ..)| *row).collect();
     let rows = rows.join(",");
-    note("all three witnesses");
+    note("all witnesses");
     let folder = Folder::new();
     let all = judged_run(folder.path(), &rows, &[]);
     assert_eq!(all.methods.len(), TABLE.len());

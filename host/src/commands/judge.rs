@@ -48,7 +48,13 @@ pub(super) struct Args {
     #[arg(long, value_enum, value_name = "LIST", value_delimiter = ',', default_value = "tmpfs")]
     filesystem: Vec<Filesystem>,
     /// Who is asked, with commas between
-    #[arg(long, value_enum, value_name = "LIST", value_delimiter = ',', default_value = "device,guest,memory")]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "LIST",
+        value_delimiter = ',',
+        default_value = "device,guest,memory,introspection"
+    )]
     witness: Vec<Witness>,
     /// What the row `program` is to run in the guest, with its arguments: the file is its standard input, the connection its
     /// standard output
@@ -95,6 +101,8 @@ enum Witness {
     Guest,
     /// The guest's memory, read from outside while the first chunk is held
     Memory,
+    /// The guest kernel's structures, read from outside: whose the pages are that the payload lay in
+    Introspection,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -125,6 +133,7 @@ pub(super) fn run(args: Args) -> Result<Finding> {
             device: asked(Witness::Device),
             guest: asked(Witness::Guest),
             memory: asked(Witness::Memory),
+            introspection: asked(Witness::Introspection),
         },
         program: args.program.map(|argv| argv.0).unwrap_or_default(),
         to: args.to,

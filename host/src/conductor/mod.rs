@@ -50,6 +50,15 @@ pub(crate) struct Witnesses {
     pub(crate) guest: bool,
     /// The guest's memory, read from outside.
     pub(crate) memory: bool,
+    /// The guest kernel's structures, read from outside.
+    pub(crate) introspection: bool,
+}
+
+impl Witnesses {
+    /// Is a flow to be watched as it goes by?
+    fn watch(self) -> bool {
+        self.device || self.introspection
+    }
 }
 
 /// What to run.
@@ -205,7 +214,7 @@ impl<'a> Conductor<'a> {
     fn watched_transfer(&mut self, memory: Memory, bytes: Option<u64>, cold: bool) -> Result<Outcome> {
         let begin = match self.wait("the guest to prepare the transfer")? {
             Event::TransferBegin { flow, nic, pages, sha256, stream_bytes, filesystem: _ } => {
-                if self.plan.witnesses.device {
+                if self.plan.witnesses.watch() {
                     self.control
                         .order(&control::Request::WatchFlow { flow, pages: pages.clone(), later: cold })
                         .context("the device cannot watch the transfer")?;
@@ -222,8 +231,9 @@ impl<'a> Conductor<'a> {
             Ok(Event::TransferEnd { pages, .. }) if cold => pages.clone(),
             _ => Vec::new(),
         };
-        let accounts = if self.plan.witnesses.device {
-            self.control.end_watch(pages).context("the device gives no accounts of the transfer")?
+        let accounts = if self.plan.witnesses.watch() {
+            let introspect = self.plan.witnesses.introspection;
+            self.control.end_watch(pages, introspect).context("the device gives no accounts of the transfer")?
         } else {
             FlowAccounts::default()
         };

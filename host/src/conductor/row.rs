@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 use vnic_experiment::flow::FlowAccounts;
+use vnic_experiment::introspection::Introspected;
 use vnic_experiment::row::Row;
 use vnic_experiment::run::{ContextSwitches, DeviceAccounts, GuestAccounts, MemoryAccounts, Method, NicState, Verdict};
 use vnic_experiment::verdict::{self, Circumstances};
@@ -54,18 +55,24 @@ pub(super) struct Transfer {
     seconds: f64,
     guest: Accounts,
     device: FlowAccounts,
+    introspection: Introspected,
     memory: Memory,
     pages_moved: u64,
 }
 
 impl Transfer {
     /// Joins what all sides said of a transfer.
-    pub(super) fn new(witnesses: Witnesses, begin: Begin, end: End, device: FlowAccounts, memory: Memory) -> Self {
+    pub(super) fn new(witnesses: Witnesses, begin: Begin, end: End, mut device: FlowAccounts, memory: Memory) -> Self {
         // The receiver must have got all that was asked for, not only all that was sent.
         let right = end.receipt.sha256.eq_ignore_ascii_case(&begin.sha256)
             && begin.stream_bytes.is_none_or(|bytes| end.receipt.bytes == bytes);
+        let said = device.introspection.take().filter(|_| witnesses.introspection);
+        let left_out =
+            if witnesses.introspection { "the device does not look into the guest's kernel" } else { LEFT_OUT };
+        let device = if witnesses.device { device } else { FlowAccounts::default() };
         Transfer {
             witnesses,
+            introspection: said.unwrap_or_else(|| Introspected::Unknown(left_out.to_owned())),
             nic: begin.nic,
             bytes_sent: end.bytes_sent,
             sha256_ok: (!begin.sha256.is_empty()).then_some(right),
@@ -128,6 +135,13 @@ pub(super) fn judged(row: &Row, expected: Option<Verdict>, transfer: &Transfer, 
             None
         }
     };
+    let introspection = match &transfer.introspection {
+        Introspected::Accounts(accounts) => Some(accounts.clone()),
+        Introspected::Unknown(reason) => {
+            reasons.insert("introspection".to_owned(), reason.clone());
+            None
+        }
+    };
     let mut method = Method {
         method: row.name.clone(),
         filesystem: None,
@@ -138,6 +152,7 @@ pub(super) fn judged(row: &Row, expected: Option<Verdict>, transfer: &Transfer, 
         guest,
         device: transfer.device.device.clone(),
         memory: MemoryAccounts { physical_instances },
+        introspection,
         cpu_copies: None,
         dma_copies: None,
         verdict: None,
@@ -210,6 +225,7 @@ pub(super) fn failed(row: &Row, expected: Option<Verdict>, nic: NicState, why: &
         guest: GuestAccounts::default(),
         device: DeviceAccounts::default(),
         memory: MemoryAccounts::default(),
+        introspection: None,
         cpu_copies: None,
         dma_copies: None,
         verdict: None,

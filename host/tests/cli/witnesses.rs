@@ -7,6 +7,8 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use vnic::observe::protocol;
 use vnic_experiment::control;
+use vnic_experiment::introspection::Introspected;
+use vnic_experiment::run::IntrospectionAccounts;
 use vnic_experiment::wire::Request;
 
 use crate::device::{self, Asked, Device, Script};
@@ -98,6 +100,31 @@ fn a_lie_of_any_witness_is_a_disagreement_that_shows_all_figures() {
 }
 
 #[test]
+fn what_the_guests_kernel_says_of_the_pages_agrees_or_is_a_disagreement() {
+    for (name, cached, instances, known, code) in [
+        ("sendfile", BYTES, 1, BYTES, 0),
+        ("sendfile", BYTES, 1, 0, 1),
+        ("read-write", 0, 3, 0, 0),
+        ("read-write", 0, 3, BYTES, 1),
+    ] {
+        let scratch = Scratch::new();
+        let mut script = device(cached, instances);
+        script.accounts[0].introspection = Some(Introspected::Accounts(IntrospectionAccounts {
+            payload_bytes: BYTES,
+            from_page_cache_bytes: known,
+            unsettled_bytes: 0,
+            paths: vec!["/tmp/f".to_owned()],
+        }));
+        let run = judge(&scratch, Manner::Right, name, script);
+        assert_eq!(run.outcome.code, Some(code), "{name}, {known}: {:?}", run.outcome);
+        let row = row(&run);
+        assert_eq!(row["introspection"]["from_page_cache_bytes"], known, "{row}");
+        assert_eq!(row["verdict"] == "witnesses disagree", code == 1, "{row}");
+        assert!(row["why"].as_str().unwrap().contains("introspection: "), "{row}");
+    }
+}
+
+#[test]
 fn a_witness_that_is_missing_does_not_disagree_and_is_said() {
     let scratch = Scratch::new();
     // The device cannot look through the memory.
@@ -126,7 +153,7 @@ fn the_devices_figures_are_the_same_whoever_else_is_asked() {
         !alone.guest.iter().any(|request| matches!(request, Request::Transfer(spec) if spec.pause || spec.accounts))
     );
     let row = row(&alone);
-    for figure in ["memory.physical_instances", "cpu_copies"] {
+    for figure in ["memory.physical_instances", "cpu_copies", "introspection"] {
         assert_eq!(row["reasons"][figure], "this witness was left out (--witness)", "{row}");
     }
 }

@@ -21,6 +21,7 @@ use serde_json::Value;
 
 use super::{metrics, status, top, trace};
 use crate::backend::{QueueState, Shared, Workers};
+use crate::introspect::Label;
 use crate::link::peer::Pinger;
 use crate::memory::{FilePages, Memory};
 use crate::nic;
@@ -312,15 +313,22 @@ impl Control {
         }
     }
 
-    fn pages(&self, addresses: &[u64]) -> Reply {
+    /// Whose the pages at these guest-physical addresses are, by the guest kernel's own structures.
+    ///
+    /// # Errors
+    /// There is no kernel that can be looked into: a sentence.
+    pub fn labels(&self, addresses: &[u64]) -> Result<Vec<Label>, String> {
         // Devices of one process are one guest's, as a rule; the first that knows its memory will do.
         let known = |device: &Device| Some((device.shared.clone(), device.shared.view().memory.clone()?));
-        let Some((shared, memory)) = self.devices.iter().find_map(known) else {
-            return Reply::Error { message: "no front-end has shared a guest's memory".to_owned() };
-        };
-        match shared.labels.look(&memory, addresses) {
+        let found = self.devices.iter().find_map(known);
+        let (shared, memory) = found.ok_or("no front-end has shared a guest's memory")?;
+        shared.labels.look(&memory, addresses).map_err(|error| error.to_string())
+    }
+
+    fn pages(&self, addresses: &[u64]) -> Reply {
+        match self.labels(addresses) {
             Ok(labels) => Reply::Page { labels },
-            Err(error) => Reply::Error { message: error.to_string() },
+            Err(message) => Reply::Error { message },
         }
     }
 

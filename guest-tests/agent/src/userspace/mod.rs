@@ -115,8 +115,9 @@ pub fn transfer(stage: &mut dyn Stage, spec: &TransferSpec, how: &How) -> Result
         receipt,
         pages: page_runs(&made.file)?,
         accounts: accounts.close(),
+        made,
     };
-    // The device first, then its maps, then the file.
+    // The device first, then its maps; the file when the host says the next thing.
     drop(sender);
     drop(map);
     drop(device);

@@ -188,14 +188,14 @@ fn a_datagram_that_says_another_place_is_misplaced_and_no_offset_overflows() {
 fn a_file_whose_pages_are_known_only_afterwards_is_attributed_then() {
     let segments = [(1, PAYLOAD, 1000), (1001, PAYLOAD + 1000, 1000), (2001, ELSEWHERE, 1000)];
     let found = [PageRun { page: 0, gpa: PAYLOAD, count: 1 }];
-    for (remembering, pages, cached) in [(true, &found[..], 2000), (true, &[], 0), (false, &found, 0)] {
+    for (later, pages, cached) in [(true, &found[..], 2000), (true, &[], 0), (false, &found, 0)] {
         let watch = FlowWatch::new(flow(), Arc::default());
-        let mut parts = send_watched(&if remembering { watch.remembering() } else { watch }, &segments);
+        let mut parts = send_watched(&if later { watch.later() } else { watch }, &segments);
         let pages = FilePages::new(pages).unwrap();
         parts.iter_mut().for_each(|part| part.attribute_remembered(&pages));
         let accounts = sum(&parts);
         let attributed = (accounts.device.from_page_cache_bytes, accounts.device.from_elsewhere_bytes);
-        assert_eq!(attributed, (Some(cached), Some(3000 - cached)), "remembering: {remembering}");
+        assert_eq!(attributed, (Some(cached), Some(3000 - cached)), "later: {later}");
         assert_eq!((accounts.misplaced_bytes, accounts.forgotten_bytes), (0, 0));
     }
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::run::{DeviceAccounts, GuestAccounts, MemoryAccounts, NicState};
+use crate::run::{DeviceAccounts, GuestAccounts, IntrospectionAccounts, MemoryAccounts, NicState};
 use crate::wire::{CIPHER, LACKS};
 
 fn accounts(payload: u64, cached: u64) -> DeviceAccounts {
@@ -26,6 +26,7 @@ fn method(device: DeviceAccounts) -> Method {
         guest: GuestAccounts { disk_read_bytes: Some(0), ..GuestAccounts::default() },
         device,
         memory: MemoryAccounts::default(),
+        introspection: None,
         cpu_copies: None,
         dma_copies: None,
         verdict: None,
@@ -140,18 +141,38 @@ fn one_chunk_stands_for_all_only_where_all_went_the_same_way() {
     assert_eq!(join(&[("guest", says(0.0, Scope::Whole)), chunk]).verdict, Some(Verdict::WitnessesDisagree));
 }
 
-/// A row with all three witnesses: from the page cache of 64 KiB, bytes copied by two functions, instances.
+/// A row with all four witnesses: from the page cache of 64 KiB, bytes copied by two functions, instances.
 fn row(name: &str, cached: u64, copied: [u64; 2], instances: u64) -> Method {
     let mut row = Method { method: name.to_owned(), ..method(accounts(65536, cached)) };
     let copied = ["_copy_from_iter", "_copy_to_iter"].into_iter().zip(copied);
     row.guest.copied_bytes = copied.map(|(function, bytes)| (function.to_owned(), Some(bytes))).collect();
     row.memory.physical_instances = Some(instances);
+    let known = match name {
+        "sendfile" => 65536,
+        "cow" => 32768,
+        _ => 0,
+    };
+    row.introspection = Some(IntrospectionAccounts {
+        payload_bytes: 65536,
+        // What it finds where the row does as documented.
+        from_page_cache_bytes: known,
+        unsettled_bytes: 0,
+        paths: if known > 0 { vec!["/mnt/f".to_owned()] } else { Vec::new() },
+    });
+    judge(&mut row, Circumstances::default());
+    row
+}
+
+/// The same, and the look into the guest's kernel says other than the rest.
+fn unknown(name: &str, cached: u64, copied: [u64; 2], instances: u64, known: u64) -> Method {
+    let mut row = row(name, cached, copied, instances);
+    row.introspection.as_mut().unwrap().from_page_cache_bytes = known;
     judge(&mut row, Circumstances::default());
     row
 }
 
 #[test]
-fn three_witnesses_tell_the_textbooks_rows_apart() {
+fn four_witnesses_tell_the_textbooks_rows_apart() {
     let zero = row("sendfile", 65536, [0, 90], 1);
     assert_eq!((zero.verdict, zero.cpu_copies.map(|copies| copies < 0.01)), (Some(Verdict::ZeroCopy), Some(true)));
     let copied = row("read-write", 0, [65536, 65536], 3);
@@ -160,7 +181,8 @@ fn three_witnesses_tell_the_textbooks_rows_apart() {
         copied.why,
         "device: 0 of 65536 payload bytes (0.0 %) were gathered from the file's own pages, 65536 from elsewhere; \
          guest: the CPU copied each payload byte 2.00 times (_copy_from_iter 1.00, _copy_to_iter 1.00); \
-         memory: the held chunk stood 3 times in the guest's memory"
+         memory: the held chunk stood 3 times in the guest's memory; \
+         introspection: 0 of 65536 payload bytes (0.0 %) lay in pages of files"
     );
 }
 
@@ -175,9 +197,11 @@ fn a_fault_in_any_one_witness_makes_them_disagree_and_every_figure_is_told() {
         ("the scan misses an instance", row("read-write", 0, [65536, 65536], 2)),
         ("the scan sees one too many", row("sendfile", 65536, [0, 0], 2)),
         ("the scan sees one too many", row("mmap-write", 0, [65536, 0], 3)),
+        ("the kernel's structures hide the file", unknown("sendfile", 65536, [0, 0], 1, 0)),
+        ("the kernel's structures show a file", unknown("read-write", 0, [65536, 65536], 3, 65536)),
     ] {
         assert_eq!(row.verdict, Some(Verdict::WitnessesDisagree), "{what}: {}", row.why);
-        for name in ["device: ", "guest: the CPU copied", "memory: the held chunk stood"] {
+        for name in ["device: ", "guest: the CPU copied", "memory: the held chunk stood", "introspection: "] {
             assert!(row.why.contains(name), "{what}: {}", row.why);
         }
         assert!(surprises(&row)[0].contains("witnesses disagree"), "{what}");
@@ -186,6 +210,7 @@ fn a_fault_in_any_one_witness_makes_them_disagree_and_every_figure_is_told() {
 
 #[test]
 fn each_pair_of_witnesses_is_enough_to_disagree() {
+    let row = |name, cached, copied, instances| Method { introspection: None, ..row(name, cached, copied, instances) };
     let mut blind = row("sendfile", 65536, [65536, 0], 1);
     blind.memory.physical_instances = None;
     judge(&mut blind, Circumstances::default());
@@ -205,7 +230,7 @@ fn any_one_witness_alone_gives_the_verdict_and_the_missing_ones_are_said() {
     for (name, cached, copied, instances, verdict) in
         [("sendfile", 65536, [0, 0], 1, Verdict::ZeroCopy), ("read-write", 0, [65536, 65536], 3, Verdict::Copied)]
     {
-        for speaking in ["device", "guest", "memory"] {
+        for speaking in ["device", "guest", "memory", "introspection"] {
             let mut row = row(name, cached, copied, instances);
             row.reasons.insert("memory.physical_instances".to_owned(), "no chunk was held".to_owned());
             if speaking != "device" {
@@ -217,9 +242,12 @@ fn any_one_witness_alone_gives_the_verdict_and_the_missing_ones_are_said() {
             if speaking != "memory" {
                 row.memory.physical_instances = None;
             }
+            if speaking != "introspection" {
+                row.introspection = None;
+            }
             judge(&mut row, Circumstances::default());
             assert_eq!(row.verdict, Some(verdict), "{name}, {speaking}: {}", row.why);
-            assert_eq!(row.why.matches("not known").count(), 2, "{}", row.why);
+            assert_eq!(row.why.matches("not known").count(), 3, "{}", row.why);
             assert_eq!(row.why.contains("no chunk was held"), speaking != "memory", "{}", row.why);
         }
     }
@@ -341,4 +369,36 @@ fn another_verdict_than_expected_or_none_is_a_surprise() {
     judge(&mut row, Circumstances::default());
     assert!(surprises(&row)[0].starts_with("sendfile: no verdict, but zero-copy was expected"));
     assert!(row.reasons.contains_key("verdict") && row.reasons.contains_key("dma_copies"));
+}
+
+#[test]
+fn introspection_says_what_it_found_and_nothing_of_what_changed_hands() {
+    let says = |cached, unsettled, path_kind| {
+        let mut row = method(accounts(10_000, 0));
+        let paths = if cached > 0 { vec!["/mnt/f".to_owned()] } else { Vec::new() };
+        let payload_bytes = 10_000;
+        let (from_page_cache_bytes, unsettled_bytes) = (cached, unsettled);
+        row.introspection =
+            Some(IntrospectionAccounts { payload_bytes, from_page_cache_bytes, unsettled_bytes, paths });
+        match introspection(&row, path_kind, Circumstances::default()) {
+            Testimony::Says { verdict, copies, figures, .. } => (verdict, copies.least, figures),
+            Testimony::Silent { reason } => panic!("{reason}"),
+        }
+    };
+    let (verdict, least, figures) = says(10_000, 0, PathKind::PageCache);
+    assert_eq!((verdict, least), (Some(Verdict::ZeroCopy), 0.0));
+    assert_eq!(figures, "10000 of 10000 payload bytes (100.0 %) lay in pages of /mnt/f");
+    assert_eq!(says(0, 0, PathKind::PageCache).0, Some(Verdict::Copied));
+    assert_eq!(says(5_000, 0, PathKind::CopyOnWrite).0, Some(Verdict::Mixed));
+    let (verdict, least, _) = says(0, 4_096, PathKind::PageCache);
+    assert_eq!((verdict, (least * 10_000.0).round()), (None, 5_904.0));
+    assert_eq!(
+        says(0, 0, PathKind::Direct),
+        (None, 0.0, "0 of 10000 payload bytes (0.0 %) lay in pages of files".to_owned())
+    );
+    let mut row = method(accounts(10_000, 0));
+    assert!(reason_of(introspection(&row, PathKind::PageCache, Circumstances::default())).contains("not looked into"));
+    row.introspection =
+        Some(IntrospectionAccounts { payload_bytes: 1, unsettled_bytes: u64::MAX, ..Default::default() });
+    assert!(reason_of(introspection(&row, PathKind::PageCache, Circumstances::default())).contains("do not add up"));
 }

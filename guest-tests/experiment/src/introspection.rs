@@ -1,0 +1,132 @@
+//! The guest's kernel as a witness, read from outside: whose the pages are that a flow's payload lay in.
+//!
+//! Place: beside the device's own accounts ([`flow`](crate::flow)), which it shares nothing with but the addresses of the
+//! payload: it is not told which file was sent, nor where that file's pages are.
+//!
+//! Operation, when the last byte was sent: each page is looked up. Pages of one file that stand at their place in it, seen
+//! from the stream, are counted together; the file with most of them is the one that was sent.
+//!
+//! Limits: the page is looked up after it was sent. One that was let go may belong to a file by then that it had nothing to do
+//! with; so a page in a file, but not at its place, is *unsettled*, and so is a page that is alone. A reader's pages that are
+//! filled from freed buffers stand ahead of the stream, never behind it: only places up to the stream's own count.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use vnic::introspect::{Kind, Label};
+
+use crate::flow::Piece;
+use crate::run::IntrospectionAccounts;
+
+/// Addresses that are looked up at a time.
+const AT_ONCE: usize = 1024;
+
+/// What came of asking.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Introspected {
+    /// The accounts.
+    Accounts(IntrospectionAccounts),
+    /// There are none: why, one clause.
+    Unknown(String),
+}
+
+/// A file's pages at their place in the stream.
+#[derive(Debug, Default)]
+struct Run {
+    name: String,
+    bytes: u64,
+    pages: u64,
+}
+
+/// Asks `label` whose the pages are that these pieces lay in.
+///
+/// # Errors
+/// The guest's kernel cannot be looked into: why.
+pub fn testify(
+    pieces: &[Piece],
+    mut label: impl FnMut(&[u64]) -> Result<Vec<Label>, String>,
+) -> Result<IntrospectionAccounts, String> {
+    let parts: Vec<Piece> = pieces.iter().flat_map(|piece| piece.by_page()).collect();
+    let mut runs = BTreeMap::<(Option<Arc<str>>, Option<u64>, i64), Run>::new();
+    let (mut payload, mut in_files, mut unsettled) = (0, 0, 0);
+    for parts in parts.chunks(AT_ONCE) {
+        let addresses: Vec<u64> = parts.iter().map(|part| part.gpa).collect();
+        for (part, label) in parts.iter().zip(label(&addresses)?) {
+            payload += part.len;
+            match (label.kind, label.page) {
+                (Kind::Unsettled, _) | (Kind::File, None) => unsettled += part.len,
+                (Kind::File, Some(page)) => {
+                    in_files += part.len;
+                    // Both are below 2⁶⁴; what overflows is a place no file has.
+                    let shift = part.shift(page) as i64;
+                    let name = || Label { page: None, ..label.clone() }.to_string();
+                    let run = runs
+                        .entry((label.device.clone(), label.inode, shift))
+                        .or_insert_with(|| Run { name: name(), ..Run::default() });
+                    run.bytes += part.len;
+                    run.pages += 1;
+                }
+                _ => {}
+            }
+        }
+    }
+    let one_page = parts.len() == 1;
+    let believed = |shift: i64, run: &Run| shift <= 0 && (run.pages > 1 || one_page);
+    let runs = runs.into_iter().filter(|((_, _, shift), run)| believed(*shift, run));
+    let sent = runs.max_by_key(|(_, run)| run.bytes).map(|(_, run)| run).unwrap_or_default();
+    Ok(IntrospectionAccounts {
+        payload_bytes: payload,
+        from_page_cache_bytes: sent.bytes,
+        unsettled_bytes: unsettled + in_files - sent.bytes,
+        paths: if sent.bytes > 0 { vec![sent.name] } else { Vec::new() },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Eight pages sent one after the other, that labels say these things of.
+    fn eight(said: impl Fn(u64, Label) -> Label) -> IntrospectionAccounts {
+        let pieces = [Piece { gpa: 0x1000, len: 0x8000, offset: 0 }];
+        testify(&pieces, |gpas| Ok(gpas.iter().map(|gpa| said(gpa / 4096 - 1, Label::of(*gpa, Kind::Slab))).collect()))
+            .unwrap()
+    }
+
+    fn of_file(label: Label, inode: u64, page: u64) -> Label {
+        let path = Some(format!("/f{inode}").into());
+        Label { kind: Kind::File, inode: Some(inode), page: Some(page), path, ..label }
+    }
+
+    #[test]
+    fn pages_of_a_file_at_their_place_are_its_own_also_behind_a_header() {
+        let all = eight(|at, label| of_file(label, 1, at));
+        assert_eq!((all.payload_bytes, all.from_page_cache_bytes, all.unsettled_bytes), (0x8000, 0x8000, 0));
+        assert_eq!(all.paths, ["/f1"]);
+        let behind = eight(|at, label| if at == 0 { label } else { of_file(label, 1, at - 1) });
+        assert_eq!((behind.from_page_cache_bytes, behind.unsettled_bytes), (0x7000, 0));
+        assert_eq!(eight(|_, label| label).from_page_cache_bytes, 0);
+    }
+
+    #[test]
+    fn pages_that_a_file_was_given_since_are_not_what_was_sent() {
+        // Read ahead into buffers that were let go; a page alone; another file's.
+        for said in [
+            (|at, label| of_file(label, 1, at + 3)) as fn(u64, Label) -> Label,
+            |at, label| if at == 5 { of_file(label, 1, 5) } else { label },
+            |at, label| of_file(label, at, at),
+        ] {
+            let accounts = eight(said);
+            assert_eq!((accounts.from_page_cache_bytes, accounts.paths.len()), (0, 0));
+            assert!(accounts.unsettled_bytes >= 4096, "{accounts:?}");
+        }
+    }
+
+    #[test]
+    fn a_kernel_that_cannot_be_looked_into_is_no_copy() {
+        let piece = Piece { gpa: 0, len: 1, offset: 0 };
+        assert_eq!(testify(&[piece], |_| Err("no Linux".to_owned())), Err("no Linux".to_owned()));
+    }
+}
