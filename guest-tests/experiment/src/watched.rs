@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use vnic::provenance::{FlowReport, Report, SourceReport};
 
-use super::run::{DeviceAccounts, FileInfo, Method, Run, Verdict, Watched, WatchedFile};
+use super::run::{DeviceAccounts, FileInfo, IntrospectionAccounts, Method, Run, Verdict, Watched, WatchedFile};
 use super::verdict::NEARLY_ALL;
 
 /// Why figures are missing that are there where a transfer is conducted.
@@ -73,6 +73,12 @@ fn method(flow: &FlowReport) -> Method {
             from_elsewhere_bytes: Some(flow.bytes.saturating_sub(flow.file_bytes)),
             ..DeviceAccounts::default()
         },
+        introspection: Some(IntrospectionAccounts {
+            payload_bytes: flow.bytes,
+            from_page_cache_bytes: flow.file_bytes,
+            unsettled_bytes: flow.unsettled_bytes,
+            paths: flow.sources.iter().filter_map(|one| one.source.path.as_deref().map(str::to_owned)).collect(),
+        }),
         verdict,
         why,
         reasons,
