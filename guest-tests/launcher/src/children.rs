@@ -23,18 +23,21 @@ const COMES_UP: Duration = Duration::from_secs(10);
 const ENDS: Duration = Duration::from_secs(10);
 
 /// A command that gets SIGTERM when this program ends, however it ends.
-pub(crate) fn dies_with_us(words: &[impl AsRef<str>]) -> Command {
+pub fn dies_with_us(words: &[impl AsRef<str>]) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "TERM", "--"]).args(words.iter().map(AsRef::as_ref));
     command
 }
 
 /// SIGINT, SIGTERM and SIGHUP, unless whoever started us has them ignored.
-pub(crate) struct Signals(Arc<AtomicBool>);
+pub struct Signals(Arc<AtomicBool>);
 
 impl Signals {
     /// From now on they are only noted here. By handlers, which children do not inherit as they would a mask.
-    pub(crate) fn watch() -> Result<Signals> {
+    ///
+    /// # Errors
+    /// The host does not let us.
+    pub fn watch() -> Result<Signals> {
         let status = fs::read_to_string("/proc/self/status").context("/proc/self/status")?;
         let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).map(str::trim);
         let ignored = ignored.and_then(|mask| u64::from_str_radix(mask, 16).ok()).unwrap_or(0);
@@ -48,7 +51,10 @@ impl Signals {
     }
 
     /// Looks until there is something, or a signal asks for the end.
-    fn until<T>(&self, mut look: impl FnMut() -> Result<Option<T>, Failure>) -> Result<T, Failure> {
+    ///
+    /// # Errors
+    /// It asks, or looking fails.
+    pub fn until<T>(&self, mut look: impl FnMut() -> Result<Option<T>, Failure>) -> Result<T, Failure> {
         loop {
             if self.0.load(Ordering::Relaxed) {
                 return Err(Failure::Interrupted);
@@ -61,21 +67,31 @@ impl Signals {
     }
 
     /// Runs a command to its end, on this terminal.
-    pub(crate) fn run(&self, words: &[String]) -> Result<ExitStatus, Failure> {
+    ///
+    /// # Errors
+    /// It does not start, or a signal asks for the end.
+    pub fn run(&self, words: &[String]) -> Result<ExitStatus, Failure> {
         eprintln!("+ {}", shown(words));
         let mut child = Child::of(dies_with_us(words), &words[0])?;
         self.until(|| Ok(child.ended()?))
     }
 
+    /// Runs a command to its end, its output into a file.
+    ///
+    /// # Errors
+    /// It does not start, or a signal asks for the end.
+    pub fn run_into(&self, words: &[String], log: &Path) -> Result<ExitStatus, Failure> {
+        let mut child = Child::of(into(words, log)?, &words[0])?;
+        self.until(|| Ok(child.ended()?))
+    }
+
     /// Starts a command whose output goes to a file, and waits until it is up.
-    pub(crate) fn start(&self, words: &[String], log: &Path, up: impl Fn() -> bool) -> Result<Child, Failure> {
+    ///
+    /// # Errors
+    /// It ends or takes too long, or a signal asks for the end.
+    pub fn start(&self, words: &[String], log: &Path, up: impl Fn() -> bool) -> Result<Child, Failure> {
         eprintln!("+ {}", shown(words));
-        let output = File::create(log).with_context(|| log.display().to_string())?;
-        let errors = output.try_clone().context("a log for the child")?;
-        let mut command = dies_with_us(words);
-        // In a group of its own: ^C is for the judge, who lets go of what it holds, then for us.
-        command.stdin(Stdio::null()).stdout(output).stderr(errors).process_group(0);
-        let mut child = Child::of(command, &words[0])?;
+        let mut child = Child::of(into(words, log)?, &words[0])?;
         let start = Instant::now();
         self.until(|| {
             if up() {
@@ -91,8 +107,18 @@ impl Signals {
     }
 }
 
+/// A command that reads nothing and writes into this file.
+fn into(words: &[String], log: &Path) -> Result<Command> {
+    let output = File::create(log).with_context(|| log.display().to_string())?;
+    let errors = output.try_clone().context("a log for the child")?;
+    let mut command = dies_with_us(words);
+    // In a group of its own: ^C is for the judge, who lets go of what it holds, then for us.
+    command.stdin(Stdio::null()).stdout(output).stderr(errors).process_group(0);
+    Ok(command)
+}
+
 /// The last lines of a file.
-pub(crate) fn tail(file: &Path, count: usize) -> String {
+pub fn tail(file: &Path, count: usize) -> String {
     let text = fs::read(file).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().collect();
@@ -100,7 +126,7 @@ pub(crate) fn tail(file: &Path, count: usize) -> String {
 }
 
 /// Ended when dropped.
-pub(crate) struct Child {
+pub struct Child {
     child: process::Child,
     name: String,
 }
@@ -111,7 +137,17 @@ impl Child {
         Ok(Child { child, name: name.to_owned() })
     }
 
-    fn ended(&mut self) -> Result<Option<ExitStatus>> {
+    /// Its process: `setpriv`'s, which is then the program's.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its status, once it has ended.
+    ///
+    /// # Errors
+    /// It cannot be waited for.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
         self.child.try_wait().with_context(|| format!("{} cannot be waited for", self.name))
     }
 }

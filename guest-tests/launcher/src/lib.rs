@@ -6,13 +6,14 @@
 //! | [`machine`] | a virtual machine as data, and QEMU's command line for it |
 //! | [`prepare`](mod@prepare) | from options to a machine: fetches, builds and writes what it is made of |
 //! | [`run`](mod@run) | runs it, with `vnic serve` and `vnic judge` beside it |
+//! | [`children`] | programs that end with this one |
 //!
 //! Place: the command behind `scripts/run-qemu.sh`, and what the guest tests start machines with.
 
 #![expect(clippy::print_stderr, reason = "what is done is said as it is done")]
 
 mod accelerator;
-mod children;
+pub mod children;
 pub mod machine;
 pub mod options;
 pub mod prepare;
@@ -54,14 +55,16 @@ pub fn repository() -> &'static Path {
 }
 
 /// A program found in `PATH` or in the folders of the administrator's tools.
-fn in_path(tool: &str) -> Option<PathBuf> {
+#[must_use]
+pub fn in_path(tool: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
     folders.map(|folder| folder.join(tool)).find(|program| program.is_file())
 }
 
 /// A command as a shell would take it.
-fn shown(words: impl IntoIterator<Item = impl AsRef<str>>) -> String {
+#[must_use]
+pub fn shown(words: impl IntoIterator<Item = impl AsRef<str>>) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_=+,.:/@%".contains(c);
     let quoted = words.into_iter().map(|word| match word.as_ref() {
         word if !word.is_empty() && word.chars().all(plain) => word.to_owned(),

@@ -28,6 +28,8 @@ pub struct Machine {
     pub nic: Option<Nic>,
     /// An image for its disk.
     pub disk: Option<PathBuf>,
+    /// Whether what the guest writes to the disk is forgotten.
+    pub disk_is_scratch: bool,
     /// What it is to do.
     pub task: Task,
     /// More words for the kernel's command line.
@@ -58,7 +60,10 @@ pub enum Backend {
         queue_pairs: u16,
     },
     /// QEMU's own network without privileges.
-    User,
+    User {
+        /// Ports of the host's loopback that lead to the guest's: host, guest.
+        forwarded: Vec<(u16, u16)>,
+    },
     /// QEMU itself, on this tap device.
     Tap(String),
     /// The program that listens at this socket.
@@ -76,6 +81,15 @@ pub enum Task {
     Command(String),
     /// Its agent waits for a host.
     Agent {
+        /// The socket where it can be spoken to.
+        record: PathBuf,
+        /// A file for what the guest's kernel says.
+        console: PathBuf,
+    },
+    /// Its disk is its root file system, whose own first program waits for a host, as the agent does.
+    Disk {
+        /// The first program.
+        init: String,
         /// The socket where it can be spoken to.
         record: PathBuf,
         /// A file for what the guest's kernel says.
@@ -158,6 +172,14 @@ impl Line {
     fn add(&mut self, option: &str, value: impl Display) {
         self.0.extend([option.to_owned(), value.to_string()]);
     }
+
+    /// A console into a file, and a port where a program in the guest can be spoken to.
+    fn add_record(&mut self, record: &Path, console: &Path) {
+        self.add("-serial", format_args!("file:{}", console.display()));
+        self.add("-device", "virtio-serial-pci");
+        self.add("-chardev", format_args!("socket,id=record,path={},server=on,wait=off", record.display()));
+        self.add("-device", "virtserialport,chardev=record,name=vnic.record");
+    }
 }
 
 impl Machine {
@@ -202,7 +224,11 @@ impl Machine {
             self.add_nic(&mut line, nic);
         }
         if let Some(disk) = &self.disk {
-            line.add("-drive", format_args!("if=none,id=disk,file={},format=raw,cache=unsafe", disk.display()));
+            let scratch = if self.disk_is_scratch { ",snapshot=on" } else { "" };
+            line.add(
+                "-drive",
+                format_args!("if=none,id=disk,file={},format=raw,cache=unsafe{scratch}", disk.display()),
+            );
             line.add("-device", "virtio-blk-pci,drive=disk");
         }
         self.add_task(&mut line, &mut words);
@@ -221,7 +247,10 @@ impl Machine {
             device += ",iommu_platform=on,ats=on,disable-legacy=on";
         }
         match &nic.backend {
-            Backend::User => line.add("-netdev", "user,id=net"),
+            Backend::User { forwarded } => {
+                let rules = forwarded.iter().map(|(host, guest)| format!(",hostfwd=tcp:127.0.0.1:{host}-:{guest}"));
+                line.add("-netdev", format_args!("user,id=net{}", rules.collect::<String>()));
+            }
             Backend::Tap(name) => line.add("-netdev", format_args!("tap,id=net,ifname={name},script=no,downscript=no")),
             Backend::Stream(path) => {
                 let to = format!("addr.type=unix,addr.path={}", path.display());
@@ -272,10 +301,11 @@ impl Machine {
             }
             Task::Agent { record, console } => {
                 *words += " vnic.run=agent";
-                line.add("-serial", format_args!("file:{}", console.display()));
-                line.add("-device", "virtio-serial-pci");
-                line.add("-chardev", format_args!("socket,id=record,path={},server=on,wait=off", record.display()));
-                line.add("-device", "virtserialport,chardev=record,name=vnic.record");
+                line.add_record(record, console);
+            }
+            Task::Disk { init, record, console } => {
+                *words += &format!(" root=/dev/vda rw init={init}");
+                line.add_record(record, console);
             }
         }
     }

@@ -36,7 +36,7 @@ pub fn prepare(options: &Options) -> Result<Machine, Failure> {
     let initramfs = initramfs(options, &guest, &folder, &modules)?;
     drop(lock);
     let backend = match &options.netdev {
-        Netdev::User => Backend::User,
+        Netdev::User => Backend::User { forwarded: Vec::new() },
         Netdev::Tap(name) => Backend::Tap(name.clone()),
         Netdev::Stream(path) => Backend::Stream(path.clone()),
         Netdev::Vhost => Backend::VhostUser {
@@ -62,6 +62,7 @@ pub fn prepare(options: &Options) -> Result<Machine, Failure> {
         iommu: options.iommu,
         nic: Some(Nic { backend, msix: options.msix, options: options.nic_options.clone() }),
         disk: disk(&folder),
+        disk_is_scratch: false,
         task,
         append: options.append.clone(),
     };

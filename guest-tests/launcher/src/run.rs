@@ -48,7 +48,9 @@ pub fn run(options: &Options, machine: &Machine) -> Result<u8, Failure> {
     Ok(if report == 0 { judged } else { report })
 }
 
-fn serve(options: &Options, vnic: &str, folder: &Path) -> Vec<String> {
+/// `vnic serve` as these options have it.
+#[must_use]
+pub fn serve(options: &Options, vnic: &str, folder: &Path) -> Vec<String> {
     let path = |name: &str| folder.join(name).display().to_string();
     let mut words = vec![vnic.to_owned(), "serve".to_owned()];
     words.extend(["--socket-path".to_owned(), path("vnic.sock"), "--link".to_owned(), options.link.clone()]);

@@ -11,6 +11,7 @@ fn machine(version: &str, accelerator: Accelerator, nic: Option<Nic>) -> Machine
         iommu: false,
         nic,
         disk: None,
+        disk_is_scratch: false,
         task: Task::Shell,
         append: None,
     }
@@ -92,7 +93,11 @@ fn an_iommu_stands_before_the_nic_and_is_told_to_the_kernel() {
 fn qemus_own_backends_have_msix_and_the_options_asked_for() {
     let own = |backend| Nic { backend, msix: None, options: Some("packed=on".to_owned()) };
     for (backend, netdev) in [
-        (Backend::User, "user,id=net"),
+        (Backend::User { forwarded: Vec::new() }, "user,id=net"),
+        (
+            Backend::User { forwarded: vec![(8080, 80), (9, 7)] },
+            "user,id=net,hostfwd=tcp:127.0.0.1:8080-:80,hostfwd=tcp:127.0.0.1:9-:7",
+        ),
         (Backend::Tap("t0".to_owned()), "tap,id=net,ifname=t0,script=no,downscript=no"),
         (Backend::Stream("/p.sock".into()), "stream,id=net,server=off,addr.type=unix,addr.path=/p.sock"),
     ] {
@@ -117,4 +122,15 @@ fn a_task_is_told_to_the_kernel_and_has_its_ports() {
     assert_eq!(of(command, None), is("\"vnic.run=echo %22a  b%22%0aecho 5%25\"", "stdio", 1));
     let agent = Task::Agent { record: "/run/record.sock".into(), console: "/run/console.log".into() };
     assert_eq!(of(agent, None), is("vnic.run=agent", "file:/run/console.log", 3));
+    let disk = Task::Disk { init: "/init".to_owned(), record: "/r".into(), console: "/run/console.log".into() };
+    assert_eq!(of(disk, None), is("root=/dev/vda rw init=/init", "file:/run/console.log", 3));
+}
+
+#[test]
+fn what_is_written_to_a_scratch_disk_is_forgotten() {
+    let disk = |disk_is_scratch| {
+        let machine = Machine { disk: Some("/d".into()), disk_is_scratch, ..machine("10.0.2", Accelerator::Tcg, None) };
+        values(&machine.command(), "-drive")[0].contains(",snapshot=on")
+    };
+    assert!(disk(true) && !disk(false));
 }
