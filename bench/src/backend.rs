@@ -19,6 +19,8 @@ pub(crate) enum Backend {
     Sleepy(&'static str),
     /// The same with `vnic trace` beside it.
     Traced(&'static str),
+    /// The same with `vnic top` beside it.
+    Watched(&'static str),
     /// The same of another build.
     Other(&'static str),
     /// DPDK's `net_vhost` in testpmd with this forward mode.
@@ -31,6 +33,7 @@ impl Backend {
             Backend::Vnic(link) => link.to_owned(),
             Backend::Sleepy(link) => format!("{link} sleepy"),
             Backend::Traced(link) => format!("{link} traced"),
+            Backend::Watched(link) => format!("{link} with top"),
             Backend::Other(link) => format!("{link} before"),
             Backend::Dpdk(mode) => format!("dpdk {mode}"),
         }
@@ -55,7 +58,11 @@ impl Server {
         let _ = fs::remove_file(&socket);
         let log = File::create(folder.join(format!("{name}.log")))?;
         let mut command = match backend {
-            Backend::Vnic(link) | Backend::Sleepy(link) | Backend::Traced(link) | Backend::Other(link) => {
+            Backend::Vnic(link)
+            | Backend::Sleepy(link)
+            | Backend::Traced(link)
+            | Backend::Watched(link)
+            | Backend::Other(link) => {
                 let mut command = Command::new(vnic);
                 command.args(["serve", "--link", link, "--cpu", "0", "--socket-path"]).arg(&socket);
                 command.args(["--queue-pairs", &pairs.to_string()]);
@@ -88,18 +95,20 @@ impl Server {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        if matches!(backend, Backend::Traced(_)) {
-            server.tracer = Some(server.trace()?);
+        match backend {
+            Backend::Traced(_) => server.tracer = Some(server.look("trace")?),
+            Backend::Watched(_) => server.tracer = Some(server.look("top")?),
+            _ => {}
         }
         Ok(server)
     }
 
-    /// Follows its events, which go nowhere. The client is the nicest there is, as is the thread that feeds it: both CPUs are
-    /// taken, and what is asked is what tracing costs the data path, not how two programs share a CPU.
-    fn trace(&self) -> Result<Child> {
+    /// Follows its events with `vnic trace` or `vnic top`; what that says goes nowhere. The client is the nicest there is, as is the thread that feeds it: both CPUs are
+    /// taken, and what is asked is what looking costs the data path, not how two programs share a CPU.
+    fn look(&self, with: &str) -> Result<Child> {
         let mut command = Command::new("nice");
-        command.args(["-n", "19"]).arg(self.vnic.as_ref().context("only ours is traced")?);
-        command.args(["trace", "--json", "--control"]).arg(self.control());
+        command.args(["-n", "19"]).arg(self.vnic.as_ref().context("only ours is looked at")?);
+        command.args([with, "--json", "--control"]).arg(self.control());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         command.spawn().with_context(|| format!("start {command:?}"))
     }

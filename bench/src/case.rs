@@ -81,8 +81,13 @@ impl Case {
         };
         let pairs = if self.pairs == 1 { String::new() } else { format!(", {} pairs", self.pairs) };
         let traced = self.backends.iter().any(|backend| matches!(backend, Backend::Traced(_)));
-        let traced = if traced { ", tracer on" } else { "" };
-        format!("{driver}, {} {}{pairs}{traced}", self.shape, self.format.name())
+        let watched = self.backends.iter().any(|backend| matches!(backend, Backend::Watched(_)));
+        let looked = match (traced, watched) {
+            (true, _) => ", tracer on",
+            (_, true) => ", top on",
+            _ => "",
+        };
+        format!("{driver}, {} {}{pairs}{looked}", self.shape, self.format.name())
     }
 }
 
@@ -96,6 +101,9 @@ fn targets(shape: Shape, format: Format) -> [Option<f64>; 4] {
         _ => [None; 4],
     }
 }
+
+/// What is to be left of a rate while `vnic top` runs.
+pub(crate) const UNDER_TOP: f64 = 0.97;
 
 /// The cases with a target, or `all` there are.
 pub(crate) fn cases(all: bool) -> Vec<Case> {
@@ -131,5 +139,8 @@ pub(crate) fn cases(all: bool) -> Vec<Case> {
         let backends = vec![Backend::Traced("sink"), Backend::Vnic("sink")];
         cases.push(Case { driver, shape, format, pairs: 1, backends, targets: vec![Some(target)] });
     }
+    let backends = vec![Backend::Watched("sink"), Backend::Vnic("sink")];
+    let driver = Driver::Pump;
+    cases.push(Case { driver, shape, format, pairs: 1, backends, targets: vec![Some(UNDER_TOP)] });
     cases
 }

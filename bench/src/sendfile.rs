@@ -13,6 +13,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use guest_fixture::{Agent, Child, Deadline, Device, Folder, Machine, Namespace, is_root, receiver, spec, until};
 
 use crate::Args;
+use crate::case::UNDER_TOP;
 use crate::outcome::{Outcome, Runs, Unit};
 
 /// Bytes of the file, which is on tmpfs.
@@ -38,6 +39,8 @@ pub(crate) struct Case {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Nic {
     Peer,
+    /// With `vnic top` beside it.
+    PeerWatched,
     QemuUser,
     Tap,
     QemuTap,
@@ -45,7 +48,8 @@ enum Nic {
     QemuPasst,
 }
 
-const CASES: [Case; 3] = [
+const CASES: [Case; 4] = [
+    Case { nics: [Nic::PeerWatched, Nic::Peer], target: UNDER_TOP },
     Case { nics: [Nic::Peer, Nic::QemuUser], target: 12.0 },
     Case { nics: [Nic::Tap, Nic::QemuTap], target: 1.3 },
     Case { nics: [Nic::Passt, Nic::QemuPasst], target: 1.5 },
@@ -55,6 +59,7 @@ impl Nic {
     const fn name(self) -> &'static str {
         match self {
             Nic::Peer => "peer",
+            Nic::PeerWatched => "peer with top",
             Nic::QemuUser => "QEMU user",
             Nic::Tap => "tap",
             Nic::QemuTap => "QEMU tap",
@@ -113,6 +118,7 @@ fn rounds(case: &Case, args: &Args, runs: &mut [Runs; 2]) -> Result<()> {
 struct Guest {
     machine: Machine,
     agent: Agent,
+    _top: Option<Child>,
     _device: Option<Device>,
     _passt: Option<Child>,
     _namespace: Namespace,
@@ -130,7 +136,7 @@ impl Guest {
             namespace.add_uplink()?;
         }
         let listens = match nic {
-            Nic::Peer => None,
+            Nic::Peer | Nic::PeerWatched => None,
             Nic::QemuUser | Nic::Passt | Nic::QemuPasst => Some(LOOPBACK),
             Nic::Tap | Nic::QemuTap => Some(Ipv4Addr::UNSPECIFIED),
         };
@@ -138,7 +144,7 @@ impl Guest {
         let socket = folder.path().join("passt.sock");
         let stream = format!("stream:{}", socket.display());
         let (link, netdev) = match nic {
-            Nic::Peer => (Some("peer"), "vhost"),
+            Nic::Peer | Nic::PeerWatched => (Some("peer"), "vhost"),
             Nic::Tap => (Some(tap.as_str()), "vhost"),
             Nic::Passt => (Some("passt"), "vhost"),
             Nic::QemuPasst => (None, stream.as_str()),
@@ -154,7 +160,8 @@ impl Guest {
             let passt = (nic == Nic::QemuPasst).then(|| passt(&folder, &socket));
             Ok((device, passt, Machine::boot(folder.path(), &["--netdev", netdev])))
         })?;
-        Ok(Guest { machine, agent, _device: device, _passt: passt, _namespace: namespace, _folder: folder })
+        let top = device.as_ref().filter(|_| nic == Nic::PeerWatched).map(|device| top(args, &folder, device));
+        Ok(Guest { machine, agent, _top: top, _device: device, _passt: passt, _namespace: namespace, _folder: folder })
     }
 
     /// Sends the file. Bytes per second, from the first call to the receiver's receipt.
@@ -166,6 +173,13 @@ impl Guest {
     fn power_off(self) {
         self.machine.power_off(self.agent);
     }
+}
+
+/// Starts `vnic top`.
+fn top(args: &Args, folder: &Folder, device: &Device) -> Child {
+    let mut command = Command::new(&args.vnic);
+    command.args(["top", "--json", "--control"]).arg(device.control());
+    Child::start("top", folder.path(), command)
 }
 
 /// Starts passt for QEMU, with the addresses it has with us.
