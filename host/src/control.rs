@@ -205,8 +205,9 @@ impl Client {
     }
 
     /// Starts a trace: from now on the connection carries events only.
-    pub(crate) fn trace(mut self) -> Result<Trace> {
-        self.order(&Request::Trace)?;
+    pub(crate) fn trace(mut self, labels: bool) -> Result<Trace> {
+        self.set_timeout(Some(ATTACH))?;
+        self.order(&Request::Trace { labels })?;
         self.set_timeout(None)?;
         Ok(Trace(self))
     }

@@ -23,6 +23,7 @@ mod commands;
 mod conductor;
 mod control;
 mod doctor;
+mod labels;
 mod views;
 
 /// What a command found.

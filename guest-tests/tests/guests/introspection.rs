@@ -61,17 +61,17 @@ impl Watched {
     }
 }
 
-/// `vnic top`, by the control socket.
-struct Top(BufReader<UnixStream>);
+/// What the device says on its control socket, line by line.
+struct Lines(BufReader<UnixStream>);
 
-impl Top {
-    fn open(control: &Path) -> Top {
+impl Lines {
+    fn ask(control: &Path, request: &str) -> Lines {
         let mut stream = UnixStream::connect(control).expect("the control socket is there");
         stream.set_read_timeout(Some(REPORTED)).expect("a timeout");
-        writeln!(stream, r#"{{"request":"top","every_ms":100}}"#).expect("it takes a request");
-        let mut top = Top(BufReader::new(stream));
-        assert_eq!(top.next()["reply"], "done");
-        top
+        writeln!(stream, "{request}").expect("it takes a request");
+        let mut lines = Lines(BufReader::new(stream));
+        assert_eq!(lines.next()["reply"], "done");
+        lines
     }
 
     fn next(&mut self) -> Value {
@@ -153,8 +153,9 @@ fn files_and_programs_are_told_from_outside_at_rest_and_under_churn() {
     assert!(grown < GROWS, "looking made {grown} bytes of the guest's memory exist");
 
     note("what is sent");
-    let mut top = Top::open(device.control());
+    let mut top = Lines::ask(device.control(), r#"{"request":"top","every_ms":100}"#);
     assert_eq!(top.next()["kernel"], agent.kernel);
+    let mut trace = Lines::ask(device.control(), r#"{"request":"trace","labels":true}"#);
     for (method, from) in [("sendfile", "file"), ("read-write", "socket")] {
         // The file is there as long as the transfer waits behind its only chunk.
         let began = agent.begin(&TransferSpec { pause: true, chunk: SENT, ..spec(method, SENT) });
@@ -172,7 +173,16 @@ fn files_and_programs_are_told_from_outside_at_rest_and_under_churn() {
         let path = sources[0]["path"].as_str().unwrap_or_default();
         assert_eq!(path.starts_with("/tmp/vnic-"), from == "file", "{method}: {flow:#}");
     }
-    drop(top);
+    // A buffer for each page of the file, and some for headers, have passed.
+    let mut labels = std::iter::from_fn(|| {
+        let chain = trace.next();
+        let buffers = chain["buffers"].as_array().cloned().unwrap_or_default();
+        Some(buffers.into_iter().filter_map(|buffer| buffer["label"].as_str().map(str::to_owned)))
+    });
+    let file = labels.by_ref().flatten().find(|label| label.starts_with("/tmp/vnic-"));
+    assert!(file.is_some_and(|label| label.contains(" page ")));
+    assert!(labels.flatten().any(|label| label == "socket buffers"));
+    drop((top, trace));
 
     note("under churn");
     agent.run(&["pages", "churn"]);

@@ -5,7 +5,7 @@ use serde::Serialize;
 use vnic::observe::protocol::RingSnapshot;
 
 use super::ControlArgs;
-use crate::{Finding, views};
+use crate::{Finding, labels, views};
 
 /// Options of `vnic rings`.
 #[derive(Debug, clap::Args)]
@@ -18,6 +18,9 @@ pub(super) struct Args {
     /// Buffers that wait to be written to one by one, and not in one line
     #[arg(long)]
     all: bool,
+    /// Whose memory each buffer is that the device is to read: a file's page, a program's, a socket's buffers
+    #[arg(long)]
+    labels: bool,
     /// One JSON document, of all buffers
     #[arg(long)]
     json: bool,
@@ -31,7 +34,9 @@ struct Document<'a> {
 
 /// Shows the rings; broken if one breaks a rule.
 pub(super) fn run(args: Args) -> Result<Finding> {
-    let rings = args.control.open()?.rings(args.queue)?;
+    let mut client = args.control.open()?;
+    let rings =
+        if args.labels { labels::rings(&mut client, args.queue.as_ref())? } else { client.rings(args.queue)? };
     if args.json {
         views::json(&Document { rings: &rings })?;
     } else {

@@ -12,6 +12,9 @@ use crate::{Finding, views};
 pub(super) struct Args {
     #[command(flatten)]
     control: ControlArgs,
+    /// Whose memory each buffer is that the device is to read; the key l switches
+    #[arg(long)]
+    labels: bool,
 }
 
 /// Shows the rings until `q` or a signal.
@@ -20,6 +23,6 @@ pub(super) fn run(args: &Args) -> Result<Finding> {
         bail!("`vnic watch` needs a terminal; `vnic rings` and `vnic status` print to anything");
     }
     let client = args.control.open()?;
-    views::watch::run(client)?;
+    views::watch::run(client, args.labels)?;
     Ok(Finding::Fine)
 }

@@ -76,6 +76,11 @@ fn paint_line(painted: &mut String, line: &str) {
             [b'(', b'p', b'a', b'g', b'e', b' ', ..] => {
                 Some((style::PAGE, rest.find(')').map_or(rest.len(), |end| end + 1)))
             }
+            // Whose memory it is; what stands in a path may be anything, but the end of a buffer.
+            [b'(', ..] if rest.starts_with("(/") || rest.starts_with("(memory of ") => {
+                let ends = [" -> ", " | ", " written="].iter().filter_map(|end| rest.find(end));
+                Some((style::PAGE, ends.min().unwrap_or(rest.len())))
+            }
             [b'0', b'x', ..] => Some((style::ADDRESS, rest.find(' ').unwrap_or(rest.len()))),
             _ if first => Some((style::HEAD, rest.find(' ').unwrap_or(rest.len()))),
             _ => None,

@@ -43,12 +43,12 @@ pub(crate) fn run(mut top: Top, by: By, time: Option<Duration>) -> Result<()> {
         if why == Why::Key(b'f') {
             by = by.other();
         }
-        while why == Why::News && !over(&last) {
+        // What was received already makes no news.
+        let mut news = why == Why::News;
+        while (news || top.has_more()) && !over(&last) {
             let Some(report) = top.next()? else { bail!("`vnic serve` has ended") };
             before = Some(std::mem::replace(&mut last, report));
-            if !top.has_more() {
-                break;
-            }
+            news = false;
         }
         let lines = format!("{DIM}q quits, f: by flow, by file{DIM:#}\n{}", text(&last, before.as_ref(), by)?);
         Ok((!over(&last)).then(|| lines.lines().map(str::to_owned).collect()))

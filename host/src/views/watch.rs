@@ -7,19 +7,23 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use vnic::observe::protocol::{QueueStatus, RingSnapshot, Status};
 
+use super::screen::{self, Why};
 use super::style::{self, BAD, DIM, GOOD, HEAD, WARN};
-use super::{figures, notation, screen, table};
+use super::{figures, notation, table};
 use crate::control::Client;
+use crate::labels;
 
 /// How often the device is asked.
 const REFRESH: Duration = Duration::from_millis(250);
 
 /// Runs until somebody ends it.
-pub(crate) fn run(mut client: Client) -> Result<()> {
+pub(crate) fn run(mut client: Client, labels: bool) -> Result<()> {
     let mut rates = Rates::default();
-    screen::run(REFRESH, None, |_| {
+    let mut labels = labels;
+    screen::run(REFRESH, None, |why| {
+        labels ^= why == Why::Key(b'l');
         let status = client.status()?;
-        let rings = client.rings(None)?;
+        let rings = if labels { labels::rings(&mut client, None)? } else { client.rings(None)? };
         rates.update(&status.queues, Instant::now());
         Ok(Some(frame(&status, &rings, &rates)?))
     })?;
@@ -57,7 +61,7 @@ fn frame(status: &Status, rings: &[RingSnapshot], rates: &Rates) -> Result<Vec<S
     let (state_style, state) = if status.connected { (GOOD, "connected") } else { (WARN, "no front-end") };
     writeln!(
         text,
-        "{HEAD}vnic{HEAD:#} {}  link {}  {state_style}{state}{state_style:#}  session {}  {DIM}q quits{DIM:#}",
+        "{HEAD}vnic{HEAD:#} {}  link {}  {state_style}{state}{state_style:#}  session {}  {DIM}l: labels, q quits{DIM:#}",
         status.socket, status.link, status.sessions
     )?;
     if let Some(error) = &status.last_error {

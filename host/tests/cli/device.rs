@@ -99,7 +99,7 @@ fn serve(stream: UnixStream, script: &Script, asked: &Mutex<Vec<Asked>>, memory:
                             .collect(),
                     },
                     Request::Hold { queue } | Request::Release { queue } if !known(queue) => refuse(queue),
-                    Request::Trace | Request::Ping { .. } | Request::Top { .. } => Reply::Done,
+                    Request::Trace { .. } | Request::Ping { .. } | Request::Top { .. } => Reply::Done,
                     Request::Page { addresses } => Reply::Page { labels: addresses.iter().map(label).collect() },
                     Request::Hold { queue } => {
                         memory.lock().unwrap().held.insert(queue.clone());
@@ -124,7 +124,7 @@ fn serve(stream: UnixStream, script: &Script, asked: &Mutex<Vec<Asked>>, memory:
                 }
             }
         }
-        if request == Asked::Device(Request::Trace) {
+        if matches!(request, Asked::Device(Request::Trace { .. })) {
             for event in &script.events {
                 if say(&mut writer, event).is_err() {
                     return;

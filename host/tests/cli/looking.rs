@@ -427,3 +427,15 @@ fn verdict_judges_flows_and_leaves_a_record_that_report_shows() {
     assert!(std::fs::read_to_string(page).unwrap().contains("/var/www/html/big.bin"));
     assert_eq!(verdict(&["--json"]).json(), json["run"]);
 }
+
+#[test]
+fn rings_say_whose_memory_a_buffer_is_when_asked() {
+    let scratch = Scratch::new();
+    let device = start(&scratch);
+    let rings = |more: &[&str]| scratch.run(&[&["rings", "--control", device.control()], more].concat());
+    let labelled = rings(&["--labels"]);
+    assert!(labelled.stdout.contains("(/var/www/big.bin page "), "{labelled:?}");
+    assert!(!rings(&[]).stdout.contains("/var/www"));
+    let json = rings(&["--labels", "--json"]).stdout;
+    assert!(json.contains("\"label\": \"/var/www/big.bin page "), "{json}");
+}

@@ -96,7 +96,7 @@ impl Source for Answers {
             Request::Hold { .. }
             | Request::Release { .. }
             | Request::Ping { .. }
-            | Request::Trace
+            | Request::Trace { .. }
             | Request::Top { .. } => Err(AttachError::OnlyLooks),
         };
         reply.unwrap_or_else(|error| Reply::Error { message: error.to_string() })

@@ -29,7 +29,11 @@ pub enum Request {
         queue: Option<String>,
     },
     /// From now on, every chain: [`Reply::Done`], then [`TraceEvent`] lines.
-    Trace,
+    Trace {
+        /// With whose memory the buffers are that the device has read.
+        #[serde(default)]
+        labels: bool,
+    },
     /// From what the frames come that the guest sends from now on: [`Reply::Done`], then a [`Reply::Top`] each time so much has
     /// gone by, until either side closes the connection.
     Top {

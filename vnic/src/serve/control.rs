@@ -59,6 +59,12 @@ pub trait Source: fmt::Debug + Send + Sync {
     /// Tells the client of every chain from now on. It is one for as long as `admitted` lives.
     fn trace(&self, stream: UnixStream, admitted: trace::Admitted);
 
+    /// The same, with whose memory the buffers are.
+    fn trace_with_labels(&self, mut stream: UnixStream, _admitted: trace::Admitted) {
+        let message = "this trace has no labels: `vnic page` and `vnic top` have them".to_owned();
+        let _ = send(&mut stream, &Reply::Error { message });
+    }
+
     /// Tells the client again and again, after so long a time each, from what the frames come that the guest sends. It is a
     /// client for as long as `admitted` lives.
     fn top(&self, mut stream: UnixStream, _admitted: trace::Admitted, _every: Duration) {
@@ -99,7 +105,7 @@ pub struct Control {
 #[derive(Debug)]
 struct Served {
     control: Control,
-    tracing: Sender<trace::Client>,
+    tracing: Sender<trace::Asked>,
 }
 
 /// The clients of a source.
@@ -213,8 +219,11 @@ impl Server {
                 return metrics::serve_http(&mut stream, &mut lines, &line, || self.source.metrics());
             }
             match serde_json::from_str(&line) {
-                Ok(Request::Trace) => {
-                    self.source.trace(stream, admitted);
+                Ok(Request::Trace { labels }) => {
+                    match labels {
+                        true => self.source.trace_with_labels(stream, admitted),
+                        false => self.source.trace(stream, admitted),
+                    }
                     return Ok(());
                 }
                 Ok(Request::Top { every_ms }) => {
@@ -231,14 +240,25 @@ impl Server {
     }
 }
 
+impl Served {
+    fn follow(&self, stream: UnixStream, admitted: trace::Admitted, labels: bool) {
+        let client = trace::Client { stream, _admitted: Some(admitted) };
+        // Nobody is left to hear that the thread is gone.
+        let _ = self.tracing.send(trace::Asked { client, labels });
+    }
+}
+
 impl Source for Served {
     fn answer(&self, request: Request) -> Reply {
         self.control.answer(request)
     }
 
     fn trace(&self, stream: UnixStream, admitted: trace::Admitted) {
-        // Nobody is left to hear that the thread is gone.
-        let _ = self.tracing.send(trace::Client { stream, _admitted: Some(admitted) });
+        self.follow(stream, admitted, false);
+    }
+
+    fn trace_with_labels(&self, stream: UnixStream, admitted: trace::Admitted) {
+        self.follow(stream, admitted, true);
     }
 
     fn top(&self, stream: UnixStream, admitted: trace::Admitted, every: Duration) {
@@ -277,7 +297,7 @@ impl Control {
             Request::Release { queue } => self.hold(&queue, false),
             Request::Ping { to } => self.ping(to),
             Request::Page { addresses } => self.pages(&addresses),
-            Request::Trace | Request::Top { .. } => Reply::Done,
+            Request::Trace { .. } | Request::Top { .. } => Reply::Done,
         }
     }
 
@@ -400,57 +420,4 @@ pub fn send(stream: &mut (impl Write + AsFd), value: &impl serde::Serialize) -> 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::backend::About;
-
-    #[test]
-    fn a_host_without_file_descriptors_is_asked_again_after_a_pause() {
-        let error = |errno| Err(io::Error::from_raw_os_error(errno));
-        let mut said = vec![Ok(7), error(libc::ECONNABORTED), error(libc::ENFILE), error(libc::EMFILE)];
-        let mut pauses = 0;
-        assert_eq!(accepted(|| said.pop().unwrap(), || pauses += 1), Some(7));
-        assert_eq!(pauses, 2);
-        assert_eq!(accepted(|| error(libc::EINVAL), || pauses += 1), None::<i32>);
-    }
-
-    #[test]
-    fn one_client_too_many_is_told_so_and_the_next_after_one_left_is_served() {
-        let path = std::env::temp_dir().join(format!("vnic-control-{}", std::process::id()));
-        let shared = Arc::new(Shared::new(About::default(), ["receiveq0".to_owned()], Vec::new()));
-        let socket = ControlSocket::bind(&path).unwrap();
-        let device = Device { shared, workers: Arc::new(Workers::new(1)), pinger: None };
-        socket.serve(Control::new(vec![device], None)).unwrap();
-        let ask = |stream: &UnixStream| {
-            let mut line = String::new();
-            send(&mut stream.try_clone().unwrap(), &Request::Status).unwrap();
-            BufReader::new(stream).read_line(&mut line).unwrap();
-            serde_json::from_str::<Reply>(&line).unwrap()
-        };
-        let connect = || {
-            let stream = UnixStream::connect(&path).unwrap();
-            stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-            stream
-        };
-        let mut clients: Vec<UnixStream> = (0..MAX_CLIENTS).map(|_| connect()).collect();
-        assert!(clients.iter().all(|client| matches!(ask(client), Reply::Status(_))));
-        let mut line = String::new();
-        BufReader::new(connect()).read_line(&mut line).unwrap();
-        assert!(line.contains("16 clients are connected already"), "{line}");
-        clients.pop();
-        let deadline = Instant::now() + Duration::from_secs(20);
-        loop {
-            // The thread has to hear that its client is gone.
-            let client = connect();
-            let mut line = String::new();
-            let sent = send(&mut client.try_clone().unwrap(), &Request::Status);
-            let heard = BufReader::new(&client).read_line(&mut line);
-            if sent.is_ok() && heard.is_ok() && line.contains("\"reply\":\"status\"") {
-                break;
-            }
-            assert!(Instant::now() < deadline, "not served within 20 s: {line}");
-        }
-        drop(socket);
-        assert!(!path.exists());
-    }
-}
+mod tests;

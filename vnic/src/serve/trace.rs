@@ -9,11 +9,14 @@ use std::sync::mpsc::Receiver;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::backend::labels::EyesStamper;
 use crate::backend::{QueueShared, Shared};
-use crate::memory::FilePages;
+use crate::introspect::Label;
+use crate::memory::{FilePages, Memory};
 use crate::net::parse::Summary;
 use crate::observe::protocol::{BufferSnapshot, ChainEvent, Reply, TraceEvent};
 use crate::observe::tracer::{Event, Read, Reader};
+use crate::provenance::Source;
 use crate::spec::Feature;
 
 /// How long a follower that is up to date waits before it looks again, milliseconds. The data path does not tell it:
@@ -71,9 +74,26 @@ pub(crate) struct Client {
     pub(crate) _admitted: Option<Admitted>,
 }
 
+/// What it asked for.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) client: Client,
+    /// Whose memory the buffers are, too.
+    pub(crate) labels: bool,
+}
+
+/// Without labels.
+impl From<Client> for Asked {
+    fn from(client: Client) -> Self {
+        Asked { client, labels: false }
+    }
+}
+
 /// A client, and how far it has read.
 struct Follower<'s> {
     client: Client,
+    /// What has the workers take stamps, where labels are wanted, by device.
+    labels: Option<Vec<Option<Arc<EyesStamper>>>>,
     /// By device.
     readers: Vec<Vec<(&'s QueueShared, Reader<'s>)>>,
     /// What its socket had no room for yet. Meanwhile it reads no more: what is overwritten by then is counted as lost.
@@ -82,21 +102,46 @@ struct Follower<'s> {
 }
 
 /// What is the same for all of a device's events of a moment.
-struct Moment {
+struct Moment<'s> {
+    shared: &'s Shared,
+    memory: Option<Arc<Memory>>,
     pages: Option<Arc<FilePages>>,
     behind_iommu: bool,
 }
 
+impl<'s> Moment<'s> {
+    fn of(shared: &'s Shared) -> Self {
+        let view = shared.view();
+        let behind_iommu = view.negotiated.has(Feature::AccessPlatform);
+        Moment { shared, memory: view.memory.clone(), pages: view.pages.clone(), behind_iommu }
+    }
+}
+
 impl<'s> Follower<'s> {
     /// From now on, every chain; the client is told so.
-    fn new(client: Client, devices: &'s [Arc<Shared>]) -> io::Result<Self> {
+    fn new(asked: Asked, devices: &'s [Arc<Shared>]) -> io::Result<Self> {
+        let Asked { client, labels } = asked;
+        // Before anything is recorded: from then on all of it has stamps.
+        let stamps = |shared: &Arc<Shared>| {
+            let memory = shared.view().memory.clone().ok_or("no front-end has shared a guest's memory".to_owned())?;
+            shared.labels.want_stamps(&memory).map(Some).map_err(|error| error.to_string())
+        };
+        let labels = match labels.then(|| devices.iter().map(stamps).collect::<Result<Vec<_>, String>>()) {
+            None => None,
+            Some(Ok(stampers)) => Some(stampers),
+            Some(Err(message)) => {
+                let mut stream = client.stream;
+                super::control::send(&mut stream, &Reply::Error { message })?;
+                return Err(io::ErrorKind::Unsupported.into());
+            }
+        };
         let readers = |shared: &'s Arc<Shared>| {
             shared.queues.iter().map(|queue| (queue.as_ref(), queue.events.reader())).collect()
         };
         let readers = devices.iter().map(readers).collect();
         let following = devices.iter().map(|shared| Following::all(shared)).collect();
         client.stream.set_nonblocking(true)?;
-        let mut follower = Follower { client, readers, unsent: Vec::new(), _following: following };
+        let mut follower = Follower { client, labels, readers, unsent: Vec::new(), _following: following };
         follower.say(&Reply::Done)?;
         Ok(follower)
     }
@@ -108,7 +153,7 @@ impl<'s> Follower<'s> {
     }
 
     /// Sends what has happened since, as far as the client takes it. Returns whether there was anything.
-    fn advance(&mut self, moments: &[Moment]) -> io::Result<bool> {
+    fn advance(&mut self, moments: &[Moment<'_>]) -> io::Result<bool> {
         if self.unsent.is_empty() {
             self.read(moments)?;
         }
@@ -127,22 +172,34 @@ impl<'s> Follower<'s> {
     }
 
     /// Reads a batch of each queue, and puts the events in the order of their time.
-    fn read(&mut self, moments: &[Moment]) -> io::Result<()> {
+    fn read(&mut self, moments: &[Moment<'_>]) -> io::Result<()> {
         let mut batch: Vec<(u64, TraceEvent)> = Vec::new();
-        let queues = self.readers.iter_mut().zip(moments);
-        for ((queue, reader), moment) in queues.flat_map(|(queues, moment)| queues.iter_mut().map(move |q| (q, moment)))
-        {
-            for _ in 0..BATCH {
-                let Some(read) = reader.read() else { break };
-                // A gap is told where the queue's next event stands.
-                let at = batch.last().map_or(0, |(at, _)| *at);
-                batch.push(match read {
-                    Read::Event(event) => (event.at_ns, TraceEvent::Chain(describe(&queue.name, &event, moment))),
-                    Read::Lost(events) => {
-                        queue.trace_lost.fetch_add(events, Ordering::Relaxed);
-                        (at, TraceEvent::Lost { queue: queue.name.clone(), events })
-                    }
+        for (device, (queues, moment)) in self.readers.iter_mut().zip(moments).enumerate() {
+            let (first, mut events) = (batch.len(), Vec::new());
+            for (queue, reader) in queues {
+                for _ in 0..BATCH {
+                    let Some(read) = reader.read() else { break };
+                    // A gap is told where the queue's next event stands.
+                    let at = batch.last().map_or(0, |(at, _)| *at);
+                    batch.push(match read {
+                        Read::Event(event) => {
+                            let described = TraceEvent::Chain(describe(&queue.name, &event, moment));
+                            events.push(event);
+                            (events.last().map_or(0, |event| event.at_ns), described)
+                        }
+                        Read::Lost(events) => {
+                            queue.trace_lost.fetch_add(events, Ordering::Relaxed);
+                            (at, TraceEvent::Lost { queue: queue.name.clone(), events })
+                        }
+                    });
+                }
+            }
+            if let Some(stamper) = self.labels.as_mut().and_then(|labels| labels.get_mut(device)) {
+                let chains = batch.iter_mut().skip(first).filter_map(|(_, event)| match event {
+                    TraceEvent::Chain(chain) => Some(chain),
+                    TraceEvent::Lost { .. } => None,
                 });
+                label(chains.zip(&events), moment, stamper);
             }
         }
         batch.sort_by_key(|(at, _)| *at);
@@ -151,7 +208,7 @@ impl<'s> Follower<'s> {
 }
 
 /// Follows the event rings for all clients that come, each until it goes away or says something. Ends when none can come.
-pub(crate) fn serve(devices: &[Arc<Shared>], clients: &Receiver<Client>) {
+pub(crate) fn serve(devices: &[Arc<Shared>], clients: &Receiver<Asked>) {
     give_way();
     let mut followers: Vec<Follower<'_>> = Vec::new();
     loop {
@@ -160,11 +217,7 @@ pub(crate) fn serve(devices: &[Arc<Shared>], clients: &Receiver<Client>) {
             followers.extend(Follower::new(client, devices));
         }
         followers.extend(clients.try_iter().flat_map(|client| Follower::new(client, devices)));
-        let moment = |shared: &Arc<Shared>| {
-            let view = shared.view();
-            Moment { pages: view.pages.clone(), behind_iommu: view.negotiated.has(Feature::AccessPlatform) }
-        };
-        let moments: Vec<Moment> = devices.iter().map(moment).collect();
+        let moments: Vec<Moment<'_>> = devices.iter().map(|shared| Moment::of(shared)).collect();
         let mut idle = true;
         followers.retain_mut(|follower| match follower.advance(&moments) {
             Ok(any) => {
@@ -203,7 +256,7 @@ fn wait(followers: &[Follower<'_>]) -> Vec<bool> {
     fds.iter().map(|fd| fd.revents().is_some_and(|events| events.intersects(said))).collect()
 }
 
-fn describe(queue: &str, event: &Event, moment: &Moment) -> ChainEvent {
+fn describe(queue: &str, event: &Event, moment: &Moment<'_>) -> ChainEvent {
     let buffers = event.buffers().iter().map(|buffer| BufferSnapshot {
         writable: buffer.writable,
         addr: buffer.addr,
@@ -211,6 +264,7 @@ fn describe(queue: &str, event: &Event, moment: &Moment) -> ChainEvent {
         // Without an IOMMU the two are the same, and one is enough.
         gpa: moment.behind_iommu.then_some(buffer.gpa),
         file_page: moment.pages.as_ref().and_then(|pages| pages.page_at(buffer.gpa)),
+        label: None,
     });
     ChainEvent {
         at_ns: event.at_ns,
@@ -227,4 +281,34 @@ fn describe(queue: &str, event: &Event, moment: &Moment) -> ChainEvent {
             head => Summary::new(head, event.frame_len, event.gso_size).to_string(),
         },
     }
+}
+
+/// Says whose memory the buffers are that the device has read, by the stamps of their events.
+fn label<'c>(
+    chains: impl Iterator<Item = (&'c mut ChainEvent, &'c Box<Event>)>,
+    moment: &Moment<'_>,
+    stamper: &mut Option<Arc<EyesStamper>>,
+) {
+    let Some(memory) = &moment.memory else { return };
+    *stamper = moment.shared.labels.want_stamps(memory).ok();
+    // Without a kernel there is nothing to be said: the next one may be there soon.
+    let _ = moment.shared.labels.watch(memory, |eyes| {
+        for (chain, event) in chains {
+            let buffers = event.buffers().iter().zip(event.stamps);
+            for (shown, (buffer, stamp)) in
+                chain.buffers.iter_mut().zip(buffers).filter(|(_, (buffer, _))| !buffer.writable)
+            {
+                let mut labels = Vec::new();
+                eyes.labels_of(buffer.gpa, buffer.len, stamp, &mut labels);
+                shown.label = in_words(&labels);
+            }
+        }
+    });
+}
+
+/// The labels of a buffer's pages: the first, and whether others are of other memory.
+fn in_words(labels: &[Label]) -> Option<String> {
+    let first = labels.first()?;
+    let same = labels.iter().all(|label| Source::from(label) == Source::from(first));
+    Some(if same { first.to_string() } else { format!("{first}, and other memory") })
 }

@@ -37,7 +37,7 @@ const TAKEN: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Tracing {
     devices: Arc<[Arc<Shared>]>,
-    clients: Sender<Client>,
+    clients: Sender<trace::Asked>,
     wake: Sender<()>,
 }
 
@@ -69,7 +69,7 @@ impl Tracing {
     /// One more follows.
     pub(super) fn add(&self, client: Client) {
         // Nobody is left to hear that a thread is gone.
-        let _ = self.clients.send(client);
+        let _ = self.clients.send(client.into());
         let _ = self.wake.send(());
     }
 }

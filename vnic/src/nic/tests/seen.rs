@@ -56,7 +56,7 @@ fn a_follower_that_is_too_slow_is_told_what_it_missed_and_it_is_counted() {
     let (stream, client) = UnixStream::pair().unwrap();
     let shared = Arc::clone(&rig.shared);
     let (asked, clients) = channel();
-    asked.send(crate::serve::trace::Client { stream, _admitted: None }).unwrap();
+    asked.send(crate::serve::trace::Client { stream, _admitted: None }.into()).unwrap();
     drop(asked);
     let follower = std::thread::spawn(move || crate::serve::trace::serve(&[shared], &clients));
     rig.wait_for("tracing", |rig| rig.shared.traced());

@@ -92,13 +92,16 @@ pub struct BufferSnapshot {
     /// The file page it lies in, where a watched file's pages are known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file_page: Option<u64>,
+    /// Whose memory it is, in words, where somebody has asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
 }
 
 impl BufferSnapshot {
     /// A device-readable buffer of which no more is known than where it is.
     #[must_use]
     pub const fn at(addr: u64, len: u32) -> Self {
-        BufferSnapshot { writable: false, addr, len, gpa: None, file_page: None }
+        BufferSnapshot { writable: false, addr, len, gpa: None, file_page: None, label: None }
     }
 
     /// Where it is in guest-physical memory, where that is known: without an IOMMU, at its address.

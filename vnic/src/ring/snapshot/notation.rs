@@ -6,7 +6,8 @@
 //!   [6] head 14: indirect(2): R 0x1f040+78 -> R 0x31000+1448
 //! ```
 //!
-//! `R` is device-readable, `W` device-writable; behind an IOMMU ` at 0x1dc0000` says where an address leads; `(page N)` is page N of the file whose pages are known. What is wrong
+//! `R` is device-readable, `W` device-writable; behind an IOMMU ` at 0x1dc0000` says where an address leads; `(page N)` is page N of the file whose pages are known; or there stands whose memory it is,
+//! where that was asked for, which is not read back. What is wrong
 //! stands behind `!`, at its chain or on a line of its own; `~` says that the ring moved while it was read.
 
 use std::fmt;
@@ -54,9 +55,10 @@ impl fmt::Display for BufferSnapshot {
         if let Some(gpa) = self.gpa {
             write!(f, " at {gpa:#x}")?;
         }
-        match self.file_page {
-            Some(page) => write!(f, " (page {page})"),
-            None => Ok(()),
+        match (&self.label, self.file_page) {
+            (Some(label), _) => write!(f, " ({label})"),
+            (None, Some(page)) => write!(f, " (page {page})"),
+            (None, None) => Ok(()),
         }
     }
 }
@@ -188,6 +190,6 @@ impl FromStr for BufferSnapshot {
             range.strip_prefix("0x").and_then(|range| range.split_once('+')).ok_or_else(|| wrong(text, BUFFER))?;
         let addr = u64::from_str_radix(addr, 16).map_err(|_| wrong(text, BUFFER))?;
         let file_page = page.map(|page| number(page, "`(page N)`")).transpose()?;
-        Ok(BufferSnapshot { writable, addr, len: number(len, BUFFER)?, gpa, file_page })
+        Ok(BufferSnapshot { writable, addr, len: number(len, BUFFER)?, gpa, file_page, label: None })
     }
 }
