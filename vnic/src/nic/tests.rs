@@ -9,6 +9,7 @@ mod faults;
 mod features;
 mod holds;
 mod iommu;
+mod labelled;
 mod late;
 mod long;
 mod looped;
@@ -227,8 +228,11 @@ impl Rig {
         Rig::of(serve(vec![link::open(link, 1).unwrap()], 1), features)
     }
 
-    fn of((device, shared, workers, notices): Served, features: spec::Features) -> Self {
-        let ram = GuestRam::new(RAM).unwrap();
+    fn of(served: Served, features: spec::Features) -> Self {
+        Rig::in_ram(served, features, GuestRam::new(RAM).unwrap())
+    }
+
+    fn in_ram((device, shared, workers, notices): Served, features: spec::Features, ram: GuestRam) -> Self {
         let (rx, tx) = (Queue::new(&ram, 0x1000, features), Queue::new(&ram, 0x8000, features));
         let mut rig = Rig { ram, device, shared, workers, notices, tx, rx };
         rig.device.set_features(features).unwrap();

@@ -1,0 +1,78 @@
+//! Whose memory the buffers of frames are, from the worker's stamp to what a client reads.
+
+use super::*;
+use crate::introspect::testing::{Image, UPTODATE};
+use crate::observe::protocol::{Reply, Report, SourceKind};
+use crate::serve::control::{Control, ControlSocket, Device as Looked};
+
+const FILE: u64 = 0xa00;
+const SOCKET: u64 = 0xa18;
+const START: u64 = 0x5_0000;
+
+/// A guest with a kernel in it, a file's page and a block of a socket's, and the head of a TCP frame.
+fn guest() -> (Image, GuestRam) {
+    let mut image = Image::new(16 << 20);
+    let root = image.file_system("ext4", "vda1", None);
+    let file = image.file(&root, root.root, "big.bin", 12);
+    image.page(FILE, UPTODATE, file.mapping, 7);
+    image.page(SOCKET, 0, 0, 0);
+    image.block(SOCKET, 3);
+    let mut head = vec![0; NET_HEADER_LEN + 12];
+    head.extend([8, 0, 0x45, 0]);
+    head.extend((40 + 4096 + 100_u16).to_be_bytes());
+    head.extend([0, 0, 0, 0, 64, 6, 0, 0, 10, 0, 2, 15, 10, 0, 2, 2, 0, 80, 200, 0]);
+    head.extend([0, 0, 0, 1, 0, 0, 0, 1, 5 << 4, 16, 1, 0, 0, 0, 0, 0]);
+    image.put_bytes(START, &head);
+    let ram = GuestRam::new(16 << 20).unwrap();
+    ram.write(0, &image.bytes).unwrap();
+    (image, ram)
+}
+
+/// A client of the device that has asked for something, and heard that it comes.
+fn ask(path: &std::path::Path, request: &str) -> impl Iterator<Item = String> + use<> {
+    let mut stream = UnixStream::connect(path).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    std::io::Write::write_all(&mut stream, format!("{request}\n").as_bytes()).unwrap();
+    let mut lines = std::io::BufReader::new(stream).lines().map(Result::unwrap);
+    assert_eq!(lines.next().as_deref(), Some(r#"{"reply":"done"}"#));
+    lines
+}
+
+#[test]
+fn what_is_sent_is_told_by_file_and_flow_though_its_pages_change_hands_at_once() {
+    let (mut image, ram) = guest();
+    let served = serve(vec![link::open(&LinkKind::Sink, 1).unwrap()], 1);
+    let mut rig = Rig::in_ram(served, FEATURES, ram);
+    let path = std::env::temp_dir().join(format!("vnic-labelled-{}", std::process::id()));
+    let socket = ControlSocket::bind(&path).unwrap();
+    let looked = Looked { shared: Arc::clone(&rig.shared), workers: Arc::clone(&rig.workers), pinger: None };
+    socket.serve(Control::new(vec![looked], None)).unwrap();
+    let mut top = ask(&path, r#"{"request":"top","every_ms":100}"#);
+    let mut trace = ask(&path, r#"{"request":"trace","labels":true}"#);
+
+    let head = (NET_HEADER_LEN + 54) as u32;
+    let buffers = [(START, head), (FILE << 12, 4096), (SOCKET << 12, 100)];
+    rig.tx.add(&buffers.map(|(at, len)| Buffer::readable(at, len)));
+    rig.tx.used();
+    // The guest has the frame back: the socket's block goes to the next, who may be anybody.
+    image.page(SOCKET, UPTODATE, 0x1234, 0);
+    rig.ram.write(0x40_0000 + SOCKET * 64, &image.bytes[0x40_0000 + SOCKET as usize * 64..][..64]).unwrap();
+
+    let report = top.find_map(|line| match serde_json::from_str(&line).unwrap() {
+        Reply::Top(report) if report.bytes > 0 => Some(report),
+        _ => None,
+    });
+    let report: Box<Report> = report.unwrap();
+    assert_eq!((report.kernel.as_deref(), report.seen), (Some("6.12-test"), report.passed));
+    assert_eq!((report.bytes, report.zero_copy_bytes, report.header_bytes), (4196, 4096, 54));
+    assert_eq!(report.flows[0].flow, "10.0.2.15:80 > 10.0.2.2:51200");
+    assert_eq!(report.files[0].source.path.as_deref(), Some("/big.bin"));
+    assert_eq!((report.elsewhere[0].source.kind, report.elsewhere[0].bytes), (SourceKind::Socket, 100));
+
+    let TraceEvent::Chain(chain) = serde_json::from_str(&trace.next().unwrap()).unwrap() else { panic!("no chain") };
+    let labels: Vec<_> = chain.buffers.iter().map(|buffer| buffer.label.as_deref().unwrap_or_default()).collect();
+    assert_eq!(labels[1..], ["/big.bin page 7", "socket buffers"], "{chain:?}");
+    drop((top, trace, socket));
+    // Whoever followed is gone, and nobody records any more.
+    rig.wait_for("nobody to follow", |rig| !rig.shared.traced());
+}
