@@ -48,6 +48,7 @@ tree=$FOLDER/root.unfinished
 as_root rm -rf "$tree"
 say "Making a root file system of ${#PACKAGES[@]} packages and what they need …"
 # The initial file system has the drivers that this machine's disk takes, not those of all there are: it loads in seconds.
+# shellcheck disable=SC2016 # the shells of the hooks expand these
 as_root mmdebstrap --variant=minbase --include="$(IFS=, && echo "${PACKAGES[*]}")" \
   --essential-hook='mkdir -p "$1/etc/initramfs-tools/conf.d" "$1/usr/share/initramfs-tools/modules.d"' \
   --essential-hook='echo MODULES=list >"$1/etc/initramfs-tools/conf.d/vnic"' \
