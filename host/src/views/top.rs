@@ -115,10 +115,16 @@ fn head(report: &Report) -> Result<String, fmt::Error> {
     let kernel = report.kernel.as_deref().map_or("guest".to_owned(), |kernel| format!("Linux {kernel}"));
     let (passed, seconds) = (figures::bytes(report.passed.bytes), report.seconds);
     write!(text, "{HEAD}{kernel}{HEAD:#}  sent {passed} in {seconds:.1} s")?;
-    match figures::percent(report.seen.bytes, report.passed.bytes) {
+    let (seen, all) = (report.seen, report.passed);
+    // From outside, nobody knows how long those were that were missed.
+    let share = match seen.bytes < all.bytes {
+        true => figures::percent(seen.bytes, all.bytes).map(|share| share + " of it"),
+        false => figures::percent(seen.frames, all.frames).map(|share| share + " of the frames"),
+    };
+    match share {
         None => writeln!(text, ", nothing yet")?,
         Some(_) if report.seen == report.passed => writeln!(text, ", all of it seen")?,
-        Some(share) => writeln!(text, ", {WARN}{share} of it seen{WARN:#}: the figures are of that")?,
+        Some(share) => writeln!(text, ", {WARN}{share} seen{WARN:#}: the figures are of that")?,
     }
     if let Some(why) = &report.why {
         writeln!(text, "{BAD}{why}{BAD:#}")?;

@@ -6,16 +6,17 @@
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::devices::{Device, Frames, Queue};
 use super::ram::Ram;
 use super::rings::{self, Look};
-use super::trace::Tracing;
+use super::trace::{Seen, Tracing};
 use super::{AttachError, Attached};
 use crate::observe::protocol::{FeatureSets, QueueStatus, RegionStatus, Reply, Request, RingSnapshot, Status};
 use crate::serve::Admitted;
-use crate::serve::control::Source;
+use crate::serve::control::{Source, send};
+use crate::serve::top;
 use crate::serve::trace::Client;
 use crate::spec::Features;
 
@@ -30,6 +31,8 @@ pub struct Answers {
 #[derive(Debug)]
 struct State {
     attached: Attached,
+    /// Why the devices were not to be had when they were last looked up.
+    trouble: Option<String>,
     /// Where each ring stood when it was seen to move, by queue.
     moved: BTreeMap<String, ((u16, u16, u16), Instant)>,
 }
@@ -38,27 +41,36 @@ impl Answers {
     /// Answers by these eyes.
     #[must_use]
     pub fn new(attached: Attached) -> Arc<Answers> {
-        let state = Mutex::new(State { attached, moved: BTreeMap::new() });
+        let state = Mutex::new(State { attached, trouble: None, moved: BTreeMap::new() });
         Arc::new_cyclic(|me| Answers { state, tracing: Mutex::default(), me: me.clone() })
     }
 
     /// Shows the guest's memory and its devices as they are now. `None`: they are not to be had now.
-    pub(super) fn look_up(&self, mut show: impl FnMut(&Ram, &[Device])) -> Option<Arc<Ram>> {
+    pub(super) fn look_up(&self, mut show: impl FnMut(&Ram, &[Device])) -> Option<Seen> {
         let mut state = self.state();
-        let found = state.attached.refresh().and_then(|()| state.attached.devices());
-        let devices = found.inspect_err(|error| tracing::debug!(%error, "no devices at the moment")).ok()?;
-        let ram = state.attached.shared_ram();
-        show(&ram, &devices);
-        Some(ram)
+        let devices = state.devices().ok()?;
+        let seen = (state.attached.shared_ram(), state.attached.eyes().stamper());
+        show(&seen.0, &devices);
+        Some(seen)
     }
 
-    /// One more follows the rings.
-    fn follow(&self, client: Client) -> Result<(), String> {
-        let devices = {
-            let mut state = self.state();
-            let found = state.attached.refresh().and_then(|()| state.attached.devices());
-            found.map_err(|error| error.to_string())?
-        };
+    /// The kernel's release.
+    ///
+    /// # Errors
+    /// It was not to be had when the devices were last looked up: why.
+    pub(super) fn kernel(&self) -> Result<String, String> {
+        let state = self.state();
+        state.trouble.clone().map_or_else(|| Ok(state.attached.release().to_owned()), Err)
+    }
+
+    /// Shows who labels the pages of buffers.
+    pub(super) fn look(&self, show: &mut dyn FnMut(top::Labelled<'_>)) {
+        top::labelled(self.state().attached.eyes(), show);
+    }
+
+    /// What those who follow the rings share, of the devices there are now.
+    fn with_tracing<R>(&self, add: impl FnOnce(&Tracing) -> R) -> Result<R, String> {
+        let devices = self.state().devices().map_err(|error| error.to_string())?;
         let mut tracing = self.tracing.lock().unwrap_or_else(PoisonError::into_inner);
         let new = || {
             let me = self.me.upgrade().ok_or_else(|| "it is about to end".to_owned())?;
@@ -68,8 +80,7 @@ impl Answers {
             Some(tracing) => tracing,
             None => tracing.insert(new()?),
         };
-        tracing.add(client);
-        Ok(())
+        Ok(add(tracing))
     }
 
     /// Did the process end?
@@ -104,13 +115,31 @@ impl Source for Answers {
 
     fn trace(&self, stream: UnixStream, admitted: Admitted) {
         let Ok(mut refused) = stream.try_clone() else { return };
-        if let Err(message) = self.follow(Client { stream, _admitted: Some(admitted) }) {
-            let _ = crate::serve::control::send(&mut refused, &Reply::Error { message });
+        let client = Client { stream, _admitted: Some(admitted) };
+        if let Err(message) = self.with_tracing(|tracing| tracing.add(client)) {
+            let _ = send(&mut refused, &Reply::Error { message });
+        }
+    }
+
+    fn top(&self, stream: UnixStream, admitted: Admitted, every: Duration) {
+        let Ok(mut refused) = stream.try_clone() else { return };
+        let client = top::Client { stream, _admitted: admitted, every };
+        let added = self.with_tracing(|tracing| tracing.add_top(&self.me, client));
+        let added = added.and_then(|added| added.map_err(|error| format!("there is no thread to be had: {error}")));
+        if let Err(message) = added {
+            let _ = send(&mut refused, &Reply::Error { message });
         }
     }
 }
 
 impl State {
+    /// The devices there are now. Why not, if not, is remembered.
+    fn devices(&mut self) -> Result<Vec<Device>, AttachError> {
+        let found = self.attached.refresh().and_then(|()| self.attached.devices());
+        self.trouble = found.as_ref().err().map(ToString::to_string);
+        found
+    }
+
     fn status(&mut self) -> Result<Status, AttachError> {
         let devices = self.attached.devices()?;
         let mut queues = Vec::new();

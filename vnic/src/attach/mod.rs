@@ -149,6 +149,10 @@ impl Attached {
         self.ram.clone()
     }
 
+    fn eyes(&mut self) -> &mut Introspection<Arc<Ram>> {
+        &mut self.eyes
+    }
+
     /// The kernel's release, as `uname -r` has it.
     #[must_use]
     pub fn release(&self) -> &str {

@@ -14,9 +14,10 @@ pub struct Report {
     pub kernel: Option<String>,
     /// Why the guest cannot be looked into, where it cannot.
     pub why: Option<String>,
-    /// How much of what passed was seen, by bytes of the frames; `None`: nothing passed.
+    /// How much of what passed was seen, by bytes of the frames; by their number where nobody knows the bytes of those that
+    /// were missed; `None`: nothing passed.
     pub seen_share: Option<f64>,
-    /// All frames that passed.
+    /// All frames that passed. From outside, the bytes are those of the frames that were seen.
     pub passed: Passed,
     /// Those that were seen.
     pub seen: Passed,
@@ -47,6 +48,15 @@ pub struct Passed {
     pub frames: u64,
     /// Their bytes, headers included.
     pub bytes: u64,
+}
+
+impl Passed {
+    /// How much of all these are; `None`: there are none.
+    #[must_use]
+    pub fn share_of(self, all: Passed) -> Option<f64> {
+        let of = |part: u64, whole: u64| (whole > 0).then(|| part as f64 / whole as f64);
+        if self.bytes < all.bytes { of(self.bytes, all.bytes) } else { of(self.frames, all.frames) }
+    }
 }
 
 /// One flow.

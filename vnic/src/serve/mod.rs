@@ -20,7 +20,7 @@ pub(crate) mod metrics;
 pub mod options;
 mod server;
 pub(crate) mod status;
-mod top;
+pub(crate) mod top;
 pub(crate) mod trace;
 
 use std::io;

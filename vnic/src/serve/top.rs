@@ -22,9 +22,9 @@ use super::control::send;
 use super::trace::{Admitted, Following, give_way};
 use crate::backend::labels::EyesStamper;
 use crate::backend::{QueueShared, Shared};
-use crate::introspect::{Kind, Label};
+use crate::introspect::{GuestPhysical, Introspection, Kind, Label};
 use crate::observe::protocol::Reply;
-use crate::observe::tracer::{Event, Read, Reader, SAMPLES};
+use crate::observe::tracer::{Event, EventBuffer, Read, Reader, SAMPLES};
 use crate::provenance::{Account, Passed, Report};
 
 /// Of a worker's time, what its events may cost: one part of this many.
@@ -42,12 +42,54 @@ const TRY_AGAIN: Duration = Duration::from_secs(1);
 const OFTEN: Duration = Duration::from_millis(100);
 
 /// Who asked.
-pub(super) struct Client {
-    pub(super) stream: UnixStream,
+pub(crate) struct Client {
+    pub(crate) stream: UnixStream,
     /// Counts among the clients for as long as it lives.
-    pub(super) _admitted: Admitted,
+    pub(crate) _admitted: Admitted,
     /// Between two reports.
-    pub(super) every: Duration,
+    pub(crate) every: Duration,
+}
+
+/// Labels for the pages of a buffer that has this stamp.
+pub(crate) type Labelled<'l> = &'l mut dyn FnMut(&EventBuffer, u64, &mut Vec<Label>);
+
+/// Whoever knows the guest of a device.
+pub(crate) trait Guest {
+    /// Has stamps taken of what is sent from now on, as long as it lives. Returns the kernel's release.
+    ///
+    /// # Errors
+    /// The guest cannot be looked into: why, and how long until it is worth another try.
+    fn open(&mut self) -> Result<String, (String, Duration)>;
+
+    /// Shows who labels pages. `None`: nobody can at the moment.
+    fn look(&mut self, show: &mut dyn FnMut(Labelled<'_>)) -> Option<()>;
+}
+
+/// A device that is served has its front-end's memory.
+struct Served<'s> {
+    shared: &'s Shared,
+    stamper: Option<Arc<EyesStamper>>,
+}
+
+impl Guest for Served<'_> {
+    fn open(&mut self) -> Result<String, (String, Duration)> {
+        self.stamper = None;
+        let memory = self.shared.view().memory.clone();
+        let nobody = || ("no front-end has shared a guest's memory".to_owned(), Duration::ZERO);
+        let stamper = self.shared.labels.want_stamps(&memory.ok_or_else(nobody)?);
+        let stamper = stamper.map_err(|error| (error.to_string(), TRY_AGAIN))?;
+        Ok(self.stamper.insert(stamper).release().to_owned())
+    }
+
+    fn look(&mut self, show: &mut dyn FnMut(Labelled<'_>)) -> Option<()> {
+        let memory = self.shared.view().memory.clone().filter(|_| self.stamper.is_some())?;
+        self.shared.labels.watch(&memory, |eyes| labelled(eyes, show)).ok()
+    }
+}
+
+/// Shows these eyes.
+pub(crate) fn labelled<M: GuestPhysical>(eyes: &mut Introspection<M>, show: &mut dyn FnMut(Labelled<'_>)) {
+    show(&mut |buffer, stamp, labels| eyes.labels_of(buffer.gpa, buffer.len, stamp, labels));
 }
 
 /// A transmit queue, and how far it was read.
@@ -60,21 +102,29 @@ struct Queue<'s> {
 
 /// A device that is followed.
 struct Device<'s> {
-    shared: &'s Arc<Shared>,
+    guest: Box<dyn Guest + 's>,
     queues: Vec<Queue<'s>>,
-    stamper: Option<Arc<EyesStamper>>,
     kernel: Option<String>,
     why: Option<String>,
     try_at: Instant,
     _following: Following<'s>,
 }
 
-/// Tells the client, until it goes away.
+/// Tells the client of devices that are served, until it goes away.
 pub(super) fn follow(devices: &[Arc<Shared>], client: &mut Client) -> io::Result<()> {
+    follow_with(devices, |shared| Box::new(Served { shared, stamper: None }), client)
+}
+
+/// Tells the client, until it goes away. `guest` knows the guest of a device.
+pub(crate) fn follow_with<'s>(
+    devices: &'s [Arc<Shared>],
+    guest: impl Fn(&'s Shared) -> Box<dyn Guest + 's>,
+    client: &mut Client,
+) -> io::Result<()> {
     give_way();
     client.stream.set_write_timeout(Some(READ_WITHIN))?;
     let every = client.every.max(OFTEN);
-    let mut devices: Vec<Device<'_>> = devices.iter().map(Device::new).collect();
+    let mut devices: Vec<Device<'_>> = devices.iter().map(|shared| Device::new(shared, guest(shared))).collect();
     let mut account = Account::default();
     let start = Instant::now();
     let mut next = start + every;
@@ -96,12 +146,13 @@ pub(super) fn follow(devices: &[Arc<Shared>], client: &mut Client) -> io::Result
 }
 
 impl<'s> Device<'s> {
-    fn new(shared: &'s Arc<Shared>) -> Self {
-        let transmits = shared.queues.iter().filter(|queue| queue.name.starts_with("transmitq"));
+    fn new(shared: &'s Shared, guest: Box<dyn Guest + 's>) -> Self {
+        // From outside, the device's name stands before the queue's.
+        let is_transmitq = |name: &str| name.rsplit('.').next().is_some_and(|name| name.starts_with("transmitq"));
+        let transmits = shared.queues.iter().filter(|queue| is_transmitq(&queue.name));
         let mut device = Device {
-            shared,
+            guest,
             queues: Vec::new(),
-            stamper: None,
             kernel: None,
             why: None,
             try_at: Instant::now(),
@@ -115,24 +166,12 @@ impl<'s> Device<'s> {
 
     /// Has the workers take stamps, of the kernel that runs now.
     fn open(&mut self) {
-        let memory = self.shared.view().memory.clone();
-        let Some(memory) = memory else {
-            (self.stamper, self.why) = (None, Some("no front-end has shared a guest's memory".to_owned()));
-            return;
-        };
-        let failed = self.why.is_some();
-        if failed && Instant::now() < self.try_at {
+        if self.why.is_some() && Instant::now() < self.try_at {
             return;
         }
-        match self.shared.labels.want_stamps(&memory) {
-            Ok(stamper) => {
-                self.kernel = Some(stamper.release().to_owned());
-                (self.stamper, self.why) = (Some(stamper), None);
-            }
-            Err(error) => {
-                (self.stamper, self.why) = (None, Some(error.to_string()));
-                self.try_at = Instant::now() + TRY_AGAIN;
-            }
+        match self.guest.open() {
+            Ok(kernel) => (self.kernel, self.why) = (Some(kernel), None),
+            Err((why, wait)) => (self.why, self.try_at) = (Some(why), Instant::now() + wait),
         }
     }
 
@@ -146,15 +185,10 @@ impl<'s> Device<'s> {
         if events.is_empty() {
             return cost;
         }
-        let memory = self.shared.view().memory.clone().filter(|_| self.stamper.is_some());
-        let looked = memory.map(|memory| {
-            self.shared.labels.watch(&memory, |eyes| {
-                for event in &events {
-                    account.add(event, |buffer, stamp, labels| eyes.labels_of(buffer.gpa, buffer.len, stamp, labels));
-                }
-            })
-        });
-        if !matches!(looked, Some(Ok(()))) {
+        let mut add_all = |label: Labelled<'_>| {
+            events.iter().for_each(|event| account.add(event, |buffer, stamp, labels| label(buffer, stamp, labels)));
+        };
+        if self.guest.look(&mut add_all).is_none() {
             for event in &events {
                 account.add(event, |buffer, _, labels| labels.push(Label::of(buffer.gpa, Kind::Unsettled)));
             }
@@ -202,7 +236,7 @@ fn report(account: &Account, devices: &[Device<'_>], since: Duration) -> Report 
         seconds: since.as_secs_f64(),
         kernel: devices.iter().find_map(|device| device.kernel.clone()),
         why: devices.iter().find_map(|device| device.why.clone()),
-        seen_share: (all.bytes > 0).then(|| report.seen.bytes as f64 / all.bytes as f64),
+        seen_share: report.seen.share_of(all),
         passed: all,
         ..report
     }

@@ -1,4 +1,4 @@
-//! `vnic trace` of a VM that is looked into: one thread looks at the rings again and again while somebody follows, and writes
+//! `vnic trace` and `vnic top` of a VM that is looked into: one thread looks at the rings again and again while somebody follows, and writes
 //! events as a device's worker would; who follows them is served as a device's clients are.
 //!
 //! Operation: each device is a [`Shared`] of its own, with nothing but its queues' names and event rings. The devices are
@@ -12,17 +12,20 @@ mod queue;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::answers::Answers;
 use super::devices::{Device, Frames};
 use super::ram::Ram;
 use crate::backend::{About, Shared};
+use crate::introspect::Stamper;
 use crate::serve::control::start;
+use crate::serve::top;
 use crate::serve::trace::{self, Client};
-use queue::Watched;
+use queue::{Wanted, Watched};
 
 /// How often the devices are looked up.
 const ANEW: Duration = Duration::from_millis(500);
@@ -32,6 +35,9 @@ const EAGER: Duration = Duration::from_millis(2);
 const PAUSE: Duration = Duration::from_micros(200);
 /// How long a client has to be taken by the thread that serves it.
 const TAKEN: Duration = Duration::from_secs(10);
+
+/// The guest's memory, and what takes stamps of its pages.
+pub(super) type Seen = (Arc<Ram>, Stamper<Arc<Ram>>);
 
 /// Those who follow, and what they follow.
 #[derive(Debug)]
@@ -72,6 +78,33 @@ impl Tracing {
         let _ = self.clients.send(client.into());
         let _ = self.wake.send(());
     }
+
+    /// One more wants to know from what the frames come.
+    pub(super) fn add_top(&self, answers: &Weak<Answers>, mut client: top::Client) -> std::io::Result<()> {
+        let (devices, answers) = (self.devices.clone(), answers.clone());
+        // It is not told of a client that goes away.
+        start("top", move || {
+            let guest = |_| -> Box<dyn top::Guest> { Box::new(Outside(answers.clone())) };
+            let _ = top::follow_with(&devices, guest, &mut client);
+        })?;
+        let _ = self.wake.send(());
+        Ok(())
+    }
+}
+
+/// The guest that is looked into; who looks at its rings takes the stamps.
+struct Outside(Weak<Answers>);
+
+impl top::Guest for Outside {
+    fn open(&mut self) -> Result<String, (String, Duration)> {
+        let ended = || ("it is about to end".to_owned(), ANEW);
+        self.0.upgrade().ok_or_else(ended)?.kernel().map_err(|why| (why, ANEW))
+    }
+
+    fn look(&mut self, show: &mut dyn FnMut(top::Labelled<'_>)) -> Option<()> {
+        self.0.upgrade()?.look(show);
+        Some(())
+    }
 }
 
 /// What followers see of a device.
@@ -93,21 +126,26 @@ fn watch(devices: &[Arc<Shared>], wake: &Receiver<()>, answers: &dyn Fn() -> Opt
             std::thread::sleep(PAUSE);
         }
         let mut rings: Vec<(Instant, Watched)> = Vec::new();
-        let (mut ram, mut looked_up, mut moved): (Option<Arc<Ram>>, _, _) = (None, None, Instant::now());
+        let (mut guest, mut looked_up, mut moved): (Option<Seen>, _, _) = (None, None, Instant::now());
         while traced() {
             let now = Instant::now();
             if looked_up.is_none_or(|at| now.duration_since(at) > ANEW) {
                 let Some(answers) = answers() else { return };
-                ram = answers.look_up(|ram, found| renew(devices, &mut rings, ram, found));
+                guest = answers.look_up(|ram, found| renew(devices, &mut rings, ram, found));
                 looked_up = Some(Instant::now());
             }
-            let Some(ram) = &ram else {
+            let Some((ram, stamper)) = &guest else {
                 std::thread::sleep(ANEW);
                 continue;
             };
+            let count = |counter: fn(&Shared) -> &AtomicU32| {
+                devices.iter().map(|shared| counter(shared).load(Ordering::Relaxed)).sum::<u32>()
+            };
+            let stamper = Some(stamper).filter(|_| count(|shared| &shared.samplers) > 0);
+            let all = stamper.is_none() || count(|shared| &shared.tracers) > 0;
             let mut any = false;
             for (epoch, ring) in &mut rings {
-                any |= ring.look(ram, epoch.elapsed().as_nanos() as u64);
+                any |= ring.look(ram, Wanted { at_ns: epoch.elapsed().as_nanos() as u64, stamper, all });
             }
             if any {
                 moved = now;

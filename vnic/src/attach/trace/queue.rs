@@ -7,7 +7,7 @@
 //! 3. Each used chain is an event if it was seen, and else counted as missed.
 //!
 //! Invariants: events and those missed together are as many as the ring's used chains. Chains that are remembered are never
-//! more than the ring's size.
+//! more than twice the ring's size.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -16,10 +16,24 @@ use super::super::devices::{Frames, Queue};
 use super::super::ram::Ram;
 use super::chain::Seen;
 use crate::backend::QueueShared;
-use crate::introspect::GuestPhysical;
+use crate::introspect::{GuestPhysical, Stamper};
 use crate::observe::tracer::{Event, HEAD_BYTES};
 use crate::ring::RingLayout;
 use crate::spec::{Feature, Features};
+
+/// Pages that are stamped in one look, at most: while it takes stamps, it misses chains.
+const STAMPED: u64 = 64;
+
+/// What one look is for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted<'w> {
+    /// The time.
+    pub(super) at_ns: u64,
+    /// Somebody wants to know whose the bytes are.
+    pub(super) stamper: Option<&'w Stamper<Arc<Ram>>>,
+    /// Somebody follows all chains: not only those with stamps.
+    pub(super) all: bool,
+}
 
 /// A split ring that is watched.
 #[derive(Debug)]
@@ -85,10 +99,11 @@ impl Watched {
         let size = queue.layout.size;
         (queue.packed.is_none() && size.is_power_of_two()).then_some(())?;
         let header = crate::net::header_len(features);
-        let (_, used) = indices(ram, &queue.layout)?;
+        let (avail, next_used) = indices(ram, &queue.layout)?;
         let open = VecDeque::new();
-        // What is in flight now counts as new.
-        Some(Watched { shared, queue: queue.clone(), features, header, next_avail: used, next_used: used, open })
+        // What is in flight now counts as new where chains come back in their order, as a NIC's do; else nobody knows which it is.
+        let next_avail = if queue.frames == Frames::None { avail } else { next_used };
+        Some(Watched { shared, queue: queue.clone(), features, header, next_avail, next_used, open })
     }
 
     /// Is it still this one?
@@ -103,7 +118,7 @@ impl Watched {
     }
 
     /// Looks once. Returns whether anything has happened.
-    pub(super) fn look(&mut self, ram: &Ram, at_ns: u64) -> bool {
+    pub(super) fn look(&mut self, ram: &Ram, wanted: Wanted<'_>) -> bool {
         let layout = self.queue.layout;
         let Some((avail, used)) = indices(ram, &layout) else { return false };
         if (avail, used) == (self.next_avail, self.next_used) {
@@ -115,26 +130,38 @@ impl Watched {
         }
         let Some(before) = self.rings(ram) else { return false };
         let mut new = self.follow(ram, &table, &before, avail);
+        if let (Some(stamper), Frames::Sent) = (wanted.stamper, self.queue.frames) {
+            let mut pages = 0;
+            // The youngest will be there longest.
+            for seen in new.iter_mut().rev() {
+                if pages >= STAMPED {
+                    break;
+                }
+                pages += seen.stamp(stamper);
+            }
+        }
         // Not before all of them have been read.
         let (Some(collected), Some(after)) = (short(ram, self.queue.last_used_at), self.rings(ram)) else {
             return false;
         };
-        let used = number(&after.used, 2, 2) as u16;
-        self.next_avail = avail;
-        if used.wrapping_sub(self.next_used) > layout.size {
-            // The used ring has come round: which they were is not known any more.
-            self.shared.events.lose(used.wrapping_sub(self.next_used).into());
+        // Had an index come round by now, entries could be those of later chains.
+        let Some((avail_by_now, used_by_now)) = indices(ram, &layout) else { return false };
+        let is_round = |now: u16, next: u16| now.wrapping_sub(next) > layout.size;
+        // `avail.idx` was read later than `used.idx`: there may be more of them than the ring holds, but not twice as many.
+        let is_too_many = self.open.len() + new.len() > 2 * usize::from(layout.size);
+        if is_too_many || is_round(used_by_now, self.next_used) || is_round(avail_by_now, self.next_avail) {
+            // Which they were is not known any more, nor which of them are in flight.
+            self.miss(used_by_now.wrapping_sub(self.next_used));
             self.open.clear();
-            self.next_used = used;
+            (self.next_used, self.next_avail) = (used_by_now, avail_by_now);
             return true;
         }
+        self.next_avail = avail;
         self.forget_collected(&mut new, &after, collected);
         self.open.append(&mut new);
+        // What was used since may have been made available since, too: its turn is the next look's.
         while self.next_used != used {
-            self.pass(ram, &after, at_ns);
-        }
-        while self.open.len() > usize::from(layout.size) {
-            self.open.pop_front();
+            self.pass(ram, &after, wanted);
         }
         true
     }
@@ -149,8 +176,8 @@ impl Watched {
 
     /// What was made available since the last look.
     fn follow(&self, ram: &Ram, table: &[u8], rings: &Rings, avail: u16) -> VecDeque<Seen> {
-        // Of more than the ring holds, the last.
-        let count = avail.wrapping_sub(self.next_avail).min(rings.size);
+        // Where it is more than the ring holds, none of it is told.
+        let count = Some(avail.wrapping_sub(self.next_avail)).filter(|count| *count <= rings.size).unwrap_or(0);
         let first = avail.wrapping_sub(count);
         let one = |n| {
             let idx = first.wrapping_add(n);
@@ -181,13 +208,17 @@ impl Watched {
             heads.entry(key(seen)).or_default().seen += 1;
         }
         // A head is available again once it was used: of those of one head, only the last is not.
-        self.open.retain(|seen| {
+        let mut is_possible = |seen: &Seen| {
             let head = heads.entry(key(seen)).or_default();
             let impossible = head.seen > head.used + 1;
             head.seen -= usize::from(impossible);
-            head.before += usize::from(!impossible);
             !impossible
-        });
+        };
+        self.open.retain(&mut is_possible);
+        new.retain(&mut is_possible);
+        for seen in &self.open {
+            heads.entry(key(seen)).or_default().before += 1;
+        }
         for seen in new {
             let head = heads.entry(key(seen)).or_default();
             head.before += 1;
@@ -196,18 +227,28 @@ impl Watched {
     }
 
     /// The next used chain.
-    fn pass(&mut self, ram: &Ram, rings: &Rings, at_ns: u64) {
+    fn pass(&mut self, ram: &Ram, rings: &Rings, wanted: Wanted<'_>) {
         let idx = self.next_used;
         self.next_used = idx.wrapping_add(1);
         let (head, written) = rings.used(idx);
         let of = if self.in_order() { idx } else { head };
         let place = self.open.iter().position(|seen| self.key(seen) == of);
-        let Some(seen) = place.and_then(|place| self.open.remove(place)).filter(|seen| seen.is_whole) else {
-            self.shared.events.lose(1);
+        let Some(seen) = place
+            .and_then(|place| self.open.remove(place))
+            .filter(|seen| seen.is_whole && (wanted.all || !seen.stamps.is_empty()))
+        else {
+            self.miss(1);
             return;
         };
-        let event = self.event(ram, &seen, idx, written, at_ns);
+        let event = self.event(ram, &seen, idx, written, wanted.at_ns);
+        self.shared.counters.chains.add(1);
+        self.shared.counters.bytes.add(event.frame_len.into());
         self.shared.events.record(&event);
+    }
+
+    fn miss(&self, chains: u16) {
+        self.shared.counters.chains.add(chains.into());
+        self.shared.events.lose(chains.into());
     }
 
     fn event(&self, ram: &Ram, seen: &Seen, used_idx: u16, written: u32, at_ns: u64) -> Event {
@@ -221,6 +262,7 @@ impl Watched {
             ..Event::default()
         };
         seen.buffers.iter().for_each(|buffer| event.push(*buffer));
+        event.stamps.iter_mut().zip(&seen.stamps).for_each(|(stamp, seen)| *stamp = *seen);
         let (first, bytes) = match self.queue.frames {
             Frames::Sent => (seen.first.clone(), seen.readable),
             Frames::Received => {

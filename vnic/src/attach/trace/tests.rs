@@ -1,19 +1,21 @@
 //! A driver and a device at work on a ring that somebody else looks at now and then.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use proptest::prelude::*;
 
 use super::super::devices::{Frames, Queue};
 use super::super::ram::Ram;
-use super::queue::Watched;
+use super::queue::{Wanted, Watched};
 use crate::backend::QueueShared;
 use crate::memory::testing::GuestRam;
-use crate::observe::tracer::{Event, Read};
+use crate::observe::tracer::{Event, Read, Reader};
 use crate::ring::{Buffer, DriverRing, Placement, RingLayout, SplitDriver};
 use crate::spec::net::NET_HEADER_LEN;
 use crate::spec::{Feature, Features};
 
+const WANTED: Wanted<'_> = Wanted { at_ns: 7, stamper: None, all: true };
 const SIZE: u16 = 8;
 const RAM: u64 = 1 << 20;
 /// Where the driver's books say how far it has collected.
@@ -26,15 +28,15 @@ struct Bench {
     ram: GuestRam,
     layout: RingLayout,
     driver: SplitDriver,
-    watched: Watched,
+    watched: Option<Watched>,
     shared: Arc<QueueShared>,
-    seen_through: Ram,
+    seen_through: Arc<Ram>,
     /// What the device has and has not used: head, and the chain's number.
     device: Vec<(u16, u64)>,
     /// What it has used, in order.
     used: Vec<u64>,
     added: u64,
-    collected: u16,
+    collected: usize,
 }
 
 impl Bench {
@@ -43,7 +45,7 @@ impl Bench {
         let ram = GuestRam::new(RAM).unwrap();
         let (layout, _) = RingLayout::split_at(0x1000, SIZE).unwrap();
         let driver = SplitDriver::new(layout, ram.memory().clone(), features).unwrap();
-        let seen_through = Ram::of_file(ram.fd().try_clone_to_owned().unwrap().into(), RAM);
+        let seen_through = Arc::new(Ram::of_file(ram.fd().try_clone_to_owned().unwrap().into(), RAM));
         let shared = Arc::new(QueueShared::new("transmitq0".to_owned()));
         shared.events.make_room();
         let queue = Queue {
@@ -58,7 +60,7 @@ impl Bench {
             frames,
             last_used_at: LAST_USED,
         };
-        let watched = Watched::new(&seen_through, &queue, features, shared.clone()).unwrap();
+        let watched = Watched::new(&seen_through, &queue, features, shared.clone());
         let (device, used) = (Vec::new(), Vec::new());
         Bench { ram, layout, driver, watched, shared, seen_through, device, used, added: 0, collected: 0 }
     }
@@ -73,7 +75,7 @@ impl Bench {
         let at = FRAMES + number % 1024 * 64;
         self.ram.write(at + NET_HEADER_LEN as u64, &number.to_le_bytes()).unwrap();
         let buffers = [Buffer::readable(at, 32), Buffer::readable(at + 32, number as u32 + 1)];
-        let table = Placement::Indirect(TABLES + number % 16 * 32);
+        let table = Placement::Indirect(TABLES + number % 1024 * 32);
         let head = self.driver.add(&buffers, if indirect { table } else { Placement::Direct }).unwrap();
         self.driver.publish();
         self.device.push((head, number));
@@ -99,15 +101,17 @@ impl Bench {
         if self.driver.pop_used().unwrap().is_none() {
             return;
         }
-        let number = self.used[usize::from(self.collected)];
+        let number = self.used[self.collected];
         self.collected += 1;
-        self.ram.write(LAST_USED, &self.collected.to_le_bytes()).unwrap();
+        // In the kernel's order.
+        self.ram.write(TABLES + number % 1024 * 32, &[0xff; 32]).unwrap();
+        self.ram.write(LAST_USED, &(self.collected as u16).to_le_bytes()).unwrap();
         self.ram.write(FRAMES + number % 1024 * 64, &[0xff; 32]).unwrap();
-        self.ram.write(TABLES + number % 16 * 32, &[0xff; 32]).unwrap();
     }
 
     fn look(&mut self) -> bool {
-        self.watched.look(&self.seen_through, 7)
+        let Some(watched) = &mut self.watched else { return false };
+        watched.look(&self.seen_through, WANTED)
     }
 }
 
@@ -181,6 +185,68 @@ fn a_received_frames_bytes_are_told_until_the_driver_has_collected_it() {
     assert_eq!(heads, [vec![], vec![0x11; 20]]);
 }
 
+/// What is told by now, and how many were missed.
+fn told(reader: &mut Reader<'_>) -> (Vec<u64>, u64) {
+    let (mut told, mut missed) = (Vec::new(), 0);
+    while let Some(read) = reader.read() {
+        match read {
+            Read::Event(event) => told.push(number(&event)),
+            Read::Lost(events) => missed += events,
+        }
+    }
+    (told, missed)
+}
+
+/// Driver and device go on while somebody looks.
+#[test]
+fn nothing_is_told_that_was_not_so_while_the_ring_moves_under_the_look() {
+    let mut bench = Bench::new(Frames::Sent);
+    let (shared, ram) = (bench.shared.clone(), bench.seen_through.clone());
+    let mut watched = bench.watched.take().unwrap();
+    let mut reader = shared.events.reader();
+    let looks = AtomicUsize::new(0);
+    let (mut all, mut missed) = (Vec::new(), 0);
+    let used = std::thread::scope(|scope| {
+        let worker = scope.spawn(|| {
+            let mut random = 1_u64;
+            let (mut steps, mut seen) = (0, 0);
+            while bench.used.len() < 20_000 {
+                steps += 1;
+                // Not all passes unseen, however slow the one who looks is. Should he end, so does this.
+                let mut patience = 1 << 20;
+                while steps % 16 == 0 && looks.load(Ordering::Acquire) == seen && patience > 0 {
+                    patience -= 1;
+                    std::thread::yield_now();
+                }
+                seen = looks.load(Ordering::Acquire);
+                random = random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+                let which = (random >> 60) as usize;
+                match random >> 32 & 7 {
+                    0..3 => bench.add(which.is_multiple_of(2)),
+                    3..5 => bench.use_one(which),
+                    _ => bench.collect(),
+                }
+            }
+            bench.used
+        });
+        loop {
+            let last = worker.is_finished();
+            let moved = watched.look(&ram, WANTED);
+            let (more, gone) = told(&mut reader);
+            all.extend(more);
+            missed += gone;
+            looks.fetch_add(1, Ordering::Release);
+            if last && !moved {
+                return worker.join().unwrap();
+            }
+        }
+    });
+    assert_eq!(all.len() as u64 + missed, used.len() as u64);
+    let mut used = used.iter();
+    assert!(all.iter().all(|number| used.any(|used| used == number)), "in another order");
+    assert!(!all.is_empty());
+}
+
 proptest! {
     /// Whatever happens between looks, what is told was so, and all that was used is told or counted.
     #[test]
@@ -190,20 +256,14 @@ proptest! {
         let mut reader = shared.events.reader();
         for (step, which) in steps {
             match step {
-                0..3 => bench.add(which % 2 == 0),
+                0..3 => bench.add(which.is_multiple_of(2)),
                 3..5 => bench.use_one(which),
                 5..7 => bench.collect(),
                 _ => drop(bench.look()),
             }
         }
         bench.look();
-        let (mut told, mut missed) = (Vec::new(), 0);
-        while let Some(read) = reader.read() {
-            match read {
-                Read::Event(event) => told.push(number(&event)),
-                Read::Lost(events) => missed += events,
-            }
-        }
+        let (told, missed) = told(&mut reader);
         prop_assert_eq!(told.len() as u64 + missed, bench.used.len() as u64);
         let mut used = bench.used.iter();
         prop_assert!(told.iter().all(|number| used.any(|used| used == number)), "{:?} of {:?}", told, bench.used);
