@@ -71,8 +71,8 @@ pub(super) struct Args {
 
 fn queue_size(text: &str) -> Result<u16, String> {
     match text.parse() {
-        Ok(size @ 2..=32768) if u16::is_power_of_two(size) => Ok(size),
-        _ => Err(format!("{text} is no queue size; a split ring has a power of two from 2 to 32768, such as 256")),
+        Ok(size @ 1..=32768) if u16::is_power_of_two(size) => Ok(size),
+        _ => Err(format!("{text} is no queue size; a split ring has a power of two from 1 to 32768, such as 256")),
     }
 }
 

@@ -64,6 +64,7 @@ fn what_is_wrong_with_the_options_is_said_in_a_sentence() {
     let scratch = Scratch::new();
     let serve = |options: &[&str]| scratch.run(&[&["serve", "--socket-path", "vnic.sock"], options].concat());
     serve(&["--withhold", "csum,warp_drive"]).is_refusal(&["--withhold", "warp_drive", "host_tso4"]);
+    serve(&["--queue-size", "0"]).is_refusal(&["--queue-size", "0", "power of two"]);
     serve(&["--queue-size", "300"]).is_refusal(&["--queue-size", "300", "power of two"]);
     serve(&["--queue-size", "65536"]).is_refusal(&["--queue-size", "65536", "power of two"]);
     for pairs in ["0", "129", "-1", "two"] {
@@ -147,6 +148,8 @@ fn capabilities_are_the_vhost_user_specifications_json() {
     let document = outcome.json();
     assert_eq!(document["type"], "net");
     assert!(document["features"].as_array().unwrap().contains(&json!("csum")), "{document}");
+    // The smallest size of a queue is 1.
+    assert_eq!(scratch.run(&["serve", "--print-capabilities", "--queue-size", "1"]).code, Some(0));
 }
 
 #[test]

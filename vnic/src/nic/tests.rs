@@ -67,7 +67,7 @@ impl Queue {
         Queue::sized(ram, base, features, SIZE)
     }
 
-    fn sized(ram: &GuestRam, base: u64, features: spec::Features, size: u16) -> Self {
+    pub(crate) fn sized(ram: &GuestRam, base: u64, features: spec::Features, size: u16) -> Self {
         let memory = Arc::clone(ram.memory());
         let (layout, driver): (_, Box<dyn DriverRing>) = if features.has(Feature::RingPacked) {
             let (layout, _) = RingLayout::packed_at(base, size).unwrap();

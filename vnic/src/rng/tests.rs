@@ -34,6 +34,10 @@ struct Rig {
 
 impl Rig {
     fn new(features: spec::Features) -> Self {
+        Rig::sized(features, 64)
+    }
+
+    fn sized(features: spec::Features, size: u16) -> Self {
         let model = Rng { queue_size: 64 };
         let about = About { offered: OFFERED, ..About::default() };
         let path = RngDataPath { source: Counting(0), piece: [0; PIECE] };
@@ -41,7 +45,7 @@ impl Rig {
             with_workers(about, ["requestq".to_owned()], |workers, plan| workers.add(path, plan));
         let mut device = Backend::new(model, shared.clone(), workers);
         let ram = GuestRam::new(RAM).unwrap();
-        let queue = Driven::new(&ram, 0x1000, features);
+        let queue = Driven::sized(&ram, 0x1000, features, size);
         device.set_features(features).unwrap();
         device.set_memory(Arc::clone(ram.memory())).unwrap();
         device.start_queue(0, queue.setup_at(start_of(features))).unwrap();
@@ -68,6 +72,17 @@ fn a_request_comes_back_full_over_all_its_buffers() {
         let expected: Vec<u8> = (0..5010).map(|at| (at % 251) as u8).collect();
         assert!(got == expected, "{features:?}");
         assert_eq!(["chains", "descriptors", "bytes"].map(|name| rig.count(name)), [1, 2, 5010]);
+    }
+}
+
+#[test]
+fn a_ring_of_one_descriptor_is_served() {
+    for features in rng_formats() {
+        let mut rig = Rig::sized(features, 1);
+        for at in 0..5 {
+            rig.queue.add(&[Buffer::writable(AT + 100 * at, 100)]);
+            assert_eq!(rig.queue.used().written, 100, "{features:?}");
+        }
     }
 }
 

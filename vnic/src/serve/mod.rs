@@ -16,6 +16,7 @@
 //! A device of your own: [`Process::add`].
 
 pub mod control;
+mod error;
 pub(crate) mod metrics;
 pub mod options;
 mod server;
@@ -29,86 +30,24 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 
-use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::backend::{About, Backend, DataPath, DeviceModel, NamedCounters, Notices, Plan, PollMode, Shared, Workers};
-use crate::link::capture::CaptureError;
 use crate::link::peer::Pinger;
-use crate::link::{self, AnyPort, Capture, LinkKind, OpenError, Share};
+use crate::link::{self, AnyPort, Capture, Share};
 use crate::net::features;
 use crate::nic::{self, Nic};
 use crate::observe::discovery;
 use crate::rng::{Rng, RngDataPath};
 use crate::spec::Features;
-use crate::vhost_user::listen::ListenError;
 pub use control::Extension;
 use control::{Control, ControlSocket};
+pub use error::ServeError;
 pub use options::{DeviceKind, Endpoint, Options};
 use server::{Server, Socket};
 pub use trace::Admitted;
-
-/// Why `serve` cannot begin, or cannot go on: one sentence.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    /// The link.
-    #[error(transparent)]
-    Link(#[from] OpenError),
-    /// The capture.
-    #[error(transparent)]
-    Capture(#[from] CaptureError),
-    /// More workers than the link has ports for.
-    #[error("the link {link} has one worker: name one CPU with --cpu, not {cpus}")]
-    OneWorker {
-        /// The link.
-        link: LinkKind,
-        /// How many CPUs were named.
-        cpus: usize,
-    },
-    /// More workers than queue pairs.
-    #[error(
-        "--cpu names {cpus} CPUs, and only {pairs} would have a queue pair to serve: name fewer, or offer more with --queue-pairs"
-    )]
-    IdleWorkers {
-        /// How many CPUs were named.
-        cpus: usize,
-        /// Queue pairs offered.
-        pairs: u16,
-    },
-    /// The vhost-user socket.
-    #[error(transparent)]
-    Socket(#[from] ListenError),
-    /// The control socket.
-    #[error("cannot listen on the control socket {}: {source}", path.display())]
-    Control {
-        /// Its path.
-        path: PathBuf,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// The workers.
-    #[error("cannot start the workers: {0}")]
-    Workers(io::Error),
-    /// A worker ended by itself.
-    #[error("a worker failed: {0}")]
-    Worker(String),
-    /// A host resource is missing.
-    #[error("cannot {action}: {source}")]
-    Host {
-        /// What was tried.
-        action: &'static str,
-        /// What the kernel said.
-        source: io::Error,
-    },
-}
-
-impl ServeError {
-    pub(super) fn host(action: &'static str) -> impl FnOnce(Errno) -> Self {
-        move |errno| ServeError::Host { action, source: errno.into() }
-    }
-}
 
 /// Serves front-ends until SIGINT or SIGTERM, or, over an inherited connection, until the front-end is gone.
 ///

@@ -11,7 +11,8 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
 
-use super::{Endpoint, ServeError};
+use super::error::ServeError;
+use super::options::Endpoint;
 use crate::backend::{Backend, Notice, Shared};
 use crate::vhost_user::listen::{Connector, Inherited, Listener};
 use crate::vhost_user::{Handled, Session, SessionError};

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use super::*;
+use crate::link::LinkKind;
 use crate::observe::protocol::{Reply, Request, Status};
 use crate::vhost_user::message;
 use crate::vhost_user::socket::Connection;

@@ -2,39 +2,20 @@
 //!
 //! VIRTIO 1.3, 2.2 Feature Bits; 5.1.3 Network Device, Feature bits; 6 Reserved Feature Bits.
 
-use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+
+use super::names::{codes, feature_set};
 
 /// A name that is no feature's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a feature (the spec's name in lower case without prefix: csum, host_tso4, event_idx, …)")]
 pub struct UnknownFeature(pub String);
 
-macro_rules! features {
-    ($($(#[$doc:meta])* $variant:ident = $bit:literal, $name:literal;)*) => {
-        /// One feature bit. Its number is the bit's position.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        #[repr(u8)]
-        pub enum Feature {
-            $($(#[$doc])* $variant = $bit,)*
-        }
-
-        impl Feature {
-            /// Every feature that has a name here, by rising bit number.
-            pub const ALL: &'static [Feature] = &[$(Feature::$variant,)*];
-
-            /// The spec's name in lower case, without prefix.
-            #[must_use]
-            pub const fn name(self) -> &'static str {
-                match self { $(Feature::$variant => $name,)* }
-            }
-        }
-    };
-}
-
-features! {
+codes! {
+    /// One feature bit. Its number is the bit's position, its name the spec's in lower case.
+    Feature;
     /// The device can take packets with a partial checksum (transmit).
     Csum = 0, "csum";
     /// The driver can take packets with a partial checksum (receive).
@@ -117,20 +98,6 @@ features! {
     Rss = 60, "rss";
 }
 
-impl Feature {
-    /// The mask with this feature's bit alone.
-    #[must_use]
-    pub const fn mask(self) -> u64 {
-        1 << (self as u8)
-    }
-}
-
-impl fmt::Display for Feature {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
 impl FromStr for Feature {
     type Err = UnknownFeature;
 
@@ -143,80 +110,23 @@ impl FromStr for Feature {
     }
 }
 
-/// A set of feature bits, known by name or not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-pub struct Features(pub u64);
+feature_set! {
+    /// A set of feature bits, known by name or not.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+    Features of Feature
+}
 
 impl Features {
-    /// No feature at all.
-    pub const NONE: Features = Features(0);
-
-    /// The set of these features.
-    #[must_use]
-    pub const fn of(list: &[Feature]) -> Self {
-        let mut bits = 0;
-        let mut i = 0;
-        while i < list.len() {
-            bits |= list[i].mask();
-            i += 1;
-        }
-        Features(bits)
-    }
-
-    /// Is `feature` in the set?
-    #[must_use]
-    pub const fn has(self, feature: Feature) -> bool {
-        self.0 & feature.mask() != 0
-    }
-
-    /// The set with `feature`.
-    #[must_use]
-    pub const fn with(self, feature: Feature) -> Self {
-        Features(self.0 | feature.mask())
-    }
-
-    /// The set without `feature`.
-    #[must_use]
-    pub const fn without(self, feature: Feature) -> Self {
-        Features(self.0 & !feature.mask())
-    }
-
     /// What is in both sets.
     #[must_use]
     pub const fn and(self, other: Self) -> Self {
         Features(self.0 & other.0)
     }
 
-    /// What is in this set and not in `other`.
-    #[must_use]
-    pub const fn minus(self, other: Self) -> Self {
-        Features(self.0 & !other.0)
-    }
-
     /// Is every feature of `self` in `other`?
     #[must_use]
     pub const fn is_subset_of(self, other: Self) -> bool {
         self.0 & !other.0 == 0
-    }
-
-    /// The names of the set, by rising bit number; a bit without a name is `bit N`.
-    #[must_use]
-    pub fn names(self) -> Vec<String> {
-        (0..64)
-            .filter(|bit| self.0 >> bit & 1 == 1)
-            .map(|bit| {
-                Feature::ALL
-                    .iter()
-                    .find(|feature| **feature as u8 == bit)
-                    .map_or_else(|| format!("bit {bit}"), |feature| feature.name().to_owned())
-            })
-            .collect()
-    }
-}
-
-impl fmt::Display for Features {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.names().join(" "))
     }
 }
 
@@ -233,7 +143,7 @@ mod tests {
 
     #[test]
     fn bits_rise_and_none_is_listed_twice() {
-        assert!(Feature::ALL.windows(2).all(|pair| (pair[0] as u8) < pair[1] as u8));
+        assert!(Feature::ALL.windows(2).all(|pair| pair[0] < pair[1]));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! "vhost-user protocol" is QEMU's `docs/interop/vhost-user.rst`; section titles below are that document's. All fields are in
 //! the host's byte order, which for this crate is little-endian.
 
-use std::fmt;
+use super::names::{codes, feature_set};
 use std::mem::size_of;
 
 /// Lower bits of the header's flags: the protocol's version. "Header".
@@ -59,43 +59,6 @@ pub const STATUS_FEATURES_OK: u8 = 8;
 pub const STATUS_NEEDS_RESET: u8 = 64;
 /// The driver gave up.
 pub const STATUS_FAILED: u8 = 128;
-
-macro_rules! codes {
-    ($(#[$outer:meta])* $type:ident; $($(#[$doc:meta])* $variant:ident = $number:literal, $name:literal;)*) => {
-        $(#[$outer])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        #[repr(u32)]
-        pub enum $type {
-            $($(#[$doc])* $variant = $number,)*
-        }
-
-        impl $type {
-            /// Every one that has a name here, by rising number.
-            pub const ALL: &'static [$type] = &[$($type::$variant,)*];
-
-            /// The specification's name, without prefix.
-            #[must_use]
-            pub const fn name(self) -> &'static str {
-                match self { $($type::$variant => $name,)* }
-            }
-
-            /// The one with this number.
-            #[must_use]
-            pub const fn from_number(number: u32) -> Option<Self> {
-                match number {
-                    $($number => Some($type::$variant),)*
-                    _ => None,
-                }
-            }
-        }
-
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(self.name())
-            }
-        }
-    };
-}
 
 codes! {
     /// What a front-end asks. "Front-end message types".
@@ -254,75 +217,10 @@ codes! {
     DeviceState = 19, "DEVICE_STATE";
 }
 
-impl ProtocolFeature {
-    /// The mask with this feature's bit alone.
-    #[must_use]
-    pub const fn mask(self) -> u64 {
-        1 << (self as u32)
-    }
-}
-
-/// A set of protocol features, known by name or not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct ProtocolFeatures(pub u64);
-
-impl ProtocolFeatures {
-    /// None at all.
-    pub const NONE: ProtocolFeatures = ProtocolFeatures(0);
-
-    /// The set of these features.
-    #[must_use]
-    pub const fn of(list: &[ProtocolFeature]) -> Self {
-        let mut bits = 0;
-        let mut i = 0;
-        while i < list.len() {
-            bits |= list[i].mask();
-            i += 1;
-        }
-        ProtocolFeatures(bits)
-    }
-
-    /// Is `feature` in the set?
-    #[must_use]
-    pub const fn has(self, feature: ProtocolFeature) -> bool {
-        self.0 & feature.mask() != 0
-    }
-
-    /// The set with `feature`.
-    #[must_use]
-    pub const fn with(self, feature: ProtocolFeature) -> Self {
-        ProtocolFeatures(self.0 | feature.mask())
-    }
-
-    /// The set without `feature`.
-    #[must_use]
-    pub const fn without(self, feature: ProtocolFeature) -> Self {
-        ProtocolFeatures(self.0 & !feature.mask())
-    }
-
-    /// What is in this set and not in `other`.
-    #[must_use]
-    pub const fn minus(self, other: Self) -> Self {
-        ProtocolFeatures(self.0 & !other.0)
-    }
-
-    /// The names of the set, by rising bit number; a bit without a name is `bit N`.
-    #[must_use]
-    pub fn names(self) -> Vec<String> {
-        (0..64)
-            .filter(|bit| self.0 >> bit & 1 == 1)
-            .map(|bit| {
-                ProtocolFeature::from_number(bit)
-                    .map_or_else(|| format!("bit {bit}"), |feature| feature.name().to_owned())
-            })
-            .collect()
-    }
-}
-
-impl fmt::Display for ProtocolFeatures {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.names().join(" "))
-    }
+feature_set! {
+    /// A set of protocol features, known by name or not.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+    ProtocolFeatures of ProtocolFeature
 }
 
 /// "Header".

@@ -9,8 +9,10 @@
 //!
 //! Limits: the worker is a thread, so two runs of the same bytes need not be the same.
 
+mod files;
+mod step;
+
 use std::cell::RefCell;
-use std::fs::File;
 use std::io::{IoSlice, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -18,23 +20,24 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use arbitrary::{Arbitrary, Unstructured};
+use arbitrary::Unstructured;
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::unistd::ftruncate;
 use vnic::backend::{About, Backend, Notice, Notices, Plan, PollMode, Shared, Workers};
 use vnic::link::{self, LinkKind};
-use vnic::memory::testing::{GuestRam, USER_BASE};
-use vnic::memory::{Gpa, RegionSpec, UserAddr};
+use vnic::memory::testing::GuestRam;
 use vnic::net::features::OFFERED;
 use vnic::nic::{self, Nic, queue_name};
 use vnic::ring::{Buffer, DriverRing, Placement, RingLayout, SplitDriver};
-use vnic::spec::vhost_user::{FLAG_NEED_REPLY, VERSION, VringAddr, VringState};
-use vnic::spec::{Feature, Features};
-use vnic::vhost_user::message::{Request, VringFile};
+use vnic::spec::Feature;
+use vnic::spec::vhost_user::{FLAG_NEED_REPLY, VERSION};
+use vnic::vhost_user::message::Request;
 use vnic::vhost_user::{Device, Handled, Session};
+
+use files::Kind;
+use step::{Ask, Step, ring};
 
 const RAM: u64 = 0x4_0000;
 const PAIRS: u16 = 2;
@@ -42,112 +45,6 @@ const PAIRS: u16 = 2;
 const PROBE: u32 = 64;
 /// How long a good front-end waits for its frame.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// A file that comes with a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Arbitrary)]
-enum Kind {
-    Memory,
-    /// A page of memory and no more.
-    Short,
-    Empty,
-    Event,
-    /// A pipe nobody writes to any more.
-    Closed,
-    /// The writing end of a pipe that is full.
-    Full,
-    /// The writing end of a pipe nobody reads.
-    Broken,
-    Null,
-    Zero,
-    Folder,
-    Socket,
-}
-
-/// A request, nearly right.
-#[derive(Debug, Clone, Copy, Arbitrary)]
-enum Ask {
-    Features(u64),
-    /// The session's usual beginning, packed or not, in order or not.
-    Begin(u8),
-    Protocol(u64),
-    Table {
-        count: u8,
-        size: u8,
-        offset: u8,
-    },
-    AddRegion {
-        at: u8,
-        pages: u8,
-        offset: u8,
-    },
-    RemoveRegion {
-        at: u8,
-        pages: u8,
-    },
-    Num(u8, u16),
-    Addr {
-        index: u8,
-        desc: u16,
-        avail: u16,
-        used: u16,
-    },
-    GoodAddr(u8),
-    Base(u8, u32),
-    GetBase(u8),
-    Kick(u8, bool),
-    Call(u8, bool),
-    Err(u8, bool),
-    Enable(u8, u8),
-    Status(u8),
-    Owner,
-    ResetOwner,
-    ResetDevice,
-    Get(u8),
-    Mtu(u16),
-    Channel,
-}
-
-#[derive(Debug, Clone, Arbitrary)]
-enum Step {
-    Ask {
-        ask: Ask,
-        acknowledge: bool,
-        files: [Kind; 2],
-    },
-    /// As it should be, with other files.
-    WithFiles {
-        ask: Ask,
-        files: Vec<Kind>,
-    },
-    Message {
-        code: u8,
-        flags: u8,
-        size: Option<u16>,
-        payload: Vec<u8>,
-        files: Vec<Kind>,
-    },
-    Bytes(Vec<u8>, Vec<Kind>),
-    /// A ring of its own: set up as it should be, in one go.
-    Start {
-        index: u8,
-        packed: bool,
-    },
-    /// Bytes into guest memory: rings, tables, buffers.
-    Write {
-        at: u16,
-        bytes: [u8; 16],
-    },
-    /// A chain of a buffer, readable or not.
-    Chain {
-        queue: u8,
-        addr: u16,
-        len: u16,
-        writable: bool,
-    },
-    KickIt,
-    /// The memory file gets this many pages.
-    Cut(u8),
-}
 
 /// What lives as long as the process: as in `serve`, sessions come and go.
 struct Rig {
@@ -236,7 +133,7 @@ impl FrontEnd {
         match step {
             Step::Ask { ask, acknowledge, files } => self.ask(ask, acknowledge, &files),
             Step::WithFiles { ask, files } => {
-                for request in self.requests(ask) {
+                for request in ask.requests(&self.device) {
                     self.send(&request.to_bytes(0), &files);
                 }
             }
@@ -284,7 +181,7 @@ impl FrontEnd {
     }
 
     fn ask(&mut self, ask: Ask, acknowledge: bool, files: &[Kind]) {
-        for request in self.requests(ask) {
+        for request in ask.requests(&self.device) {
             let needed = match &request {
                 Request::SetMemTable(regions) => regions.len(),
                 Request::AddMemReg(_) | Request::SetBackendReqFd => 1,
@@ -298,82 +195,9 @@ impl FrontEnd {
         }
     }
 
-    fn requests(&self, ask: Ask) -> Vec<Request> {
-        let state = |index: u8, num: u32| VringState { index: index.into(), num };
-        let file = |index: u8, present| VringFile { index: index.into(), present };
-        let region = |at: u64, size: u64, offset: u64| RegionSpec {
-            gpa: Gpa(at),
-            size,
-            user_addr: UserAddr(USER_BASE + at),
-            mmap_offset: offset,
-        };
-        let page = |pages: u8| 0x1000 * u64::from(pages);
-        vec![match ask {
-            Ask::Features(bits) => Request::SetFeatures(Features(bits)),
-            Ask::Begin(how) => {
-                let without = [Feature::RingPacked, Feature::InOrder, Feature::AccessPlatform, Feature::EventIdx];
-                let features = without.iter().enumerate().fold(self.device.offered(), |set, (at, feature)| {
-                    if how >> at & 1 == 1 { set } else { set.without(*feature) }
-                });
-                return vec![
-                    Request::SetProtocolFeatures(self.device.protocol_features()),
-                    Request::SetFeatures(features),
-                    Request::SetMemTable(vec![region(0, RAM, 0)]),
-                ];
-            }
-            Ask::Protocol(bits) => Request::SetProtocolFeatures(vnic::spec::vhost_user::ProtocolFeatures(bits)),
-            Ask::Table { count, size, offset } => {
-                let count = u64::from(count % 10);
-                let size = page(size % 65);
-                Request::SetMemTable((0..count).map(|at| region(at * size, size, page(offset % 4))).collect())
-            }
-            Ask::AddRegion { at, pages, offset } => Request::AddMemReg(region(page(at), page(pages), page(offset))),
-            Ask::RemoveRegion { at, pages } => Request::RemMemReg(region(page(at), page(pages), 0)),
-            Ask::Num(index, size) => Request::SetVringNum(state(index % 6, size.into())),
-            Ask::Addr { index, desc, avail, used } => Request::SetVringAddr(VringAddr {
-                index: u32::from(index % 6),
-                flags: 0,
-                descriptor: USER_BASE + 8 * u64::from(desc),
-                available: USER_BASE + 8 * u64::from(avail),
-                used: USER_BASE + 8 * u64::from(used),
-                log: 0,
-            }),
-            Ask::GoodAddr(index) => {
-                let at = USER_BASE + ring(index % 4);
-                Request::SetVringAddr(VringAddr {
-                    index: u32::from(index % 4),
-                    flags: 0,
-                    descriptor: at,
-                    available: at + 0x1000,
-                    used: at + 0x1800,
-                    log: 0,
-                })
-            }
-            Ask::Base(index, base) => Request::SetVringBase(state(index % 6, base)),
-            Ask::GetBase(index) => Request::GetVringBase(state(index % 6, 0)),
-            Ask::Kick(index, present) => Request::SetVringKick(file(index % 6, present)),
-            Ask::Call(index, present) => Request::SetVringCall(file(index % 6, present)),
-            Ask::Err(index, present) => Request::SetVringErr(file(index % 6, present)),
-            Ask::Enable(index, on) => Request::SetVringEnable(state(index % 6, u32::from(on % 3))),
-            Ask::Status(status) => Request::SetStatus(status.into()),
-            Ask::Owner => Request::SetOwner,
-            Ask::ResetOwner => Request::ResetOwner,
-            Ask::ResetDevice => Request::ResetDevice,
-            Ask::Get(which) => match which % 5 {
-                0 => Request::GetFeatures,
-                1 => Request::GetProtocolFeatures,
-                2 => Request::GetQueueNum,
-                3 => Request::GetMaxMemSlots,
-                _ => Request::GetStatus,
-            },
-            Ask::Mtu(mtu) => Request::NetSetMtu(mtu.into()),
-            Ask::Channel => Request::SetBackendReqFd,
-        }]
-    }
-
     /// Sends bytes with files, has the session take all of it, and reads what it answers.
     fn send(&mut self, bytes: &[u8], kinds: &[Kind]) {
-        let files: Vec<OwnedFd> = kinds.iter().take(12).filter_map(|kind| self.file(*kind)).collect();
+        let files: Vec<OwnedFd> = kinds.iter().take(12).filter_map(|kind| kind.open(&self.ram, &self.kick)).collect();
         let raw: Vec<RawFd> = files.iter().map(AsRawFd::as_raw_fd).collect();
         let rights = [ControlMessage::ScmRights(&raw)];
         let control = if raw.is_empty() { &[][..] } else { &rights[..] };
@@ -396,46 +220,12 @@ impl FrontEnd {
             let _ = self.socket.read(&mut [0; 4096]);
         }
     }
-
-    fn file(&self, kind: Kind) -> Option<OwnedFd> {
-        let memory = |len: i64| {
-            let file = memfd_create(c"short", MFdFlags::MFD_CLOEXEC).ok()?;
-            ftruncate(&file, len).ok()?;
-            Some(file)
-        };
-        let pipe = || std::io::pipe().ok();
-        Some(match kind {
-            Kind::Memory => self.ram.fd().try_clone_to_owned().ok()?,
-            Kind::Short => memory(0x1000)?,
-            Kind::Empty => memory(0)?,
-            Kind::Event => self.kick.try_clone().ok()?,
-            Kind::Closed => OwnedFd::from(pipe()?.0),
-            Kind::Broken => OwnedFd::from(pipe()?.1),
-            Kind::Full => {
-                let (_eye, end) = pipe()?;
-                let end = OwnedFd::from(end);
-                let flags = nix::fcntl::OFlag::O_NONBLOCK;
-                nix::fcntl::fcntl(&end, nix::fcntl::FcntlArg::F_SETFL(flags)).ok()?;
-                while nix::unistd::write(&end, &[0; 4096]).is_ok() {}
-                end
-            }
-            Kind::Null => File::options().read(true).write(true).open("/dev/null").ok()?.into(),
-            Kind::Zero => File::options().read(true).write(true).open("/dev/zero").ok()?.into(),
-            Kind::Folder => File::open("/").ok()?.into(),
-            Kind::Socket => UnixStream::pair().ok()?.0.into(),
-        })
-    }
 }
 
 impl Drop for FrontEnd {
     fn drop(&mut self) {
         self.session.end(&mut self.device);
     }
-}
-
-/// Where `GoodAddr` has a queue's ring: descriptors, and two pages for the rest.
-fn ring(index: u8) -> u64 {
-    0x1_0000 + 0x2000 * u64::from(index)
 }
 
 fn event() -> OwnedFd {

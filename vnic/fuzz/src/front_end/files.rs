@@ -1,0 +1,62 @@
+//! The files that come with messages.
+
+use std::fs::File;
+use std::os::fd::{OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use arbitrary::Arbitrary;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::unistd::{ftruncate, write};
+use vnic::memory::testing::GuestRam;
+
+/// A file that comes with a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Arbitrary)]
+pub(super) enum Kind {
+    Memory,
+    /// A page of memory and no more.
+    Short,
+    Empty,
+    Event,
+    /// A pipe nobody writes to any more.
+    Closed,
+    /// The writing end of a pipe that is full.
+    Full,
+    /// The writing end of a pipe nobody reads.
+    Broken,
+    Null,
+    Zero,
+    Folder,
+    Socket,
+}
+
+impl Kind {
+    /// Such a file; the memory and the event are the guest's own.
+    pub(super) fn open(self, ram: &GuestRam, kick: &OwnedFd) -> Option<OwnedFd> {
+        let memory = |len: i64| {
+            let file = memfd_create(c"short", MFdFlags::MFD_CLOEXEC).ok()?;
+            ftruncate(&file, len).ok()?;
+            Some(file)
+        };
+        let pipe = || std::io::pipe().ok();
+        Some(match self {
+            Kind::Memory => ram.fd().try_clone_to_owned().ok()?,
+            Kind::Short => memory(0x1000)?,
+            Kind::Empty => memory(0)?,
+            Kind::Event => kick.try_clone().ok()?,
+            Kind::Closed => OwnedFd::from(pipe()?.0),
+            Kind::Broken => OwnedFd::from(pipe()?.1),
+            Kind::Full => {
+                let (_eye, end) = pipe()?;
+                let end = OwnedFd::from(end);
+                fcntl(&end, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).ok()?;
+                while write(&end, &[0; 4096]).is_ok() {}
+                end
+            }
+            Kind::Null => File::options().read(true).write(true).open("/dev/null").ok()?.into(),
+            Kind::Zero => File::options().read(true).write(true).open("/dev/zero").ok()?.into(),
+            Kind::Folder => File::open("/").ok()?.into(),
+            Kind::Socket => UnixStream::pair().ok()?.0.into(),
+        })
+    }
+}
