@@ -44,7 +44,8 @@ impl Fetch {
                     .into()
             }
             Client::Nfs => {
-                let url = format!("nfs://127.0.0.1/{NAME}?version=4&nfsport={port}");
+                // The export is the root of all exports, `/`.
+                let url = format!("nfs://127.0.0.1//{NAME}?version=4&nfsport={port}");
                 ["nfs-cp", &url, &into].map(str::to_owned).into()
             }
             Client::Rsync => {
@@ -99,7 +100,7 @@ mod tests {
                 Client::Curl("https"),
                 "curl --silent --show-error --fail --insecure --output /f/fetched https://127.0.0.1:81/big.bin",
             ),
-            (Client::Nfs, "nfs-cp nfs://127.0.0.1/big.bin?version=4&nfsport=81 /f/fetched"),
+            (Client::Nfs, "nfs-cp nfs://127.0.0.1//big.bin?version=4&nfsport=81 /f/fetched"),
             (Client::Iperf(&["--zerocopy"]), "iperf3 --client 127.0.0.1 --port 81 --reverse --bytes 9 --zerocopy"),
         ] {
             let fetch = Fetch::new(client, 81, 9, Path::new("/f"));

@@ -50,6 +50,13 @@ impl Outcome {
     }
 }
 
+/// Leaves the rows as a JSON array.
+pub(crate) fn write(outcomes: &[Outcome], to: &Path) -> Result<()> {
+    let written = to.parent().map_or(Ok(()), std::fs::create_dir_all);
+    let text = serde_json::to_vec_pretty(outcomes)?;
+    written.and_then(|()| std::fs::write(to, text)).with_context(|| to.display().to_string())
+}
+
 /// The file with a package and its version on each line.
 pub(crate) fn versions(folder: &Path) -> Result<String> {
     let file = folder.join("versions");
