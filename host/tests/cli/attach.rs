@@ -1,10 +1,11 @@
 //! `vnic attach` on processes that are no VM: a sentence, exit code 2, and the process is as it was.
 
+use std::fs;
 use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
-use crate::util::{Outcome, Scratch};
+use crate::util::{Outcome, Scratch, wait_for};
 
 /// Ended when dropped.
 struct Process(Child);
@@ -51,6 +52,9 @@ fn a_small_program_is_no_vm_and_goes_on() {
     let scratch = Scratch::new();
     let mut small = Process::start("cat");
     let pid = small.pid();
+    // Until then it is the shell that becomes it.
+    let name = || fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "cat");
+    wait_for("cat", || name().then_some(()));
     refused(&scratch.run(&["attach", "--pid", &pid]), &format!("process {pid} (cat) is no VM"));
     assert!(small.0.try_wait().unwrap().is_none(), "it has ended");
 }
