@@ -52,7 +52,9 @@ fn however_the_launcher_ends_nothing_it_started_is_left() {
     for task in [["--command", "x"], ["--transfer", "sendfile"]] {
         for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGKILL] {
             note(&format!("{} {signal}", task[0]));
-            let mut command = Command::new(repository().join("scripts/run-qemu.sh"));
+            // The tests may themselves run with signals ignored (nohup), and the launcher would leave them so.
+            let mut command = Command::new("env");
+            command.arg("--default-signal=INT,TERM,HUP").arg(repository().join("scripts/run-qemu.sh"));
             command.args(task).arg("--run-dir").arg(folder.path());
             command.env("VNIC", vnic()).env("QEMU", &qemu).env("ACCEL", "tcg");
             let mut launcher = Child::start("launcher", folder.path(), command);

@@ -1,7 +1,7 @@
 //! The files that come with messages.
 
 use std::fs::File;
-use std::os::fd::{OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
 use arbitrary::Arbitrary;
