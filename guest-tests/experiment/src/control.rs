@@ -10,7 +10,7 @@ use vnic::observe::observer::Observer;
 use vnic::serve::Extension;
 use vnic::serve::control::Control;
 
-use crate::flow::{FlowAccounts, FlowWatch, Piece};
+use crate::flow::{FlowAccounts, FlowWatch};
 use crate::introspection::{Introspected, testify};
 use crate::scan::{self, ScanReport};
 use crate::wire::{Flow, PageRun};
@@ -118,8 +118,8 @@ fn introspected(parts: &[Box<FlowWatch>], device: &Control) -> Introspected {
     if forgotten > 0 {
         return Introspected::Unknown(format!("there was no room to remember where {forgotten} bytes lay"));
     }
-    let pieces: Vec<Piece> = parts.iter().flat_map(|part| part.trail().0).copied().collect();
-    match testify(&pieces, |addresses| device.labels(addresses)) {
+    let pieces = parts.iter().flat_map(|part| part.trail().0).copied();
+    match testify(pieces, |addresses| device.labels(addresses)) {
         Ok(accounts) => Introspected::Accounts(accounts),
         Err(why) => Introspected::Unknown(why),
     }

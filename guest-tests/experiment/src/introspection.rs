@@ -45,10 +45,10 @@ struct Run {
 /// # Errors
 /// The guest's kernel cannot be looked into: why.
 pub fn testify(
-    pieces: &[Piece],
+    pieces: impl IntoIterator<Item = Piece>,
     mut label: impl FnMut(&[u64]) -> Result<Vec<Label>, String>,
 ) -> Result<IntrospectionAccounts, String> {
-    let parts: Vec<Piece> = pieces.iter().flat_map(|piece| piece.by_page()).collect();
+    let parts: Vec<Piece> = pieces.into_iter().flat_map(Piece::by_page).collect();
     let mut runs = BTreeMap::<(Option<Arc<str>>, Option<u64>, i64), Run>::new();
     let (mut payload, mut in_files, mut unsettled) = (0, 0, 0);
     for parts in parts.chunks(AT_ONCE) {
@@ -61,10 +61,9 @@ pub fn testify(
                     in_files += part.len;
                     // Both are below 2⁶⁴; what overflows is a place no file has.
                     let shift = part.shift(page) as i64;
-                    let name = || Label { page: None, ..label.clone() }.to_string();
                     let run = runs
                         .entry((label.device.clone(), label.inode, shift))
-                        .or_insert_with(|| Run { name: name(), ..Run::default() });
+                        .or_insert_with(|| Run { name: Label { page: None, ..label }.to_string(), ..Run::default() });
                     run.bytes += part.len;
                     run.pages += 1;
                 }
@@ -91,7 +90,7 @@ mod tests {
     /// Eight pages sent one after the other, that labels say these things of.
     fn eight(said: impl Fn(u64, Label) -> Label) -> IntrospectionAccounts {
         let pieces = [Piece { gpa: 0x1000, len: 0x8000, offset: 0 }];
-        testify(&pieces, |gpas| Ok(gpas.iter().map(|gpa| said(gpa / 4096 - 1, Label::of(*gpa, Kind::Slab))).collect()))
+        testify(pieces, |gpas| Ok(gpas.iter().map(|gpa| said(gpa / 4096 - 1, Label::of(*gpa, Kind::Slab))).collect()))
             .unwrap()
     }
 
@@ -127,6 +126,6 @@ mod tests {
     #[test]
     fn a_kernel_that_cannot_be_looked_into_is_no_copy() {
         let piece = Piece { gpa: 0, len: 1, offset: 0 };
-        assert_eq!(testify(&[piece], |_| Err("no Linux".to_owned())), Err("no Linux".to_owned()));
+        assert_eq!(testify([piece], |_| Err("no Linux".to_owned())), Err("no Linux".to_owned()));
     }
 }

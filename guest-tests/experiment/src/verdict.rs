@@ -156,6 +156,34 @@ pub fn join(witnesses: &[(&str, Testimony)]) -> Judgement {
     Judgement { verdict, why: clauses.join("; ") }
 }
 
+/// What follows from where the payload lay: this share of it in the file's own pages, and no more than `at_most`.
+///
+/// # Errors
+/// Nothing does: why.
+fn by_share(
+    share: f64,
+    at_most: f64,
+    path_kind: PathKind,
+    circumstances: Circumstances,
+) -> Result<(Option<Verdict>, Copies), String> {
+    let elsewhere = Copies::at_least(1.0 - at_most);
+    Ok(if share >= NEARLY_ALL {
+        (Some(Verdict::ZeroCopy), Copies::exactly(0.0))
+    } else if circumstances.pages_moved > 0 {
+        // A page that moved looks like a copy: only a full share can be believed.
+        return Err(format!("{} pages of the file moved in memory during the transfer", circumstances.pages_moved));
+    } else if path_kind == PathKind::Direct {
+        // What lies in the program's memory got there by the disk's DMA: no copy by the CPU can be told from it.
+        (None, Copies::at_least(0.0))
+    } else if at_most <= 1.0 - NEARLY_ALL {
+        (Some(Verdict::Copied), elsewhere)
+    } else if at_most - share > 1.0 - NEARLY_ALL {
+        (None, elsewhere)
+    } else {
+        (Some(Verdict::Mixed), elsewhere)
+    })
+}
+
 /// Fills in what follows from a row's figures: verdict, why, copies per payload byte.
 pub fn judge(method: &mut Method, circumstances: Circumstances) {
     let path_kind = Row::parse(&method.method).map_or(PathKind::PageCache, |row| row.path_kind());

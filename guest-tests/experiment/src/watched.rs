@@ -5,15 +5,13 @@
 
 use std::collections::BTreeMap;
 
-use vnic::provenance::{FlowReport, Report, SourceReport};
+use vnic::provenance::{FlowReport, Report, SourceReport, descriptors_per_mib};
 
 use super::run::{DeviceAccounts, FileInfo, IntrospectionAccounts, Method, Run, Verdict, Watched, WatchedFile};
 use super::verdict::NEARLY_ALL;
 
 /// Why figures are missing that are there where a transfer is conducted.
 const NO_AGENT: &str = "a VM was watched, with no agent in it";
-/// Bytes of a MiB.
-const MIB: f64 = (1_u64 << 20) as f64;
 
 /// The record of what was seen.
 #[must_use]
@@ -93,7 +91,7 @@ fn judge(flow: &FlowReport) -> (Option<Verdict>, String) {
         "of {} payload bytes seen, {}; {:.1} descriptors per MiB, {} frames",
         flow.bytes,
         sources.collect::<Vec<_>>().join(", "),
-        descriptors_per_mib(flow),
+        descriptors_per_mib(flow.descriptors, flow.bytes),
         flow.frames
     );
     let known = flow.bytes.saturating_sub(flow.unsettled_bytes);
@@ -106,12 +104,6 @@ fn judge(flow: &FlowReport) -> (Option<Verdict>, String) {
         _ => Verdict::Mixed,
     };
     (Some(verdict), rests_on)
-}
-
-/// How many descriptors a MiB of payload took.
-#[must_use]
-pub fn descriptors_per_mib(flow: &FlowReport) -> f64 {
-    flow.descriptors as f64 * MIB / flow.bytes.max(1) as f64
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, Width};
 use serde::Serialize;
-use vnic::provenance::{Report, SourceReport};
+use vnic::provenance::{Report, SourceReport, descriptors_per_mib};
 
 use crate::row::{Row, server};
 
@@ -107,7 +107,7 @@ fn sources(report: &Report) -> String {
 /// Descriptors for each MiB of payload.
 fn density(report: &Report) -> f64 {
     let descriptors: u64 = report.flows.iter().map(|flow| flow.descriptors).sum();
-    descriptors as f64 * f64::from(1 << 20) / report.bytes.max(1) as f64
+    descriptors_per_mib(descriptors, report.bytes)
 }
 
 /// All rows as a table of a hundred columns.

@@ -7,6 +7,7 @@ use anyhow::Result;
 use comfy_table::Cell;
 use indicatif::{ProgressBar, ProgressStyle};
 use vnic::observe::protocol::Report;
+use vnic::provenance::descriptors_per_mib;
 use vnic_experiment::run::{Method, Run, Verdict, Watched};
 
 use super::style::{BAD, DIM, GOOD, PLAIN, WARN};
@@ -110,7 +111,7 @@ fn flows(run: &Run) -> String {
         };
         let device = &method.device;
         let bytes = device.payload_bytes.unwrap_or_default();
-        let per_mib = device.descriptors.map(|count| count as f64 * f64::from(1 << 20) / bytes.max(1) as f64);
+        let per_mib = device.descriptors.map(|count| descriptors_per_mib(count, bytes));
         let share = device.from_page_cache_bytes.and_then(|part| figures::percent(part, bytes));
         vec![
             Cell::new(&method.method),

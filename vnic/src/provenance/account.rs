@@ -145,19 +145,21 @@ impl Account {
             sums.bytes.add(source.kind, bytes);
             let source = match self.sources.get_key_value(&source) {
                 Some((known, _)) => known.clone(),
-                None => Arc::new(source),
+                None => {
+                    if self.sources.len() >= MAX_SOURCES {
+                        let others = &mut self.others;
+                        make_room(
+                            &mut self.sources,
+                            |sums| sums.seen_at,
+                            |gone| {
+                                others.sources += 1;
+                                others.source_bytes += gone.bytes;
+                            },
+                        );
+                    }
+                    Arc::new(source)
+                }
             };
-            if !self.sources.contains_key(&source) && self.sources.len() >= MAX_SOURCES {
-                let others = &mut self.others;
-                make_room(
-                    &mut self.sources,
-                    |sums| sums.seen_at,
-                    |gone| {
-                        others.sources += 1;
-                        others.source_bytes += gone.bytes;
-                    },
-                );
-            }
             if let Some((_, sum)) = sums.sources.iter_mut().find(|(known, _)| *known == source) {
                 *sum += bytes;
             } else if sums.sources.len() < MAX_FLOW_SOURCES {

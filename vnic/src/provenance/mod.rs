@@ -17,5 +17,5 @@ mod source;
 mod tests;
 
 pub use account::{Account, MAX_FLOW_SOURCES, MAX_FLOWS, MAX_SOURCES};
-pub use report::{FlowReport, Others, Passed, Report, SourceReport};
+pub use report::{FlowReport, Others, Passed, Report, SourceReport, descriptors_per_mib};
 pub use source::{Source, SourceKind};

@@ -123,6 +123,12 @@ impl FlowReport {
     }
 }
 
+/// How many descriptors a MiB of payload took.
+#[must_use]
+pub fn descriptors_per_mib(descriptors: u64, bytes: u64) -> f64 {
+    descriptors as f64 * f64::from(1 << 20) / bytes.max(1) as f64
+}
+
 fn share(zero_copy: u64, bytes: u64, unsettled: u64) -> Option<f64> {
     let known = bytes.saturating_sub(unsettled);
     (known > 0).then(|| zero_copy as f64 / known as f64)

@@ -1,8 +1,8 @@
 //! The device's testimony: where the payload bytes lay that it was handed.
 
-use super::{Circumstances, Copies, NEARLY_ALL, Scope, Testimony};
+use super::{Circumstances, Scope, Testimony, by_share};
 use crate::row::PathKind;
-use crate::run::{DeviceAccounts, Verdict};
+use crate::run::DeviceAccounts;
 
 /// What the device's accounts of a transfer of `bytes_sent` say.
 #[must_use]
@@ -54,18 +54,8 @@ pub fn device(
         "{cached} of {payload} payload bytes ({:.1} %) were gathered from the file's own pages, {elsewhere} from elsewhere",
         share * 100.0
     );
-    let (verdict, copies) = if share >= NEARLY_ALL {
-        (Some(Verdict::ZeroCopy), Copies::exactly(0.0))
-    } else if circumstances.pages_moved > 0 {
-        // A page that moved looks like a copy: only a full share can be believed.
-        return silent(format!("{} pages of the file moved in memory during the transfer", circumstances.pages_moved));
-    } else if path_kind == PathKind::Direct {
-        // What lies in the program's memory got there by the disk's DMA: no copy by the CPU can be told from it.
-        (None, Copies::at_least(0.0))
-    } else if share <= 1.0 - NEARLY_ALL {
-        (Some(Verdict::Copied), Copies::at_least(1.0 - share))
-    } else {
-        (Some(Verdict::Mixed), Copies::at_least(1.0 - share))
-    };
-    Testimony::Says { verdict, copies, scope: Scope::Whole, figures }
+    match by_share(share, share, path_kind, circumstances) {
+        Ok((verdict, copies)) => Testimony::Says { verdict, copies, scope: Scope::Whole, figures },
+        Err(reason) => silent(reason),
+    }
 }

@@ -1,8 +1,8 @@
 //! The guest kernel's structures' testimony: whose the pages were that the payload lay in, by a look from outside.
 
-use super::{Circumstances, Copies, NEARLY_ALL, Scope, Testimony};
+use super::{Circumstances, Scope, Testimony, by_share};
 use crate::row::PathKind;
-use crate::run::{Method, Verdict};
+use crate::run::Method;
 
 /// What the look into the guest's kernel says.
 #[must_use]
@@ -26,22 +26,8 @@ pub fn introspection(method: &Method, path_kind: PathKind, circumstances: Circum
     if accounts.unsettled_bytes > 0 {
         figures += &format!(", {} in pages that have changed hands since", accounts.unsettled_bytes);
     }
-    let elsewhere = Copies::at_least(1.0 - share(known));
-    let (verdict, copies) = if share(cached) >= NEARLY_ALL {
-        (Some(Verdict::ZeroCopy), Copies::exactly(0.0))
-    } else if circumstances.pages_moved > 0 {
-        return Testimony::Silent {
-            reason: format!("{} pages of the file moved in memory during the transfer", circumstances.pages_moved),
-        };
-    } else if path_kind == PathKind::Direct {
-        // What lay in the program's memory got there by the disk's DMA: no copy by the CPU can be told from it.
-        (None, Copies::at_least(0.0))
-    } else if share(known) <= 1.0 - NEARLY_ALL {
-        (Some(Verdict::Copied), elsewhere)
-    } else if share(accounts.unsettled_bytes) > 1.0 - NEARLY_ALL {
-        (None, elsewhere)
-    } else {
-        (Some(Verdict::Mixed), elsewhere)
-    };
-    Testimony::Says { verdict, copies, scope: Scope::Whole, figures }
+    match by_share(share(cached), share(known), path_kind, circumstances) {
+        Ok((verdict, copies)) => Testimony::Says { verdict, copies, scope: Scope::Whole, figures },
+        Err(reason) => Testimony::Silent { reason },
+    }
 }

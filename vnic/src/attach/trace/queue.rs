@@ -149,7 +149,8 @@ impl Watched {
         let is_round = |now: u16, next: u16| now.wrapping_sub(next) > layout.size;
         // `avail.idx` was read later than `used.idx`: there may be more of them than the ring holds, but not twice as many.
         let is_too_many = self.open.len() + new.len() > 2 * usize::from(layout.size);
-        if is_too_many || is_round(used_by_now, self.next_used) || is_round(avail_by_now, self.next_avail) {
+        let used_is_round = [used, used_by_now].into_iter().any(|used| is_round(used, self.next_used));
+        if is_too_many || used_is_round || is_round(avail_by_now, self.next_avail) {
             // Which they were is not known any more, nor which of them are in flight.
             self.miss(used_by_now.wrapping_sub(self.next_used));
             self.open.clear();
