@@ -13,7 +13,7 @@
 //!
 //! Behind an IOMMU the page is the one that the address led to, not the address's own.
 //!
-//! Where the bytes lay is remembered ([`trail`]). A file that is not in memory yet has no pages to look for: they are there
+//! Where the bytes lay is remembered ([`trail`](crate::trail)). A file that is not in memory yet has no pages to look for: they are there
 //! when the transfer is over, and [`FlowWatch::attribute_remembered`] attributes the bytes then. And
 //! [`introspection`](crate::introspection) asks the guest's kernel whose the pages are, without being told of any.
 
@@ -28,12 +28,8 @@ use vnic::observe::observer::{Observer, TransmittedFrame};
 
 use crate::introspection::Introspected;
 use crate::run::DeviceAccounts;
+use crate::trail::{Piece, Trail};
 use crate::wire::Flow;
-use trail::Trail;
-
-mod trail;
-
-pub use trail::Piece;
 
 /// What the device saw of a watched flow.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

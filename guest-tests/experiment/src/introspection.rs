@@ -16,8 +16,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use vnic::introspect::{Kind, Label};
 
-use crate::flow::Piece;
 use crate::run::IntrospectionAccounts;
+use crate::trail::Piece;
 
 /// Addresses that are looked up at a time.
 const AT_ONCE: usize = 1024;

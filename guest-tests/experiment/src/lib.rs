@@ -8,6 +8,7 @@
 //! | [`run`] | the record of a run |
 //! | [`verdict`] | the judgement on a transfer |
 //! | [`flow`] | the device as a witness: whose pages a flow's bytes are sent from |
+//! | [`trail`] | where a flow's payload lay, for those who can tell only later whose memory that was |
 //! | [`scan`] | the guest's memory as a witness: how often held bytes stand in it |
 //! | [`watched`] | the judgement on a VM that is watched, without an agent in it |
 //! | [`introspection`] | the guest kernel's structures as a witness: whose the pages are that the bytes lay in |
@@ -27,6 +28,8 @@ pub mod run;
 #[cfg(feature = "device")]
 pub mod scan;
 pub mod stamp;
+#[cfg(feature = "device")]
+pub mod trail;
 pub mod verdict;
 #[cfg(feature = "device")]
 pub mod watched;

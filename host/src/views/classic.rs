@@ -13,7 +13,7 @@ use vnic_experiment::verdict;
 
 use comfy_table::Cell;
 
-use super::table::{Align, table as aligned};
+use super::table::{Align, NULL, table as aligned};
 
 /// What the textbook says of a method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -183,7 +183,7 @@ pub(super) fn table(run: &Run) -> String {
     let heads = HEADS.iter().map(|(head, _)| (*head, Align::Left));
     let columns: Vec<_> = std::iter::once(("method", Align::Left)).chain(heads).collect();
     let rows = run.methods.iter().zip(lines(run)).map(|(method, line)| {
-        let figures = line.cells().into_iter().map(|cell| cell.unwrap_or_else(|| super::report::NULL.to_owned()));
+        let figures = line.cells().into_iter().map(|cell| cell.unwrap_or_else(|| NULL.to_owned()));
         std::iter::once(broken_name(method)).chain(figures).map(Cell::new).collect()
     });
     aligned(&columns, rows.collect())

@@ -7,6 +7,7 @@
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use vnic_experiment::run::{Method, Run, Verdict, Watched};
 
+use super::table::NULL;
 use super::{classic, figures, report};
 
 const STYLE: &str = "\
@@ -56,7 +57,7 @@ pub(crate) fn page(run: &Run, surprises: &[String]) -> String {
                 @for surprise in surprises { p.b { (surprise) } }
                 @for method in run.methods.iter().filter(|_| run.watched.is_none()) {
                     @for (heads, reason) in report::missing(method) {
-                        p.why { (report::NULL) " " (method.method) ": " (heads) ": " (reason) }
+                        p.why { (NULL) " " (method.method) ": " (heads) ": " (reason) }
                     }
                 }
                 footer { (if run.watched.is_some() { WATCHED } else { CONDUCTED }) }
@@ -157,8 +158,8 @@ fn table(run: &Run) -> Markup {
                     @let (class, word) = verdict(method);
                     tr {
                         td { (classic::name(method)) } td.word { (method.nic) }
-                        @for (_, _, show) in report::FIGURES { td { (show(method).as_deref().unwrap_or(report::NULL)) } }
-                        td.word.b[method.sha256_ok == Some(false)] { (report::digest(method).unwrap_or(report::NULL)) }
+                        @for (_, _, show) in report::FIGURES { td { (show(method).as_deref().unwrap_or(NULL)) } }
+                        td.word.b[method.sha256_ok == Some(false)] { (report::digest(method).unwrap_or(NULL)) }
                         td class={ "word " (class) } { (word) }
                     }
                 }
@@ -176,13 +177,13 @@ fn classic_table(run: &Run) -> Markup {
                 @for (method, line) in run.methods.iter().zip(classic::lines(run)) {
                     tr {
                         td { (classic::name(method)) }
-                        @for cell in line.cells() { td.word { (cell.as_deref().unwrap_or(report::NULL)) } }
+                        @for cell in line.cells() { td.word { (cell.as_deref().unwrap_or(NULL)) } }
                     }
                 }
             }
         } }
         p.why { (classic::NOTE) }
-        @for line in classic::missing(run) { p.why { (report::NULL) " " (line) } }
+        @for line in classic::missing(run) { p.why { (NULL) " " (line) } }
         @for line in classic::notes(run) { p.why { (line) } }
     }
 }

@@ -6,11 +6,8 @@ use vnic_experiment::run::{Method, Run, Verdict};
 use comfy_table::Cell;
 
 use super::style::{BAD, DIM, GOOD, HEAD, PLAIN, WARN};
-use super::table::{Align, paragraph, styled, table as aligned};
+use super::table::{Align, NULL, paragraph, styled, table as aligned};
 use super::{classic, figures, verdict};
-
-/// Stands for a figure that could not be measured.
-pub(super) const NULL: &str = "–";
 
 /// The columns that can be `null`: head, the figure's path in the record, and how it is shown.
 type Column = (&'static str, &'static str, fn(&Method) -> Option<String>);

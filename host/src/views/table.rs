@@ -10,6 +10,9 @@ use crossterm::terminal;
 
 use super::style::{BAD, DIM, GOOD, HEAD, WARN};
 
+/// Stands for a figure that could not be measured.
+pub(super) const NULL: &str = "–";
+
 /// The width where there is no terminal to ask.
 const WIDTH: u16 = 100;
 

@@ -10,9 +10,9 @@ use vnic::observe::protocol::Report;
 use vnic::provenance::descriptors_per_mib;
 use vnic_experiment::run::{Method, Run, Verdict, Watched};
 
+use super::figures;
 use super::style::{BAD, DIM, GOOD, PLAIN, WARN};
-use super::table::{Align, paragraph, styled, table};
-use super::{figures, report};
+use super::table::{Align, NULL, paragraph, styled, table};
 
 /// A bar while it is watched, on a terminal; elsewhere a line.
 pub(crate) struct Progress(Option<ProgressBar>);
@@ -55,7 +55,7 @@ pub(crate) fn show(run: &Run) -> Result<()> {
 }
 
 pub(super) fn text(run: &Run) -> String {
-    let mut text = paragraph(report::about(run), PLAIN);
+    let mut text = run.watched.as_ref().map(|watched| paragraph(about(run, watched), PLAIN)).unwrap_or_default();
     if run.methods.is_empty() {
         return text + &paragraph("Nothing was sent over TCP or UDP meanwhile: there is nothing to judge.", WARN);
     }
@@ -117,8 +117,8 @@ fn flows(run: &Run) -> String {
             Cell::new(&method.method),
             styled(word, style),
             Cell::new(figures::bytes(bytes)),
-            Cell::new(share.as_deref().unwrap_or(report::NULL)),
-            Cell::new(per_mib.map_or_else(|| report::NULL.to_owned(), |count| format!("{count:.1}"))),
+            Cell::new(share.as_deref().unwrap_or(NULL)),
+            Cell::new(per_mib.map_or_else(|| NULL.to_owned(), |count| format!("{count:.1}"))),
         ]
     };
     table(&columns, run.methods.iter().map(row).collect())
