@@ -43,6 +43,7 @@
 //! | [`observe`] | counters, tracer, observers of frames, the control socket's protocol |
 //! | [`introspect`] | whose memory a page is: a look into the structures of the guest's kernel |
 //! | [`provenance`] | from what the guest's frames come: bytes by flow and by file |
+//! | [`life`] | what has happened to a page: by which chains devices read and wrote it, when, and whose it was |
 //! | [`backend`] | the engine for devices of any kind: joins session and queues, owns the workers |
 //! | [`nic`] | the network card: the engine's first device |
 //! | [`rng`] | an entropy device: its smallest |
@@ -75,6 +76,8 @@ pub mod datagram;
 mod holes;
 #[cfg(feature = "device")]
 pub mod introspect;
+#[cfg(feature = "device")]
+pub mod life;
 #[cfg(feature = "device")]
 pub mod link;
 pub mod memory;

@@ -55,13 +55,10 @@ pub struct Label {
     /// What it is.
     pub kind: Kind,
     /// The file's path, as the guest's first mount namespace has it. `None`: its name is not in the guest's memory.
-    #[serde(with = "text")]
     pub path: Option<Arc<str>>,
     /// The file system's type.
-    #[serde(with = "text")]
     pub filesystem: Option<Arc<str>>,
     /// What the file system is on: `vda1`.
-    #[serde(with = "text")]
     pub device: Option<Arc<str>>,
     /// Which page of the file, from 0.
     pub page: Option<u64>,
@@ -149,22 +146,6 @@ impl fmt::Display for Plain<'_> {
             c if c.is_control() => write!(f, "{}", c.escape_unicode()),
             c => f.write_char(c),
         })
-    }
-}
-
-/// Shared text as plain text.
-mod text {
-    use std::sync::Arc;
-
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    #[expect(clippy::ref_option, reason = "serde's own signature")]
-    pub(super) fn serialize<S: Serializer>(text: &Option<Arc<str>>, to: S) -> Result<S::Ok, S::Error> {
-        text.as_deref().serialize(to)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Arc<str>>, D::Error> {
-        Ok(Option::<String>::deserialize(from)?.map(Arc::from))
     }
 }
 

@@ -18,7 +18,7 @@ mod anchor;
 mod attach;
 pub mod btf;
 mod kernel;
-mod label;
+pub(crate) mod label;
 mod layout;
 mod look;
 mod names;

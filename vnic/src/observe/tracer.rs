@@ -18,6 +18,8 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
+use crate::spec::net::NET_HEADER_LEN;
+
 /// Descriptors that fit into an event: a 64 KiB TSO frame of page-sized buffers has 17 or 18.
 pub const MAX_BUFFERS: usize = 24;
 /// Bytes of the frame's start that an event carries: Ethernet, IPv6 and TCP with options fit.
@@ -113,6 +115,18 @@ impl Event {
     #[must_use]
     pub fn head(&self) -> &[u8] {
         self.head_bytes.get(..usize::from(self.head_len)).unwrap_or_default()
+    }
+
+    /// Bytes in front of a sent frame, in the buffers that the device has read: the virtio-net header (VIRTIO 1.3, 5.1.6). It is
+    /// what they have more than the frame.
+    #[must_use]
+    pub fn front_len(&self) -> u64 {
+        let readable = self.buffers().iter().filter(|buffer| !buffer.writable);
+        let all: u64 = readable.map(|buffer| u64::from(buffer.len)).sum();
+        match usize::from(self.descriptors) > self.buffers().len() {
+            true => NET_HEADER_LEN as u64,
+            false => all.saturating_sub(self.frame_len.into()),
+        }
     }
 
     /// The descriptors the event has room for.

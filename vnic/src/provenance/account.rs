@@ -10,7 +10,6 @@ use super::source::{Source, SourceKind};
 use crate::introspect::{Kind, Label};
 use crate::net::parse::{Packet, TCP, parse};
 use crate::observe::tracer::{Event, EventBuffer};
-use crate::spec::net::NET_HEADER_LEN;
 
 /// Flows that are listed, at most: where there are more, those that went silent first make room.
 pub const MAX_FLOWS: usize = 256;
@@ -91,7 +90,7 @@ impl Account {
         let flow = Flow { protocol: packet.protocol, source: packet.source, destination: packet.destination };
         let mut left = u64::from(packet.payload_len.min(event.frame_len));
         self.headers += u64::from(event.frame_len) - left;
-        let mut skip = net_header_len(event) + u64::from(packet.header_len);
+        let mut skip = event.front_len() + u64::from(packet.header_len);
         let mut labels = std::mem::take(&mut self.labels);
         let mut parts: Vec<(Source, u64)> = Vec::new();
         let mut add = |source: Source, bytes: u64| match parts.last_mut() {
@@ -215,16 +214,6 @@ fn sorted<'s>(sources: impl Iterator<Item = (&'s Arc<Source>, u64)>) -> Vec<Sour
         sources.map(|(source, bytes)| SourceReport { source: (**source).clone(), bytes }).collect();
     all.sort_by(|one, other| (other.bytes, &one.source.path).cmp(&(one.bytes, &other.source.path)));
     all
-}
-
-/// How long the virtio-net header in front of the frame is: what the buffers have more than the frame. VIRTIO 1.3, 5.1.6.
-fn net_header_len(event: &Event) -> u64 {
-    let readable = event.buffers().iter().filter(|buffer| !buffer.writable);
-    let all: u64 = readable.map(|buffer| u64::from(buffer.len)).sum();
-    match usize::from(event.descriptors) > event.buffers().len() {
-        true => NET_HEADER_LEN as u64,
-        false => all.saturating_sub(event.frame_len.into()),
-    }
 }
 
 /// Shares `bytes` of a buffer at `gpa`, from its byte `from` on, out among its pages' labels.

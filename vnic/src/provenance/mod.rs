@@ -14,6 +14,8 @@ mod account;
 mod report;
 mod source;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
 pub use account::{Account, MAX_FLOW_SOURCES, MAX_FLOWS, MAX_SOURCES};
