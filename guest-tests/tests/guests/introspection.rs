@@ -61,20 +61,26 @@ impl Watched {
     }
 }
 
-/// What the device says on its control socket, line by line.
-struct Lines(BufReader<UnixStream>);
+/// What is said on a control socket, line by line.
+pub(crate) struct Lines(BufReader<UnixStream>);
 
 impl Lines {
-    fn ask(control: &Path, request: &str) -> Lines {
-        let mut stream = UnixStream::connect(control).expect("the control socket is there");
-        stream.set_read_timeout(Some(REPORTED)).expect("a timeout");
-        writeln!(stream, "{request}").expect("it takes a request");
-        let mut lines = Lines(BufReader::new(stream));
+    /// Asks for what is told again and again.
+    pub(crate) fn ask(control: &Path, request: &str) -> Lines {
+        let mut lines = Lines::say(control, request);
         assert_eq!(lines.next()["reply"], "done");
         lines
     }
 
-    fn next(&mut self) -> Value {
+    /// Asks; what is answered comes first.
+    pub(crate) fn say(control: &Path, request: &str) -> Lines {
+        let mut stream = UnixStream::connect(control).expect("the control socket is there");
+        stream.set_read_timeout(Some(REPORTED)).expect("a timeout");
+        writeln!(stream, "{request}").expect("it takes a request");
+        Lines(BufReader::new(stream))
+    }
+
+    pub(crate) fn next(&mut self) -> Value {
         let mut line = String::new();
         self.0.read_line(&mut line).expect("a report");
         serde_json::from_str(&line).expect("a report is JSON")
@@ -100,12 +106,12 @@ impl Lines {
     }
 }
 
-fn number(text: &str) -> u64 {
+pub(crate) fn number(text: &str) -> u64 {
     u64::from_str_radix(text.trim_start_matches("0x"), 16).expect("a number")
 }
 
 /// Does the label say what the guest says of the page? `file PATH PAGE GPA`, `program PID ADDRESS GPA`.
-fn agrees(said: &str, label: &Label) -> bool {
+pub(crate) fn agrees(said: &str, label: &Label) -> bool {
     let (what, place) = said.rsplit_once(' ').and_then(|(rest, _)| rest.rsplit_once(' ')).expect("a line");
     match what.split_once(' ').expect("a line") {
         ("file", path) => {

@@ -3,6 +3,7 @@
 //! `cargo test --workspace --test guests` runs all of them, `cargo test --workspace --test guests -- witnesses::` one file.
 
 mod accounts;
+mod attach;
 mod dpdk;
 mod firmware;
 mod image;

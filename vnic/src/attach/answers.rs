@@ -218,7 +218,7 @@ impl State {
         }
     }
 
-    fn rings(&self, only: Option<&str>) -> Result<Vec<RingSnapshot>, AttachError> {
+    fn rings(&mut self, only: Option<&str>) -> Result<Vec<RingSnapshot>, AttachError> {
         let devices = self.attached.devices()?;
         let all = devices.iter().flat_map(|device| device.queues.iter().map(move |queue| (device, queue)));
         let wanted = all.filter(|(_, queue)| only.is_none_or(|only| only == queue.name));

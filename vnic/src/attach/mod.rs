@@ -33,7 +33,7 @@ use ram::Ram;
 
 pub use serve::{Options, serve};
 
-use crate::introspect::{self, Introspection, Label};
+use crate::introspect::{self, Introspection, Label, Stop};
 use crate::serve::ServeError;
 
 /// Why there is nothing to look into.
@@ -163,13 +163,19 @@ impl Attached {
     ///
     /// # Errors
     /// The kernel's structures lead nowhere: a sentence.
-    pub fn devices(&self) -> Result<Vec<Device>, AttachError> {
+    pub fn devices(&mut self) -> Result<Vec<Device>, AttachError> {
         // The guest may change its lists under the eyes: once more, then.
         let devices = self.finder.devices(&self.eyes).or_else(|_| self.finder.devices(&self.eyes));
-        devices.map_err(|stop| match self.process.has_ended() {
-            true => AttachError::Ended(self.process.pid()),
-            false => AttachError::Unknown { release: self.release().to_owned(), what: stop.to_string() },
-        })
+        if let Ok(devices) = devices {
+            return Ok(devices);
+        }
+        if self.process.has_ended() {
+            return Err(AttachError::Ended(self.process.pid()));
+        }
+        // Much may still stand of a kernel that is gone, and lead nowhere from some place on.
+        *self = Attached::to(self.process.clone())?;
+        let unknown = |stop: Stop| AttachError::Unknown { release: self.release().to_owned(), what: stop.to_string() };
+        self.finder.devices(&self.eyes).map_err(unknown)
     }
 
     /// How far the device is in a packed ring, as [`snapshot::take_packed`](crate::ring::snapshot::take_packed) wants it.

@@ -31,7 +31,7 @@ pub(super) const MAX_BYTES: u64 = 512 << 20;
 /// Pages that are looked at to tell a kernel that runs from a dead one.
 const SAMPLE: u64 = 3000;
 /// The same, where the first look found no file's page.
-const LARGE_SAMPLE: u64 = 60_000;
+pub(super) const LARGE_SAMPLE: u64 = 60_000;
 /// Steps for each of these.
 const SAMPLE_STEPS: u32 = 64;
 

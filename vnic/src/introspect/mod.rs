@@ -112,8 +112,10 @@ impl<M: GuestPhysical> Introspection<M> {
     /// Does this kernel still run? Of a dead one, file pages soon lead nowhere.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        let sampled = self.kernel.sample(&self.memory, ALIVE_SAMPLE, &mut Work::default());
-        sampled.is_ok_and(|(pages, bad)| !attach::is_dead(pages, bad))
+        // One that is gone altogether has no page that looks like a file's; one that runs has some, few as they may be.
+        let sample = |looks| self.kernel.sample(&self.memory, looks, &mut Work::default()).unwrap_or_default();
+        let sampled = [ALIVE_SAMPLE, attach::LARGE_SAMPLE].into_iter().map(sample).find(|(pages, _)| *pages > 0);
+        sampled.is_some_and(|(pages, bad)| !attach::is_dead(pages, bad))
     }
 
     /// Whose the byte at this guest-physical address is.

@@ -223,6 +223,16 @@ fn a_dead_kernel_is_refused() {
 }
 
 #[test]
+fn a_kernel_that_is_gone_is_not_alive() {
+    let Guest { image, .. } = guest();
+    let mut eyes = attach(&image).unwrap();
+    assert!(eyes.is_alive());
+    // Not one page that looks like a file's.
+    eyes.memory.fill(0);
+    assert!(!eyes.is_alive());
+}
+
+#[test]
 fn a_kernel_that_is_dead_beside_one_that_runs_is_not_taken_for_it() {
     let Guest { mut image, .. } = guest();
     let notes: Vec<u8> = image.bytes[NOTES as usize..][..512].to_vec();
