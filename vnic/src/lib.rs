@@ -47,6 +47,7 @@
 //! | [`backend`] | the engine for devices of any kind: joins session and queues, owns the workers |
 //! | [`nic`] | the network card: the engine's first device |
 //! | [`rng`] | an entropy device: its smallest |
+//! | [`blk`] | a disk: a file of the host's, straight into the guest's pages |
 //! | [`serve`] | the process: options, threads, control socket |
 //! | [`attach`] | a VM that runs already, looked into through its VMM's process |
 //!
@@ -71,6 +72,8 @@ compile_error!("rings are little-endian and so is every host this is written for
 pub mod attach;
 #[cfg(feature = "device")]
 pub mod backend;
+#[cfg(feature = "device")]
+pub mod blk;
 pub mod datagram;
 #[cfg(all(test, feature = "device"))]
 mod holes;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use serde::Serialize;
 use vnic::backend::{DeviceModel, PollMode};
+use vnic::blk::DiskOptions;
 use vnic::link::LinkKind;
 use vnic::link::stream::passt::Publish;
 use vnic::net::features;
@@ -25,7 +26,7 @@ const MAX_QUEUE_PAIRS: u16 = 128;
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Listen for front-ends on this path (with --client: connect to it)
-    #[arg(long, value_name = "PATH", required_unless_present_any = ["fd", "print_capabilities"], conflicts_with = "fd")]
+    #[arg(long, value_name = "PATH", required_unless_present_any = ["fd", "print_capabilities", "blk"], conflicts_with = "fd")]
     socket_path: Option<PathBuf>,
     /// Serve the front-end at this inherited socket
     #[arg(long, value_name = "N")]
@@ -36,6 +37,10 @@ pub(super) struct Args {
     /// The front-end listens: connect to it, again whenever it goes away
     #[arg(long, conflicts_with = "fd")]
     client: bool,
+    /// A disk, beside the network card or without one: at a socket of its own, with a file or block device behind it. May stand
+    /// several times
+    #[arg(long, value_name = "PATH,file=IMAGE[,readonly][,serial=TEXT][,queues=N]")]
+    blk: Vec<DiskOptions>,
     /// Which device: net (a network card) or rng (an entropy device)
     #[arg(long, value_name = "KIND", default_value = "net")]
     device: DeviceKind,
@@ -105,16 +110,21 @@ pub(super) fn run(args: Args) -> Result<Finding> {
         for_a_nic_only(&args)?;
     }
     let endpoint = match (args.socket_path, args.fd) {
-        (Some(path), _) if args.client => Endpoint::Connect(path),
+        (Some(path), _) if args.client => Some(Endpoint::Connect(path)),
         (Some(path), _) => {
             folder_exists("--socket-path", &path)?;
-            Endpoint::Listen(path)
+            Some(Endpoint::Listen(path))
         }
-        (None, Some(fd)) => Endpoint::Fd(inherited(fd)?),
+        (None, Some(fd)) => Some(Endpoint::Fd(inherited(fd)?)),
+        (None, None) if !args.blk.is_empty() => None,
         (None, None) => bail!("where is the front-end? Name its socket with --socket-path PATH or --fd N"),
     };
+    for disk in &args.blk {
+        folder_exists("--blk", &disk.socket)?;
+    }
     let options = Options {
         endpoint,
+        disks: args.blk,
         device: args.device,
         link: published(args.link.unwrap_or(LinkKind::Peer), args.publish)?,
         control: args.control,

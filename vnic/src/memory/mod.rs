@@ -29,6 +29,7 @@ mod survey;
 pub mod testing;
 #[cfg(test)]
 mod tests;
+pub mod transfer;
 mod view;
 
 pub use address::{Gpa, Iova, UserAddr};

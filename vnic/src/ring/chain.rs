@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::memory::transfer::Transfer;
 use crate::memory::{GuestSlice, Memory};
 
 /// One device-side chain: what `pop` found, all of it checked. The buffers themselves are in the [`Segments`](super::Segments) it was
@@ -131,6 +132,57 @@ impl<'a> ChainView<'a> {
     pub fn writable(&self) -> impl ExactSizeIterator<Item = GuestSlice<'a>> + Clone + use<'a> {
         slices(self.list.get(self.chain.readable as usize..).unwrap_or_default())
     }
+
+    /// Copies readable bytes behind the first `skip` into `out`, each loaded once. Returns how many there were.
+    pub fn read_readable(&self, skip: u64, out: &mut [u8]) -> usize {
+        let mut count = 0;
+        for slice in behind(self.readable(), skip) {
+            let Some(room) = out.get_mut(count..).filter(|room| !room.is_empty()) else { break };
+            count += slice.read_once(room);
+        }
+        count
+    }
+
+    /// Copies `bytes` into the writable part behind its first `skip` bytes, as far as they fit.
+    pub fn write_writable(&self, skip: u64, bytes: &[u8]) {
+        let mut rest = bytes;
+        for slice in behind(self.writable(), skip) {
+            rest = rest.get(slice.copy_from(rest)..).unwrap_or_default();
+        }
+    }
+
+    /// Describes the readable part behind its first `skip` bytes. The status is the last writable byte.
+    pub fn gather_readable(&self, skip: usize, into: &mut Transfer) {
+        // SAFETY: the segments of a view lie in its memory.
+        unsafe { into.set(self.memory, behind(self.readable(), skip as u64), self.last_writable()) }
+    }
+
+    /// Describes the writable part but for its last byte, which is the status.
+    pub fn gather_writable(&self, into: &mut Transfer) {
+        let mut left = self.chain.writable_len.saturating_sub(1) as usize;
+        let data = self.writable().map(move |slice| {
+            let first = slice.first(left);
+            left -= first.len();
+            first
+        });
+        // SAFETY: as above.
+        unsafe { into.set(self.memory, data, self.last_writable()) }
+    }
+
+    /// The last writable byte, if there is any.
+    fn last_writable(&self) -> Option<GuestSlice<'a>> {
+        let last = self.writable().filter(|slice| !slice.is_empty()).last()?;
+        Some(last.advanced(last.len() - 1))
+    }
+}
+
+/// The slices without their first `skip` bytes.
+fn behind<'a>(slices: impl Iterator<Item = GuestSlice<'a>>, mut skip: u64) -> impl Iterator<Item = GuestSlice<'a>> {
+    slices.map(move |slice| {
+        let rest = slice.advanced(usize::try_from(skip).unwrap_or(usize::MAX));
+        skip -= (slice.len() - rest.len()) as u64;
+        rest
+    })
 }
 
 /// Segments of a view or of a batch, which alone may be given.

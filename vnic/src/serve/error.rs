@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use nix::errno::Errno;
 
+use crate::blk::ImageError;
 use crate::link::capture::CaptureError;
 use crate::link::{LinkKind, OpenError};
 use crate::vhost_user::listen::ListenError;
@@ -36,6 +37,9 @@ pub enum ServeError {
         /// Queue pairs offered.
         pairs: u16,
     },
+    /// A disk's image.
+    #[error(transparent)]
+    Image(#[from] ImageError),
     /// The vhost-user socket.
     #[error(transparent)]
     Socket(#[from] ListenError),

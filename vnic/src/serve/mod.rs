@@ -35,6 +35,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::backend::{About, Backend, DataPath, DeviceModel, NamedCounters, Notices, Plan, PollMode, Shared, Workers};
+use crate::blk::{Blk, Image};
 use crate::link::peer::Pinger;
 use crate::link::{self, AnyPort, Capture, Share};
 use crate::net::features;
@@ -56,13 +57,19 @@ pub use trace::Admitted;
 /// next one is served.
 pub fn serve(options: &Options) -> Result<(), ServeError> {
     let mut process = Process::prepare(options.poll, &options.cpus)?;
-    match options.device {
-        DeviceKind::Net => process.add_nic(options)?,
-        DeviceKind::Rng => {
+    match (&options.endpoint, options.device) {
+        (None, _) => {}
+        (Some(endpoint), DeviceKind::Net) => process.add_nic(endpoint, options)?,
+        (Some(endpoint), DeviceKind::Rng) => {
             let source = RngDataPath::open()
                 .map_err(|source| ServeError::Host { action: "open the host's random bytes", source })?;
-            process.add(&options.endpoint, Rng { queue_size: options.queue_size }, source)?;
+            process.add(endpoint, Rng { queue_size: options.queue_size }, source)?;
         }
+    }
+    for disk in &options.disks {
+        let blk = Blk::new(Arc::new(Image::open(disk)?), disk.queues, options.queue_size);
+        let data_path = blk.data_path();
+        process.add(&Endpoint::Listen(disk.socket.clone()), blk, data_path)?;
     }
     if let Some(path) = options.control_path() {
         process.listen(&path, options.extension.clone())?;
@@ -141,7 +148,7 @@ impl Process {
     ///
     /// # Errors
     /// Its link, socket or capture cannot be had, or there are more workers than can be used.
-    pub fn add_nic(&mut self, options: &Options) -> Result<(), ServeError> {
+    pub fn add_nic(&mut self, endpoint: &Endpoint, options: &Options) -> Result<(), ServeError> {
         if options.cpus.len() > 1 && !options.link.takes_many_workers() {
             return Err(ServeError::OneWorker { link: options.link.clone(), cpus: options.cpus.len() });
         }
@@ -153,14 +160,14 @@ impl Process {
         let ports = (0..workers)
             .map(|worker| link::open_share(&options.link, Share { pairs, worker, workers }))
             .collect::<Result<Vec<_>, _>>()?;
-        let socket = Socket::open(&options.endpoint)?;
+        let socket = Socket::open(endpoint)?;
         let lacking = ports.iter().fold(Features::NONE, |all, port| Features(all.0 | port.lacks().0));
         let possible = features::possible(options.queue_pairs, lacking);
         let offered = features::offered_without(possible, options.withhold);
         let model = Nic { offered, queue_pairs: options.queue_pairs, queue_size: options.queue_size };
         let about = About {
             device: model.name(),
-            socket: options.endpoint.to_string(),
+            socket: endpoint.to_string(),
             link: options.link.to_string(),
             offered,
             withheld: possible.minus(offered),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::control::Extension;
 use crate::backend::PollMode;
+use crate::blk::DiskOptions;
 use crate::link::LinkKind;
 use crate::spec::Features;
 
@@ -72,8 +73,10 @@ impl FromStr for DeviceKind {
 /// All that `serve` needs.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Where the front-end is.
-    pub endpoint: Endpoint,
+    /// Where the front-end of the first device is; none: there are only disks.
+    pub endpoint: Option<Endpoint>,
+    /// Disks beside it.
+    pub disks: Vec<DiskOptions>,
     /// Which device; what is said of frames and pairs is for a NIC.
     pub device: DeviceKind,
     /// Where frames go.
@@ -101,7 +104,8 @@ impl Options {
     #[must_use]
     pub fn new(endpoint: Endpoint) -> Self {
         Options {
-            endpoint,
+            endpoint: Some(endpoint),
+            disks: Vec::new(),
             device: DeviceKind::Net,
             link: LinkKind::Peer,
             control: None,
@@ -118,13 +122,15 @@ impl Options {
     /// The control socket's path by the contract: as given, or beside the vhost-user socket.
     #[must_use]
     pub fn control_path(&self) -> Option<PathBuf> {
+        let beside = |path: &PathBuf| {
+            let mut name = path.clone().into_os_string();
+            name.push(".control");
+            PathBuf::from(name)
+        };
         self.control.clone().or_else(|| match &self.endpoint {
-            Endpoint::Listen(path) | Endpoint::Connect(path) => {
-                let mut name = path.clone().into_os_string();
-                name.push(".control");
-                Some(name.into())
-            }
-            Endpoint::Fd(_) => None,
+            Some(Endpoint::Listen(path) | Endpoint::Connect(path)) => Some(beside(path)),
+            Some(Endpoint::Fd(_)) => None,
+            None => self.disks.first().map(|disk| beside(&disk.socket)),
         })
     }
 }

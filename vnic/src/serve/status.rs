@@ -44,9 +44,9 @@ pub(crate) fn device(shared: &Shared) -> Status {
         sessions: view.sessions,
         last_error: view.last_error.clone(),
         features: FeatureSets {
-            offered: shared.about.offered.names(),
-            withheld: shared.about.withheld.names(),
-            negotiated: view.negotiated.names(),
+            offered: shared.about.offered.names_for(shared.about.device),
+            withheld: shared.about.withheld.names_for(shared.about.device),
+            negotiated: view.negotiated.names_for(shared.about.device),
         },
         protocol_features: view.protocol_features.clone(),
         regions: regions(&view),

@@ -47,9 +47,9 @@ fn a_nic_and_an_rng_live_in_one_process_and_each_has_its_front_end() {
     let (rng, rng_endpoint) = connected();
     let control = path.clone();
     let process = std::thread::spawn(move || {
-        let options = Options { link: LinkKind::Sink, ..Options::new(net_endpoint) };
+        let options = Options { link: LinkKind::Sink, ..Options::new(net_endpoint.clone()) };
         let mut process = Process::prepare(PollMode::Adaptive, &[])?;
-        process.add_nic(&options)?;
+        process.add_nic(&net_endpoint, &options)?;
         process.add(&rng_endpoint, Rng { queue_size: 64 }, RngDataPath::open().unwrap())?;
         process.listen(&control, None)?;
         process.run()

@@ -6,7 +6,11 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::blk::BlkFeatures;
 use super::names::{codes, feature_set};
+
+/// The bits of a device's own features.
+const OWN: u64 = (1 << 24) - 1;
 
 /// A name that is no feature's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -123,6 +127,16 @@ impl Features {
         Features(self.0 & other.0)
     }
 
+    /// The names of the set as a device of this kind has them: those below 24 and from 50 on are the device's own. VIRTIO 1.3, 2.2
+    /// Feature Bits.
+    #[must_use]
+    pub fn names_for(self, device: &str) -> Vec<String> {
+        match device {
+            "blk" => [BlkFeatures(self.0 & OWN).names(), Features(self.0 & !OWN).names()].concat(),
+            _ => self.names(),
+        }
+    }
+
     /// Is every feature of `self` in `other`?
     #[must_use]
     pub const fn is_subset_of(self, other: Self) -> bool {
@@ -144,6 +158,13 @@ mod tests {
     #[test]
     fn bits_rise_and_none_is_listed_twice() {
         assert!(Feature::ALL.windows(2).all(|pair| pair[0] < pair[1]));
+    }
+
+    #[test]
+    fn a_devices_own_bits_have_its_own_names() {
+        let set = Features(1 << 9 | 1 << 12).with(Feature::EventIdx);
+        assert_eq!(set.names_for("blk"), ["flush", "mq", "event_idx"]);
+        assert_eq!(set.names_for("net"), ["guest_ecn", "host_tso6", "event_idx"]);
     }
 
     #[test]

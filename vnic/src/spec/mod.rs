@@ -1,5 +1,6 @@
 //! Constants and `#[repr(C)]` layouts of VIRTIO and vhost-user, with size asserts.
 
+pub mod blk;
 pub mod features;
 mod names;
 pub mod net;
