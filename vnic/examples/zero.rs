@@ -79,9 +79,10 @@ fn burst(queue: &mut Queue) -> Progress {
 
 fn main() -> Result<(), ServeError> {
     let path = std::env::args_os().nth(1).expect("where is the front-end to connect? Name a socket");
-    let options = Options::new(Endpoint::Listen(path.into()));
+    let endpoint = Endpoint::Listen(path.into());
+    let options = Options::new(endpoint.clone());
     let mut process = Process::prepare(PollMode::Adaptive, &[])?;
-    process.add(&options.endpoint, Zero, Zeroes)?;
+    process.add(&endpoint, Zero, Zeroes)?;
     process.listen(&options.control_path().expect("a path has a control socket beside it"), None)?;
     process.run()
 }

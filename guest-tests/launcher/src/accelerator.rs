@@ -51,6 +51,7 @@ fn boots(machine: &Machine) -> Result<bool> {
         accelerator: Accelerator::Kvm,
         nic: None,
         disk: None,
+        disk_socket: None,
         task: Task::Probe,
         append: None,
         ..machine.clone()

@@ -28,7 +28,9 @@ pub struct Machine {
     pub nic: Option<Nic>,
     /// An image for its disk.
     pub disk: Option<PathBuf>,
-    /// Whether what the guest writes to the disk is forgotten.
+    /// Where the vhost-user back-end is that serves it; none: QEMU does itself.
+    pub disk_socket: Option<PathBuf>,
+    /// Whether what the guest writes to the disk is forgotten, where QEMU serves it.
     pub disk_is_scratch: bool,
     /// What it is to do.
     pub task: Task,
@@ -223,7 +225,12 @@ impl Machine {
         if let Some(nic) = &self.nic {
             self.add_nic(&mut line, nic);
         }
-        if let Some(disk) = &self.disk {
+        if let Some(socket) = &self.disk_socket {
+            line.add("-chardev", format_args!("socket,id=disk,path={},{}", socket.display(), self.reconnect()));
+            // The same as a NIC has.
+            let vectors = if self.qemu.has_msix(self.accelerator) { "" } else { ",vectors=0" };
+            line.add("-device", format_args!("vhost-user-blk-pci,chardev=disk{vectors}"));
+        } else if let Some(disk) = &self.disk {
             let scratch = if self.disk_is_scratch { ",snapshot=on" } else { "" };
             line.add(
                 "-drive",
@@ -238,6 +245,11 @@ impl Machine {
         }
         line.add("-append", words);
         line.0
+    }
+
+    /// As client of a serve that may be away for a while, QEMU tries again every second.
+    fn reconnect(&self) -> &'static str {
+        if self.qemu.is_from(10) { "reconnect-ms=1000" } else { "reconnect=1" }
     }
 
     fn add_nic(&self, line: &mut Line, nic: &Nic) {
@@ -259,9 +271,7 @@ impl Machine {
             Backend::VhostUser { socket, listens, queue_pairs } => {
                 let role = match listens {
                     true => "server=on",
-                    // As client of a serve that may be away for a while, QEMU tries again every second.
-                    false if self.qemu.is_from(10) => "reconnect-ms=1000",
-                    false => "reconnect=1",
+                    false => self.reconnect(),
                 };
                 line.add("-chardev", format_args!("socket,id=vhost,path={},{role}", socket.display()));
                 line.add("-netdev", format_args!("vhost-user,id=net,chardev=vhost,queues={queue_pairs}"));

@@ -85,6 +85,9 @@ pub struct Options {
     /// vhost is our NIC; user, tap:NAME and stream:PATH are QEMU's own, to compare with. The receiver for user: 127.0.0.1:9000
     #[arg(long, default_value = "vhost")]
     pub netdev: Netdev,
+    /// Who serves the guest's disk: vhost is vnic serve, qemu is QEMU itself, to compare with
+    #[arg(long, value_name = "vhost|qemu", default_value = "qemu")]
+    pub disk: DiskServer,
     /// kvm or tcg, in place of: kvm if a guest really boots with it, else tcg
     #[arg(long)]
     pub accel: Option<Accelerator>,
@@ -143,6 +146,27 @@ impl FromStr for Netdev {
             Some(("tap", name)) if !name.is_empty() => Ok(Netdev::Tap(name.to_owned())),
             Some(("stream", path)) if !path.is_empty() => Ok(Netdev::Stream(path.into())),
             _ => Err("there is vhost (ours), user, tap:NAME and stream:PATH (QEMU's)"),
+        }
+    }
+}
+
+/// Who serves the guest's disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskServer {
+    /// `vnic serve`.
+    Vhost,
+    /// QEMU.
+    Qemu,
+}
+
+impl FromStr for DiskServer {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<DiskServer, Self::Err> {
+        match text {
+            "vhost" => Ok(DiskServer::Vhost),
+            "qemu" => Ok(DiskServer::Qemu),
+            _ => Err("there is vhost (vnic serve) and qemu (QEMU itself)"),
         }
     }
 }
@@ -239,6 +263,9 @@ impl Options {
         if self.netdev != Netdev::Vhost && self.queue_pairs.get() != 1 {
             return Err("--queue-pairs goes with our NIC: not with another --netdev".to_owned());
         }
+        if self.netdev != Netdev::Vhost && self.disk == DiskServer::Vhost {
+            return Err("--disk vhost is served beside our NIC: not with another --netdev".to_owned());
+        }
         if self.netdev != Netdev::Vhost && self.is_judged() {
             return Err("--transfer is judged by our NIC: not with another --netdev".to_owned());
         }
@@ -294,6 +321,7 @@ mod tests {
             (&["--size"], "--size"),
             (&["--netdev", "tap:"], "--netdev"),
             (&["--netdev", "stream:"], "--netdev"),
+            (&["--disk", "scsi"], "--disk"),
             (&["--netdev", "user", "--queue-pairs", "2"], "--queue-pairs"),
             (&["--netdev", "user", "--transfer", "all"], "--transfer"),
             (&["--queue-pairs", "0"], "--queue-pairs"),

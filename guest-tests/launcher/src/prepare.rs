@@ -11,7 +11,7 @@ use guest_image::Initramfs;
 
 use crate::children::dies_with_us;
 use crate::machine::{Accelerator, Backend, Machine, Nic, Qemu, Task};
-use crate::options::Netdev;
+use crate::options::{DiskServer, Netdev};
 use crate::{Failure, Options, accelerator, in_path, repository, shown};
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -52,6 +52,8 @@ pub fn prepare(options: &Options) -> Result<Machine, Failure> {
         Some(command) => Task::Command(command.clone()),
         None => Task::Shell,
     };
+    let disk = disk(&folder);
+    let served = options.disk == DiskServer::Vhost && disk.is_some();
     let mut machine = Machine {
         qemu,
         accelerator: Accelerator::Tcg,
@@ -61,7 +63,8 @@ pub fn prepare(options: &Options) -> Result<Machine, Failure> {
         initramfs,
         iommu: options.iommu,
         nic: Some(Nic { backend, msix: options.msix, options: options.nic_options.clone() }),
-        disk: disk(&folder),
+        disk_socket: served.then(|| folder.join("disk.sock")),
+        disk,
         disk_is_scratch: false,
         task,
         append: options.append.clone(),

@@ -16,17 +16,18 @@ use crate::{Failure, Machine, Options, repository};
 /// A program does not come up, or a signal came.
 pub fn run(options: &Options, machine: &Machine) -> Result<u8, Failure> {
     let folder = options.folder()?;
-    let [socket, control, record] = ["vnic.sock", "vnic.sock.control", "record.sock"].map(|name| folder.join(name));
+    let [socket, control, record, disk] =
+        ["vnic.sock", "vnic.sock.control", "record.sock", "disk.sock"].map(|name| folder.join(name));
     let vnic = match options.netdev {
         Netdev::Vhost => vnic()?.display().to_string(),
         _ => String::new(),
     };
     let signals = Signals::watch()?;
-    let _removed = Removed([socket.clone(), control.clone(), record.clone()]);
+    let _removed = Removed([socket.clone(), control.clone(), record.clone(), disk]);
     let _serve = match options.netdev {
         Netdev::Vhost => {
             let there = || control.exists() && (options.client || socket.exists());
-            Some(signals.start(&serve(options, &vnic, &folder), &folder.join("serve.log"), there)?)
+            Some(signals.start(&serve(options, machine, &vnic, &folder), &folder.join("serve.log"), there)?)
         }
         _ => None,
     };
@@ -50,10 +51,13 @@ pub fn run(options: &Options, machine: &Machine) -> Result<u8, Failure> {
 
 /// `vnic serve` as these options have it.
 #[must_use]
-pub fn serve(options: &Options, vnic: &str, folder: &Path) -> Vec<String> {
+pub fn serve(options: &Options, machine: &Machine, vnic: &str, folder: &Path) -> Vec<String> {
     let path = |name: &str| folder.join(name).display().to_string();
     let mut words = vec![vnic.to_owned(), "serve".to_owned()];
     words.extend(["--socket-path".to_owned(), path("vnic.sock"), "--link".to_owned(), options.link.clone()]);
+    if let (Some(socket), Some(image)) = (&machine.disk_socket, &machine.disk) {
+        words.extend(["--blk".to_owned(), format!("{},file={}", socket.display(), image.display())]);
+    }
     words.extend(options.serve_options.split_whitespace().map(str::to_owned));
     if options.client {
         words.push("--client".to_owned());
@@ -112,7 +116,7 @@ fn code(status: ExitStatus) -> u8 {
 }
 
 /// Files that are removed at the end.
-struct Removed([PathBuf; 3]);
+struct Removed([PathBuf; 4]);
 
 impl Drop for Removed {
     fn drop(&mut self) {

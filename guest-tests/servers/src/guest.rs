@@ -75,7 +75,7 @@ impl<'s> Guest<'s> {
         let serve = match card {
             Card::Ours => {
                 let there = || control.exists() && socket.exists();
-                Some(signals.start(&run::serve(&options, &vnic, &folder), &log, there)?)
+                Some(signals.start(&run::serve(&options, &machine, &vnic, &folder), &log, there)?)
             }
             Card::Qemus => None,
         };

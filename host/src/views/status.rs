@@ -34,9 +34,13 @@ fn text(status: &Status, control: &Path) -> Result<String, fmt::Error> {
         "{}{}  {DIM}({}process {}, {}control {}){DIM:#}",
         label("device"),
         status.socket,
-        if status.link.is_empty() { format!("{}, ", status.device) } else { String::new() },
+        if status.device == "net" { String::new() } else { format!("{}, ", status.device) },
         status.pid,
-        if status.link.is_empty() { String::new() } else { format!("link {}, ", status.link) },
+        match (status.device.as_str(), status.link.as_str()) {
+            (_, "") => String::new(),
+            ("blk", image) => format!("image {image}, "),
+            (_, link) => format!("link {link}, "),
+        },
         control.display()
     )?;
     let (style, state) = if status.connected { (GOOD, "connected") } else { (WARN, "no front-end") };
@@ -62,7 +66,8 @@ fn text(status: &Status, control: &Path) -> Result<String, fmt::Error> {
     queues(out, &status.queues)?;
     let counted: Vec<String> = nonzero(status.link_counters.iter(), |_| true);
     if !counted.is_empty() {
-        let row = vec![styled("link", HEAD), Cell::new(counted.join(", "))];
+        let row =
+            vec![styled(if status.device == "blk" { "disk" } else { "link" }, HEAD), Cell::new(counted.join(", "))];
         write!(out, "\n{}", table(&[("", Align::Left); 2], vec![row]))?;
     }
     Ok(text)

@@ -15,7 +15,8 @@ pub struct InFlight {
     by_ticket: Box<[Option<Chain>]>,
     /// Behind an IOMMU, where each has its segments: address and length. The memory of each is used again.
     places: Box<[Vec<(u64, u32)>]>,
-    completed: Vec<Chain>,
+    /// With what was written into each.
+    completed: Vec<(Chain, u32)>,
 }
 
 impl InFlight {
@@ -29,7 +30,7 @@ impl InFlight {
         }
     }
 
-    /// The link keeps `chain`.
+    /// The data path keeps `chain`.
     pub fn start(&mut self, ticket: u16, chain: ChainView<'_>) {
         let at = usize::from(ticket);
         let (Some(free @ None), Some(places)) = (self.by_ticket.get_mut(at), self.places.get_mut(at)) else {
@@ -49,10 +50,10 @@ impl InFlight {
         self.by_ticket.iter().zip(&self.places).any(|(chain, places)| chain.is_some() && places.iter().any(lies_there))
     }
 
-    /// The link is done with it. Returns whether it was in flight.
-    pub fn complete(&mut self, ticket: u16) -> bool {
+    /// The data path is done with it, and has written so many bytes into it. Returns whether it was in flight.
+    pub fn complete(&mut self, ticket: u16, written: u32) -> bool {
         let chain = self.by_ticket.get_mut(usize::from(ticket)).and_then(Option::take);
-        self.completed.extend(chain);
+        self.completed.extend(chain.map(|chain| (chain, written)));
         chain.is_some()
     }
 
@@ -62,8 +63,8 @@ impl InFlight {
         self.by_ticket.iter().all(Option::is_none)
     }
 
-    /// Those that are complete, to be returned; they are forgotten then.
-    pub fn completed(&mut self) -> impl Iterator<Item = Chain> {
+    /// Those that are complete, to be returned, with what was written into each; they are forgotten then.
+    pub fn completed(&mut self) -> impl Iterator<Item = (Chain, u32)> {
         self.completed.drain(..)
     }
 }

@@ -13,12 +13,14 @@
 //! | [`poller`] | when they sleep |
 //! | [`device`] | a device as its session drives it |
 //! | [`iommu`] | the IOTLB and whom to ask |
+//! | `event` | a chain as a trace shows it |
 //! | [`labels`] | whose the guest's pages are |
 //! | [`shared`] | what the threads share |
 
 pub mod command;
 pub mod data_path;
 pub mod device;
+mod event;
 pub mod in_flight;
 pub mod iommu;
 pub mod labels;
@@ -32,6 +34,7 @@ pub mod workers;
 pub use command::{Notice, Notices};
 pub use data_path::{BURST, DataPath, Progress, Queues};
 pub use device::Backend;
+pub use event::chain_event;
 pub use in_flight::InFlight;
 pub use model::DeviceModel;
 pub use poller::PollMode;

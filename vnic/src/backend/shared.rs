@@ -181,7 +181,7 @@ pub struct About {
     pub device: &'static str,
     /// The vhost-user socket.
     pub socket: String,
-    /// What a NIC's frames go to, as given; of another device: nothing.
+    /// What is behind it: a NIC's link as given, a disk's image; of another device nothing.
     pub link: String,
     /// Features the device offers.
     pub offered: Features,

@@ -4,13 +4,15 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
-use super::options::DiskOptions;
+use super::options::{Cache, DiskOptions};
+use crate::memory::transfer::{Operation, Transfer};
+use crate::observe::counters::Counter;
 use crate::spec::blk::{ID_LEN, SECTOR};
 
 /// Why an image cannot be a disk: one sentence.
@@ -49,6 +51,15 @@ pub enum ImageError {
         /// The image.
         path: PathBuf,
     },
+    /// It cannot be read past the host's page cache.
+    #[error(
+        "the disk image {} cannot be used with cache=direct: its file system does not take single sectors that way; use cache=host",
+        path.display()
+    )]
+    NotDirect {
+        /// The image.
+        path: PathBuf,
+    },
     /// Somebody else has it.
     #[error("the disk image {} is locked by another program: end that one first, or use a copy", path.display())]
     Locked {
@@ -71,9 +82,16 @@ fn hint(source: &io::Error) -> &'static str {
 #[derive(Debug)]
 pub struct Image {
     file: File,
+    path: PathBuf,
     bytes: u64,
     read_only: bool,
     serial: [u8; ID_LEN],
+    /// Past the host's page cache.
+    direct: bool,
+    /// A block device does not shrink.
+    regular: bool,
+    /// What the file system likes to read and write, bytes.
+    block: u64,
 }
 
 impl Image {
@@ -94,7 +112,89 @@ impl Image {
         if !bytes.is_multiple_of(SECTOR) {
             return Err(ImageError::Sectors { path: path.clone(), bytes });
         }
-        Ok(Image { file, bytes, read_only, serial: options.serial.0 })
+        let direct = match options.cache {
+            Some(Cache::Host) => false,
+            _ => make_direct(&file).map_err(failed)?,
+        };
+        if options.cache == Some(Cache::Direct) && !direct {
+            return Err(ImageError::NotDirect { path: path.clone() });
+        }
+        let metadata = file.metadata().map_err(failed)?;
+        Ok(Image {
+            path: path.clone(),
+            bytes,
+            read_only,
+            serial: options.serial.0,
+            direct,
+            regular: metadata.file_type().is_file(),
+            block: metadata.blksize(),
+            file,
+        })
+    }
+
+    /// Its path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Does nothing of it stay in the host's page cache?
+    #[must_use]
+    pub const fn is_direct(&self) -> bool {
+        self.direct
+    }
+
+    /// Sectors in a block of its file system, as a power of two.
+    #[must_use]
+    pub const fn block_exponent(&self) -> u8 {
+        let sectors = self.block / SECTOR;
+        if sectors.is_power_of_two() && sectors <= 1 << 15 { sectors.trailing_zeros() as u8 } else { 0 }
+    }
+
+    /// How long it is now.
+    #[must_use]
+    pub fn len_now(&self) -> u64 {
+        if !self.regular {
+            return self.bytes;
+        }
+        // What cannot be asked has not shrunk: the request itself will tell.
+        self.file.metadata().map_or(self.bytes, |metadata| metadata.len())
+    }
+
+    /// Can the kernel move this straight between the file and the guest's pages?
+    #[must_use]
+    pub fn takes(&self, transfer: &Transfer) -> bool {
+        !self.direct || transfer.is_aligned(SECTOR as usize)
+    }
+
+    /// Carries out a request here and now. Where the guest's buffers lie as the disk does not take them, the data are copied, and
+    /// counted.
+    ///
+    /// # Errors
+    /// The file cannot do it.
+    pub fn run(&self, operation: Operation, transfer: &mut Transfer, copied: &Counter) -> io::Result<()> {
+        match operation {
+            Operation::Move { direction, offset } if !self.takes(transfer) => {
+                copied.add(transfer.run_copied(&self.file, direction, offset)?);
+                Ok(())
+            }
+            operation => operation.run(&self.file, transfer),
+        }
+    }
+
+    /// Writes zeroes as data are written, where the file system knows no other way.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write_zeroes(&self, offset: u64, len: u64) -> io::Result<()> {
+        static ZEROES: Zeroes = Zeroes([0; 256 << 10]);
+        let mut at = offset;
+        while at < offset + len {
+            let count = (offset + len - at).min(ZEROES.0.len() as u64);
+            self.file.write_all_at(ZEROES.0.get(..count as usize).unwrap_or_default(), at)?;
+            at += count;
+        }
+        Ok(())
     }
 
     /// The file.
@@ -120,6 +220,28 @@ impl Image {
     pub const fn serial(&self) -> &[u8; ID_LEN] {
         &self.serial
     }
+}
+
+/// Zeroes as any disk takes them.
+#[repr(align(4096))]
+struct Zeroes([u8; 256 << 10]);
+
+/// Has the file read and written past the page cache, if it takes single sectors that way: that is found by reading one. Returns
+/// whether it does.
+fn make_direct(file: &File) -> io::Result<bool> {
+    #[repr(align(4096))]
+    struct Page([u8; 4096]);
+    let flags = OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL)?);
+    if fcntl(file, FcntlArg::F_SETFL(flags | OFlag::O_DIRECT)).is_err() {
+        return Ok(false);
+    }
+    let mut page = Page([0; 4096]);
+    let sector = page.0.get_mut(SECTOR as usize..2 * SECTOR as usize).unwrap_or_default();
+    if file.read_exact_at(sector, 0).is_ok() {
+        return Ok(true);
+    }
+    fcntl(file, FcntlArg::F_SETFL(flags))?;
+    Ok(false)
 }
 
 /// Makes sure, before it is opened, that it is something whose opening does not wait and that has sectors.

@@ -1,4 +1,4 @@
-//! What a disk is told: `PATH,file=IMAGE[,readonly][,serial=TEXT][,queues=N]`.
+//! What a disk is told: `PATH,file=IMAGE[,readonly][,serial=TEXT][,queues=N][,cache=direct|host]`.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -21,6 +21,29 @@ pub struct DiskOptions {
     pub serial: Serial,
     /// Request queues.
     pub queues: u16,
+    /// What of it the host keeps in memory; none: as the file system has it.
+    pub cache: Option<Cache>,
+}
+
+/// What of an image the host keeps in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cache {
+    /// Nothing: the disk's DMA goes to the guest's pages (`O_DIRECT`). QEMU calls it `none`.
+    Direct,
+    /// Its page cache: fast where the guest has little memory, and everything is there twice. QEMU calls it `writeback`.
+    Host,
+}
+
+impl FromStr for Cache {
+    type Err = BadDisk;
+
+    fn from_str(text: &str) -> Result<Self, BadDisk> {
+        match text {
+            "direct" | "none" => Ok(Cache::Direct),
+            "host" | "writeback" => Ok(Cache::Host),
+            _ => Err(BadDisk::Cache(text.to_owned())),
+        }
+    }
 }
 
 /// A serial number: at most 20 bytes.
@@ -31,13 +54,17 @@ pub struct Serial(pub [u8; ID_LEN]);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadDisk {
     /// It does not begin with a socket's path.
-    #[error("a disk begins with the path of its socket: PATH,file=IMAGE[,readonly][,serial=TEXT][,queues=N]")]
+    #[error(
+        "a disk begins with the path of its socket: PATH,file=IMAGE[,readonly][,serial=TEXT][,queues=N][,cache=direct|host]"
+    )]
     NoSocket,
     /// There is no image.
     #[error("a disk needs an image: {0},file=IMAGE")]
     NoFile(String),
     /// There is no such key.
-    #[error("`{0}` is nothing that a disk can be told: there is file=IMAGE, readonly, serial=TEXT and queues=N")]
+    #[error(
+        "`{0}` is nothing that a disk can be told: there is file=IMAGE, readonly, serial=TEXT, queues=N and cache=direct|host"
+    )]
     Unknown(String),
     /// A key stands twice.
     #[error("{0} stands twice")]
@@ -45,6 +72,9 @@ pub enum BadDisk {
     /// A serial number that is too long.
     #[error("the serial number `{0}` is too long: a disk's has at most {ID_LEN} bytes")]
     Serial(String),
+    /// Not a way to keep it.
+    #[error("`{0}` is no cache: there is direct (nothing is kept) and host (in the host's page cache)")]
+    Cache(String),
     /// Not a number of queues.
     #[error("`{0}` is no number of queues: a disk has 1 to {MAX_QUEUES}")]
     Queues(String),
@@ -57,13 +87,14 @@ impl FromStr for DiskOptions {
         let mut words = split(text).into_iter();
         let socket =
             words.next().filter(|path| !path.is_empty() && !path.starts_with("file=")).ok_or(BadDisk::NoSocket)?;
-        let (mut file, mut serial, mut queues, mut read_only) = (None, None, None, None);
+        let (mut file, mut serial, mut queues, mut read_only, mut cache) = (None, None, None, None, None);
         for word in words {
             let (key, value) = word.split_once('=').map_or((word.as_str(), None), |(key, value)| (key, Some(value)));
             match (key, value) {
                 ("file", Some(path)) if !path.is_empty() => once("file", &mut file, PathBuf::from(path))?,
                 ("readonly", None) => once("readonly", &mut read_only, true)?,
                 ("serial", Some(text)) => once("serial", &mut serial, text.parse()?)?,
+                ("cache", Some(text)) => once("cache", &mut cache, text.parse()?)?,
                 ("queues", Some(number)) => {
                     let count = number.parse().ok().filter(|count| (1..=MAX_QUEUES).contains(count));
                     once("queues", &mut queues, count.ok_or_else(|| BadDisk::Queues(number.to_owned()))?)?;
@@ -77,6 +108,7 @@ impl FromStr for DiskOptions {
             read_only: read_only.unwrap_or(false),
             serial: serial.unwrap_or(Serial::NONE),
             queues: queues.unwrap_or(1),
+            cache,
         })
     }
 }
@@ -121,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_disk_is_read_with_all_that_it_can_be_told() {
-        let disk: DiskOptions = "/run/d.sock,file=/a,,b.img,readonly,serial=S-1,queues=2".parse().unwrap();
+        let disk: DiskOptions = "/run/d.sock,file=/a,,b.img,readonly,serial=S-1,queues=2,cache=none".parse().unwrap();
         let mut serial = [0; ID_LEN];
         serial[..3].copy_from_slice(b"S-1");
         let expected = DiskOptions {
@@ -130,10 +162,11 @@ mod tests {
             read_only: true,
             serial: Serial(serial),
             queues: 2,
+            cache: Some(Cache::Direct),
         };
         assert_eq!(disk, expected);
         let plain: DiskOptions = "d,file=i".parse().unwrap();
-        assert_eq!((plain.read_only, plain.serial, plain.queues), (false, Serial::NONE, 1));
+        assert_eq!((plain.read_only, plain.serial, plain.queues, plain.cache), (false, Serial::NONE, 1, None));
     }
 
     #[test]
@@ -147,6 +180,7 @@ mod tests {
             ("s,file=x,readonly=on", "`readonly=on`"),
             ("s,file=x,colour=red", "`colour=red`"),
             ("s,file=x,serial=123456789012345678901", "at most 20 bytes"),
+            ("s,file=x,cache=all", "`all` is no cache"),
             ("s,file=x,queues=0", "`0` is no number of queues"),
             ("s,file=x,queues=many", "`many` is no number of queues"),
         ] {

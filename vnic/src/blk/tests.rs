@@ -1,6 +1,8 @@
 //! A disk's driver, good and bad: the driver half of the rings, real workers, a real file.
 
 mod malformed;
+mod ranges;
+mod traced;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -23,10 +25,21 @@ const DATA: u64 = 0x20_0000;
 /// Sectors of a test's disk.
 const SECTORS: u64 = 2048;
 
-/// Split and packed, with what a disk offers.
-fn formats() -> [spec::Features; 2] {
+/// What a disk is tried with.
+#[derive(Debug, Clone, Copy)]
+struct Setup {
+    features: spec::Features,
+    /// Without io_uring.
+    waiting: bool,
+}
+
+/// Split and packed, by io_uring and without.
+fn setups() -> [Setup; 4] {
     let split = OFFERED.without(Feature::RingPacked).without(Feature::AccessPlatform);
-    [split, split.with(Feature::RingPacked)]
+    let split = Features(split.0 | BlkFeature::Flush.mask());
+    let setup = |features, waiting| Setup { features, waiting };
+    let packed = split.with(Feature::RingPacked);
+    [setup(split, false), setup(packed, false), setup(split, true), setup(packed, true)]
 }
 
 /// An image in a file of its own, removed with it.
@@ -63,27 +76,33 @@ struct Rig {
     device: Backend,
     shared: Arc<Shared>,
     queue: Driven,
+    /// Past the host's page cache: this file system can.
+    direct: bool,
 }
 
 impl Rig {
-    fn new(features: spec::Features) -> Self {
-        Rig::with(features, "")
+    fn new(setup: Setup) -> Self {
+        Rig::with(setup, "")
     }
 
-    fn with(features: spec::Features, more: &str) -> Self {
+    fn with(Setup { features, waiting }: Setup, more: &str) -> Self {
         let scratch = Scratch::new(SECTORS * SECTOR);
-        let model = Blk::new(Arc::new(Image::open(&scratch.options(more)).unwrap()), 1, 256);
-        let path = model.data_path();
+        let model = Blk::new(Image::open(&scratch.options(more)).unwrap(), 1, 256);
+        let disk = Arc::clone(&model.disk);
+        let direct = disk.image.is_direct();
         let about = About { device: "blk", offered: model.offered(), ..About::default() };
         let names = [model.queue_name(0)];
-        let (shared, workers, _) = with_workers(about, names, |workers, plan| workers.add(path, plan));
+        let (shared, workers, _) = with_workers(about, names, |workers, plan| {
+            let engine = if waiting { Engine::Waiting } else { Engine::new(&disk.image) };
+            workers.add(BlkDataPath::new(disk, Arc::clone(plan.shared), engine), plan)
+        });
         let mut device = Backend::new(model, shared.clone(), workers);
         let ram = GuestRam::new(RAM).unwrap();
         let queue = Driven::new(&ram, 0x1000, features);
         device.set_features(features).unwrap();
         device.set_memory(Arc::clone(ram.memory())).unwrap();
         device.start_queue(0, queue.setup_at(start_of(features))).unwrap();
-        Rig { scratch, ram, device, shared, queue }
+        Rig { scratch, ram, device, shared, queue, direct }
     }
 
     /// Makes a request available, of this type and sector, with these buffers between header and status.
@@ -113,13 +132,13 @@ fn pattern(len: usize) -> Vec<u8> {
 
 #[test]
 fn what_is_written_is_in_the_file_and_is_read_back() {
-    for features in formats() {
-        let mut rig = Rig::new(features);
+    for setup in setups() {
+        let mut rig = Rig::new(setup);
         let bytes = pattern(6 * 512);
         rig.ram.write(DATA, &bytes).unwrap();
         // Header, data and status may be divided as the driver likes.
         let buffers = [Buffer::readable(DATA, 1000), Buffer::readable(DATA + 1000, 2072)];
-        assert_eq!(rig.request(T_OUT, 7, &buffers), (S_OK, 1), "{features:?}");
+        assert_eq!(rig.request(T_OUT, 7, &buffers), (S_OK, 1), "{setup:?}");
         let mut there = vec![0; bytes.len()];
         rig.scratch.file.read_exact_at(&mut there, 7 * 512).unwrap();
         assert!(there == bytes);
@@ -134,8 +153,8 @@ fn what_is_written_is_in_the_file_and_is_read_back() {
 
 #[test]
 fn a_request_may_lie_in_an_indirect_table_and_its_parts_in_any_buffers() {
-    for features in formats() {
-        let mut rig = Rig::new(features);
+    for setup in setups() {
+        let mut rig = Rig::new(setup);
         rig.scratch.file.write_all_at(&pattern(1024), 0).unwrap();
         rig.ram.write(HEADER, &BlkHeader { kind: T_IN, sector: 0 }.to_bytes()).unwrap();
         let chain = [
@@ -151,14 +170,14 @@ fn a_request_may_lie_in_an_indirect_table_and_its_parts_in_any_buffers() {
         rig.queue.driver.add(&chain, Placement::Indirect(0x4_0000)).unwrap();
         rig.queue.kick_if_wanted();
         assert_eq!(rig.queue.used().written, 1025);
-        assert!(rig.ram.read(DATA, 1025).unwrap() == [pattern(1024), vec![S_OK]].concat(), "{features:?}");
+        assert!(rig.ram.read(DATA, 1025).unwrap() == [pattern(1024), vec![S_OK]].concat(), "{setup:?}");
     }
 }
 
 #[test]
 fn the_serial_number_is_given_as_far_as_there_is_room() {
-    for features in formats() {
-        let mut rig = Rig::with(features, ",serial=S-1");
+    for setup in setups() {
+        let mut rig = Rig::with(setup, ",serial=S-1");
         assert_eq!(rig.request(T_GET_ID, 0, &[Buffer::writable(DATA, 20)]), (S_OK, 21));
         assert_eq!(rig.ram.read(DATA, 20).unwrap(), *b"S-1\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0");
         assert_eq!(rig.request(T_GET_ID, 0, &[Buffer::writable(DATA + 0x1000, 2)]), (S_OK, 3));
@@ -168,8 +187,8 @@ fn the_serial_number_is_given_as_far_as_there_is_room() {
 
 #[test]
 fn a_burst_of_requests_larger_than_a_pass_is_served_in_several() {
-    for features in formats() {
-        let mut rig = Rig::new(features);
+    for setup in setups() {
+        let mut rig = Rig::new(setup);
         rig.ram.write(HEADER, &BlkHeader { kind: T_IN, sector: 0 }.to_bytes()).unwrap();
         for round in 0..3 {
             for at in 0..20 {
@@ -180,7 +199,7 @@ fn a_burst_of_requests_larger_than_a_pass_is_served_in_several() {
             }
             rig.queue.kick_if_wanted();
             (0..20).for_each(|_| assert_eq!(rig.queue.used().written, (1 << 20) + 1));
-            assert_eq!(rig.ram.read(STATUS, 20).unwrap(), [S_OK; 20], "{features:?} {round}");
+            assert_eq!(rig.ram.read(STATUS, 20).unwrap(), [S_OK; 20], "{setup:?} {round}");
         }
         assert_eq!(rig.count("bytes"), 60 << 20);
     }
@@ -188,10 +207,10 @@ fn a_burst_of_requests_larger_than_a_pass_is_served_in_several() {
 
 #[test]
 fn an_image_that_shrinks_while_it_is_open_is_an_error_of_the_request_and_not_of_the_process() {
-    for features in formats() {
-        let mut rig = Rig::new(features);
+    for setup in setups() {
+        let mut rig = Rig::new(setup);
         rig.scratch.file.set_len(8 * SECTOR).unwrap();
-        assert_eq!(rig.request(T_IN, 7, &[Buffer::writable(DATA, 1024)]).0, S_IOERR, "{features:?}");
+        assert_eq!(rig.request(T_IN, 7, &[Buffer::writable(DATA, 1024)]).0, S_IOERR, "{setup:?}");
         assert_eq!(rig.request(T_IN, 9, &[Buffer::writable(DATA, 512)]).0, S_IOERR);
         assert_eq!(rig.request(T_IN, 7, &[Buffer::writable(DATA, 512)]).0, S_OK);
         assert_eq!(["drop_io_error", "errors"].map(|name| rig.count(name)), [2, 0]);
@@ -200,7 +219,7 @@ fn an_image_that_shrinks_while_it_is_open_is_an_error_of_the_request_and_not_of_
 
 #[test]
 fn the_driver_chooses_between_write_back_and_write_through_and_sets_nothing_else() {
-    let mut rig = Rig::new(formats()[0]);
+    let mut rig = Rig::new(setups()[0]);
     let writeback = |rig: &Rig| rig.device.config()[CONFIG_WRITEBACK];
     assert_eq!(writeback(&rig), 1);
     rig.device.set_config(CONFIG_WRITEBACK, &[0]).unwrap();
@@ -214,13 +233,13 @@ fn the_driver_chooses_between_write_back_and_write_through_and_sets_nothing_else
 
 #[test]
 fn a_broken_chain_stops_the_queue_and_a_restart_recovers_it() {
-    for features in formats() {
-        let mut rig = Rig::new(features);
+    for setup in setups() {
+        let mut rig = Rig::new(setup);
         rig.ask(T_IN, 0, &[Buffer::writable(RAM - 4, 512)]);
         wait_for("stopped", || rig.count("error_unmapped") == 1);
         rig.device.stop_queue(0).unwrap();
-        rig.queue = Driven::new(&rig.ram, 0x1000, features);
-        rig.device.start_queue(0, rig.queue.setup_at(start_of(features))).unwrap();
+        rig.queue = Driven::new(&rig.ram, 0x1000, setup.features);
+        rig.device.start_queue(0, rig.queue.setup_at(start_of(setup.features))).unwrap();
         assert_eq!(rig.request(T_FLUSH, 0, &[]), (S_OK, 1));
     }
 }

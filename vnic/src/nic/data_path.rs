@@ -62,7 +62,7 @@ impl<P: Port> NicDataPath<P> {
         while let Some(Completion { pair, ticket, read, copied }) = self.port.completed() {
             any = true;
             if let Some(queue) = u16::try_from(2 * pair + 1).ok().and_then(|index| queues.get_mut(&index))
-                && queue.in_flight.complete(ticket)
+                && queue.in_flight.complete(ticket, 0)
             {
                 queue.shared.counters.device_copied_bytes.add(u64::from(copied));
                 match read {

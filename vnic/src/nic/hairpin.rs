@@ -177,7 +177,7 @@ impl<P: Port> FrameSink for Hairpin<'_, P> {
             self.chains += 1;
             self.unseen += u64::from(!seen);
             self.descriptors += u64::from(chain.descriptors);
-            if let Err(error) = complete(ring, segments, chain, written) {
+            if let Err(error) = complete(ring, chain, written) {
                 self.broken = Some(error);
             }
         }

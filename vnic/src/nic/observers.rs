@@ -6,12 +6,12 @@
 use std::sync::Arc;
 
 use crate::backend::labels::{EyesStamper, StamperCopy};
-use crate::backend::{QueueShared, Shared};
+use crate::backend::{QueueShared, Shared, chain_event};
 use crate::link::Capture;
 use crate::memory::Memory;
 use crate::net::{Frame, ReceiveSpace};
 use crate::observe::observer::{Observer, TransmittedFrame};
-use crate::observe::tracer::{Event, EventBuffer};
+use crate::observe::tracer::Event;
 use crate::ring::{ChainView, Segments};
 
 /// The observers of one worker.
@@ -121,22 +121,9 @@ impl ObserverPass<'_> {
     }
 
     fn event(&mut self, view: ChainView<'_>, written: u32) -> Event {
-        let chain = &view.chain;
-        let mut event = Event {
-            at_ns: *self.at_ns.get_or_insert_with(|| self.started.elapsed().as_nanos() as u64),
-            head: chain.head,
-            idx: chain.idx,
-            descriptors: chain.descriptors,
-            indirect: chain.indirect,
-            written,
-            ..Event::default()
-        };
-        for (at, segment) in view.segments().iter().enumerate() {
-            let writable = at >= chain.readable as usize;
-            let translated = self.memory.as_ref().and_then(|memory| memory.gpa_at(segment.host));
-            let gpa = translated.map_or(segment.addr, |gpa| gpa.0);
-            event.push(EventBuffer { addr: segment.addr, gpa, len: segment.len, writable });
-        }
+        let mut event = chain_event(view, self.memory.as_deref());
+        event.at_ns = *self.at_ns.get_or_insert_with(|| self.started.elapsed().as_nanos() as u64);
+        event.written = written;
         event
     }
 }

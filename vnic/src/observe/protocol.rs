@@ -103,7 +103,7 @@ pub struct Status {
     pub socket: String,
     /// The process serving it.
     pub pid: u32,
-    /// A NIC's link as given.
+    /// What is behind it: a NIC's link as given, a disk's image.
     pub link: String,
     /// Is a front-end connected?
     pub connected: bool,

@@ -169,6 +169,12 @@ impl<'a> ChainView<'a> {
         unsafe { into.set(self.memory, data, self.last_writable()) }
     }
 
+    /// Describes nothing but the status.
+    pub fn gather_status(&self, into: &mut Transfer) {
+        // SAFETY: as above.
+        unsafe { into.set(self.memory, std::iter::empty(), self.last_writable()) }
+    }
+
     /// The last writable byte, if there is any.
     fn last_writable(&self) -> Option<GuestSlice<'a>> {
         let last = self.writable().filter(|slice| !slice.is_empty()).last()?;

@@ -35,7 +35,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::backend::{About, Backend, DataPath, DeviceModel, NamedCounters, Notices, Plan, PollMode, Shared, Workers};
-use crate::blk::{Blk, Image};
+use crate::blk::{Blk, DiskOptions, Image};
 use crate::link::peer::Pinger;
 use crate::link::{self, AnyPort, Capture, Share};
 use crate::net::features;
@@ -67,9 +67,7 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
         }
     }
     for disk in &options.disks {
-        let blk = Blk::new(Arc::new(Image::open(disk)?), disk.queues, options.queue_size);
-        let data_path = blk.data_path();
-        process.add(&Endpoint::Listen(disk.socket.clone()), blk, data_path)?;
+        process.add_disk(disk, options.queue_size)?;
     }
     if let Some(path) = options.control_path() {
         process.listen(&path, options.extension.clone())?;
@@ -183,6 +181,26 @@ impl Process {
         Ok(())
     }
 
+    /// A disk, with a worker for each CPU that was named, as far as it has queues.
+    ///
+    /// # Errors
+    /// Its image or socket cannot be had.
+    pub fn add_disk(&mut self, options: &DiskOptions, queue_size: u16) -> Result<(), ServeError> {
+        let blk = Blk::new(Image::open(options)?, options.queues, queue_size);
+        let endpoint = Endpoint::Listen(options.socket.clone());
+        let about = About {
+            device: blk.name(),
+            socket: endpoint.to_string(),
+            link: blk.about(),
+            offered: blk.offered(),
+            ..About::default()
+        };
+        let (counters, pinger) = (vec![blk.counters()], None);
+        let (socket, start) = (Socket::open(&endpoint)?, Box::new(blk.starter()));
+        self.devices.push(Prepared { socket, about, model: Box::new(blk), counters, pinger, start });
+        Ok(())
+    }
+
     /// Has a control socket; what it does not know, the extension may.
     ///
     /// # Errors
@@ -205,12 +223,13 @@ impl Process {
     fn enter(self) -> Result<Running, ServeError> {
         let Process { signals, poll, cpus, devices, control } = self;
         let stop = event()?;
-        let several = devices.len() > 1;
+        let kinds: Vec<_> = devices.iter().map(|device| device.about.device).collect();
         let (mut servers, mut controlled) = (Vec::new(), Vec::new());
         for Prepared { socket, about, model, counters, pinger, start } in devices {
-            // Of several devices, a queue's name says which one's it is.
+            // Of several devices of a kind, a queue's name says which one's it is.
             let alike = |device: &&control::Device| device.shared.about.device == about.device;
             let number = controlled.iter().filter(alike).count();
+            let several = kinds.iter().filter(|kind| **kind == about.device).count() > 1;
             let prefix = if several { format!("{}{number}/", about.device) } else { String::new() };
             let names = (0..model.queues()).map(|index| format!("{prefix}{}", model.queue_name(index)));
             let shared = Arc::new(Shared::new(about, names, counters));

@@ -63,7 +63,7 @@ fn a_nic_and_an_rng_live_in_one_process_and_each_has_its_front_end() {
         .iter()
         .map(|device| (device.device.as_str(), device.connected, device.queues[0].queue.as_str()))
         .collect();
-    assert_eq!(devices, [("net", true, "net0/receiveq0"), ("rng", true, "rng0/requestq")]);
+    assert_eq!(devices, [("net", true, "receiveq0"), ("rng", true, "requestq")]);
     assert_eq!((status.device.as_str(), status.link.as_str()), ("net", "sink"), "at the top is the first device");
     // One front-end over an inherited socket is gone: so is the process, with the other's session.
     drop(rng);

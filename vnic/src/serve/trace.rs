@@ -11,6 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::backend::labels::EyesStamper;
 use crate::backend::{QueueShared, Shared};
+use crate::blk;
 use crate::introspect::Label;
 use crate::memory::{FilePages, Memory};
 use crate::net::parse::Summary;
@@ -278,6 +279,7 @@ fn describe(queue: &str, event: &Event, moment: &Moment<'_>) -> ChainEvent {
         // Of what is no frame, or the rest of one, there is nothing to say.
         summary: match event.head() {
             [] => String::new(),
+            head if moment.shared.about.device == "blk" => blk::summary(head, event.frame_len),
             head => Summary::new(head, event.frame_len, event.gso_size).to_string(),
         },
     }

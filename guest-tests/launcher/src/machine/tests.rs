@@ -11,6 +11,7 @@ fn machine(version: &str, accelerator: Accelerator, nic: Option<Nic>) -> Machine
         iommu: false,
         nic,
         disk: None,
+        disk_socket: None,
         disk_is_scratch: false,
         task: Task::Shell,
         append: None,
@@ -133,4 +134,18 @@ fn what_is_written_to_a_scratch_disk_is_forgotten() {
         values(&machine.command(), "-drive")[0].contains(",snapshot=on")
     };
     assert!(disk(true) && !disk(false));
+}
+
+#[test]
+fn a_disk_is_qemus_own_or_served_at_a_socket() {
+    let at = |version, disk_socket: Option<&str>| {
+        let plain = machine(version, Accelerator::Tcg, None);
+        let command =
+            Machine { disk: Some("/d".into()), disk_socket: disk_socket.map(PathBuf::from), ..plain }.command();
+        [values(&command, "-drive"), values(&command, "-chardev"), values(&command, "-device")].concat().join(" ")
+    };
+    assert_eq!(at("7.2.22", None), "if=none,id=disk,file=/d,format=raw,cache=unsafe virtio-blk-pci,drive=disk");
+    let served = "socket,id=disk,path=/s,reconnect=1 vhost-user-blk-pci,chardev=disk,vectors=0";
+    assert_eq!(at("7.2.22", Some("/s")), served);
+    assert_eq!(at("10.0.2", Some("/s")), "socket,id=disk,path=/s,reconnect-ms=1000 vhost-user-blk-pci,chardev=disk");
 }

@@ -7,7 +7,7 @@ use crate::spec::blk::S_UNSUPP;
 fn each_malformed_request_is_counted_by_its_name_and_the_next_is_served() {
     let data = |len| Buffer::readable(DATA, len);
     let room = |len| Buffer::writable(DATA, len);
-    for features in formats() {
+    for setup in setups() {
         for (name, status, kind, sector, buffers) in [
             ("wrong_direction", S_IOERR, T_IN, 0, &[data(512), room(512)][..]),
             ("wrong_direction", S_IOERR, T_OUT, 0, &[data(512), room(512)]),
@@ -22,8 +22,8 @@ fn each_malformed_request_is_counted_by_its_name_and_the_next_is_served() {
             ("unknown_type", S_UNSUPP, 99, 0, &[room(512)]),
             ("unknown_type", S_UNSUPP, u32::MAX, 0, &[data(512)]),
         ] {
-            let mut rig = Rig::new(features);
-            assert_eq!(rig.request(kind, sector, buffers).0, status, "{name} {features:?}");
+            let mut rig = Rig::new(setup);
+            assert_eq!(rig.request(kind, sector, buffers).0, status, "{name} {setup:?}");
             assert_eq!(
                 [rig.count(&format!("drop_{name}")), rig.count("drops"), rig.count("errors")],
                 [1, 1, 0],
@@ -36,10 +36,10 @@ fn each_malformed_request_is_counted_by_its_name_and_the_next_is_served() {
 
 #[test]
 fn a_chain_without_a_header_or_without_a_status_is_returned_by_name() {
-    for features in formats() {
-        let mut rig = Rig::new(features);
+    for setup in setups() {
+        let mut rig = Rig::new(setup);
         rig.queue.add(&[Buffer::readable(HEADER, 15), Buffer::writable(STATUS, 1)]);
-        assert_eq!((rig.queue.used().written, rig.ram.read(STATUS, 1).unwrap()[0]), (1, S_IOERR), "{features:?}");
+        assert_eq!((rig.queue.used().written, rig.ram.read(STATUS, 1).unwrap()[0]), (1, S_IOERR), "{setup:?}");
         rig.queue.add(&[Buffer::readable(HEADER, 16)]);
         assert_eq!(rig.queue.used().written, 0);
         rig.queue.add(&[Buffer::readable(HEADER, 16), Buffer::writable(STATUS, 0)]);
@@ -51,8 +51,8 @@ fn a_chain_without_a_header_or_without_a_status_is_returned_by_name() {
 
 #[test]
 fn a_disk_that_is_read_only_says_so_and_is_not_written() {
-    for features in formats() {
-        let mut rig = Rig::with(features, ",readonly");
+    for setup in setups() {
+        let mut rig = Rig::with(setup, ",readonly");
         assert!(Features(rig.device.offered().0).0 & BlkFeature::Ro.mask() != 0);
         rig.ram.write(DATA, &[7; 512]).unwrap();
         assert_eq!(rig.request(T_OUT, 0, &[Buffer::readable(DATA, 512)]).0, S_IOERR);

@@ -11,9 +11,19 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use super::{GuestSlice, Memory};
+
+#[cfg(feature = "device")]
+mod uring;
+
+#[cfg(feature = "device")]
+pub use uring::Transfers;
+
+/// Requests that io_uring has under way at a time.
+pub const MOST_UNDER_WAY: u16 = 256;
 
 /// Pieces in one system call: `IOV_MAX`.
 pub const MOST_PIECES: usize = 1024;
@@ -27,6 +37,46 @@ pub enum Direction {
     ToFile,
     /// The same, and onto the disk before it is said to be done.
     ToDisk,
+}
+
+/// What is asked of the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// The transfer, from or to this offset.
+    Move {
+        /// Which way.
+        direction: Direction,
+        /// Where in the file.
+        offset: u64,
+    },
+    /// What was written is to be on the disk.
+    Sync,
+    /// `fallocate`.
+    Allocate {
+        /// Its mode.
+        mode: i32,
+        /// Where in the file.
+        offset: u64,
+        /// Bytes.
+        len: u64,
+    },
+}
+
+impl Operation {
+    /// Carries it out with system calls that wait.
+    ///
+    /// # Errors
+    /// The file cannot do it there.
+    pub fn run(self, file: &File, transfer: &mut Transfer) -> io::Result<()> {
+        match self {
+            Operation::Move { direction, offset } => transfer.run(file, direction, offset),
+            Operation::Sync => file.sync_data(),
+            Operation::Allocate { mode, offset, len } => {
+                let mode = nix::fcntl::FallocateFlags::from_bits_retain(mode);
+                Ok(nix::fcntl::fallocate(file, mode, offset as libc::off_t, len as libc::off_t)?)
+            }
+        }
+    }
 }
 
 /// Pieces of guest memory, in order, with what keeps them mapped.
@@ -143,6 +193,56 @@ impl Transfer {
             }
         }
         Ok(())
+    }
+}
+
+/// Bytes that are moved by way of a buffer at a time.
+const BOUNCE: usize = 256 << 10;
+
+/// What the buffer's address is a multiple of: no disk asks for more.
+const PAGE: usize = 4096;
+
+impl Transfer {
+    /// The same by way of a buffer of this process, whose address suits any disk. Returns how many bytes were copied.
+    ///
+    /// # Errors
+    /// As [`run`](Transfer::run).
+    pub fn run_copied(&mut self, file: &File, direction: Direction, mut offset: u64) -> io::Result<u64> {
+        let mut room = vec![0; BOUNCE + PAGE];
+        let skew = room.as_ptr().align_offset(PAGE);
+        let mut copied = 0;
+        while self.left > 0 {
+            let count = usize::try_from(self.left).unwrap_or(BOUNCE).min(BOUNCE);
+            let buffer = room.get_mut(skew..).and_then(|room| room.get_mut(..count)).unwrap_or_default();
+            match direction {
+                Direction::FromFile => {
+                    file.read_exact_at(buffer, offset)?;
+                    self.each_piece(buffer, |piece, bytes| piece.copy_from(bytes));
+                }
+                Direction::ToFile | Direction::ToDisk => {
+                    self.each_piece(buffer, |piece, bytes| piece.copy_to(bytes));
+                    file.write_all_at(buffer, offset)?;
+                }
+            }
+            self.advance(count as u64);
+            offset += count as u64;
+            copied += count as u64;
+        }
+        if direction == Direction::ToDisk {
+            file.sync_data()?;
+        }
+        Ok(copied)
+    }
+
+    /// Has each piece that is left copy its part of `buffer`, as far as that goes.
+    fn each_piece(&self, buffer: &mut [u8], copy: impl Fn(GuestSlice<'_>, &mut [u8]) -> usize) {
+        let mut at = 0;
+        for piece in self.rest() {
+            let Some(part) = buffer.get_mut(at..).filter(|part| !part.is_empty()) else { return };
+            // SAFETY: the piece lies in memory that this transfer holds (Invariants).
+            let slice = unsafe { GuestSlice::new(0, piece.iov_base.cast(), piece.iov_len) };
+            at += copy(slice, part);
+        }
     }
 }
 

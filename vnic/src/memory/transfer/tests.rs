@@ -6,10 +6,10 @@ use super::*;
 use crate::memory::Access;
 use crate::memory::testing::GuestRam;
 
-const RAM: u64 = 16 << 20;
+pub(super) const RAM: u64 = 16 << 20;
 
 /// A file without a name, with these bytes in it.
-fn file_of(bytes: &[u8]) -> File {
+pub(super) fn file_of(bytes: &[u8]) -> File {
     let file = nix::sys::memfd::memfd_create("disk", nix::sys::memfd::MFdFlags::MFD_CLOEXEC).unwrap();
     let file = File::from(file);
     file.write_all_at(bytes, 0).unwrap();
@@ -17,12 +17,12 @@ fn file_of(bytes: &[u8]) -> File {
 }
 
 /// Bytes that can be foretold.
-fn pattern(len: usize) -> Vec<u8> {
+pub(super) fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|at| (at % 251) as u8).collect()
 }
 
 /// A transfer over these buffers.
-fn transfer(ram: &GuestRam, buffers: &[(u64, u64)]) -> Transfer {
+pub(super) fn transfer(ram: &GuestRam, buffers: &[(u64, u64)]) -> Transfer {
     let memory = ram.memory();
     let pieces = buffers.iter().map(|(addr, len)| memory.slice(*addr, *len, Access::Write).unwrap());
     let mut transfer = Transfer::default();

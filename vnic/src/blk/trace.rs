@@ -1,0 +1,136 @@
+//! Requests as a trace shows them: an event each, recorded when it is answered.
+//!
+//! Operation: a chain is described when it is taken, while it is known where its buffers lie; its event waits for the answer,
+//! beside the request. In place of a frame's first bytes it has the request's header, and the status behind it.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::backend::{QueueShared, Shared, chain_event};
+use crate::memory::transfer::MOST_UNDER_WAY;
+use crate::observe::tracer::Event;
+use crate::ring::ChainView;
+use crate::spec::blk::{
+    BlkHeader, HEADER_LEN, S_IOERR, S_OK, S_UNSUPP, T_DISCARD, T_FLUSH, T_GET_ID, T_IN, T_OUT, T_WRITE_ZEROES,
+};
+
+/// The tracer's side of a worker.
+#[derive(Debug)]
+pub(super) struct Tracing {
+    shared: Arc<Shared>,
+    now: Instant,
+    /// Does anyone trace? Asked once a pass.
+    traced: bool,
+    /// The chain that was taken last.
+    taken: Option<Box<Event>>,
+    /// By ticket.
+    waiting: Box<[Option<Box<Event>>]>,
+}
+
+impl Tracing {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        let waiting = (0..MOST_UNDER_WAY).map(|_| None).collect();
+        Tracing { now: shared.started, shared, traced: false, taken: None, waiting }
+    }
+
+    /// A pass begins.
+    pub(super) fn begin(&mut self, now: Instant) {
+        self.now = now;
+        self.traced = self.shared.traced();
+    }
+
+    /// A chain was taken, with this header, if it has one.
+    pub(super) fn take(&mut self, chain: ChainView<'_>, header: Option<BlkHeader>, queue: &QueueShared) {
+        self.taken = None;
+        if !self.traced {
+            return;
+        }
+        if !queue.events.has_room(self.shared.unread_events()) {
+            return queue.events.lose(1);
+        }
+        let memory = chain.memory();
+        let mut event = Box::new(chain_event(chain, memory.iotlb().map(|_| memory.as_ref())));
+        if let Some(header) = header {
+            event.frame_len = match header.kind {
+                T_IN => chain.chain.writable_len.saturating_sub(1),
+                _ => chain.chain.readable_len.saturating_sub(HEADER_LEN as u32),
+            };
+            for (to, from) in event.head_bytes.iter_mut().zip(header.to_bytes()) {
+                *to = from;
+            }
+            event.head_len = HEADER_LEN as u8;
+        }
+        self.taken = Some(event);
+    }
+
+    /// It is under way.
+    pub(super) fn under_way(&mut self, ticket: u16) {
+        if let Some(place) = self.waiting.get_mut(usize::from(ticket)) {
+            *place = self.taken.take();
+        }
+    }
+
+    /// It was answered at once.
+    pub(super) fn answered(&mut self, queue: &QueueShared, written: u32, status: Option<u8>) {
+        let event = self.taken.take();
+        self.record(event, queue, written, status);
+    }
+
+    /// One that was under way was answered.
+    pub(super) fn completed(&mut self, ticket: u16, queue: &QueueShared, written: u32, status: u8) {
+        let event = self.waiting.get_mut(usize::from(ticket)).and_then(Option::take);
+        self.record(event, queue, written, Some(status));
+    }
+
+    fn record(&self, event: Option<Box<Event>>, queue: &QueueShared, written: u32, status: Option<u8>) {
+        let Some(mut event) = event else { return };
+        event.at_ns = self.now.saturating_duration_since(self.shared.started).as_nanos() as u64;
+        event.written = written;
+        if let (Some(status), Some(place)) = (status, event.head_bytes.get_mut(HEADER_LEN))
+            && event.head_len > 0
+        {
+            *place = status;
+            event.head_len = HEADER_LEN as u8 + 1;
+        }
+        queue.events.record(&event);
+    }
+}
+
+/// A request in words: `read sector 2048 len 4096`, with its status where it is not good.
+pub(crate) fn summary(head: &[u8], len: u32) -> String {
+    let Some((header, status)) = head.split_first_chunk::<HEADER_LEN>() else { return "no request".to_owned() };
+    let BlkHeader { kind, sector } = BlkHeader::from_bytes(*header);
+    let words = match kind {
+        T_IN => format!("read sector {sector} len {len}"),
+        T_OUT => format!("write sector {sector} len {len}"),
+        T_FLUSH => "flush".to_owned(),
+        T_GET_ID => "serial number".to_owned(),
+        T_DISCARD => "discard".to_owned(),
+        T_WRITE_ZEROES => "write zeroes".to_owned(),
+        kind => format!("request {kind} sector {sector} len {len}"),
+    };
+    match status.first() {
+        Some(&S_OK) => words,
+        Some(&S_IOERR) => words + " ioerr",
+        Some(&S_UNSUPP) => words + " unsupp",
+        _ => words + " unanswered",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_said_in_words_with_its_status_where_it_is_not_good() {
+        let said = |kind, status: &[u8]| {
+            let head = [&BlkHeader { kind, sector: 8 }.to_bytes()[..], status].concat();
+            summary(&head, 1024)
+        };
+        assert_eq!(said(T_IN, &[S_OK]), "read sector 8 len 1024");
+        assert_eq!(said(T_OUT, &[S_IOERR]), "write sector 8 len 1024 ioerr");
+        assert_eq!([said(T_FLUSH, &[S_OK]), said(T_GET_ID, &[S_OK])], ["flush", "serial number"]);
+        assert_eq!(said(77, &[S_UNSUPP]), "request 77 sector 8 len 1024 unsupp");
+        assert_eq!([said(T_FLUSH, &[]), summary(&[1, 2], 0)], ["flush unanswered", "no request"]);
+    }
+}
