@@ -223,7 +223,7 @@ impl BlkDataPath {
     /// Returns what the kernel is done with. Returns whether there was anything.
     fn complete(&mut self, queues: &mut Queues) -> bool {
         let mut any = false;
-        while let Some((ticket, result)) = self.engine.next() {
+        while let Some((ticket, result)) = self.engine.next_done() {
             any = true;
             let Some(&Asked { queue, request, written }) = self.under_way.get(usize::from(ticket)) else { continue };
             let Some(queue) = queues.get_mut(&queue) else {

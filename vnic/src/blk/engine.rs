@@ -10,7 +10,7 @@ use crate::memory::transfer::{Operation, Transfer, Transfers};
 #[derive(Debug)]
 pub(super) enum Engine {
     /// By io_uring.
-    Uring(Transfers),
+    Uring(Box<Transfers>),
     /// Each here and now.
     Waiting,
 }
@@ -19,7 +19,7 @@ impl Engine {
     /// For requests for this image.
     pub(super) fn new(image: &Image) -> Self {
         match image.file().try_clone().and_then(Transfers::new) {
-            Ok(transfers) => Engine::Uring(transfers),
+            Ok(transfers) => Engine::Uring(Box::new(transfers)),
             Err(error) => {
                 tracing::warn!(%error, "no io_uring on this host: a disk's requests are done one after the other");
                 Engine::Waiting
@@ -58,9 +58,9 @@ impl Engine {
     }
 
     /// The next that is done, to be finished.
-    pub(super) fn next(&mut self) -> Option<(u16, io::Result<()>)> {
+    pub(super) fn next_done(&mut self) -> Option<(u16, io::Result<()>)> {
         match self {
-            Engine::Uring(transfers) => transfers.next(),
+            Engine::Uring(transfers) => transfers.next_done(),
             Engine::Waiting => None,
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Operation:
 //! 1. `start` takes a request, and puts it into the submission ring; `submit` starts all of them with one call.
-//! 2. `next` says which are done, in the order in which the kernel is done with them. What was moved only in part goes on where it
+//! 2. `next_done` says which are done, in the order in which the kernel is done with them. What was moved only in part goes on where it
 //!    stopped.
 //! 3. `finish` tells the driver, and lets go of its memory; then the ticket is free again.
 //!
@@ -130,13 +130,13 @@ impl Transfers {
     /// Waits until the kernel is done with one, if any is under way.
     pub fn wait(&mut self) {
         if self.open > 0 {
-            // However it ends, `next` says what there is.
+            // However it ends, `next_done` says what there is.
             let _ = self.ring.submit_and_wait(1);
         }
     }
 
     /// The next request that is done, and how it went. Its ticket is to be [finished](Transfers::finish).
-    pub fn next(&mut self) -> Option<(u16, io::Result<()>)> {
+    pub fn next_done(&mut self) -> Option<(u16, io::Result<()>)> {
         loop {
             let entry = self.ring.completion().next()?;
             let Ok(ticket) = u16::try_from(entry.user_data()) else { continue };

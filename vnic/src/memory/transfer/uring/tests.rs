@@ -16,7 +16,7 @@ fn results(transfers: &mut Transfers) -> std::collections::BTreeMap<u16, io::Res
     let mut results = std::collections::BTreeMap::new();
     while !transfers.is_idle() {
         transfers.wait();
-        while let Some((ticket, result)) = transfers.next() {
+        while let Some((ticket, result)) = transfers.next_done() {
             transfers.finish(ticket, 0);
             results.insert(ticket, result);
         }
