@@ -42,6 +42,7 @@
 //! | [`vhost_user`] | the vhost-user protocol: message, socket, session |
 //! | [`observe`] | counters, tracer, observers of frames, the control socket's protocol |
 //! | [`introspect`] | whose memory a page is: a look into the structures of the guest's kernel |
+//! | [`hardware`] | what chains would cost a card on a real bus, by a published model |
 //! | [`provenance`] | from what the guest's frames come: bytes by flow and by file |
 //! | [`life`] | what has happened to a page: by which chains devices read and wrote it, when, and whose it was |
 //! | [`backend`] | the engine for devices of any kind: joins session and queues, owns the workers |
@@ -75,6 +76,8 @@ pub mod backend;
 #[cfg(feature = "device")]
 pub mod blk;
 pub mod datagram;
+#[cfg(feature = "device")]
+pub mod hardware;
 #[cfg(all(test, feature = "device"))]
 mod holes;
 #[cfg(feature = "device")]
