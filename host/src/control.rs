@@ -199,7 +199,7 @@ impl Client {
         let reply = self.ask(&experiment::Request::EndWatch { pages, introspect })?;
         self.set_timeout(Some(ANSWER))?;
         match reply {
-            experiment::Reply::FlowAccounts(accounts) => Ok(accounts),
+            experiment::Reply::FlowAccounts(accounts) => Ok(*accounts),
             other => Err(self.unexpected(&other)),
         }
     }

@@ -64,7 +64,8 @@
 //!
 //! # Features
 //!
-//! `device` is the device's end, and on by default. Without it there is what a driver needs: `spec`, `memory` and `ring`.
+//! `device` is the device's end, and on by default. Without it there is what a driver needs: `spec`, `memory` and `ring`, and
+//! what a record's reader needs: `hardware`.
 
 #[cfg(target_endian = "big")]
 compile_error!("rings are little-endian and so is every host this is written for");
@@ -76,7 +77,6 @@ pub mod backend;
 #[cfg(feature = "device")]
 pub mod blk;
 pub mod datagram;
-#[cfg(feature = "device")]
 pub mod hardware;
 #[cfg(all(test, feature = "device"))]
 mod holes;

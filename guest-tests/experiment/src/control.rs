@@ -56,7 +56,7 @@ pub enum Reply {
     Scan(ScanReport),
     /// Answer to `EndWatch`.
     #[serde(rename = "flow-books")]
-    FlowAccounts(FlowAccounts),
+    FlowAccounts(Box<FlowAccounts>),
     /// It could not be done; one sentence.
     Error {
         /// The sentence.
@@ -110,7 +110,7 @@ fn end_watch(runs: &[PageRun], introspect: bool, device: &Control) -> Result<Rep
         part.attribute_remembered(&pages);
         sum.plus(&part.accounts())
     });
-    Ok(Reply::FlowAccounts(FlowAccounts { introspection, ..accounts }))
+    Ok(Reply::FlowAccounts(FlowAccounts { introspection, ..accounts }.into()))
 }
 
 fn introspected(parts: &[Box<FlowWatch>], device: &Control) -> Introspected {
@@ -138,7 +138,7 @@ mod tests {
             assert_eq!(serde_json::to_string(&request).unwrap(), json);
             assert_eq!(serde_json::from_str::<Request>(json).unwrap(), request);
         }
-        let reply = serde_json::to_value(Reply::FlowAccounts(FlowAccounts::default())).unwrap();
+        let reply = serde_json::to_value(Reply::FlowAccounts(Box::default())).unwrap();
         assert_eq!(reply["reply"], "flow-books");
         for figure in ["device", "misplaced_bytes", "unparsed_frames", "forgotten_bytes"] {
             assert!(reply.get(figure).is_some(), "{figure}: {reply}");

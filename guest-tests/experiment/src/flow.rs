@@ -22,6 +22,7 @@ use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
 use vnic::datagram;
+use vnic::hardware::{self, Fold, Shapes};
 use vnic::memory::FilePages;
 use vnic::net::parse::{HEAD_LEN, Packet, Transport, parse};
 use vnic::observe::observer::{Observer, TransmittedFrame};
@@ -43,6 +44,9 @@ pub struct FlowAccounts {
     /// Bytes elsewhere that there was no room to remember, of a file whose pages were known only afterwards.
     #[serde(default)]
     pub forgotten_bytes: u64,
+    /// The shapes of its chains.
+    #[serde(default)]
+    pub shapes: Shapes,
     /// What the guest's kernel says of the pages that the payload lay in, where it was asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub introspection: Option<Introspected>,
@@ -69,6 +73,7 @@ impl FlowAccounts {
         self.misplaced_bytes += other.misplaced_bytes;
         self.unparsed_frames += other.unparsed_frames;
         self.forgotten_bytes += other.forgotten_bytes;
+        self.shapes = self.shapes.plus(&other.shapes);
         self
     }
 }
@@ -105,6 +110,7 @@ pub struct FlowWatch {
     pages: Arc<FilePages>,
     stream: Arc<Stream>,
     totals: Totals,
+    shapes: Fold,
     trail: Trail,
     /// Are the file's pages known only when it is over?
     later: bool,
@@ -119,6 +125,7 @@ impl FlowWatch {
             pages,
             stream: Arc::default(),
             totals: Totals::default(),
+            shapes: Fold::default(),
             trail: Trail::default(),
             later: false,
         }
@@ -201,6 +208,7 @@ impl FlowWatch {
             misplaced_bytes: totals.misplaced,
             unparsed_frames: totals.unparsed,
             forgotten_bytes: if self.later { self.trail.forgotten() } else { 0 },
+            shapes: self.shapes.shapes(),
             introspection: None,
         }
     }
@@ -239,8 +247,12 @@ impl Observer for FlowWatch {
         // A guest writes any offset it likes: nothing overflows.
         let before = self.stream.sent.fetch_max(start.saturating_add(payload), Ordering::Relaxed);
         let old = before.saturating_sub(start).min(payload);
+        let chain = sent.frame.chain();
+        let segment = sent.frame.header.gso_size;
+        let kind = hardware::Kind { indirect: chain.indirect, segment, headers: packet.header_len };
+        self.shapes.add(kind, sent.pieces());
         self.totals.chains += 1;
-        self.totals.descriptors += u64::from(sent.frame.chain().descriptors);
+        self.totals.descriptors += u64::from(chain.descriptors);
         self.totals.payload += payload - old;
         self.totals.retransmitted += old;
         self.totals.read += u64::from(sent.read).saturating_sub(header_len);

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use vnic::hardware::{Figures, Shapes};
 
 /// A whole run: one guest, several transfers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -112,6 +113,9 @@ pub struct Method {
     /// What the guest kernel's structures, read from outside, say of the pages that the payload lay in.
     #[serde(default)]
     pub introspection: Option<IntrospectionAccounts>,
+    /// What the NIC's gathering costs.
+    #[serde(default)]
+    pub dma: Dma,
     /// Bytes copied by the CPU per payload byte, by the guest's accounts.
     pub cpu_copies: Option<f64>,
     /// Bytes copied by DMA per payload byte: from the disk, by the guest's accounts, and to the NIC, by the device's.
@@ -214,6 +218,15 @@ pub struct DeviceAccounts {
     pub dma_read_bytes: Option<u64>,
     /// Payload bytes the device copied once more before they left it.
     pub device_copied_bytes: Option<u64>,
+}
+
+/// What a NIC has to do for the flow, and what that would cost one of hardware.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Dma {
+    /// The chains that carried payload of the flow, as far as a model of hardware must know them.
+    pub shapes: Option<Shapes>,
+    /// What they would have cost the card that `serve --hardware` was told.
+    pub hardware: Option<Figures>,
 }
 
 /// Whose the pages were that the payload lay in, by the guest kernel's own structures. Retransmitted bytes are left out.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde::Serialize;
+use vnic::hardware::{BadModel, Model};
 use vnic_experiment::run::Run;
 use vnic_experiment::verdict;
 
@@ -16,12 +17,23 @@ pub(super) struct Args {
     /// The run's record: target/run/run.json
     #[arg(value_name = "RUN.json")]
     run: PathBuf,
+    /// What the NIC's part would cost on these cards, with commas between: 82599, e810-like, simple, ideal, each with settings such
+    /// as 82599,pcie=gen1x1,iotlb=64 [default: the one that `serve --hardware` was told]
+    #[arg(long, value_name = "MODEL,…", value_parser = parse_models)]
+    hardware: Option<Models>,
     /// One JSON document
     #[arg(long)]
     json: bool,
     /// Also write one self-contained page with the pictures redrawn from the measurements
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone)]
+struct Models(Vec<Model>);
+
+fn parse_models(words: &str) -> Result<Models, BadModel> {
+    Model::parse_list(words).map(Models)
 }
 
 /// The document of `--json`.
@@ -31,26 +43,45 @@ struct Document<'a> {
     surprises: &'a [String],
     /// The textbook's table, as measured.
     classic: Vec<views::classic::Line<'a>>,
+    /// What the chains would cost cards of hardware.
+    hardware: Vec<views::hardware::WhatIf<'a>>,
     run: &'a Run,
 }
 
 /// Shows the table; broken if a verdict is not the expected one or a digest is wrong.
 pub(super) fn run(args: &Args) -> Result<Finding> {
     let run = read(&args.run)?;
+    let models = models(args, &run)?;
     // Of what was only watched, nothing was expected.
     let conducted = run.methods.iter().filter(|_| run.watched.is_none());
     let surprises: Vec<String> = conducted.flat_map(verdict::surprises).collect();
     if let Some(path) = &args.html {
-        let page = views::html::page(&run, &surprises);
+        let page = views::html::page(&run, &surprises, &models);
         fs::write(path, page).with_context(|| format!("cannot write the page {}", path.display()))?;
     }
     if args.json {
         let classic = views::classic::lines(&run);
-        views::json(&Document { as_expected: surprises.is_empty(), surprises: &surprises, classic, run: &run })?;
+        let hardware = views::hardware::lines(&run, &models);
+        let as_expected = surprises.is_empty();
+        views::json(&Document { as_expected, surprises: &surprises, classic, hardware, run: &run })?;
     } else {
-        views::report::show(&run, &surprises)?;
+        views::report::show(&run, &surprises, &models)?;
     }
     Ok(Finding::fine_if(surprises.is_empty()))
+}
+
+/// The cards to be shown: those that were asked for, or the one that the run was told.
+fn models(args: &Args, run: &Run) -> Result<Vec<Model>> {
+    let Some(asked) = &args.hardware else {
+        let told = run.methods.iter().find_map(|method| method.dma.hardware.as_ref());
+        // One that this version does not know is still in the record.
+        return Ok(told.and_then(|cost| cost.model.parse().ok()).into_iter().collect());
+    };
+    if run.methods.iter().all(|method| method.dma.shapes.is_none()) {
+        let name = args.run.display();
+        bail!("{name} does not have the shapes of its chains, which --hardware needs: run the transfers again");
+    }
+    Ok(asked.0.clone())
 }
 
 fn read(path: &Path) -> Result<Run> {

@@ -6,7 +6,9 @@ use serde_json::Value;
 use vnic_experiment::flow::FlowAccounts;
 use vnic_experiment::introspection::Introspected;
 use vnic_experiment::row::Row;
-use vnic_experiment::run::{ContextSwitches, DeviceAccounts, GuestAccounts, MemoryAccounts, Method, NicState, Verdict};
+use vnic_experiment::run::{
+    ContextSwitches, DeviceAccounts, Dma, GuestAccounts, MemoryAccounts, Method, NicState, Verdict,
+};
 use vnic_experiment::verdict::{self, Circumstances};
 use vnic_experiment::wire::{Accounts, PAGE_SIZE, PageRun, Receipt};
 
@@ -142,6 +144,11 @@ pub(super) fn judged(row: &Row, expected: Option<Verdict>, transfer: &Transfer, 
             None
         }
     };
+    let dma = Dma { shapes: transfer.witnesses.device.then(|| transfer.device.shapes.clone()), hardware: None };
+    if dma.shapes.is_none() {
+        reasons.insert("dma.shapes".to_owned(), LEFT_OUT.to_owned());
+    }
+    reasons.insert("dma.hardware".to_owned(), "the device was told no model of hardware (--hardware)".to_owned());
     let mut method = Method {
         method: row.name.clone(),
         filesystem: None,
@@ -153,6 +160,7 @@ pub(super) fn judged(row: &Row, expected: Option<Verdict>, transfer: &Transfer, 
         device: transfer.device.device.clone(),
         memory: MemoryAccounts { physical_instances },
         introspection,
+        dma,
         cpu_copies: None,
         dma_copies: None,
         verdict: None,
@@ -226,6 +234,7 @@ pub(super) fn failed(row: &Row, expected: Option<Verdict>, nic: NicState, why: &
         device: DeviceAccounts::default(),
         memory: MemoryAccounts::default(),
         introspection: None,
+        dma: Dma::default(),
         cpu_copies: None,
         dma_copies: None,
         verdict: None,

@@ -5,10 +5,11 @@
 //! fetches nothing. The record is a file like any other: `maud` escapes what stands in it.
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
+use vnic::hardware::Model;
 use vnic_experiment::run::{Method, Run, Verdict, Watched};
 
 use super::table::NULL;
-use super::{classic, figures, report};
+use super::{classic, figures, hardware, report};
 
 const STYLE: &str = "\
 :root{--ink:#1d2733;--soft:#68788a;--line:#d6dde5;--paper:#fbfcfd;--zero:#1a7f5a;--copy:#c2571a;--bad:#b3261e}
@@ -22,6 +23,8 @@ figcaption{font-weight:600;display:flex;justify-content:space-between;gap:1rem}
 .why{font-size:.8rem;margin:.2rem 0 0}
 svg{width:100%;height:auto;display:block}svg text{font:11px system-ui,sans-serif;fill:var(--ink);text-anchor:middle}
 .box{fill:var(--paper);stroke:var(--line);stroke-width:1.5}.soft{fill:var(--soft)!important}
+.bars text.end{text-anchor:end}.bars text.start{text-anchor:start}.bars rect{stroke:none}
+.descriptors{fill:var(--ink)}.rest{fill:var(--soft)}
 .zero{stroke:var(--zero);fill:var(--zero);opacity:.8}.copy{stroke:var(--copy);fill:var(--copy);opacity:.8}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 th,td{padding:.3rem .6rem;border-bottom:1px solid var(--line);text-align:right}
@@ -34,7 +37,7 @@ const WATCHED: &str = "Measured by vnic: the NIC's descriptors, and whose memory
     own kernel, read from outside.";
 
 /// The whole page.
-pub(crate) fn page(run: &Run, surprises: &[String]) -> String {
+pub(crate) fn page(run: &Run, surprises: &[String], models: &[Model]) -> String {
     // A witness that was not there cannot say that what lies elsewhere are copies: a program may have made it there.
     let elsewhere = if run.watched.is_some() { "elsewhere" } else { "copies" };
     let page = html! {
@@ -53,6 +56,7 @@ pub(crate) fn page(run: &Run, surprises: &[String]) -> String {
                 @if let Some(watched) = &run.watched { (files(watched)) } @else {
                     (table(run))
                     (classic_table(run))
+                    (hardware::pictures(run, models))
                 }
                 @for surprise in surprises { p.b { (surprise) } }
                 @for method in run.methods.iter().filter(|_| run.watched.is_none()) {

@@ -13,6 +13,7 @@ use serde::Serialize;
 pub(crate) mod classic;
 pub(crate) mod doctor;
 mod figures;
+pub(crate) mod hardware;
 pub(crate) mod hazard;
 pub(crate) mod html;
 mod notation;

@@ -1,13 +1,14 @@
 //! `vnic report`: the table of a run.
 
 use anyhow::Result;
+use vnic::hardware::Model;
 use vnic_experiment::run::{Method, Run, Verdict};
 
 use comfy_table::Cell;
 
 use super::style::{BAD, DIM, GOOD, HEAD, PLAIN, WARN};
 use super::table::{Align, NULL, paragraph, styled, table as aligned};
-use super::{classic, figures, verdict};
+use super::{classic, figures, hardware, verdict};
 
 /// The columns that can be `null`: head, the figure's path in the record, and how it is shown.
 type Column = (&'static str, &'static str, fn(&Method) -> Option<String>);
@@ -67,11 +68,11 @@ pub(super) fn missing(method: &Method) -> Vec<(String, &str)> {
 }
 
 /// The table, what is missing and why, and what is not as expected.
-pub(crate) fn show(run: &Run, surprises: &[String]) -> Result<()> {
-    super::put(if run.watched.is_some() { verdict::text(run) } else { text(run, surprises) })
+pub(crate) fn show(run: &Run, surprises: &[String], models: &[Model]) -> Result<()> {
+    super::put(if run.watched.is_some() { verdict::text(run) } else { text(run, surprises, models) })
 }
 
-fn text(run: &Run, surprises: &[String]) -> String {
+fn text(run: &Run, surprises: &[String], models: &[Model]) -> String {
     let dim = |line: String| paragraph(line, DIM);
     let mut text = format!("{}\n{}", paragraph(about(run), PLAIN), table(run));
     for method in &run.methods {
@@ -82,7 +83,7 @@ fn text(run: &Run, surprises: &[String]) -> String {
     text += &format!("\n{}\n{}", paragraph(format!("{}:", classic::TITLE), PLAIN), classic::table(run));
     text.extend(classic::missing(run).into_iter().map(|line| dim(format!("{NULL} {line}"))));
     text.extend(classic::notes(run).into_iter().map(|line| paragraph(line, PLAIN)));
-    text += &(dim(classic::NOTE.to_owned()) + "\n");
+    text += &(dim(classic::NOTE.to_owned()) + &hardware::text(run, models) + "\n");
     if surprises.is_empty() {
         text += &paragraph("Every digest matches and every verdict is the expected one.", GOOD);
     } else {

@@ -203,7 +203,7 @@ fn judged(request: &control::Request, script: &Script, memory: &mut Memory) -> c
         }
         control::Request::EndWatch { .. } => {
             let refused = control::Reply::Error { message: "no flow is watched".to_owned() };
-            memory.accounts.next().map_or(refused, control::Reply::FlowAccounts)
+            memory.accounts.next().map_or(refused, |accounts| control::Reply::FlowAccounts(accounts.into()))
         }
     }
 }

@@ -16,7 +16,7 @@ fn row_of(method: &str, sg: bool, cached: u64, verdict: &str) -> Value {
         "device": {"chains": 300, "descriptors": 4500, "payload_bytes": bytes, "retransmitted_bytes": 0,
                    "from_page_cache_bytes": cached, "from_elsewhere_bytes": bytes - cached,
                    "dma_read_bytes": bytes, "device_copied_bytes": 0},
-        "memory": {"physical_instances": null}, "introspection": null,
+        "memory": {"physical_instances": null}, "introspection": null, "dma": {"shapes": null, "hardware": null},
         "cpu_copies": null, "dma_copies": 1.0, "verdict": verdict, "why": "device: figures", "expected": verdict,
         "reasons": {"cpu_copies": "not watched"}
     })
@@ -264,4 +264,99 @@ fn a_page_that_cannot_be_written_is_refused() {
     let scratch = Scratch::new();
     scratch.file("run.json", &two_rows().to_string());
     scratch.run(&["report", "run.json", "--html", "missing/run.html"]).is_refusal(&["missing/run.html"]);
+}
+
+/// Chains of headers and pages, or of headers and long pieces.
+fn shapes(piece: u64) -> Value {
+    let (chains, bytes) = (256_u64, 16_u64 << 20);
+    let each = bytes / piece / chains;
+    json!({
+        "chains": chains, "indirect": chains, "segmented": chains, "frames": bytes.div_ceil(1448), "bytes": bytes + 66 * chains,
+        "pieces": {"66": chains, piece.to_string(): bytes / piece},
+        "chain_pieces": {(each + 1).to_string(): chains}, "frame_pieces": {"3": chains},
+        "pages": {"again": {"0": 10, "70": 90}, "new": 4096}, "huge_pages": {"again": {"0": 4188}, "new": 8}
+    })
+}
+
+fn with_shapes() -> Value {
+    let mut record = record(vec![
+        row_of("sendfile", true, 16 << 20, "zero-copy"),
+        row_of("read-write", true, 0, "copied"),
+        row_of("splice", true, 16 << 20, "zero-copy"),
+    ]);
+    record["methods"][0]["dma"] = json!({"shapes": shapes(4096), "hardware": null});
+    record["methods"][1]["dma"] = json!({"shapes": shapes(32 << 10), "hardware": null});
+    record
+}
+
+#[test]
+fn what_the_chains_would_cost_other_cards_stands_below_zero_copy_beside_copied() {
+    let scratch = Scratch::new();
+    scratch.file("run.json", &with_shapes().to_string());
+    let outcome = scratch.run(&["report", "run.json", "--hardware", "82599,iotlb=64,ideal"]);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    let (_, tables) = outcome.stdout.split_once("included.\n\n").unwrap();
+    assert_eq!(
+        tables,
+        "On a 82599,iotlb=64: PCIe gen3 x8, MPS 256, MRRS 512, 57.88 Gb/s in either direction:\n\
+         \n\
+         method      verdict    descriptors  round trips  bus bytes  bus time  limit       at most\n\
+         sendfile    zero-copy        4 608        4 724   18.2 MiB  2.516 ms  bus down  53.4 Gb/s\n\
+         read-write  copied           1 536        1 063   18.1 MiB  2.508 ms  bus down  53.6 Gb/s\n\
+         splice      zero-copy            –            –          –         –  –                 –\n\
+         sendfile beside read-write: 3.00 × the descriptors, 4.44 × the round trips, 1.003 × the bus's time.\n\
+         Pieces longer than this card takes, each split into several descriptors: read-write 512\n\
+         Pages whose translation the IO-TLB does not remember: sendfile 4 186, read-write 4 186\n\
+         – splice: the record does not have the shapes of these chains\n\
+         \n\
+         On a card that costs nothing (ideal):\n\
+         \n\
+         method      verdict    descriptors  round trips  bus bytes  bus time  limit  at most\n\
+         sendfile    zero-copy        4 352            0        0 B  0.000 ms  none         –\n\
+         read-write  copied             768            0        0 B  0.000 ms  none         –\n\
+         splice      zero-copy            –            –          –         –  –            –\n\
+         – splice: the record does not have the shapes of these chains\n\
+         \n\
+         Every digest matches and every verdict is the expected one.\n"
+    );
+}
+
+#[test]
+fn a_card_that_contradicts_itself_is_refused_and_so_is_a_record_without_shapes() {
+    let scratch = Scratch::new();
+    scratch.file("run.json", &with_shapes().to_string());
+    scratch.file("old.json", &two_rows().to_string());
+    let report = |file: &str, models: &str| scratch.run(&["report", file, "--hardware", models]);
+    report("run.json", "82599,mps=128,rcb=256").is_refusal(&["completions cannot be cut every 256 bytes"]);
+    report("run.json", "82598").is_refusal(&["`82598` is no card", "e810-like"]);
+    report("old.json", "82599").is_refusal(&[
+        "old.json",
+        "does not have the shapes of its chains",
+        "run the transfers again",
+    ]);
+}
+
+#[test]
+fn the_page_has_a_picture_of_the_buss_time_and_the_document_the_figures() {
+    let scratch = Scratch::new();
+    scratch.file("run.json", &with_shapes().to_string());
+    let outcome = scratch.run(&["report", "run.json", "--json", "--html", "run.html", "--hardware", "82599,ideal"]);
+    let what_if = outcome.json();
+    let rows = &what_if["hardware"][0]["rows"];
+    assert_eq!((&what_if["hardware"][0]["model"], &rows[0]["method"]), (&json!("82599"), &json!("sendfile")));
+    // Gathered by pages: as many as there are, the headers, and a context descriptor for each chain.
+    assert_eq!(rows[0]["cost"]["descriptors"], json!(4096 + 256 + 256));
+    assert_eq!(rows[0]["cost"]["limit"], json!("bus down"));
+    assert_eq!(rows[1]["cost"]["too_long"], json!(512));
+    assert!(rows[2]["cost"].is_null());
+    assert!(what_if["hardware"][1]["rows"][0]["cost"]["gbit_per_s"].is_null(), "nothing limits an ideal card");
+    let page = std::fs::read_to_string(scratch.path("run.html")).unwrap();
+    let (_, picture) = page.split_once("What zero copy costs the bus").unwrap();
+    let (picture, _) = picture.split_once("</svg>").unwrap();
+    let bar = |class: &str| picture.matches(&format!("<rect class=\"{class}\"")).count();
+    assert_eq!(
+        ["zero", "copy", "descriptors", "rest"].map(bar),
+        [2, 2, 3, 3],
+        "a bar for each row, and the legend: {picture}"
+    );
 }

@@ -240,8 +240,9 @@ impl Hardware {
             let splits = len.div_ceil(u64::from(takes.max_piece.max(1)));
             pieces = pieces.saturating_add(count);
             account.descriptors = account.descriptors.saturating_add(splits.saturating_mul(count));
-            account.too_long += if splits > 1 { count } else { 0 };
-            account.too_short += if len < u64::from(takes.min_piece) { count } else { 0 };
+            let counted = |so: bool, all: u64| if so { all.saturating_add(count) } else { all };
+            account.too_long = counted(splits > 1, account.too_long);
+            account.too_short = counted(len < u64::from(takes.min_piece), account.too_short);
             account.parts.payload += match direction {
                 Direction::Transmit => bus.device_reads(len) * count,
                 Direction::Receive => bus.device_writes(len) * count,
@@ -330,4 +331,99 @@ fn in_groups(count: u64, group: u16, cost: impl Fn(u64) -> Traffic) -> Traffic {
 /// How many have more than `most`.
 fn over(counts: &BTreeMap<u32, u64>, most: u16) -> u64 {
     counts.iter().filter(|(pieces, _)| **pieces > u32::from(most)).fold(0, |sum, (_, count)| sum.saturating_add(*count))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::shapes::{Fold, Kind};
+    use super::*;
+
+    fn shapes(segment: u16, chains: u64, pieces: &[u64]) -> Shapes {
+        let mut fold = Fold::default();
+        for chain in 0..chains {
+            let at = |piece: usize| (chain << 32) + ((piece as u64) << 16);
+            let kind = Kind { segment, headers: 66, indirect: false };
+            fold.add(kind, pieces.iter().enumerate().map(|(piece, len)| (at(piece), *len)));
+        }
+        fold.shapes()
+    }
+
+    fn account(model: &str, shapes: &Shapes) -> Account {
+        model.parse::<Model>().unwrap().account(Direction::Transmit, shapes)
+    }
+
+    #[test]
+    fn a_chain_of_pages_is_accounted_part_by_part() {
+        let mut pieces = vec![66];
+        pieces.extend([4096; 16]);
+        let account = account("82599", &shapes(1448, 4, &pieces));
+        // One context descriptor for each chain; in fetches of 40, the last of 32.
+        assert_eq!((account.descriptors, account.descriptor_reads, account.doorbells), (72, 2, 4));
+        assert_eq!(account.round_trips, 2 + 4 * 17 + 4, "fetches, pieces, head reads");
+        let Parts { payload, descriptors, write_back, .. } = account.parts;
+        assert_eq!(payload.up.tlps, 4 * (1 + 16 * 8), "requests of 512 bytes");
+        assert_eq!(payload.down.bytes, 4 * (66 + 20 + 16 * (4096 + 16 * 20)));
+        assert_eq!((descriptors.down.bytes, descriptors.down.tlps), (72 * 16 + 5 * 20, 3 + 2));
+        assert_eq!((write_back.up.bytes, write_back.up.tlps), (9 * (128 + 24), 9));
+        assert_eq!((account.limit().0, account.interrupts), (Limit::BusDown, 1));
+        assert!((account.gbit_per_s().unwrap() - 53.0).abs() < 1.0, "{:?}", account.gbit_per_s());
+    }
+
+    #[test]
+    fn what_a_card_cannot_take_is_counted() {
+        let long = shapes(0, 3, &[66, 32 << 10, 100]);
+        let on_82599 = account("82599,min-piece=80", &long);
+        assert_eq!((on_82599.too_long, on_82599.too_short, on_82599.descriptors), (3, 3, 12));
+        let many = shapes(0, 2, &[64; 41]);
+        assert_eq!(account("82599", &many).too_many, 2);
+        assert_eq!(account("82599,max-segments=41", &many).too_many, 0);
+        // To a frame on the wire: 9 pieces are too many for one frame, and not for the frames of a chain that is cut.
+        assert_eq!(account("e810-like", &shapes(0, 1, &[160; 9])).too_many, 1);
+        assert_eq!(account("e810-like", &shapes(1448, 1, &[4096; 9])).too_many, 0);
+    }
+
+    #[test]
+    fn an_iotlb_may_limit_and_huge_pages_help() {
+        let pages = shapes(0, 400, &[4096; 8]);
+        let small = account("82599,pcie=gen5x16,iotlb=64", &pages);
+        assert_eq!((small.iotlb_hits, small.iotlb_misses), (Some(0), Some(3200)));
+        assert_eq!(small.limit().0, Limit::IoTlb);
+        let huge = account("82599,pcie=gen5x16,iotlb=64,iotlb-page=2m", &pages);
+        assert_eq!((huge.iotlb_misses, huge.limit().0), (Some(400), Limit::BusDown));
+        assert_eq!(account("82599", &pages).iotlb_misses, None);
+    }
+
+    #[test]
+    fn a_port_limits_and_interrupts_are_throttled() {
+        let account = account("e810-like,line=10G", &shapes(1448, 1000, &[66, 4096, 4096]));
+        assert_eq!(account.limit().0, Limit::Line);
+        // 6.7 ms of the port's time, an interrupt every 50 µs.
+        assert!((130..140).contains(&account.interrupts), "{}", account.interrupts);
+    }
+
+    #[test]
+    fn an_ideal_card_takes_no_time() {
+        let account = account("ideal", &shapes(0, 3, &[1500]));
+        assert_eq!((account.limit(), account.gbit_per_s()), ((Limit::None, 0.0), None));
+        assert_eq!((account.descriptors, account.efficiency()), (3, None));
+    }
+
+    #[test]
+    fn what_a_record_claims_does_not_overflow() {
+        let most = BTreeMap::from([(1, u64::MAX), (u32::MAX, u64::MAX)]);
+        let shapes = Shapes {
+            chains: u64::MAX,
+            segmented: u64::MAX,
+            frames: u64::MAX,
+            bytes: u64::MAX,
+            pieces: most.clone(),
+            chain_pieces: most.clone(),
+            pages: Reuse { again: most, new: u64::MAX },
+            ..Shapes::default()
+        };
+        for model in ["82599,iotlb=64", "simple", "e810-like", "ideal"] {
+            let all = account(model, &shapes) + account(model, &shapes);
+            assert!(all.limit().1.is_finite(), "{model}");
+        }
+    }
 }

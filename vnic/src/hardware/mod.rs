@@ -15,6 +15,7 @@
 //! | `parse` | a model in words |
 //! | [`shapes`] | what is to be known of chains |
 //! | [`account`] | what they cost |
+//! | `figures` | that, as it stands in a record |
 //!
 //! # Formulas
 //!
@@ -51,6 +52,7 @@
 
 pub mod account;
 pub mod bus;
+mod figures;
 pub mod model;
 mod parse;
 #[cfg(test)]
@@ -60,6 +62,7 @@ pub mod traffic;
 
 pub use account::{Account, Direction, Limit, Parts};
 pub use bus::Bus;
+pub use figures::Figures;
 pub use model::{Hardware, Model};
 pub use parse::{BadModel, PRESETS};
 pub use shapes::{Fold, Kind, Reuse, Shapes};

@@ -59,7 +59,7 @@ impl FromStr for Model {
                 None => Ok(Model { name, hardware: None }),
             };
         };
-        let polled = settings.iter().any(|setting| *setting == ("driver", "dpdk"));
+        let polled = settings.contains(&("driver", "dpdk"));
         if polled {
             hardware = hardware.polled();
         }
@@ -81,6 +81,23 @@ impl FromStr for Model {
         hardware.iotlb = iotlb.complete()?;
         contradictions(&hardware)?;
         Ok(Model { name, hardware: Some(hardware) })
+    }
+}
+
+impl Model {
+    /// Several, with commas between: a word with `=` in it is a setting of the model before.
+    ///
+    /// # Errors
+    /// One of them is none.
+    pub fn parse_list(words: &str) -> Result<Vec<Model>> {
+        let mut each: Vec<String> = Vec::new();
+        for word in words.split(',') {
+            match each.last_mut() {
+                Some(model) if word.contains('=') => *model = format!("{model},{word}"),
+                _ => each.push(word.trim().to_owned()),
+            }
+        }
+        each.iter().map(|model| model.parse()).collect()
     }
 }
 
@@ -228,6 +245,14 @@ mod tests {
         // Every key of the contract.
         let all = "82599,pcie=gen3x8,mps=256,mrrs=512,rcb=64,fetch=40,writeback=8,itr=50us,max-segments=32,iotlb=64,iotlb-miss=330ns";
         assert!(all.parse::<Model>().is_ok());
+    }
+
+    #[test]
+    fn in_a_list_settings_are_those_of_the_card_before_them() {
+        let models = Model::parse_list("82599,pcie=gen1x1,mps=128,simple, e810-like,iotlb=64").unwrap();
+        let names: Vec<&str> = models.iter().map(|model| model.name.as_str()).collect();
+        assert_eq!(names, ["82599,pcie=gen1x1,mps=128", "simple", "e810-like,iotlb=64"]);
+        assert!(Model::parse_list("82599,,simple").is_err());
     }
 
     #[test]

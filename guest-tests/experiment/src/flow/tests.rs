@@ -113,6 +113,19 @@ fn watched(segments: &[(u32, u64, u16)]) -> FlowAccounts {
 }
 
 #[test]
+fn the_shapes_of_chains_with_payload_are_told() {
+    let shapes = watched(&[(0, PAYLOAD, 4096), (4096, PAYLOAD + 4096, 1000), (5096, ELSEWHERE, 0)]).shapes;
+    assert_eq!(
+        (shapes.chains, shapes.bytes),
+        (2, 2 * 54 + 5096),
+        "headers are gathered, too; an acknowledgement is not payload"
+    );
+    assert_eq!(shapes.pieces.into_iter().collect::<Vec<_>>(), [(54, 2), (1000, 1), (4096, 1)]);
+    assert_eq!(shapes.chain_pieces.into_iter().collect::<Vec<_>>(), [(2, 2)]);
+    assert_eq!(shapes.pages.of_lru(64), (1, 3), "the headers' page is used again");
+}
+
+#[test]
 fn payload_in_the_files_pages_is_told_from_payload_elsewhere() {
     let accounts = watched(&[(u32::MAX - 999, PAYLOAD, 4096), (3096, PAYLOAD + 4096, 1000), (4096, ELSEWHERE, 500)]);
     assert_eq!(accounts.device.payload_bytes, Some(5596));

@@ -1,5 +1,5 @@
 use super::*;
-use crate::run::{DeviceAccounts, GuestAccounts, IntrospectionAccounts, MemoryAccounts, NicState};
+use crate::run::{DeviceAccounts, Dma, GuestAccounts, IntrospectionAccounts, MemoryAccounts, NicState};
 use crate::wire::{CIPHER, LACKS};
 
 fn accounts(payload: u64, cached: u64) -> DeviceAccounts {
@@ -27,6 +27,7 @@ fn method(device: DeviceAccounts) -> Method {
         device,
         memory: MemoryAccounts::default(),
         introspection: None,
+        dma: Dma::default(),
         cpu_copies: None,
         dma_copies: None,
         verdict: None,
