@@ -10,6 +10,8 @@
 //! | [`userspace`] | a transfer without the kernel: the NIC in the hands of a program |
 //! | [`hazards`] | what can go wrong with a file that is sent without copying it, one file each |
 //! | [`nic`], [`flows`] | the NIC's switches and queues; many connections at once |
+//! | [`owned`] | pages whose owner is known, for who tells it from outside |
+//! | [`sweep`] | what the kernel says that every page is used for |
 //! | [`file`](mod@file), [`pages`], [`disk`], [`modules`], [`network`], [`buffer`], [`tls_records`], [`port`], [`size`] | what these stand on |
 
 pub mod accounting;
@@ -24,12 +26,14 @@ pub mod methods;
 pub mod modules;
 pub mod network;
 pub mod nic;
+pub mod owned;
 pub mod pages;
 pub mod port;
 mod rehearsal;
 pub mod requests;
 pub mod size;
 pub mod stage;
+pub mod sweep;
 pub mod tls_records;
 pub mod transfer;
 pub mod userspace;

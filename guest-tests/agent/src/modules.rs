@@ -10,6 +10,9 @@ use nix::kmod::{ModuleInitFlags, finit_module};
 /// The groups' folders.
 const FOLDER: &str = "/lib/modules";
 
+/// The group of the file systems that only some guests mount.
+pub const FILESYSTEMS: &str = "filesystems";
+
 /// Loads the modules of a group that are not loaded yet. Loading a group twice is no error.
 ///
 /// # Errors

@@ -57,6 +57,20 @@ pub fn frames(address: u64, count: usize) -> Result<Vec<u64>> {
     Ok(runs.iter().flat_map(|run| (0..run.count).map(|page| run.gpa + page * PAGE_SIZE)).collect())
 }
 
+/// What the kernel says each page is used for (/proc/kpageflags), by its address.
+///
+/// # Errors
+/// The kernel does not say.
+pub fn flags(addresses: &[u64]) -> Result<Vec<u64>> {
+    let file = File::open("/proc/kpageflags").context("open /proc/kpageflags")?;
+    let flags_at = |gpa: &u64| {
+        let mut flags = [0; 8];
+        file.read_exact_at(&mut flags, gpa / PAGE_SIZE * 8).context("read /proc/kpageflags")?;
+        Ok(u64::from_le_bytes(flags))
+    };
+    addresses.iter().map(flags_at).collect()
+}
+
 /// The page map's entry for each page of the mapping.
 fn page_map(mapping: &Mapping) -> Result<Vec<u64>> {
     entries(mapping.address() as u64, mapping.pages())

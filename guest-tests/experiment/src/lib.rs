@@ -12,6 +12,7 @@
 //! | [`scan`] | the guest's memory as a witness: how often held bytes stand in it |
 //! | [`watched`] | the judgement on a VM that is watched, without an agent in it |
 //! | [`introspection`] | the guest kernel's structures as a witness: whose the pages are that the bytes lay in |
+//! | [`owned`] | what the guest says of a page whose owner it knows |
 //! | [`control`] | how the device is asked for all three, over its control socket |
 //!
 //! Place: over `vnic`, which knows nothing of it: [`control::Witness`] is plugged into the device's control socket, and a
@@ -23,6 +24,7 @@ pub mod control;
 pub mod flow;
 #[cfg(feature = "device")]
 pub mod introspection;
+pub mod owned;
 pub mod row;
 pub mod run;
 #[cfg(feature = "device")]

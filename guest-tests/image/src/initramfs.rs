@@ -71,6 +71,7 @@ impl Initramfs {
         archive.add("/bin/userspace-nic", program(&self.programs.join("userspace-nic"))?);
         archive.add("/bin/nic-queues", program(&self.programs.join("nic-queues"))?);
         archive.add("/bin/pages", program(&self.programs.join("pages"))?);
+        archive.add("/bin/kexec", program(&self.programs.join("kexec"))?);
         archive.add("/bin/frame", program(&self.programs.join("examples/frame"))?);
         archive.add("/bin/busybox", program(&self.busybox)?);
         for applet in applets(&self.busybox)? {
@@ -98,6 +99,7 @@ impl Initramfs {
             self.programs.join("userspace-nic"),
             self.programs.join("nic-queues"),
             self.programs.join("pages"),
+            self.programs.join("kexec"),
             self.programs.join("examples/frame"),
             self.busybox.clone(),
             self.modules.clone(),

@@ -35,6 +35,7 @@ pub const WANTED: &[Group] = &[
     Group { name: "base", required: true, modules: &["virtio_pci", "virtio_net", "virtio_console"] },
     // ext4 asks for the crc32c algorithm by request_module.
     Group { name: "disk", required: false, modules: &["virtio_blk", "crc32c_generic", "ext4"] },
+    Group { name: "filesystems", required: false, modules: &["xfs", "overlay"] },
     // The cipher of kTLS and of AF_ALG, asked for by request_module.
     Group {
         name: "tls",

@@ -1,65 +1,24 @@
 //! Whose the guest's pages are, told from outside by the guest's memory alone, against what the guest itself says.
 
-use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use guest_fixture::{Device, Folder, Machine, note, spec};
+use guest_fixture::{Deadline, Device, Folder, Machine, Watched, note, spec};
 use serde_json::Value;
-use vnic::introspect::{Introspection, Kind, Label};
-use vnic::memory::{Gpa, Memory, Onlooker, RegionSpec, UserAddr};
+use vnic::introspect::{Kind, Label};
 use vnic_experiment::wire::{Event, TransferSpec};
 
 /// Look-ups under churn, at least.
 const LOOK_UPS: u64 = 100_000;
-/// For those.
-const CHURN: Duration = Duration::from_secs(240);
-/// In the first and last words of each page that the guest's churn writes, with the file's number.
-const MARK: u64 = 0x5_6e1c;
+const CHURN: Deadline = Deadline::secs("too few look-ups", 240);
 /// Sent by each method: no more than is seen without a gap, however fast.
 const SENT: u64 = 512 << 10;
 /// For that.
 const REPORTED: Duration = Duration::from_secs(60);
 /// What looking at all of the guest's memory may add to it: what the guest itself does meanwhile.
 const GROWS: u64 = 32 << 20;
-
-/// The guest's memory, as QEMU has it: a file, all of it below the PCI hole.
-fn ram(qemu: u32) -> File {
-    let files = fs::read_dir(format!("/proc/{qemu}/fd")).expect("QEMU's open files");
-    let is_ram = |entry: &fs::DirEntry| {
-        fs::read_link(entry.path()).is_ok_and(|file| file.to_string_lossy().starts_with("/memfd:memory-backend-memfd"))
-            || fs::read_link(entry.path()).is_ok_and(|file| file.to_string_lossy().starts_with("/memfd:ram"))
-    };
-    let found = files.flatten().find(is_ram).expect("QEMU has a memfd");
-    File::options().read(true).write(true).open(found.path()).expect("the guest's memory")
-}
-
-struct Watched {
-    memory: Arc<Memory>,
-    file: File,
-}
-
-impl Watched {
-    fn of(qemu: u32) -> Watched {
-        let file = ram(qemu);
-        let size = file.metadata().expect("its size").len();
-        let spec = RegionSpec { gpa: Gpa(0), size, user_addr: UserAddr(1 << 40), mmap_offset: 0 };
-        let memory = Memory::map(vec![(spec, file.try_clone().expect("the same file"))]).expect("the memory maps");
-        Watched { memory: Arc::new(memory), file }
-    }
-
-    fn eyes(&self) -> Introspection<Onlooker> {
-        Introspection::attach(Onlooker::new(&self.memory).expect("what exists")).expect("a kernel to look into")
-    }
-
-    fn resident(&self) -> u64 {
-        self.file.metadata().expect("the memory's file").blocks() * 512
-    }
-}
 
 /// What is said on a control socket, line by line.
 pub(crate) struct Lines(BufReader<UnixStream>);
@@ -132,7 +91,7 @@ fn files_and_programs_are_told_from_outside_at_rest_and_under_churn() {
     let folder = Folder::new();
     let device = Device::start(folder.path(), &[]);
     let (mut machine, mut agent) = Machine::boot(folder.path(), &["--cpus", "2"]);
-    let watched = Watched::of(machine.child().id());
+    let watched = Watched::of(&mut machine, &device);
     let said = agent.run(&["pages", "hold"]);
     let before = watched.resident();
     let mut eyes = watched.eyes();
@@ -154,9 +113,8 @@ fn files_and_programs_are_told_from_outside_at_rest_and_under_churn() {
 
     note("all of memory");
     let mut kinds = std::collections::BTreeMap::<Kind, u64>::new();
-    let frames = watched.memory.regions()[0].size / 4096;
-    for frame in 0..frames {
-        *kinds.entry(eyes.label(frame << 12).kind).or_default() += 1;
+    for gpa in watched.pages() {
+        *kinds.entry(eyes.label(gpa).kind).or_default() += 1;
     }
     for kind in [Kind::File, Kind::Anonymous, Kind::Slab, Kind::Free, Kind::Reserved, Kind::Firmware] {
         assert!(kinds.get(&kind).is_some_and(|count| *count > 0), "no {kind:?} in {kinds:?}");
@@ -191,30 +149,9 @@ fn files_and_programs_are_told_from_outside_at_rest_and_under_churn() {
 
     note("under churn");
     agent.run(&["pages", "churn"]);
-    let words = Onlooker::new(&watched.memory).expect("what exists");
-    let word = |gpa| words.word(gpa).expect("the guest's memory");
-    let (mut settled, mut renamed, start) = (0, 0, Instant::now());
-    while settled < LOOK_UPS {
-        assert!(start.elapsed() < CHURN, "{settled} look-ups: {:?}", eyes.statistics());
-        let marked: Vec<u64> = (0..frames).map(|frame| frame << 12).filter(|gpa| word(*gpa) >> 44 == MARK).collect();
-        for gpa in marked {
-            let label = eyes.label(gpa);
-            let [first, page, again, page_again] = [0, 8, 4080, 4088].map(|at| word(gpa + at));
-            // Only what is the same before and after its content was read says anything of that content.
-            let is_churn =
-                label.kind == Kind::File && label.path.as_deref().is_some_and(|path| path.contains("/churn"));
-            if !is_churn || eyes.label(gpa) != label {
-                continue;
-            }
-            let name = label.path.as_deref().and_then(|path| path.rsplit('/').next()).unwrap_or_default();
-            let of = name.strip_prefix('f').and_then(|name| name.split_once('.')).map(|(of, _)| number(of));
-            let content = (Some(first & ((1 << 44) - 1)), Some(page), first, page);
-            assert_eq!(content, (of, label.page, again, page_again), "{gpa:#x}: {label:?}");
-            renamed += u64::from(!name.ends_with(".0"));
-            settled += 1;
-        }
-    }
-    assert!(renamed > 0 && eyes.is_alive());
-    note(&format!("{settled} look-ups, none wrong: {:?}", eyes.statistics()));
+    let churned = watched.churned(&mut eyes, LOOK_UPS, CHURN);
+    assert_eq!(churned.wrong, Vec::<String>::new());
+    assert!(churned.renamed > 0 && eyes.is_alive());
+    note(&format!("{} look-ups, none wrong: {:?}", churned.all_settled(), eyes.statistics()));
     machine.power_off(agent);
 }

@@ -11,11 +11,15 @@ use std::process::{self, Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 use guest_agent::buffer::PageBuffer;
-use guest_agent::{disk, pages};
+use guest_agent::owned::Kept;
+use guest_agent::transfer::Unsupported;
+use guest_agent::{disk, pages, sweep};
 use vnic_experiment::wire::PAGE_SIZE;
 
 /// What the first eight bytes of a page begin with that `churn` has written; the file's number follows.
 const MARK: u64 = 0x5_6e1c << 44;
+/// The last line of who keeps pages.
+const ALL: &str = "all";
 /// Pages of each file at rest.
 const PAGES: usize = 300;
 
@@ -33,8 +37,27 @@ enum What {
     Hold,
     /// The process in the background.
     Keep,
-    /// Create, rename, cut and delete files on each file system, in the background, for ever.
-    Churn,
+    /// Have pages of one kind, print whose they are (an `Owned` as JSON a line), and keep them in the background. Exits with 3
+    /// where this kernel has none, and says why.
+    Show {
+        /// `tmpfs`, `forked`, …
+        kind: String,
+    },
+    /// The process in the background.
+    KeepKind {
+        /// As of `show`.
+        kind: String,
+    },
+    /// Read in the background what the kernel says that every page is used for; once more when there is /run/flags.go. Leaves
+    /// in /run/flags where it is the same: `FIRST-PAGE COUNT FLAGS`, a line each.
+    Flags,
+    /// The process in the background.
+    ReadFlags,
+    /// Create, rename, cut and delete files in these folders, in the background, for ever.
+    Churn {
+        /// Or on each file system that every guest has.
+        folders: Vec<PathBuf>,
+    },
     /// One of the processes that do.
     Worker {
         /// In this folder.
@@ -48,7 +71,11 @@ fn main() -> Result<()> {
     match Arguments::parse().what {
         What::Hold => hold(),
         What::Keep => keep(),
-        What::Churn => churn(),
+        What::Show { kind } => show(&kind),
+        What::KeepKind { kind } => keep_kind(&kind),
+        What::Flags => in_background(&["read-flags"]),
+        What::ReadFlags => sweep::read(),
+        What::Churn { folders } => churn(folders),
         What::Worker { folder, first } => work(&folder, first),
     }
 }
@@ -61,15 +88,41 @@ fn own_program() -> Command {
 
 /// Starts what keeps the pages, and shows what it says of them.
 fn hold() -> Result<()> {
-    let child = own_program().arg("keep").stdout(Stdio::piped()).spawn().context("start the keeper")?;
-    for line in BufReader::new(child.stdout.context("its output")?).lines() {
+    in_background(&["keep"])
+}
+
+fn show(kind: &str) -> Result<()> {
+    in_background(&["keep-kind", kind])
+}
+
+/// Starts this program with these words, and shows what it says until it has said all.
+fn in_background(words: &[&str]) -> Result<()> {
+    let mut child = own_program().args(words).stdout(Stdio::piped()).spawn().context("start the keeper")?;
+    for line in BufReader::new(child.stdout.take().context("its output")?).lines() {
         let line = line?;
-        if line == "all" {
+        if line == ALL {
             return Ok(());
         }
         println!("{line}");
     }
-    anyhow::bail!("it ended")
+    process::exit(child.wait()?.code().unwrap_or(1))
+}
+
+fn keep_kind(kind: &str) -> Result<()> {
+    let kept = match Kept::of(kind) {
+        Err(error) => {
+            println!("{error:#}");
+            process::exit(if error.is::<Unsupported>() { 3 } else { 1 });
+        }
+        Ok(kept) => kept,
+    };
+    for page in &kept.pages {
+        println!("{}", serde_json::to_string(page)?);
+    }
+    println!("{ALL}");
+    loop {
+        nix::unistd::pause();
+    }
 }
 
 fn keep() -> Result<()> {
@@ -90,7 +143,7 @@ fn keep() -> Result<()> {
     for (page, gpa) in (0..).zip(pages::frames(address, PAGES)?) {
         println!("program {} {:#x} {gpa:#x}", process::id(), address + page * PAGE_SIZE);
     }
-    println!("all");
+    println!("{ALL}");
     loop {
         nix::unistd::pause();
     }
@@ -115,9 +168,12 @@ fn at_rest(path: &Path, name: &Path) -> Result<File> {
     Ok(file)
 }
 
-fn churn() -> Result<()> {
-    let disk = disk::mounted()?.to_owned();
-    for (number, folder) in [Path::new("/tmp"), &disk, Path::new("/run"), &disk].into_iter().enumerate() {
+fn churn(mut folders: Vec<PathBuf>) -> Result<()> {
+    if folders.is_empty() {
+        let disk = disk::mounted()?;
+        folders = [Path::new("/tmp"), disk, Path::new("/run"), disk].map(PathBuf::from).to_vec();
+    }
+    for (number, folder) in folders.iter().enumerate() {
         let folder = folder.join(format!("churn{number}"));
         fs::create_dir_all(&folder)?;
         let first = ((number as u64 + 1) << 32).to_string();
