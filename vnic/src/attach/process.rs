@@ -1,20 +1,27 @@
 //! Another process's memory, read from outside: its mappings, which of their pages exist, and what stands in them.
 //!
-//! Operation: `/proc/PID/mem`, opened for reading alone; no page of private memory comes to be by reading it. The process is
-//! never stopped, signalled or traced, and does not notice.
+//! Operation: `process_vm_readv`, and where that is forbidden `/proc/PID/mem`, opened for reading alone; no page of private
+//! memory comes to be by reading it. The process is never stopped, signalled or traced, and does not notice.
+//!
+//! Limits: `process_vm_readv` goes by the process's number, which may be another's once it has ended. Who looks for long asks
+//! [`Process::has_ended`] now and then: numbers come round only after all others.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, IoSliceMut, Read};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 
-use nix::unistd::geteuid;
+use nix::errno::Errno;
+use nix::sys::uio::{RemoteIoVec, process_vm_readv};
+use nix::unistd::{Pid, geteuid};
 
 /// Most bytes of a list of mappings.
 const MAX_MAPS: u64 = 16 << 20;
 /// Page numbers read at a time.
 const PAGES: usize = 8192;
 const PAGE: u64 = 4096;
+/// Pieces read in one call: `UIO_MAXIOV`.
+const MOST_PARTS: usize = 1024;
 /// In an entry of `/proc/PID/pagemap`: the page is there, or was swapped out.
 const THERE: u64 = 1 << 63 | 1 << 62;
 
@@ -157,7 +164,27 @@ impl Process {
 
     /// Reads all of `out` at an address of the process's. `None`: there is not so much memory, or the process is gone.
     pub fn read(&self, address: u64, out: &mut [u8]) -> Option<()> {
-        self.mem.read_exact_at(out, address).ok()
+        let len = out.len();
+        match self.read_parts(&[RemoteIoVec { base: address as usize, len }], out) {
+            Err(Errno::EPERM | Errno::ENOSYS) => self.mem.read_exact_at(out, address).ok(),
+            read => (read == Ok(len)).then_some(()),
+        }
+    }
+
+    /// Reads the first `each` bytes of so many pages as fit into `out`, from the one at an address of the process's on. `None`:
+    /// one of them is not there, or the pages have to be read one by one.
+    pub fn read_starts(&self, address: u64, each: usize, out: &mut [u8]) -> Option<()> {
+        for (number, part) in (0..).zip(out.chunks_mut(each * MOST_PARTS)) {
+            let first = address.checked_add(number * MOST_PARTS as u64 * PAGE)?;
+            let starts = (first..).step_by(PAGE as usize).take(part.len() / each);
+            let parts: Vec<_> = starts.map(|start| RemoteIoVec { base: start as usize, len: each }).collect();
+            (self.read_parts(&parts, part) == Ok(part.len())).then_some(())?;
+        }
+        Some(())
+    }
+
+    fn read_parts(&self, parts: &[RemoteIoVec], out: &mut [u8]) -> nix::Result<usize> {
+        process_vm_readv(Pid::from_raw(self.pid.cast_signed()), &mut [IoSliceMut::new(out)], parts)
     }
 
     /// Tells from where to where there are pages with content, among these addresses.

@@ -160,6 +160,33 @@ impl GuestPhysical for Ram {
         }
     }
 
+    fn words(&self, gpa: u64, out: &mut [u64]) -> Option<()> {
+        const MOST: usize = 32;
+        let mut bytes = [[0; 8]; MOST];
+        for (number, piece) in (0..).zip(out.chunks_mut(MOST)) {
+            let bytes = bytes.get_mut(..piece.len())?;
+            self.copy(gpa.checked_add(number * 8 * MOST as u64)?, bytes.as_flattened_mut())?;
+            piece.iter_mut().zip(bytes).for_each(|(word, bytes)| *word = u64::from_le_bytes(*bytes));
+        }
+        gpa.is_multiple_of(8).then_some(())
+    }
+
+    fn first_words(&self, gpa: u64, out: &mut [[u64; 3]]) {
+        let mut bytes = vec![[[0; 8]; 3]; out.len()];
+        let all = self.region(gpa, out.len() as u64 * 4096).filter(|_| self.file.is_none());
+        let all = all.and_then(|(region, within)| {
+            let address = region.address + within;
+            self.process.read_starts(address, 24, bytes.as_flattened_mut().as_flattened_mut())
+        });
+        for ((number, words), bytes) in (0..).zip(out).zip(bytes) {
+            if all.is_some() {
+                *words = bytes.map(u64::from_le_bytes);
+            } else if self.words(gpa + 4096 * number, words).is_none() {
+                *words = [0; 3];
+            }
+        }
+    }
+
     fn has(&self, gpa: u64) -> bool {
         self.region(gpa, 1).is_some()
     }

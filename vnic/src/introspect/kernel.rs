@@ -5,6 +5,8 @@ use super::layout::{Head, Layout, Order, SlabMark};
 use super::space::{Reader, Space, Stop};
 use super::stamp::Stamp;
 
+/// Words of a page structure, at most.
+const MAX_WORDS: usize = 32;
 /// Largest block of pages, as a power of two: 1 GiB.
 const MAX_ORDER: u32 = 18;
 /// Largest free block, as a power of two.
@@ -79,11 +81,14 @@ impl Kernel {
     pub(super) fn page(&self, reader: &Reader<'_, impl GuestPhysical>, number: u64) -> Result<Option<Page>, Stop> {
         let at = &self.layout;
         let own = self.structure(number).ok_or(Stop::Pointer(number))?;
-        let compound = match reader.word(own.wrapping_add(at.page_compound)) {
-            Ok(compound) => compound,
+        let mut words = [0; MAX_WORDS];
+        let words = words.get_mut(..(at.page_size / 8) as usize).unwrap_or_default();
+        match reader.words(own, words) {
+            Ok(()) => {}
             Err(Stop::Pointer(_)) => return Ok(None),
             Err(stop) => return Err(stop),
-        };
+        }
+        let compound = member(words, at.page_compound)?;
         let mut head = own;
         if compound & 1 == 1 {
             head = match at.head {
@@ -96,15 +101,22 @@ impl Kernel {
         if !distance.is_multiple_of(at.page_size) || within >> MAX_ORDER != 0 || within > number {
             return Err(Stop::Pointer(head));
         }
+        if within > 0 {
+            reader.words(head, words)?;
+        }
+        let half = |offset: u64| {
+            let word = member(words, offset & !7)?;
+            if offset.is_multiple_of(4) { Ok((word >> (8 * (offset & 7))) as u32) } else { Err(Stop::Pointer(offset)) }
+        };
         Ok(Some(Page {
             number,
             within,
             head,
-            flags: reader.word(head.wrapping_add(at.page_flags))?,
-            mapping: reader.word(head.wrapping_add(at.page_mapping))?,
-            index: reader.word(head.wrapping_add(at.page_index))?.wrapping_add(within),
-            kind: reader.half(head.wrapping_add(at.page_type))?,
-            references: reader.half(head.wrapping_add(at.page_refcount))?,
+            flags: member(words, at.page_flags)?,
+            mapping: member(words, at.page_mapping)?,
+            index: member(words, at.page_index)?.wrapping_add(within),
+            kind: half(at.page_type)?,
+            references: half(at.page_refcount)?,
         }))
     }
 
@@ -229,6 +241,12 @@ impl Kernel {
         let cache = reader.word(page.head.wrapping_add(self.layout.slab_cache))?;
         reader.text(reader.word(cache.wrapping_add(self.layout.cache_name))?, 64)
     }
+}
+
+/// The word at this offset of a page structure.
+fn member(words: &[u64], offset: u64) -> Result<u64, Stop> {
+    let word = words.get((offset / 8) as usize).filter(|_| offset.is_multiple_of(8));
+    word.copied().ok_or(Stop::Pointer(offset))
 }
 
 impl Page {

@@ -12,6 +12,24 @@ pub trait GuestPhysical {
     /// Copies the bytes at `gpa`. `None`: part of it is no memory.
     fn copy(&self, gpa: u64, out: &mut [u8]) -> Option<()>;
 
+    /// Aligned words from `gpa` on, each read once; in one piece, where each read is a call.
+    fn words(&self, gpa: u64, out: &mut [u64]) -> Option<()> {
+        for (number, word) in (0..).zip(out) {
+            *word = self.word(gpa.checked_add(8 * number)?)?;
+        }
+        Some(())
+    }
+
+    /// The first words of the pages from the one at `gpa` on; of what is no memory, zeroes.
+    fn first_words(&self, gpa: u64, out: &mut [[u64; 3]]) {
+        for (number, words) in (0..).zip(out) {
+            let page = gpa.checked_add(4096 * number);
+            if page.and_then(|page| self.words(page, words)).is_none() {
+                *words = [0; 3];
+            }
+        }
+    }
+
     /// Is there memory at this address?
     fn has(&self, gpa: u64) -> bool;
 
@@ -75,6 +93,15 @@ impl<M: GuestPhysical + ?Sized, P: std::ops::Deref<Target = M>> GuestPhysical fo
 
     fn copy(&self, gpa: u64, out: &mut [u8]) -> Option<()> {
         (**self).copy(gpa, out)
+    }
+
+    #[inline]
+    fn words(&self, gpa: u64, out: &mut [u64]) -> Option<()> {
+        (**self).words(gpa, out)
+    }
+
+    fn first_words(&self, gpa: u64, out: &mut [[u64; 3]]) {
+        (**self).first_words(gpa, out);
     }
 
     fn has(&self, gpa: u64) -> bool {

@@ -70,14 +70,22 @@ pub(crate) fn still_stands(seen: &[Seen], memory: &impl GuestPhysical) -> bool {
 /// Reads that most names are made of.
 const TRAIL: usize = 128;
 
+/// A page by its address, and where it is in physical memory.
+#[derive(Debug, Clone, Copy, Default)]
+struct Translated {
+    va: u64,
+    at: u64,
+    size: u64,
+}
+
 /// Counted reads in one look-up.
 pub(crate) struct Reader<'k, M> {
     pub(crate) memory: &'k M,
     space: &'k Space,
     left: Cell<u32>,
     limit: u32,
-    /// The last page that was translated: virtual, physical.
-    page: Cell<(u64, u64)>,
+    /// The last page, small or large, that page tables were walked for.
+    page: Cell<Translated>,
     trail: RefCell<Vec<Seen>>,
     recording: Cell<bool>,
 }
@@ -90,10 +98,15 @@ impl<'k, M: GuestPhysical> Reader<'k, M> {
             space,
             left: Cell::new(limit),
             limit,
-            page: Cell::new((1, 0)),
+            page: Cell::default(),
             trail,
             recording: Cell::new(false),
         }
+    }
+
+    /// So many steps from now on.
+    pub(crate) fn begin(&self, limit: u32) {
+        self.left.set(limit);
     }
 
     /// Steps taken so far.
@@ -128,27 +141,30 @@ impl<'k, M: GuestPhysical> Reader<'k, M> {
     /// Where a kernel address lies in physical memory.
     pub(crate) fn physical(&self, va: u64) -> Result<u64, Stop> {
         let Space { direct, phys_base, .. } = *self.space;
-        let offset = va & 0xfff;
-        let (page, at) = self.page.get();
-        if va ^ offset == page {
-            return Ok(at | offset);
+        let page = self.page.get();
+        if va.wrapping_sub(page.va) < page.size {
+            return Ok(page.at + (va - page.va));
         }
         if !self.space.is_canonical(va) {
             return Err(Stop::Pointer(va));
         }
-        let at = if va.wrapping_sub(IMAGE) < IMAGE_BYTES {
-            va.wrapping_add(phys_base)
-        } else if direct != 0 && self.memory.has(va.wrapping_sub(direct)) {
-            va - direct
-        } else {
-            self.walk(self.space.root, va)?.ok_or(Stop::Pointer(va))?
-        };
-        self.page.set((va ^ offset, at & !0xfff));
-        Ok(at)
+        if va.wrapping_sub(IMAGE) < IMAGE_BYTES {
+            return Ok(va.wrapping_add(phys_base));
+        }
+        if direct != 0 && self.memory.has(va.wrapping_sub(direct)) {
+            return Ok(va - direct);
+        }
+        let page = self.page_of(self.space.root, va)?.ok_or(Stop::Pointer(va))?;
+        self.page.set(page);
+        Ok(page.at + (va - page.va))
     }
 
     /// Where `va` leads by the page tables at `root`; `None`: nowhere.
     pub(crate) fn walk(&self, root: u64, va: u64) -> Result<Option<u64>, Stop> {
+        Ok(self.page_of(root, va)?.map(|page| page.at + (va - page.va)))
+    }
+
+    fn page_of(&self, root: u64, va: u64) -> Result<Option<Translated>, Stop> {
         let mut table = root & ADDRESS;
         for level in (0..self.space.levels).rev() {
             let shift = 12 + 9 * level;
@@ -159,7 +175,8 @@ impl<'k, M: GuestPhysical> Reader<'k, M> {
             }
             if level == 0 || (level <= 2 && entry & LARGE != 0) {
                 let size = 1_u64 << shift;
-                return Ok(Some((entry & ADDRESS & !(size - 1)) | (va & (size - 1))));
+                let within = size - 1;
+                return Ok(Some(Translated { va: va & !within, at: entry & ADDRESS & !within, size }));
             }
             table = entry & ADDRESS;
         }
@@ -174,6 +191,21 @@ impl<'k, M: GuestPhysical> Reader<'k, M> {
             self.trail.borrow_mut().push(Seen { gpa, value });
         }
         Ok(value)
+    }
+
+    /// Words from an aligned kernel address on: a step for each page that they are in.
+    pub(crate) fn words(&self, va: u64, out: &mut [u64]) -> Result<(), Stop> {
+        let mut at = va;
+        let mut rest = out;
+        while !rest.is_empty() {
+            self.step()?;
+            let len = ((0x1000 - (at & 0xfff)).div_ceil(8) as usize).min(rest.len());
+            let (piece, more) = rest.split_at_mut(len);
+            self.memory.words(self.physical(at)?, piece).ok_or(Stop::Pointer(at))?;
+            at = at.checked_add(8 * len as u64).ok_or(Stop::Pointer(va))?;
+            rest = more;
+        }
+        Ok(())
     }
 
     /// Four bytes at an aligned kernel address.

@@ -43,14 +43,25 @@ impl<M: GuestPhysical> Stamper<M> {
     /// The stamp of the buffer's pages; 0: there is none.
     #[must_use]
     pub fn stamp(&self, gpa: u64, len: u32) -> u64 {
+        self.stamps([(gpa, len)]).next().unwrap_or_default()
+    }
+
+    /// The stamps of several buffers, all of one moment.
+    pub fn stamps(&self, buffers: impl IntoIterator<Item = (u64, u32)>) -> impl Iterator<Item = u64> {
+        // Page tables are walked once for most of them.
+        let reader = Reader::new(&self.memory, &self.kernel.space, STEPS);
+        buffers.into_iter().map(move |(gpa, len)| self.stamp_by(&reader, gpa, len))
+    }
+
+    fn stamp_by(&self, reader: &Reader<'_, M>, gpa: u64, len: u32) -> u64 {
         let Some(pages) = pages(gpa, len) else { return 0 };
         let mut stamp = Stamp::default();
         for number in pages {
-            let reader = Reader::new(&self.memory, &self.kernel.space, STEPS);
-            let one = self.kernel.page(&reader, number).and_then(|page| {
+            reader.begin(STEPS);
+            let one = self.kernel.page(reader, number).and_then(|page| {
                 let Some(page) = page else { return Ok(None) };
-                let used_for = self.kernel.used_for(&reader, &page)?;
-                self.kernel.stamp(&reader, &page, used_for).map(Some)
+                let used_for = self.kernel.used_for(reader, &page)?;
+                self.kernel.stamp(reader, &page, used_for).map(Some)
             });
             let Ok(Some(one)) = one else { return 0 };
             stamp.add(one);

@@ -19,6 +19,8 @@ const NOTE_HEAD: u64 = 24;
 pub const MAX_TEXTS: usize = 64;
 
 const OSRELEASE: u64 = u64::from_le_bytes(*b"OSRELEAS");
+/// Pages that are looked at at a time.
+const AT_A_TIME: usize = 1024;
 /// At byte 16 of a note, whose name is `VMCOREINFO`.
 const NOTE_NAME: u64 = u64::from_le_bytes(*b"REINFO\0\0");
 
@@ -100,12 +102,13 @@ pub fn find(memory: &impl GuestPhysical) -> io::Result<Found> {
     let mut found = Found::default();
     let mut seen = HashSet::new();
     let mut text = [0; TEXT];
-    memory.existing(&mut |from, to| {
-        for page in (from.next_multiple_of(4096)..to).step_by(4096) {
+    let mut first = vec![[0; 3]; AT_A_TIME];
+    let mut look = |from: u64, words: &[[u64; 3]]| {
+        for (page, words) in (from..).step_by(4096).zip(words) {
             found.pages += 1;
-            let start = match memory.word(page) {
-                Some(OSRELEASE) => page,
-                Some(_) if memory.word(page + 16) == Some(NOTE_NAME) => page + NOTE_HEAD,
+            let start = match words {
+                [OSRELEASE, ..] => page,
+                [_, _, NOTE_NAME] => page + NOTE_HEAD,
                 _ => continue,
             };
             if found.kernels.len() == MAX_TEXTS {
@@ -126,6 +129,16 @@ pub fn find(memory: &impl GuestPhysical) -> io::Result<Found> {
                 Some(_) => {}
                 None => found.malformed += 1,
             }
+        }
+    };
+    memory.existing(&mut |from, to| {
+        let mut from = from.next_multiple_of(4096);
+        while from < to {
+            let pages = ((to - from).div_ceil(4096) as usize).min(AT_A_TIME);
+            let Some(words) = first.get_mut(..pages) else { break };
+            memory.first_words(from, words);
+            look(from, words);
+            from += 4096 * pages as u64;
         }
     })?;
     Ok(found)

@@ -70,7 +70,7 @@ impl Seen {
 
     /// Takes stamps of its pages. Returns how many pages these are.
     pub(super) fn stamp(&mut self, stamper: &Stamper<Arc<Ram>>) -> u64 {
-        self.stamps = self.buffers.iter().map(|buffer| stamper.stamp(buffer.gpa, buffer.len)).collect();
+        self.stamps = stamper.stamps(self.buffers.iter().map(|buffer| (buffer.gpa, buffer.len))).collect();
         self.buffers.iter().map(|buffer| u64::from(buffer.len >> 12).min(MAX_PAGES) + 1).sum()
     }
 

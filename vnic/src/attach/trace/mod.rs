@@ -127,6 +127,7 @@ fn watch(devices: &[Arc<Shared>], wake: &Receiver<()>, answers: &dyn Fn() -> Opt
         }
         let mut rings: Vec<(Instant, Watched)> = Vec::new();
         let (mut guest, mut looked_up, mut moved): (Option<Seen>, _, _) = (None, None, Instant::now());
+        let mut looked_at_all = true;
         while traced() {
             let now = Instant::now();
             if looked_up.is_none_or(|at| now.duration_since(at) > ANEW) {
@@ -143,8 +144,15 @@ fn watch(devices: &[Arc<Shared>], wake: &Receiver<()>, answers: &dyn Fn() -> Opt
             };
             let stamper = Some(stamper).filter(|_| count(|shared| &shared.samplers) > 0);
             let all = stamper.is_none() || count(|shared| &shared.tracers) > 0;
+            if all && !looked_at_all {
+                // What went through the others until now was nobody's to follow.
+                rings.retain(|(_, ring)| ring.frames() == Frames::Sent);
+                looked_up = None;
+            }
+            looked_at_all = all;
             let mut any = false;
-            for (epoch, ring) in &mut rings {
+            // Who wants to know from what frames come needs those that are sent.
+            for (epoch, ring) in rings.iter_mut().filter(|(_, ring)| all || ring.frames() == Frames::Sent) {
                 any |= ring.look(ram, Wanted { at_ns: epoch.elapsed().as_nanos() as u64, stamper, all });
             }
             if any {
