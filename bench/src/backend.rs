@@ -21,6 +21,8 @@ pub(crate) enum Backend {
     Traced(&'static str),
     /// The same with `vnic top` beside it.
     Watched(&'static str),
+    /// The same without the account that it keeps for `vnic top`.
+    Unaccounted(&'static str),
     /// The same of another build.
     Other(&'static str),
     /// DPDK's `net_vhost` in testpmd with this forward mode.
@@ -34,6 +36,7 @@ impl Backend {
             Backend::Sleepy(link) => format!("{link} sleepy"),
             Backend::Traced(link) => format!("{link} traced"),
             Backend::Watched(link) => format!("{link} with top"),
+            Backend::Unaccounted(link) => format!("{link} --top asked"),
             Backend::Other(link) => format!("{link} before"),
             Backend::Dpdk(mode) => format!("dpdk {mode}"),
         }
@@ -44,7 +47,7 @@ impl Backend {
 #[derive(Debug)]
 pub(crate) struct Server {
     child: Child,
-    tracer: Option<Child>,
+    looks: Option<(Child, &'static str)>,
     socket: PathBuf,
     vnic: Option<PathBuf>,
 }
@@ -62,12 +65,16 @@ impl Server {
             | Backend::Sleepy(link)
             | Backend::Traced(link)
             | Backend::Watched(link)
+            | Backend::Unaccounted(link)
             | Backend::Other(link) => {
                 let mut command = Command::new(vnic);
                 command.args(["serve", "--link", link, "--cpu", "0", "--socket-path"]).arg(&socket);
                 command.args(["--queue-pairs", &pairs.to_string()]);
                 if matches!(backend, Backend::Sleepy(_)) {
                     command.args(["--poll", "never"]);
+                }
+                if matches!(backend, Backend::Unaccounted(_)) {
+                    command.args(["--top", "asked"]);
                 }
                 command
             }
@@ -84,7 +91,7 @@ impl Server {
         command.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log);
         let child = command.spawn().with_context(|| format!("start {command:?}"))?;
         let vnic = (!matches!(backend, Backend::Dpdk(_))).then(|| vnic.to_owned());
-        let mut server = Server { child, tracer: None, socket, vnic };
+        let mut server = Server { child, looks: None, socket, vnic };
         let deadline = Instant::now() + Duration::from_secs(20);
         while !server.socket.exists() {
             if let Some(status) = server.child.try_wait()? {
@@ -96,21 +103,23 @@ impl Server {
             std::thread::sleep(Duration::from_millis(20));
         }
         match backend {
-            Backend::Traced(_) => server.tracer = Some(server.look("trace")?),
-            Backend::Watched(_) => server.tracer = Some(server.look("top")?),
+            Backend::Traced(_) => server.looks = Some(server.look("trace")?),
+            Backend::Watched(_) => server.looks = Some(server.look("top")?),
             _ => {}
         }
         Ok(server)
     }
 
-    /// Follows its events with `vnic trace` or `vnic top`; what that says goes nowhere. The client is the nicest there is, as is the thread that feeds it: both CPUs are
-    /// taken, and what is asked is what looking costs the data path, not how two programs share a CPU.
-    fn look(&self, with: &str) -> Result<Child> {
+    /// Follows its events with `vnic trace` or `vnic top`; what that says goes nowhere. The client is the nicest there is, as is
+    /// the thread that feeds it: both CPUs are taken, and what is asked is what looking costs the data path, not how two
+    /// programs share a CPU.
+    fn look(&self, with: &'static str) -> Result<(Child, &'static str)> {
         let mut command = Command::new("nice");
         command.args(["-n", "19"]).arg(self.vnic.as_ref().context("only ours is looked at")?);
         command.args([with, "--json", "--control"]).arg(self.control());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        command.spawn().with_context(|| format!("start {command:?}"))
+        let child = command.spawn().with_context(|| format!("start {command:?}"))?;
+        Ok((child, with))
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -130,7 +139,7 @@ impl Server {
 
     /// Share of the first transmitq's chains that the tracer lost, if there is one.
     pub(crate) fn trace_lost(&self) -> Option<f64> {
-        self.tracer.as_ref()?;
+        self.looks.as_ref().filter(|(_, with)| *with == "trace")?;
         // It is behind: it counts what it has lost as it comes to the gap.
         let (deadline, mut before) = (Instant::now() + Duration::from_secs(3), None);
         loop {
@@ -157,7 +166,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.tracer.iter_mut().for_each(end);
+        self.looks.iter_mut().for_each(|(child, _)| end(child));
         end(&mut self.child);
     }
 }

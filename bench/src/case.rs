@@ -102,7 +102,7 @@ fn targets(shape: Shape, format: Format) -> [Option<f64>; 4] {
     }
 }
 
-/// What is to be left of a rate while `vnic top` runs.
+/// What is to be left of a rate while `vnic top` runs, or an account is kept for it.
 pub(crate) const UNDER_TOP: f64 = 0.97;
 
 /// The cases with a target, or `all` there are.
@@ -139,8 +139,8 @@ pub(crate) fn cases(all: bool) -> Vec<Case> {
         let backends = vec![Backend::Traced("sink"), Backend::Vnic("sink")];
         cases.push(Case { driver, shape, format, pairs: 1, backends, targets: vec![Some(target)] });
     }
-    let backends = vec![Backend::Watched("sink"), Backend::Vnic("sink")];
+    let backends = vec![Backend::Watched("sink"), Backend::Vnic("sink"), Backend::Unaccounted("sink")];
     let driver = Driver::Pump;
-    cases.push(Case { driver, shape, format, pairs: 1, backends, targets: vec![Some(UNDER_TOP)] });
+    cases.push(Case { driver, shape, format, pairs: 1, backends, targets: vec![Some(UNDER_TOP); 2] });
     cases
 }

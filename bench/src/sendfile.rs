@@ -1,10 +1,13 @@
 //! A guest's `sendfile` end to end: our NIC beside QEMU's own back-ends, the same guest, kernel and file.
 //!
 //! Operation: both guests of a comparison are up at the same time, each in a network namespace of its own with the receiver in
-//! it, where the link has none. They send in turn, round after round; the one that does not send sleeps.
+//! it, where the link has none. They send in turn, round after round; the one that does not send sleeps. What `vnic top` costs is
+//! asked of one guest, with it and without in turn.
 
 use std::any::Any;
+use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 use std::thread;
@@ -20,6 +23,8 @@ use crate::outcome::{Outcome, Runs, Unit};
 const BYTES: u64 = 64 << 20;
 /// Rounds in place of each that is asked for: a transfer takes the blink of an eye, and so does a whim of the scheduler.
 const ROUNDS: u32 = 4;
+/// The same, where a ratio near 1 is asked for.
+const WATCHED_ROUNDS: u32 = 8;
 /// Where QEMU's `user` network looks for what its guest sends to 10.0.2.2.
 const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
 const PORT: u16 = 9000;
@@ -39,8 +44,10 @@ pub(crate) struct Case {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Nic {
     Peer,
-    /// With `vnic top` beside it.
+    /// While a client is told what `vnic top` shows.
     PeerWatched,
+    /// The same guest and device, while nobody asks, and no account is kept.
+    PeerAlone,
     QemuUser,
     Tap,
     QemuTap,
@@ -49,7 +56,7 @@ enum Nic {
 }
 
 const CASES: [Case; 4] = [
-    Case { nics: [Nic::PeerWatched, Nic::Peer], target: UNDER_TOP },
+    Case { nics: [Nic::PeerWatched, Nic::PeerAlone], target: UNDER_TOP },
     Case { nics: [Nic::Peer, Nic::QemuUser], target: 12.0 },
     Case { nics: [Nic::Tap, Nic::QemuTap], target: 1.3 },
     Case { nics: [Nic::Passt, Nic::QemuPasst], target: 1.5 },
@@ -60,6 +67,7 @@ impl Nic {
         match self {
             Nic::Peer => "peer",
             Nic::PeerWatched => "peer with top",
+            Nic::PeerAlone => "without",
             Nic::QemuUser => "QEMU user",
             Nic::Tap => "tap",
             Nic::QemuTap => "QEMU tap",
@@ -101,6 +109,9 @@ pub(crate) fn measure(case: &Case, args: &Args) -> Outcome {
 fn rounds(case: &Case, args: &Args, runs: &mut [Runs; 2]) -> Result<()> {
     ensure!(is_root(), "network namespaces need root");
     let [ours, theirs] = case.nics;
+    if ours == Nic::PeerWatched {
+        return watched_and_not(args, runs);
+    }
     let mut guests = [Guest::boot(ours, args)?, Guest::boot(theirs, args)?];
     for guest in &mut guests {
         guest.send();
@@ -114,12 +125,25 @@ fn rounds(case: &Case, args: &Args, runs: &mut [Runs; 2]) -> Result<()> {
     Ok(())
 }
 
+/// One guest sends, with a client of its device's account and without, in turn; which comes first changes.
+fn watched_and_not(args: &Args, runs: &mut [Runs; 2]) -> Result<()> {
+    let mut guest = Guest::boot(Nic::PeerAlone, args)?;
+    guest.send();
+    for round in 0..WATCHED_ROUNDS * args.rounds {
+        for at in if round % 2 == 0 { [0, 1] } else { [1, 0] } {
+            let _client = (at == 0).then(|| guest.watch()).transpose()?;
+            runs[at].figures.push(guest.send());
+        }
+    }
+    guest.power_off();
+    Ok(())
+}
+
 /// A guest and its NIC. What is dropped ends.
 struct Guest {
     machine: Machine,
     agent: Agent,
-    _top: Option<Child>,
-    _device: Option<Device>,
+    device: Option<Device>,
     _passt: Option<Child>,
     _namespace: Namespace,
     _folder: Folder,
@@ -136,7 +160,7 @@ impl Guest {
             namespace.add_uplink()?;
         }
         let listens = match nic {
-            Nic::Peer | Nic::PeerWatched => None,
+            Nic::Peer | Nic::PeerWatched | Nic::PeerAlone => None,
             Nic::QemuUser | Nic::Passt | Nic::QemuPasst => Some(LOOPBACK),
             Nic::Tap | Nic::QemuTap => Some(Ipv4Addr::UNSPECIFIED),
         };
@@ -144,7 +168,7 @@ impl Guest {
         let socket = folder.path().join("passt.sock");
         let stream = format!("stream:{}", socket.display());
         let (link, netdev) = match nic {
-            Nic::Peer | Nic::PeerWatched => (Some("peer"), "vhost"),
+            Nic::Peer | Nic::PeerWatched | Nic::PeerAlone => (Some("peer"), "vhost"),
             Nic::Tap => (Some(tap.as_str()), "vhost"),
             Nic::Passt => (Some("passt"), "vhost"),
             Nic::QemuPasst => (None, stream.as_str()),
@@ -156,12 +180,12 @@ impl Guest {
                 let address = SocketAddr::new(IpAddr::V4(address), PORT);
                 receiver::listen(address).with_context(|| format!("a receiver at {address}"))?;
             }
-            let device = link.map(|link| Device::of(&args.vnic, folder.path(), &["--link", link]));
+            let keeping = if nic == Nic::PeerAlone { "asked" } else { "always" };
+            let device = link.map(|link| Device::of(&args.vnic, folder.path(), &["--link", link, "--top", keeping]));
             let passt = (nic == Nic::QemuPasst).then(|| passt(&folder, &socket));
             Ok((device, passt, Machine::boot(folder.path(), &["--netdev", netdev])))
         })?;
-        let top = device.as_ref().filter(|_| nic == Nic::PeerWatched).map(|device| top(args, &folder, device));
-        Ok(Guest { machine, agent, _top: top, _device: device, _passt: passt, _namespace: namespace, _folder: folder })
+        Ok(Guest { machine, agent, device, _passt: passt, _namespace: namespace, _folder: folder })
     }
 
     /// Sends the file. Bytes per second, from the first call to the receiver's receipt.
@@ -170,16 +194,20 @@ impl Guest {
         BYTES as f64 / ended.seconds
     }
 
+    /// From now on somebody is told from where its bytes come, until what this returns is dropped.
+    fn watch(&self) -> Result<BufReader<UnixStream>> {
+        let device = self.device.as_ref().context("only ours is looked at")?;
+        let mut client = BufReader::new(UnixStream::connect(device.control())?);
+        client.get_mut().write_all(b"{\"request\":\"top\",\"every_ms\":1000}\n")?;
+        let mut said = String::new();
+        client.read_line(&mut said)?;
+        ensure!(said.contains("done"), "the device said {said}");
+        Ok(client)
+    }
+
     fn power_off(self) {
         self.machine.power_off(self.agent);
     }
-}
-
-/// Starts `vnic top`.
-fn top(args: &Args, folder: &Folder, device: &Device) -> Child {
-    let mut command = Command::new(&args.vnic);
-    command.args(["top", "--json", "--control"]).arg(device.control());
-    Child::start("top", folder.path(), command)
 }
 
 /// Starts passt for QEMU, with the addresses it has with us.

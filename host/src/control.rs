@@ -214,19 +214,29 @@ impl Client {
 }
 
 impl Client {
-    /// From now on the connection carries reports of what is sent, so often.
-    pub(crate) fn top(mut self, every: Duration) -> Result<Top> {
+    /// From now on the connection carries reports of what is sent, so often: of all that was sent so far, or since now.
+    pub(crate) fn top(mut self, every: Duration, since: Since) -> Result<Top> {
         self.set_timeout(Some(ATTACH))?;
-        self.order(&Request::Top { every_ms: u64::try_from(every.as_millis()).unwrap_or(u64::MAX) })?;
+        let every_ms = u64::try_from(every.as_millis()).unwrap_or(u64::MAX);
+        self.order(&Request::Top { every_ms, so_far: since == Since::Start })?;
         self.set_timeout(None)?;
         Ok(Top(self))
     }
 
-    /// The report of so long a time.
-    pub(crate) fn watched(self, time: Duration) -> Result<Report> {
-        let mut top = self.top(time)?;
+    /// The first report: of so long a time, or at once.
+    pub(crate) fn report(self, time: Duration, since: Since) -> Result<Report> {
+        let mut top = self.top(time, since)?;
         top.next()?.ok_or_else(|| top.0.failed(&io::ErrorKind::ConnectionReset.into()))
     }
+}
+
+/// From when on what is sent counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Since {
+    /// As long as the device is served, where it keeps that.
+    Start,
+    /// From now on.
+    Now,
 }
 
 /// Reports of what is sent.

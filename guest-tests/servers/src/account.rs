@@ -21,7 +21,7 @@ pub(crate) fn follow(control: &Path, done: &AtomicBool, ready: impl FnOnce()) ->
     let stream = UnixStream::connect(control).with_context(|| control.display().to_string())?;
     stream.set_read_timeout(Some(ANSWER)).context("the control socket")?;
     let mut reader = BufReader::new(stream);
-    let mut request = serde_json::to_vec(&Request::Top { every_ms: EVERY })?;
+    let mut request = serde_json::to_vec(&Request::Top { every_ms: EVERY, so_far: false })?;
     request.push(b'\n');
     reader.get_mut().write_all(&request).context("the control socket")?;
     match hear(&mut reader)? {

@@ -13,7 +13,7 @@ use vnic::link::LinkKind;
 use vnic::link::stream::passt::Publish;
 use vnic::net::features;
 use vnic::rng::Rng;
-use vnic::serve::{DeviceKind, Endpoint, Options, ServeError, serve};
+use vnic::serve::{DeviceKind, Endpoint, Keeping, Options, ServeError, serve};
 use vnic::spec::Features;
 use vnic_experiment::control::Witness;
 
@@ -69,6 +69,9 @@ pub(super) struct Args {
     /// When workers sleep: adaptive (poll while busy, then sleep), always (poll, never sleep), never (poll)
     #[arg(long, value_name = "WHEN", default_value = "adaptive")]
     poll: PollMode,
+    /// Keep an account for `vnic top` of what the guest sends, and from where: always, or asked (only while somebody looks)
+    #[arg(long, value_name = "WHEN", default_value = "always")]
+    top: Keeping,
     /// A worker on each of these CPUs; queue pairs go round them
     #[arg(long, value_name = "N,…", value_delimiter = ',')]
     cpu: Vec<usize>,
@@ -134,6 +137,7 @@ pub(super) fn run(args: Args) -> Result<Finding> {
         queue_size: args.queue_size,
         poll: args.poll,
         cpus: args.cpu,
+        accounts: args.top,
         extension: Some(Arc::new(Witness)),
     };
     if let Some(control) = options.control_path() {

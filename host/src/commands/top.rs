@@ -6,10 +6,11 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use super::ControlArgs;
+use crate::control::Since;
 use crate::views::top::By;
 use crate::{Finding, views};
 
-/// Between two reports, which is also how long is looked where nothing is said.
+/// Between two reports, which is also how long is looked where the device has kept nothing so far.
 const EVERY: Duration = Duration::from_secs(1);
 
 /// Options of `vnic top`.
@@ -17,10 +18,10 @@ const EVERY: Duration = Duration::from_secs(1);
 pub(super) struct Args {
     #[command(flatten)]
     control: ControlArgs,
-    /// Look for a while (--for, or one second), print what was seen, and end
+    /// Print what was sent so far, or in the time of --for, and end
     #[arg(long)]
     once: bool,
-    /// End after so many seconds
+    /// What is sent in so many seconds from now on
     #[arg(long = "for", value_name = "SECONDS", value_parser = seconds)]
     time: Option<Duration>,
     /// What comes first: flow or file; the key f switches
@@ -40,9 +41,10 @@ pub(super) fn seconds(text: &str) -> Result<Duration, String> {
 
 /// Shows what is seen, live until somebody or the time ends it.
 pub(super) fn run(args: &Args) -> Result<Finding> {
+    let since = if args.time.is_some() { Since::Now } else { Since::Start };
     let screen = io::stdout().is_terminal() && io::stdin().is_terminal();
     if args.json && !args.once {
-        let mut top = args.control.open()?.top(EVERY)?;
+        let mut top = args.control.open()?.top(EVERY, since)?;
         while let Some(report) = top.next()? {
             views::json_line(&report)?;
             if args.time.is_some_and(|time| report.seconds >= time.as_secs_f64()) {
@@ -50,10 +52,10 @@ pub(super) fn run(args: &Args) -> Result<Finding> {
             }
         }
     } else if args.once || (args.time.is_some() && !screen) {
-        let report = args.control.open()?.watched(args.time.unwrap_or(EVERY))?;
+        let report = args.control.open()?.report(args.time.unwrap_or(EVERY), since)?;
         if args.json { views::json(&report)? } else { views::top::show(&report, args.by)? }
     } else if screen {
-        views::top::run(args.control.open()?.top(EVERY)?, args.by, args.time)?;
+        views::top::run(args.control.open()?.top(EVERY, since)?, args.by, args.time)?;
     } else {
         bail!("`vnic top` needs a terminal; `vnic top --for 10` and `vnic top --json` print to anything");
     }

@@ -9,6 +9,7 @@ use vnic_experiment::watched;
 
 use super::ControlArgs;
 use super::top::seconds;
+use crate::control::Since;
 use crate::{Finding, views};
 
 /// Between two looks at how far it is.
@@ -32,7 +33,7 @@ pub(super) struct Args {
 
 /// Watches, judges, and shows.
 pub(super) fn run(args: &Args) -> Result<Finding> {
-    let mut top = args.control.open()?.top(EVERY.min(args.time))?;
+    let mut top = args.control.open()?.top(EVERY.min(args.time), Since::Now)?;
     let mut progress = views::verdict::Progress::new(args.time);
     let report = loop {
         let Some(report) = top.next()? else { bail!("the device ended before the time was over") };

@@ -16,6 +16,19 @@ pub(super) fn bytes(count: u64) -> String {
     format!("{value:.1} {}", UNITS[unit])
 }
 
+/// A time, the longer the less exact: `1.5 s`, `2 min 5 s`, `3 d 4 h`.
+pub(super) fn seconds(seconds: f64) -> String {
+    let whole = seconds as u64;
+    let (larger, smaller) = (["d", "h", "min"], ["h", "min", "s"]);
+    let sizes: [(u64, u64); 3] = [(86_400, 3600), (3600, 60), (60, 1)];
+    for (at, (large, small)) in sizes.iter().enumerate() {
+        if whole >= *large {
+            return format!("{} {} {} {}", whole / large, larger[at], whole % large / small, smaller[at]);
+        }
+    }
+    format!("{seconds:.1} s")
+}
+
 /// A count with its thousands apart: `16 777 216`.
 pub(super) fn count(count: u64) -> String {
     let digits = count.to_string();
@@ -46,6 +59,14 @@ pub(super) fn percent(part: u64, whole: u64) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_have_two_units_at_most() {
+        for (time, text) in [(0.0, "0.0 s"), (59.94, "59.9 s"), (125.9, "2 min 5 s"), (7380.0, "2 h 3 min")] {
+            assert_eq!(seconds(time), text);
+        }
+        assert_eq!(seconds(3.0 * 86_400.0 + 4.5 * 3600.0), "3 d 4 h");
+    }
 
     #[test]
     fn sizes_keep_one_decimal_and_the_right_unit() {

@@ -58,9 +58,9 @@ pub(crate) fn run(mut top: Top, by: By, time: Option<Duration>) -> Result<()> {
 
 /// A report; with the one before, how fast it goes.
 fn text(report: &Report, before: Option<&Report>, by: By) -> Result<String, fmt::Error> {
-    let mut text = head(report)?;
+    let rates = before.map(|before| Rates { before, seconds: report.seconds - before.seconds });
+    let mut text = head(report, rates)?;
     if report.bytes > 0 {
-        let rates = before.map(|before| Rates { before, seconds: report.seconds - before.seconds });
         let (first, second) = match by {
             By::Flow => (flows(report, rates), files(report, rates)),
             By::File => (files(report, rates), flows(report, rates)),
@@ -88,33 +88,33 @@ struct Rates<'r> {
 }
 
 impl Rates<'_> {
-    /// So many bytes, where there were so many before.
-    fn per_second(self, now: u64, before: Option<u64>) -> String {
-        let new = now.saturating_sub(before.unwrap_or(0));
+    /// So many new bytes.
+    fn per_second(self, new: u64) -> String {
         if new == 0 || self.seconds <= 0.0 {
             return String::new();
         }
         format!("{}/s", figures::bytes((new as f64 / self.seconds) as u64))
     }
 
-    fn flow(self, flow: &FlowReport) -> String {
+    /// Bytes that are new.
+    fn flow(self, flow: &FlowReport) -> u64 {
         let same = |other: &&FlowReport| (&other.flow, &other.protocol) == (&flow.flow, &flow.protocol);
-        self.per_second(flow.bytes, self.before.flows.iter().find(same).map(|flow| flow.bytes))
+        flow.bytes.saturating_sub(self.before.flows.iter().find(same).map_or(0, |flow| flow.bytes))
     }
 
-    fn source(self, source: &SourceReport) -> String {
+    fn source(self, source: &SourceReport) -> u64 {
         let mut all = self.before.files.iter().chain(&self.before.elsewhere);
         let before = all.find(|other| other.source == source.source);
-        self.per_second(source.bytes, before.map(|source| source.bytes))
+        source.bytes.saturating_sub(before.map_or(0, |source| source.bytes))
     }
 }
 
 /// What is said of all of it.
-fn head(report: &Report) -> Result<String, fmt::Error> {
+fn head(report: &Report, rates: Option<Rates<'_>>) -> Result<String, fmt::Error> {
     let mut text = String::new();
     let kernel = report.kernel.as_deref().map_or("guest".to_owned(), |kernel| format!("Linux {kernel}"));
-    let (passed, seconds) = (figures::bytes(report.passed.bytes), report.seconds);
-    write!(text, "{HEAD}{kernel}{HEAD:#}  sent {passed} in {seconds:.1} s")?;
+    let (passed, time) = (figures::bytes(report.passed.bytes), figures::seconds(report.seconds));
+    write!(text, "{HEAD}{kernel}{HEAD:#}  sent {passed} in {time}")?;
     let (seen, all) = (report.seen, report.passed);
     // From outside, nobody knows how long those were that were missed.
     let share = match seen.bytes < all.bytes {
@@ -125,6 +125,11 @@ fn head(report: &Report) -> Result<String, fmt::Error> {
         None => writeln!(text, ", nothing yet")?,
         Some(_) if report.seen == report.passed => writeln!(text, ", all of it seen")?,
         Some(share) => writeln!(text, ", {WARN}{share} seen{WARN:#}: the figures are of that")?,
+    }
+    if let Some(rates) = rates {
+        let new = report.passed.bytes.saturating_sub(rates.before.passed.bytes);
+        let rate = if new == 0 { "nothing".to_owned() } else { rates.per_second(new) };
+        writeln!(text, "now {rate}")?;
     }
     if let Some(why) = &report.why {
         writeln!(text, "{BAD}{why}{BAD:#}")?;
@@ -147,12 +152,14 @@ fn flows(report: &Report, rates: Option<Rates<'_>>) -> String {
             Cell::new(from(flow)),
         ];
         if let Some(rates) = rates {
-            row.insert(2, Cell::new(rates.flow(flow)));
+            row.insert(2, Cell::new(rates.per_second(rates.flow(flow))));
         }
         row
     };
-    let rows = report.flows.iter().take(LINES).map(row).collect();
-    table::table(&columns, rows)
+    let mut all: Vec<&FlowReport> = report.flows.iter().collect();
+    // What moves comes first.
+    all.sort_by_key(|flow| rates.is_some_and(|rates| rates.flow(flow) == 0));
+    table::table(&columns, all.into_iter().take(LINES).map(row).collect())
 }
 
 /// Its addresses; of what is not TCP, its protocol, too.
@@ -182,7 +189,10 @@ fn files(report: &Report, rates: Option<Rates<'_>>) -> String {
         columns.insert(2, ("rate", Align::Right));
     }
     let mut all: Vec<&SourceReport> = report.files.iter().chain(&report.elsewhere).collect();
-    all.sort_by_key(|source| std::cmp::Reverse(source.bytes));
+    all.sort_by_key(|source| {
+        let silent = rates.is_some_and(|rates| rates.source(source) == 0);
+        (silent, std::cmp::Reverse(source.bytes))
+    });
     let row = |source: &&SourceReport| {
         let style = match source.source.kind {
             SourceKind::File | SourceKind::Anonymous => GOOD,
@@ -195,7 +205,7 @@ fn files(report: &Report, rates: Option<Rates<'_>>) -> String {
             Cell::new(percent(source.bytes, report.bytes)),
         ];
         if let Some(rates) = rates {
-            row.insert(2, Cell::new(rates.source(source)));
+            row.insert(2, Cell::new(rates.per_second(rates.source(source))));
         }
         row
     };

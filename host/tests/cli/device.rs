@@ -116,7 +116,7 @@ fn serve(stream: UnixStream, script: &Script, asked: &Mutex<Vec<Asked>>, memory:
         if said.is_err() {
             return;
         }
-        if let Asked::Device(Request::Top { every_ms }) = request {
+        if let Asked::Device(Request::Top { every_ms, .. }) = request {
             for number in 1..=3 {
                 let seconds = (number * every_ms) as f64 / 1000.0;
                 if say(&mut writer, &Reply::Top(Box::new(sent(seconds)))).is_err() {

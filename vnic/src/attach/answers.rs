@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::devices::{Device, Frames, Queue};
 use super::ram::Ram;
@@ -121,12 +121,9 @@ impl Source for Answers {
         }
     }
 
-    fn top(&self, stream: UnixStream, admitted: Admitted, every: Duration) {
-        let Ok(mut refused) = stream.try_clone() else { return };
-        let client = top::Client { stream, _admitted: admitted, every };
-        let added = self.with_tracing(|tracing| tracing.add_top(&self.me, client));
-        let added = added.and_then(|added| added.map_err(|error| format!("there is no thread to be had: {error}")));
-        if let Err(message) = added {
+    fn top(&self, client: top::Client) {
+        let Ok(mut refused) = client.stream.try_clone() else { return };
+        if let Err(message) = self.with_tracing(|tracing| tracing.add_top(client)) {
             let _ = send(&mut refused, &Reply::Error { message });
         }
     }

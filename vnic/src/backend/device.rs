@@ -210,6 +210,9 @@ impl Device for Backend {
         if self.shared.traced() {
             self.shared.make_room_for_events();
         }
+        if self.shared.sampled() {
+            self.shared.make_room_for_samples();
+        }
         self.workers.start_queue(queue);
         Ok(())
     }

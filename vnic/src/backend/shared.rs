@@ -15,7 +15,7 @@ use super::labels::Labels;
 use crate::memory::iotlb::PAGE;
 use crate::memory::{Access, FilePages, Memory, Miss};
 use crate::observe::counters::QueueCounters;
-use crate::observe::tracer::{self, EventRing};
+use crate::observe::tracer::EventRing;
 use crate::ring::RingLayout;
 use crate::spec::Features;
 
@@ -75,6 +75,8 @@ pub struct QueueShared {
     pub counters: QueueCounters,
     /// Its events, while someone traces.
     pub events: EventRing,
+    /// Some of its events, while someone is content with samples. Of transmitqs only.
+    pub samples: EventRing,
     /// Events that had no room, or were overwritten before a follower had read them; each follower counts its own.
     pub trace_lost: AtomicU64,
     /// Where the ring stands, as `DeviceRing::base` says it: of a packed ring nobody could tell from memory.
@@ -86,19 +88,26 @@ pub struct QueueShared {
 }
 
 impl QueueShared {
-    /// A queue of this name, not set up.
+    /// A queue of this name, one of so many, not set up.
     #[must_use]
-    pub fn new(name: String) -> Self {
+    pub fn new(name: String, of: usize) -> Self {
         QueueShared {
             name,
             counters: QueueCounters::default(),
             events: EventRing::default(),
+            samples: EventRing::for_samples(of),
             trace_lost: AtomicU64::new(0),
             base: AtomicU32::new(0),
             state: AtomicU8::new(QueueState::Off as u8),
             waits_for: AtomicU64::new(0),
             error: Mutex::new(None),
         }
+    }
+
+    /// Is it a transmitq? From outside, the device's name stands before the queue's.
+    #[must_use]
+    pub fn is_transmitq(&self) -> bool {
+        self.name.rsplit(['.', '/']).next().is_some_and(|name| name.starts_with("transmitq"))
     }
 
     /// All that is counted of it, by name.
@@ -200,7 +209,7 @@ pub struct Shared {
     pub queues: Vec<Arc<QueueShared>>,
     /// How many clients trace at the moment: workers record events while it is not 0.
     pub tracers: AtomicU32,
-    /// How many are content with samples of the events: the same, but fewer lie in the rings unread.
+    /// How many are content with samples of what transmitqs carry.
     pub samplers: AtomicU32,
     /// Nanoseconds in which workers had nothing to do, asleep or looking, all of them together; up to the last work they found.
     pub idle_ns: AtomicU64,
@@ -216,10 +225,12 @@ impl Shared {
     /// For queues of these names, none set up, and these counters beside theirs.
     #[must_use]
     pub fn new(about: About, queues: impl IntoIterator<Item = String>, counters: Vec<Arc<dyn NamedCounters>>) -> Self {
+        let names: Vec<String> = queues.into_iter().collect();
+        let of = names.len();
         Shared {
             about,
             started: Instant::now(),
-            queues: queues.into_iter().map(|name| Arc::new(QueueShared::new(name))).collect(),
+            queues: names.into_iter().map(|name| Arc::new(QueueShared::new(name, of))).collect(),
             tracers: AtomicU32::new(0),
             samplers: AtomicU32::new(0),
             idle_ns: AtomicU64::new(0),
@@ -238,26 +249,28 @@ impl Shared {
     /// Does anyone trace?
     #[must_use]
     pub fn traced(&self) -> bool {
-        self.unread_events() != 0
+        self.tracers.load(Ordering::Relaxed) != 0
     }
 
-    /// How many events may lie in a ring unread; 0: nobody traces.
+    /// Is anyone content with samples?
     #[must_use]
-    pub fn unread_events(&self) -> u64 {
-        match (self.tracers.load(Ordering::Relaxed), self.samplers.load(Ordering::Relaxed)) {
-            (0, 0) => 0,
-            (0, _) => tracer::SAMPLES,
-            _ => tracer::ALL,
-        }
+    pub fn sampled(&self) -> bool {
+        self.samplers.load(Ordering::Relaxed) != 0
     }
 
-    /// Makes room for the events of the queues that are set up: a device of many pairs has many that never are.
+    /// Makes room for events of the queues that are set up: a device of many pairs has many that never are.
     pub fn make_room_for_events(&self) {
+        self.set_up().for_each(|queue| queue.events.make_room());
+    }
+
+    /// Makes room for samples of them.
+    pub fn make_room_for_samples(&self) {
+        self.set_up().filter(|queue| queue.is_transmitq()).for_each(|queue| queue.samples.make_room());
+    }
+
+    fn set_up(&self) -> impl Iterator<Item = &Arc<QueueShared>> {
         let set_up: Vec<u16> = self.view().rings.keys().copied().collect();
-        set_up
-            .iter()
-            .filter_map(|index| self.queues.get(usize::from(*index)))
-            .for_each(|queue| queue.events.make_room());
+        set_up.into_iter().filter_map(|index| self.queues.get(usize::from(index)))
     }
 
     /// The counters beside the queues', those of one name together.

@@ -45,7 +45,7 @@ impl Tracing {
         if !self.traced {
             return;
         }
-        if !queue.events.has_room(self.shared.unread_events()) {
+        if !queue.events.has_room() {
             return queue.events.lose(1);
         }
         let memory = chain.memory();

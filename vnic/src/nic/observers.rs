@@ -28,11 +28,10 @@ pub(super) struct Observers {
 impl Observers {
     /// The observers for one pass.
     pub(super) fn look<'a>(&'a mut self, shared: &Shared) -> ObserverPass<'a> {
-        let unread = shared.unread_events();
-        let traced = unread != 0;
-        let open = traced || self.other.is_some() || self.capture.is_some();
-        let stamper = if traced { shared.labels.stamper(&mut self.stamper) } else { None };
-        ObserverPass { open, traced, unread, stamper, started: shared.started, at_ns: None, memory: None, state: self }
+        let (traced, sampled) = (shared.traced(), shared.sampled());
+        let open = traced || sampled || self.other.is_some() || self.capture.is_some();
+        let stamper = if open { shared.labels.stamper(&mut self.stamper) } else { None };
+        ObserverPass { open, traced, sampled, stamper, started: shared.started, at_ns: None, memory: None, state: self }
     }
 }
 
@@ -41,9 +40,10 @@ impl Observers {
 pub(super) struct ObserverPass<'a> {
     /// Does anyone look?
     open: bool,
+    /// Somebody wants all events.
     traced: bool,
-    /// How many events may lie in a ring unread.
-    unread: u64,
+    /// Somebody is content with samples of what transmitqs carry.
+    sampled: bool,
     /// Somebody wants to know whose the bytes are.
     stamper: Option<Arc<EyesStamper>>,
     started: std::time::Instant,
@@ -61,10 +61,14 @@ impl ObserverPass<'_> {
         self.memory = memory.iotlb().map(|_| Arc::clone(memory));
     }
 
-    /// Would any of them see the next frames of `queue`? Not so if only a tracer looks that has no room for events.
+    /// Would any of them see the next frames of the transmitq? Not so if only those look that have no room for events.
     #[inline]
     pub(super) fn see(&self, queue: &QueueShared) -> bool {
-        self.open && (self.state.other.is_some() || self.state.capture.is_some() || queue.events.has_room(self.unread))
+        self.open
+            && (self.state.other.is_some()
+                || self.state.capture.is_some()
+                || self.traced && queue.events.has_room()
+                || self.sampled && queue.samples.has_room())
     }
 
     /// So many chains of `queue` went by that nobody was shown.
@@ -84,20 +88,29 @@ impl ObserverPass<'_> {
         if let Some(other) = &mut self.state.other {
             other.transmitted(&TransmittedFrame { frame, read, copied, translated: self.memory.as_deref() });
         }
-        if self.traced && !queue.events.has_room(self.unread) {
+        let traced = self.traced && queue.events.has_room();
+        let sampled = self.sampled && queue.samples.has_room();
+        if self.traced && !traced {
             queue.events.lose(1);
-        } else if self.traced {
+        }
+        if traced || sampled {
             let mut event = self.event(frame.view(), 0);
             event.frame_len = frame.len;
             event.gso_size = frame.header.gso_size;
             event.head_len = frame.peek(&mut event.head_bytes).len() as u8;
+            event.net_header_len = (frame.chain().readable_len - frame.len) as u8;
             if let Some(stamper) = &self.stamper {
                 for (stamp, buffer) in event.stamps.iter_mut().zip(event.buffers.iter().take(event.buffer_count.into()))
                 {
                     *stamp = stamper.stamp(buffer.gpa, buffer.len);
                 }
             }
-            queue.events.record(&event);
+            if traced {
+                queue.events.record(&event);
+            }
+            if sampled {
+                queue.samples.record(&event);
+            }
         }
     }
 

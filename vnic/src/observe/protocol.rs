@@ -34,11 +34,14 @@ pub enum Request {
         #[serde(default)]
         labels: bool,
     },
-    /// From what the frames come that the guest sends from now on: [`Reply::Done`], then a [`Reply::Top`] each time so much has
-    /// gone by, until either side closes the connection.
+    /// From what the frames come that the guest sends: [`Reply::Done`], then a [`Reply::Top`] each time so much has gone by,
+    /// until either side closes the connection.
     Top {
         /// Milliseconds between two reports.
         every_ms: u64,
+        /// Since the device was first served, as far as it keeps that: then the first report comes at once. Else from now on.
+        #[serde(default)]
+        so_far: bool,
     },
     /// Stop taking and returning buffers of a queue: [`Reply::Done`].
     Hold {
@@ -81,7 +84,7 @@ pub enum Reply {
         /// One per address, in the order asked.
         labels: Vec<Label>,
     },
-    /// After `Top`: since it was asked for.
+    /// After `Top`.
     Top(Box<Report>),
     /// It could not be done; one sentence.
     Error {

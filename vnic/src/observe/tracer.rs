@@ -18,18 +18,14 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
-use crate::spec::net::NET_HEADER_LEN;
-
 /// Descriptors that fit into an event: a 64 KiB TSO frame of page-sized buffers has 17 or 18.
 pub const MAX_BUFFERS: usize = 24;
 /// Bytes of the frame's start that an event carries: Ethernet, IPv6 and TCP with options fit.
 pub const HEAD_BYTES: usize = 96;
-/// Events in a ring.
+/// Events in a ring from which somebody wants all of them.
 const SLOTS: usize = 2048;
-/// Events that lie in a ring unread, at most, where all who follow are content with samples.
-pub const SAMPLES: u64 = 512;
-/// The same, where somebody wants all of them. One slot is kept away from the readers: see [`Reader::read`].
-pub const ALL: u64 = SLOTS as u64 - 1;
+/// Events in the rings from which samples are taken: in each at most and at least, and in all of a device's together.
+const SAMPLES: (usize, usize, usize) = (512, 64, 8192);
 
 const HEAD_WORDS: usize = HEAD_BYTES / 8;
 const FIXED_WORDS: usize = 5;
@@ -80,6 +76,8 @@ pub struct Event {
     pub stamps: [u64; MAX_BUFFERS],
     /// How many of them there are.
     pub buffer_count: u8,
+    /// How long the virtio-net header in front of the frame is, bytes; 0: not known.
+    pub net_header_len: u8,
 }
 
 impl Default for Event {
@@ -98,6 +96,7 @@ impl Default for Event {
             buffers: [EventBuffer::default(); MAX_BUFFERS],
             stamps: [0; MAX_BUFFERS],
             buffer_count: 0,
+            net_header_len: 0,
         }
     }
 }
@@ -124,7 +123,8 @@ impl Event {
         let readable = self.buffers().iter().filter(|buffer| !buffer.writable);
         let all: u64 = readable.map(|buffer| u64::from(buffer.len)).sum();
         match usize::from(self.descriptors) > self.buffers().len() {
-            true => NET_HEADER_LEN as u64,
+            // Those that the event has no room for count, too: whoever made it has said.
+            true => self.net_header_len.into(),
             false => all.saturating_sub(self.frame_len.into()),
         }
     }
@@ -137,8 +137,9 @@ impl Event {
 }
 
 /// The events of one queue. Takes no memory until room is made for them; what is recorded before that is dropped.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct EventRing {
+    slots: usize,
     words: OnceLock<Box<[AtomicU64]>>,
     begun: AtomicU64,
     done: AtomicU64,
@@ -148,13 +149,38 @@ pub struct EventRing {
     read: AtomicU64,
 }
 
+impl Default for EventRing {
+    fn default() -> Self {
+        EventRing::of(SLOTS)
+    }
+}
+
 impl EventRing {
-    /// Is there room for an event, where so many may lie unread ([`ALL`], [`SAMPLES`])? Only the owning worker can rely on it.
+    fn of(slots: usize) -> Self {
+        let zero = || AtomicU64::new(0);
+        EventRing { slots, words: OnceLock::new(), begun: zero(), done: zero(), lost: zero(), read: zero() }
+    }
+
+    /// A ring for samples, one of so many that a device has.
+    #[must_use]
+    pub fn for_samples(rings: usize) -> Self {
+        let (most, least, all) = SAMPLES;
+        EventRing::of((all / rings.max(1)).clamp(least, most))
+    }
+
+    /// Events that it holds.
+    #[must_use]
+    pub fn slots(&self) -> usize {
+        self.slots
+    }
+
+    /// Is there room for an event? One slot is kept away from the readers: see [`Reader::read`]. Only the owning worker can
+    /// rely on it.
     #[inline]
     #[must_use]
-    pub fn has_room(&self, most: u64) -> bool {
+    pub fn has_room(&self) -> bool {
         let unread = self.done.load(Ordering::Relaxed).saturating_sub(self.read.load(Ordering::Acquire));
-        unread < most
+        unread + 1 < self.slots as u64
     }
 
     /// Counts events that had no room, or whose chains nobody looked at because none would have had. Only the owning worker
@@ -169,7 +195,7 @@ impl EventRing {
         if !self.is_ready() {
             return;
         }
-        if !self.has_room(ALL) {
+        if !self.has_room() {
             self.lose(1);
             return;
         }
@@ -189,7 +215,10 @@ impl EventRing {
             | u64::from(event.descriptors) << 32
             | u64::from(event.gso_size) << 48);
         put(u64::from(event.written) | u64::from(event.frame_len) << 32);
-        put(u64::from(event.head_len) | u64::from(event.buffer_count) << 8 | u64::from(event.indirect) << 16);
+        put(u64::from(event.head_len)
+            | u64::from(event.buffer_count) << 8
+            | u64::from(event.indirect) << 16
+            | u64::from(event.net_header_len) << 24);
         put(self.lost.load(Ordering::Relaxed));
         for bytes in event.head_bytes.as_chunks::<8>().0 {
             put(u64::from_le_bytes(*bytes));
@@ -203,9 +232,9 @@ impl EventRing {
         self.done.store(number + 1, Ordering::Release);
     }
 
-    /// Makes room for events: 1.8 MB.
+    /// Makes room for events: 1.8 MB, or a quarter of it for samples.
     pub fn make_room(&self) {
-        self.words.get_or_init(|| (0..SLOTS * SLOT_WORDS).map(|_| AtomicU64::new(0)).collect());
+        self.words.get_or_init(|| (0..self.slots * SLOT_WORDS).map(|_| AtomicU64::new(0)).collect());
     }
 
     /// Has room been made?
@@ -223,7 +252,7 @@ impl EventRing {
     }
 
     fn slot(&self, number: u64) -> &[AtomicU64] {
-        let start = (number % SLOTS as u64) as usize * SLOT_WORDS;
+        let start = (number % self.slots as u64) as usize * SLOT_WORDS;
         self.words.get().and_then(|words| words.get(start..start + SLOT_WORDS)).unwrap_or_default()
     }
 }
@@ -261,8 +290,8 @@ impl Reader<'_> {
             let still = self.ring.done.load(Ordering::Acquire) == done;
             return self.gap(if still { lost } else { self.lost }).map(Read::Lost);
         }
-        // The slot of event `done - SLOTS` may be under the writer's pen already: keep one slot away.
-        let oldest = done.saturating_sub(SLOTS as u64 - 1);
+        // The slot of event `done - slots` may be under the writer's pen already: keep one slot away.
+        let oldest = done.saturating_sub(self.ring.slots as u64 - 1);
         if self.next < oldest {
             let lost = oldest - self.next;
             self.next = oldest;
@@ -273,7 +302,7 @@ impl Reader<'_> {
         let begun = self.ring.begun.load(Ordering::Relaxed);
         self.next += 1;
         self.ring.read.fetch_max(self.next, Ordering::AcqRel);
-        if begun >= self.next + SLOTS as u64 {
+        if begun >= self.next + self.ring.slots as u64 {
             return Some(Read::Lost(1));
         }
         let event = Box::new(decode(&words));
@@ -306,6 +335,7 @@ fn decode(words: &[u64]) -> Event {
         frame_len: (word(2) >> 32) as u32,
         head_len: word(3) as u8,
         indirect: word(3) >> 16 & 1 == 1,
+        net_header_len: (word(3) >> 24) as u8,
         ..Event::default()
     };
     for (at, bytes) in event.head_bytes.as_chunks_mut::<8>().0.iter_mut().enumerate() {
@@ -322,117 +352,4 @@ fn decode(words: &[u64]) -> Event {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn event(number: u64) -> Event {
-        let mut event = Event {
-            at_ns: number,
-            head: number as u16,
-            idx: 7,
-            descriptors: 30,
-            indirect: true,
-            written: 5,
-            frame_len: 65226,
-            gso_size: 1448,
-            head_len: 54,
-            ..Event::default()
-        };
-        event.head_bytes[..54].fill(number as u8);
-        for at in 0..30 {
-            event.push(EventBuffer {
-                addr: number << 20 | at,
-                gpa: number << 40 | at,
-                len: 4096,
-                writable: at % 2 == 1,
-            });
-        }
-        event.stamps = std::array::from_fn(|at| number << 8 | at as u64);
-        event
-    }
-
-    fn ready() -> EventRing {
-        let ring = EventRing::default();
-        ring.make_room();
-        ring
-    }
-
-    #[test]
-    fn nothing_is_recorded_before_there_is_room_and_the_reader_goes_on_then() {
-        let ring = EventRing::default();
-        let mut reader = ring.reader();
-        ring.record(&event(1));
-        assert_eq!((reader.read(), ring.is_ready()), (None, false));
-        ring.make_room();
-        ring.record(&event(2));
-        assert_eq!(reader.read(), Some(Read::Event(Box::new(event(2)))));
-    }
-
-    #[test]
-    fn an_event_is_read_as_it_was_recorded() {
-        let ring = ready();
-        let mut reader = ring.reader();
-        ring.record(&event(3));
-        assert_eq!(reader.read(), Some(Read::Event(Box::new(event(3)))));
-        assert_eq!(reader.read(), None);
-        assert_eq!(event(3).buffers().len(), MAX_BUFFERS);
-    }
-
-    #[test]
-    fn a_slow_reader_learns_how_many_it_missed_and_reads_the_rest() {
-        let ring = ready();
-        let mut reader = ring.reader();
-        let total = SLOTS as u64 + 100;
-        for number in 0..total {
-            ring.record(&event(number));
-        }
-        let kept = SLOTS as u64 - 1;
-        for number in 0..kept {
-            assert_eq!(reader.read(), Some(Read::Event(Box::new(event(number)))));
-        }
-        ring.record(&event(total));
-        assert_eq!(reader.read(), Some(Read::Lost(total - kept)));
-        assert_eq!(reader.read(), Some(Read::Event(Box::new(event(total)))));
-        ring.lose(3);
-        assert_eq!(reader.read(), Some(Read::Lost(3)));
-        assert_eq!(reader.read(), None);
-    }
-
-    #[test]
-    fn a_reader_far_behind_the_foremost_learns_how_many_it_missed() {
-        let ring = ready();
-        let (mut slow, mut foremost) = (ring.reader(), ring.reader());
-        let total = SLOTS as u64 + 100;
-        for number in 0..total {
-            ring.record(&event(number));
-            assert_eq!(foremost.read(), Some(Read::Event(Box::new(event(number)))));
-        }
-        let Some(Read::Lost(lost)) = slow.read() else { panic!("must have lost some") };
-        for number in lost..total {
-            assert_eq!(slow.read(), Some(Read::Event(Box::new(event(number)))));
-        }
-        assert_eq!(slow.read(), None);
-    }
-
-    #[test]
-    fn nothing_read_beside_a_running_writer_is_torn() {
-        let ring = ready();
-        let total = 60_000;
-        std::thread::scope(|scope| {
-            let mut reader = ring.reader();
-            scope.spawn(|| (0..total).for_each(|number| ring.record(&event(number))));
-            let mut seen = 0;
-            while seen < total {
-                match reader.read() {
-                    Some(Read::Event(read)) => {
-                        assert_eq!(*read, event(read.at_ns));
-                        assert_eq!(read.at_ns, seen);
-                        seen += 1;
-                    }
-                    Some(Read::Lost(lost)) => seen += lost,
-                    None => std::hint::spin_loop(),
-                }
-            }
-        });
-    }
-}
+mod tests;

@@ -5,10 +5,11 @@ use std::hash::Hash;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::frame::Attribution;
 use super::report::{FlowReport, Others, Passed, Report, SourceReport};
 use super::source::{Source, SourceKind};
-use crate::introspect::{Kind, Label};
-use crate::net::parse::{Packet, TCP, parse};
+use crate::introspect::Label;
+use crate::net::parse::TCP;
 use crate::observe::tracer::{Event, EventBuffer};
 
 /// Flows that are listed, at most: where there are more, those that went silent first make room.
@@ -20,10 +21,10 @@ pub const MAX_FLOW_SOURCES: usize = 16;
 
 /// Who talks to whom.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Flow {
-    protocol: u8,
-    source: SocketAddr,
-    destination: SocketAddr,
+pub(super) struct Flow {
+    pub(super) protocol: u8,
+    pub(super) source: SocketAddr,
+    pub(super) destination: SocketAddr,
 }
 
 /// Payload, and what is known of it.
@@ -71,57 +72,33 @@ pub struct Account {
     flows: HashMap<Flow, FlowSums>,
     sources: HashMap<Arc<Source>, SourceSums>,
     others: Others,
-    labels: Vec<Label>,
+    /// The last frame, taken apart.
+    frame: Attribution,
 }
 
 impl Account {
-    /// A chain that went through a transmit queue. `whose` is asked for a buffer with payload: it adds a label for each page
-    /// of the buffer in their order, or a single one for all of it.
-    pub fn add(&mut self, event: &Event, mut whose: impl FnMut(&EventBuffer, u64, &mut Vec<Label>)) {
-        self.seen.frames += 1;
-        self.seen.bytes += u64::from(event.frame_len);
-        let packet = match parse(event.head(), event.frame_len) {
-            Packet::Transport(packet) if packet.payload_len > 0 => packet,
-            _ => {
-                self.other += u64::from(event.frame_len);
-                return;
-            }
-        };
-        let flow = Flow { protocol: packet.protocol, source: packet.source, destination: packet.destination };
-        let mut left = u64::from(packet.payload_len.min(event.frame_len));
-        self.headers += u64::from(event.frame_len) - left;
-        let mut skip = event.front_len() + u64::from(packet.header_len);
-        let mut labels = std::mem::take(&mut self.labels);
-        let mut parts: Vec<(Source, u64)> = Vec::new();
-        let mut add = |source: Source, bytes: u64| match parts.last_mut() {
-            Some((last, sum)) if *last == source => *sum += bytes,
-            _ => parts.push((source, bytes)),
-        };
-        for (buffer, stamp) in event.buffers().iter().zip(event.stamps).filter(|(buffer, _)| !buffer.writable) {
-            let len = u64::from(buffer.len);
-            if skip >= len {
-                skip -= len;
-                continue;
-            }
-            let (from, bytes) = (skip, (len - skip).min(left));
-            skip = 0;
-            if bytes == 0 {
-                break;
-            }
-            left -= bytes;
-            labels.clear();
-            whose(buffer, stamp, &mut labels);
-            by_page(buffer.gpa, from, bytes, &labels, &mut add);
-        }
-        // More descriptors than the event had room for.
-        if left > 0 {
-            add(Source::of(SourceKind::Unsettled), left);
-        }
-        self.labels = labels;
-        self.sum(flow, event.descriptors, parts);
+    /// A chain that went through a transmit queue, taken apart as [`Attribution`] does.
+    pub fn add(&mut self, event: &Event, whose: impl FnMut(&EventBuffer, u64, &mut Vec<Label>)) {
+        let mut frame = std::mem::take(&mut self.frame);
+        frame.attribute(event, whose);
+        self.count(&frame);
+        self.frame = frame;
     }
 
-    fn sum(&mut self, flow: Flow, descriptors: u16, parts: Vec<(Source, u64)>) {
+    /// A frame that was taken apart.
+    pub fn count(&mut self, frame: &Attribution) {
+        self.seen.frames += 1;
+        self.seen.bytes += frame.frame_len;
+        match frame.flow {
+            Some(flow) => {
+                self.headers += frame.frame_len - frame.payload;
+                self.sum(flow, frame.descriptors, &frame.parts);
+            }
+            None => self.other += frame.frame_len,
+        }
+    }
+
+    fn sum(&mut self, flow: Flow, descriptors: u16, parts: &[(Source, u64)]) {
         let now = self.seen.frames;
         if !self.flows.contains_key(&flow) && self.flows.len() >= MAX_FLOWS {
             let others = &mut self.others;
@@ -140,9 +117,10 @@ impl Account {
         sums.frames += 1;
         sums.descriptors += u64::from(descriptors);
         for (source, bytes) in parts {
+            let bytes = *bytes;
             self.bytes.add(source.kind, bytes);
             sums.bytes.add(source.kind, bytes);
-            let source = match self.sources.get_key_value(&source) {
+            let source = match self.sources.get_key_value(source) {
                 Some((known, _)) => known.clone(),
                 None => {
                     if self.sources.len() >= MAX_SOURCES {
@@ -156,7 +134,7 @@ impl Account {
                             },
                         );
                     }
-                    Arc::new(source)
+                    Arc::new(source.clone())
                 }
             };
             if let Some((_, sum)) = sums.sources.iter_mut().find(|(known, _)| *known == source) {
@@ -214,27 +192,6 @@ fn sorted<'s>(sources: impl Iterator<Item = (&'s Arc<Source>, u64)>) -> Vec<Sour
         sources.map(|(source, bytes)| SourceReport { source: (**source).clone(), bytes }).collect();
     all.sort_by(|one, other| (other.bytes, &one.source.path).cmp(&(one.bytes, &other.source.path)));
     all
-}
-
-/// Shares `bytes` of a buffer at `gpa`, from its byte `from` on, out among its pages' labels.
-fn by_page(gpa: u64, from: u64, bytes: u64, labels: &[Label], add: &mut impl FnMut(Source, u64)) {
-    let (mut at, mut left) = (gpa.saturating_add(from), bytes);
-    if let [one] = labels {
-        add(Source::from(one), left);
-        return;
-    }
-    let first = at >> 12;
-    for (page, label) in (gpa >> 12..).zip(labels).skip_while(|(page, _)| *page < first) {
-        let here = left.min(((page + 1) << 12).saturating_sub(at));
-        add(Source::from(label), here);
-        (at, left) = (at + here, left - here);
-        if left == 0 {
-            return;
-        }
-    }
-    if left > 0 {
-        add(Source::from(&Label::of(at, Kind::Unsettled)), left);
-    }
 }
 
 /// Takes out the half that was seen least recently.

@@ -11,6 +11,7 @@
 //! its content came to be there.
 
 mod account;
+mod frame;
 mod report;
 mod source;
 #[cfg(test)]
@@ -19,5 +20,6 @@ pub(crate) mod testing;
 mod tests;
 
 pub use account::{Account, MAX_FLOW_SOURCES, MAX_FLOWS, MAX_SOURCES};
+pub use frame::Attribution;
 pub use report::{FlowReport, Others, Passed, Report, SourceReport, descriptors_per_mib};
 pub use source::{Source, SourceKind};

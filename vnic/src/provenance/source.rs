@@ -68,28 +68,55 @@ impl Source {
     }
 }
 
+impl SourceKind {
+    /// What a page with this label is, as a source.
+    fn of(label: &Label) -> Self {
+        match label.kind {
+            Kind::File => SourceKind::File,
+            Kind::Anonymous => SourceKind::Anonymous,
+            Kind::Socket => SourceKind::Socket,
+            // The heads of frames, which have the payload of small ones.
+            Kind::Slab if label.cache.as_deref().is_none_or(is_for_sockets) => SourceKind::Socket,
+            // It was in use when it was sent: whose it was then is lost.
+            Kind::Unsettled | Kind::Free => SourceKind::Unsettled,
+            Kind::Slab | Kind::Reserved | Kind::Firmware | Kind::Unknown => SourceKind::Other,
+        }
+    }
+}
+
+impl Source {
+    /// Is it what [`From`] would make of this label?
+    pub(super) fn is_of(&self, label: &Label) -> bool {
+        self.kind == SourceKind::of(label)
+            && match self.kind {
+                SourceKind::File => {
+                    (self.inode, self.deleted) == (label.inode, label.deleted)
+                        && self.path.as_deref() == label.path.as_deref()
+                        && self.filesystem.as_deref() == label.filesystem.as_deref()
+                        && self.device.as_deref() == label.device.as_deref()
+                }
+                SourceKind::Anonymous => (&self.program, self.pid) == (&label.program, label.pid),
+                SourceKind::Socket | SourceKind::Other | SourceKind::Unsettled => true,
+            }
+    }
+}
+
 /// From the label of a page that has been sent.
 impl From<&Label> for Source {
     fn from(label: &Label) -> Self {
         let text = |text: &Option<std::sync::Arc<str>>| text.as_deref().map(str::to_owned);
-        match label.kind {
-            Kind::File => Source {
+        let kind = SourceKind::of(label);
+        match kind {
+            SourceKind::File => Source {
                 path: text(&label.path),
                 filesystem: text(&label.filesystem),
                 device: text(&label.device),
                 inode: label.inode,
                 deleted: label.deleted,
-                ..Source::of(SourceKind::File)
+                ..Source::of(kind)
             },
-            Kind::Anonymous => {
-                Source { program: label.program.clone(), pid: label.pid, ..Source::of(SourceKind::Anonymous) }
-            }
-            Kind::Socket => Source::of(SourceKind::Socket),
-            // The heads of frames, which have the payload of small ones.
-            Kind::Slab if label.cache.as_deref().is_none_or(is_for_sockets) => Source::of(SourceKind::Socket),
-            // It was in use when it was sent: whose it was then is lost.
-            Kind::Unsettled | Kind::Free => Source::of(SourceKind::Unsettled),
-            Kind::Slab | Kind::Reserved | Kind::Firmware | Kind::Unknown => Source::of(SourceKind::Other),
+            SourceKind::Anonymous => Source { program: label.program.clone(), pid: label.pid, ..Source::of(kind) },
+            SourceKind::Socket | SourceKind::Other | SourceKind::Unsettled => Source::of(kind),
         }
     }
 }

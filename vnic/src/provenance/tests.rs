@@ -45,7 +45,7 @@ fn frames_without_payload_are_no_flow() {
 fn what_the_event_has_no_room_for_and_pages_without_a_label_are_unsettled() {
     let mut account = Account::default();
     let mut event = with(tcp(1, 20_000), GPA, 8192);
-    event.descriptors = 30;
+    (event.descriptors, event.net_header_len) = (30, 12);
     account.add(&event, |_, _, labels| labels.push(file("/a")));
     account.add(&with(tcp(1, 8192), GPA, 8192), |_, _, labels| labels.extend([file("/a"), Label::of(0, Kind::Free)]));
     account.add(&with(tcp(1, 100), GPA, 100), |_, _, _| {});

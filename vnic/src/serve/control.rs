@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::{Shutdown, shutdown};
 use serde_json::Value;
 
+use super::top::Keeping;
 use super::{metrics, status, top, trace};
 use crate::backend::{QueueState, Shared, Workers};
 use crate::introspect::Label;
@@ -65,11 +66,10 @@ pub trait Source: fmt::Debug + Send + Sync {
         let _ = send(&mut stream, &Reply::Error { message });
     }
 
-    /// Tells the client again and again, after so long a time each, from what the frames come that the guest sends. It is a
-    /// client for as long as `admitted` lives.
-    fn top(&self, mut stream: UnixStream, _admitted: trace::Admitted, _every: Duration) {
+    /// Tells the client again and again from what the frames come that the guest sends.
+    fn top(&self, mut client: top::Client) {
         let message = "there is no account of what is sent here".to_owned();
-        let _ = send(&mut stream, &Reply::Error { message });
+        let _ = send(&mut client.stream, &Reply::Error { message });
     }
 
     /// The answer to what is none of [`Request`].
@@ -99,6 +99,7 @@ pub struct Device {
 pub struct Control {
     devices: Vec<Device>,
     extension: Option<Arc<dyn Extension>>,
+    keeping: Keeping,
 }
 
 /// What is served, with the thread that follows the event rings.
@@ -106,6 +107,7 @@ pub struct Control {
 struct Served {
     control: Control,
     tracing: Sender<trace::Asked>,
+    keeper: top::Kept,
 }
 
 /// The clients of a source.
@@ -155,8 +157,9 @@ impl ControlSocket {
     pub fn serve(&self, control: Control) -> io::Result<()> {
         let (tracing, clients) = channel();
         let traced: Vec<Arc<Shared>> = control.devices.iter().map(|device| device.shared.clone()).collect();
+        let keeper = top::Kept::start(control.keeping, traced.clone(), top::Served::boxed)?;
         start("trace", move || trace::serve(&traced, &clients))?;
-        self.serve_source(Arc::new(Served { control, tracing }))
+        self.serve_source(Arc::new(Served { control, tracing, keeper }))
     }
 
     /// Answers from threads of its own, all of which are there when this returns.
@@ -226,8 +229,9 @@ impl Server {
                     }
                     return Ok(());
                 }
-                Ok(Request::Top { every_ms }) => {
-                    self.source.top(stream, admitted, Duration::from_millis(every_ms));
+                Ok(Request::Top { every_ms, so_far }) => {
+                    let every = Duration::from_millis(every_ms);
+                    self.source.top(top::Client { stream, admitted, every, so_far });
                     return Ok(());
                 }
                 Ok(request) => send(&mut stream, &self.source.answer(request))?,
@@ -261,16 +265,8 @@ impl Source for Served {
         self.follow(stream, admitted, true);
     }
 
-    fn top(&self, stream: UnixStream, admitted: trace::Admitted, every: Duration) {
-        let devices: Vec<Arc<Shared>> = self.control.devices.iter().map(|device| device.shared.clone()).collect();
-        let mut client = top::Client { stream, _admitted: admitted, every };
-        let copy = client.stream.try_clone();
-        // Without a thread there is nothing to be seen; a client that goes away is nobody's trouble.
-        if let Err(error) = start("top", move || drop(top::follow(&devices, &mut client)))
-            && let Ok(mut stream) = copy
-        {
-            let _ = send(&mut stream, &Reply::Error { message: format!("cannot start a thread: {error}") });
-        }
+    fn top(&self, client: top::Client) {
+        self.keeper.serve(client);
     }
 
     fn extended(&self, request: &Value) -> Option<Value> {
@@ -286,7 +282,13 @@ impl Control {
     /// To be looked at: these devices. What the control socket does not know, the extension may.
     #[must_use]
     pub fn new(devices: Vec<Device>, extension: Option<Arc<dyn Extension>>) -> Self {
-        Control { devices, extension }
+        Control { devices, extension, keeping: Keeping::default() }
+    }
+
+    /// Has accounts of what is sent kept, for `vnic top`.
+    #[must_use]
+    pub fn keeping(self, keeping: Keeping) -> Self {
+        Control { keeping, ..self }
     }
 
     fn answer(&self, request: Request) -> Reply {

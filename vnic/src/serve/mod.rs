@@ -48,6 +48,7 @@ use control::{Control, ControlSocket};
 pub use error::ServeError;
 pub use options::{DeviceKind, Endpoint, Options};
 use server::{Server, Socket};
+pub use top::{Client as TopClient, Keeping};
 pub use trace::Admitted;
 
 /// Serves front-ends until SIGINT or SIGTERM, or, over an inherited connection, until the front-end is gone.
@@ -69,6 +70,7 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
     for disk in &options.disks {
         process.add_disk(disk, options.queue_size)?;
     }
+    process.keep_accounts(options.accounts);
     if let Some(path) = options.control_path() {
         process.listen(&path, options.extension.clone())?;
     }
@@ -102,6 +104,7 @@ pub struct Process {
     cpus: Vec<usize>,
     devices: Vec<Prepared>,
     control: Option<Listening>,
+    keeping: Keeping,
 }
 
 impl Process {
@@ -110,8 +113,13 @@ impl Process {
     /// # Errors
     /// The host has no file for them.
     pub fn prepare(poll: PollMode, cpus: &[usize]) -> Result<Self, ServeError> {
-        let (devices, control) = (Vec::new(), None);
-        Ok(Process { signals: block_signals()?, poll, cpus: cpus.to_vec(), devices, control })
+        let (devices, control, keeping) = (Vec::new(), None, Keeping::default());
+        Ok(Process { signals: block_signals()?, poll, cpus: cpus.to_vec(), devices, control, keeping })
+    }
+
+    /// Has accounts of what is sent kept for `vnic top`, where there is a control socket.
+    pub fn keep_accounts(&mut self, keeping: Keeping) {
+        self.keeping = keeping;
     }
 
     /// A device with one worker.
@@ -221,7 +229,7 @@ impl Process {
     }
 
     fn enter(self) -> Result<Running, ServeError> {
-        let Process { signals, poll, cpus, devices, control } = self;
+        let Process { signals, poll, cpus, devices, control, keeping } = self;
         let stop = event()?;
         let kinds: Vec<_> = devices.iter().map(|device| device.about.device).collect();
         let (mut servers, mut controlled) = (Vec::new(), Vec::new());
@@ -246,7 +254,7 @@ impl Process {
             Some(Listening { path, socket, extension }) => {
                 let devices = controlled.clone();
                 socket
-                    .serve(Control::new(devices, extension))
+                    .serve(Control::new(devices, extension).keeping(keeping))
                     .map_err(|source| ServeError::Control { path: path.clone(), source })?;
                 let published = discovery::publish(&path).inspect_err(
                     |error| tracing::warn!(%error, "commands without --control will not find this device"),

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use super::control::Extension;
+use super::top::Keeping;
 use crate::backend::PollMode;
 use crate::blk::DiskOptions;
 use crate::link::LinkKind;
@@ -95,6 +96,8 @@ pub struct Options {
     pub poll: PollMode,
     /// A worker per CPU, pinned to it; empty: one worker, not pinned.
     pub cpus: Vec<usize>,
+    /// When accounts of what is sent are kept.
+    pub accounts: Keeping,
     /// Answers what the control socket does not know.
     pub extension: Option<Arc<dyn Extension>>,
 }
@@ -115,6 +118,7 @@ impl Options {
             queue_size: 1024,
             poll: PollMode::Adaptive,
             cpus: Vec::new(),
+            accounts: Keeping::Always,
             extension: None,
         }
     }

@@ -33,20 +33,20 @@ pub(super) struct Following<'s>(&'s AtomicU32);
 impl<'s> Following<'s> {
     /// All events.
     fn all(shared: &'s Shared) -> Self {
-        Following::of(shared, &shared.tracers)
+        Following::of(&shared.tracers, || shared.make_room_for_events())
     }
 
-    /// Samples of them will do.
+    /// Samples of what transmitqs carry.
     pub(super) fn samples(shared: &'s Shared) -> Self {
-        Following::of(shared, &shared.samplers)
+        Following::of(&shared.samplers, || shared.make_room_for_samples())
     }
 
-    fn of(shared: &'s Shared, counter: &'s AtomicU32) -> Self {
+    fn of(counter: &'s AtomicU32, make_room: impl Fn()) -> Self {
         // Before anyone records, so that nothing is dropped for want of it; and once more for a queue that was set up in
         // between: the view's lock has either this thread see the queue, or the one that sets it up see that there is a trace.
-        shared.make_room_for_events();
+        make_room();
         counter.fetch_add(1, Ordering::Relaxed);
-        shared.make_room_for_events();
+        make_room();
         Following(counter)
     }
 }

@@ -44,6 +44,7 @@ pub(super) type Seen = (Arc<Ram>, Stamper<Arc<Ram>>);
 pub(super) struct Tracing {
     devices: Arc<[Arc<Shared>]>,
     clients: Sender<trace::Asked>,
+    keeper: top::Kept,
     wake: Sender<()>,
 }
 
@@ -55,12 +56,15 @@ impl Tracing {
         let (wake, woken) = channel();
         let traced = shared.clone();
         start("trace", move || trace::serve(&traced, &served))?;
+        let outside = Arc::downgrade(answers);
+        let keeper =
+            top::Kept::start(top::Keeping::Asked, shared.clone(), move |_| Box::new(Outside(outside.clone())))?;
         let (watched, answers) = (shared.clone(), Arc::downgrade(answers));
         start("rings", move || {
             trace::give_way();
             watch(&watched, &woken, &|| answers.upgrade());
         })?;
-        Ok(Tracing { devices: shared, clients, wake })
+        Ok(Tracing { devices: shared, clients, keeper, wake })
     }
 
     /// Is it of these devices, or in use?
@@ -68,8 +72,7 @@ impl Tracing {
         let same = |(shared, device): (&Arc<Shared>, &Device)| {
             shared.queues.iter().map(|queue| &queue.name).eq(device.queues.iter().map(|queue| &queue.name))
         };
-        let traced = self.devices.iter().any(|shared| shared.traced());
-        traced || self.devices.len() == devices.len() && self.devices.iter().zip(devices).all(same)
+        followed(&self.devices) || self.devices.len() == devices.len() && self.devices.iter().zip(devices).all(same)
     }
 
     /// One more follows.
@@ -80,15 +83,9 @@ impl Tracing {
     }
 
     /// One more wants to know from what the frames come.
-    pub(super) fn add_top(&self, answers: &Weak<Answers>, mut client: top::Client) -> std::io::Result<()> {
-        let (devices, answers) = (self.devices.clone(), answers.clone());
-        // It is not told of a client that goes away.
-        start("top", move || {
-            let guest = |_| -> Box<dyn top::Guest> { Box::new(Outside(answers.clone())) };
-            let _ = top::follow_with(&devices, guest, &mut client);
-        })?;
+    pub(super) fn add_top(&self, client: top::Client) {
+        self.keeper.serve(client);
         let _ = self.wake.send(());
-        Ok(())
     }
 }
 
@@ -117,9 +114,14 @@ fn face(device: &Device) -> Shared {
     shared
 }
 
+/// Does anybody follow any of them?
+fn followed(devices: &[Arc<Shared>]) -> bool {
+    devices.iter().any(|shared| shared.traced() || shared.sampled())
+}
+
 /// Looks while somebody follows, until nobody can come any more.
 fn watch(devices: &[Arc<Shared>], wake: &Receiver<()>, answers: &dyn Fn() -> Option<Arc<Answers>>) {
-    let traced = || devices.iter().any(|shared| shared.traced());
+    let traced = || followed(devices);
     while wake.recv().is_ok() {
         let deadline = Instant::now() + TAKEN;
         while !traced() && Instant::now() < deadline {

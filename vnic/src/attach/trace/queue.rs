@@ -245,6 +245,7 @@ impl Watched {
         self.shared.counters.chains.add(1);
         self.shared.counters.bytes.add(event.frame_len.into());
         self.shared.events.record(&event);
+        self.shared.samples.record(&event);
     }
 
     fn miss(&self, chains: u16) {
@@ -277,6 +278,7 @@ impl Watched {
             }
             Frames::None => return event,
         };
+        event.net_header_len = self.header as u8;
         event.frame_len = bytes.saturating_sub(self.header as u64).try_into().unwrap_or(u32::MAX);
         // VIRTIO 1.3, 5.1.6 Device Operation: flags, gso_type, hdr_len, gso_size.
         event.gso_size = if number(&first, 1, 1) == 0 { 0 } else { number(&first, 4, 2) as u16 };

@@ -46,7 +46,7 @@ impl Bench {
         let (layout, _) = RingLayout::split_at(0x1000, SIZE).unwrap();
         let driver = SplitDriver::new(layout, ram.memory().clone(), features).unwrap();
         let seen_through = Arc::new(Ram::of_file(ram.fd().try_clone_to_owned().unwrap().into(), RAM));
-        let shared = Arc::new(QueueShared::new("transmitq0".to_owned()));
+        let shared = Arc::new(QueueShared::new("transmitq0".to_owned(), 1));
         shared.events.make_room();
         let queue = Queue {
             name: "transmitq0".to_owned(),

@@ -1,8 +1,10 @@
 //! Whose memory the buffers of frames are, from the worker's stamp to what a client reads.
 
 use super::*;
+use crate::backend::labels::StamperCopy;
 use crate::introspect::testing::{Image, UPTODATE};
 use crate::observe::protocol::{Reply, Report, SourceKind};
+use crate::serve::Keeping;
 use crate::serve::control::{Control, ControlSocket, Device as Looked};
 
 const FILE: u64 = 0xa00;
@@ -38,31 +40,69 @@ fn ask(path: &std::path::Path, request: &str) -> impl Iterator<Item = String> + 
     lines
 }
 
-#[test]
-fn what_is_sent_is_told_by_file_and_flow_though_its_pages_change_hands_at_once() {
-    let (mut image, ram) = guest();
+/// A device with that guest, at work, and its control socket at this path.
+fn served(name: &str, keeping: Keeping) -> (Rig, Image, std::path::PathBuf, ControlSocket) {
+    let (image, ram) = guest();
     let served = serve(vec![link::open(&LinkKind::Sink, 1).unwrap()], 1);
-    let mut rig = Rig::in_ram(served, FEATURES, ram);
-    let path = std::env::temp_dir().join(format!("vnic-labelled-{}", std::process::id()));
+    let rig = Rig::in_ram(served, FEATURES, ram);
+    let path = std::env::temp_dir().join(format!("vnic-{name}-{}", std::process::id()));
     let socket = ControlSocket::bind(&path).unwrap();
     let looked = Looked { shared: Arc::clone(&rig.shared), workers: Arc::clone(&rig.workers), pinger: None };
-    socket.serve(Control::new(vec![looked], None)).unwrap();
-    let mut top = ask(&path, r#"{"request":"top","every_ms":100}"#);
-    let mut trace = ask(&path, r#"{"request":"trace","labels":true}"#);
+    socket.serve(Control::new(vec![looked], None).keeping(keeping)).unwrap();
+    (rig, image, path, socket)
+}
 
+/// The head of the frame, a page of the file, and some of the socket's block.
+fn send(rig: &mut Rig) {
     let head = (NET_HEADER_LEN + 54) as u32;
     let buffers = [(START, head), (FILE << 12, 4096), (SOCKET << 12, 100)];
     rig.tx.add(&buffers.map(|(at, len)| Buffer::readable(at, len)));
     rig.tx.used();
+}
+
+/// The first report of any payload.
+fn first(lines: &mut impl Iterator<Item = String>) -> Box<Report> {
+    let report = lines.find_map(|line| match serde_json::from_str(&line).unwrap() {
+        Reply::Top(report) if report.bytes > 0 => Some(report),
+        _ => None,
+    });
+    report.unwrap()
+}
+
+#[test]
+fn what_was_sent_before_anybody_asked_is_told_at_once() {
+    let (mut rig, _image, path, socket) = served("so-far", Keeping::Always);
+    rig.wait_for("an account", |rig| rig.shared.sampled());
+    // What is sent before the kernel is known counts, and is nobody's for sure.
+    send(&mut rig);
+    let known = |rig: &Rig| rig.shared.labels.stamper(&mut StamperCopy::default()).is_some();
+    rig.wait_for("the kernel to be known", known);
+    send(&mut rig);
+    let mut now = ask(&path, r#"{"request":"top","every_ms":100}"#);
+    let mut so_far = ask(&path, r#"{"request":"top","every_ms":3600000,"so_far":true}"#);
+    let report = first(&mut so_far);
+    assert_eq!((report.kernel.as_deref(), report.seen), (Some("6.12-test"), report.passed));
+    assert_eq!((report.bytes, report.zero_copy_bytes, report.unsettled_bytes), (2 * 4196, 4096, 4196));
+    assert_eq!(report.files[0].source.path.as_deref(), Some("/big.bin"));
+    send(&mut rig);
+    let report = first(&mut now);
+    assert_eq!((report.seen.frames, report.bytes, report.zero_copy_bytes), (1, 4196, 4096));
+    drop((now, so_far, socket));
+    assert!(rig.shared.sampled());
+}
+
+#[test]
+fn what_is_sent_is_told_by_file_and_flow_though_its_pages_change_hands_at_once() {
+    let (mut rig, mut image, path, socket) = served("labelled", Keeping::Asked);
+    let mut top = ask(&path, r#"{"request":"top","every_ms":100}"#);
+    let mut trace = ask(&path, r#"{"request":"trace","labels":true}"#);
+
+    send(&mut rig);
     // The guest has the frame back: the socket's block goes to the next, who may be anybody.
     image.page(SOCKET, UPTODATE, 0x1234, 0);
     rig.ram.write(0x40_0000 + SOCKET * 64, &image.bytes[0x40_0000 + SOCKET as usize * 64..][..64]).unwrap();
 
-    let report = top.find_map(|line| match serde_json::from_str(&line).unwrap() {
-        Reply::Top(report) if report.bytes > 0 => Some(report),
-        _ => None,
-    });
-    let report: Box<Report> = report.unwrap();
+    let report = first(&mut top);
     assert_eq!((report.kernel.as_deref(), report.seen), (Some("6.12-test"), report.passed));
     assert_eq!((report.bytes, report.zero_copy_bytes, report.header_bytes), (4196, 4096, 54));
     assert_eq!(report.flows[0].flow, "10.0.2.15:80 > 10.0.2.2:51200");
@@ -74,5 +114,5 @@ fn what_is_sent_is_told_by_file_and_flow_though_its_pages_change_hands_at_once()
     assert_eq!(labels[1..], ["/big.bin page 7", "socket buffers"], "{chain:?}");
     drop((top, trace, socket));
     // Whoever followed is gone, and nobody records any more.
-    rig.wait_for("nobody to follow", |rig| !rig.shared.traced());
+    rig.wait_for("nobody to follow", |rig| !rig.shared.traced() && !rig.shared.sampled());
 }
