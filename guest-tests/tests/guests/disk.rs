@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::process::Command;
 
-use guest_fixture::{Device, Folder, Machine, prepared};
+use guest_fixture::{Deadline, Device, Folder, Machine, note, prepared, until};
+
+const WRITES: Deadline = Deadline::secs("the guest to write to its disk", 60);
 
 /// What a program of the host's says.
 #[track_caller]
@@ -69,4 +71,59 @@ fn a_guest_has_its_file_systems_on_our_disks_over_split_and_packed_rings() {
         host(&["e2fsck", "-fn", &image.display().to_string()]);
         assert_eq!(digest_on(image, "/file"), *digest, "{}", image.display());
     }
+}
+
+/// Two writers: one copies a file again and again; one writes a numbered block, has it on the disk, and only then says so in a
+/// file that is not on it.
+const WRITERS: &str = "set -e; mkdir -p /mnt; mount -t ext4 /dev/vda /mnt; head -c 8388608 /dev/urandom > /tmp/source; echo 0 > /tmp/told
+    (i=0; while [ ! -e /tmp/stop ]; do i=$((i+1)); cp /tmp/source /mnt/copy$((i%3)); sync; done; touch /tmp/copied) > /dev/null 2>&1 &
+    (i=0; while [ ! -e /tmp/stop ]; do i=$((i+1))
+        printf '%4095d\n' $i | dd of=/mnt/log bs=4096 count=1 seek=$((i-1)) conv=notrunc,fsync 2> /dev/null && echo $i > /tmp/told
+    done; touch /tmp/logged) > /dev/null 2>&1 &";
+
+#[test]
+fn a_disk_that_is_killed_again_and_again_under_writes_loses_nothing_that_was_acknowledged() {
+    const DEATHS: u32 = 20;
+    let folder = Folder::new();
+    let machine = prepared(folder.path(), &["--disk", "vhost", "--append", "vnic.modules=base,disk"]);
+    let nic = Device::start(folder.path(), &[]);
+    let mut disk = Device::disk(folder.path(), "disk.ext4");
+    let mut machine = Machine::run(folder.path(), &machine.command());
+    let mut agent = machine.agent();
+    agent.run(&["sh", "-c", WRITERS]);
+    let mut resumed = 0;
+    for death in 0..DEATHS {
+        let before = disk.counter("requestq0", "bytes");
+        until(WRITES, || (disk.counter("requestq0", "bytes") > before + (1 << 20)).then_some(()));
+        resumed += disk.counter("requestq0", "resumed");
+        disk.child().kill();
+        disk = Device::disk(folder.path(), "disk.ext4");
+        until(WRITES, || (disk.counter("requestq0", "chains") > 0).then_some(()));
+        if death % 5 == 4 {
+            note(&format!("killed {} times, {resumed} requests taken again", death + 1));
+        }
+    }
+    let said = agent.run(&[
+        "sh",
+        "-c",
+        "touch /tmp/stop; while [ ! -e /tmp/copied ] || [ ! -e /tmp/logged ]; do sleep 1; done
+        cat /tmp/told; umount /mnt; sha256sum /tmp/source | cut -d' ' -f1",
+    ]);
+    let said: Vec<&str> = said.split_whitespace().collect();
+    let (told, digest): (usize, &str) = (said[0].parse().expect("a number"), said[1]);
+    assert_eq!([disk.counter("requestq0", "drops"), disk.counter("requestq0", "errors")], [0, 0]);
+    machine.power_off(agent);
+    assert!(disk.stop().success() && nic.stop().success());
+    let image = folder.path().join("disk.ext4");
+    host(&["e2fsck", "-fn", &image.display().to_string()]);
+    for copy in 0..3 {
+        assert_eq!(digest_on(&image, &format!("/copy{copy}")), digest, "copy {copy}");
+    }
+    digest_on(&image, "/log");
+    let log = std::fs::read_to_string(image.with_extension("file")).expect("the log");
+    let lines: Vec<&str> = log.lines().map(str::trim_start).collect();
+    assert!(told > 0 && lines.len() >= told, "{told} were acknowledged, and {} are there", lines.len());
+    assert!((1..=told).all(|number| lines[number - 1] == number.to_string()), "an acknowledged block is another");
+    assert!(resumed > 0, "killed {DEATHS} times, and nothing was ever in flight");
+    note(&format!("{told} blocks acknowledged, {resumed} requests taken again"));
 }

@@ -12,12 +12,13 @@ use super::command::NotifierChange;
 use super::in_flight::InFlight;
 use super::model::DeviceModel;
 use super::queue::{Notifiers, Queue, set_nonblocking};
+use super::record::Records;
 use super::shared::Shared;
 use super::workers::Workers;
 use crate::memory::iotlb::Updated;
-use crate::memory::{IotlbEntry, Iova, Memory};
+use crate::memory::{IotlbEntry, Iova, Memory, SharedArea};
 use crate::ring::{self, DeviceRing, RingError, RingLayout, Segments, Unmapped};
-use crate::spec::vhost_user::{ProtocolFeature, ProtocolFeatures};
+use crate::spec::vhost_user::{Inflight, ProtocolFeature, ProtocolFeatures};
 use crate::spec::{Feature, Features};
 use crate::vhost_user::{BackendChannel, Device, DeviceError, QueueSetup, VringBase};
 
@@ -36,6 +37,8 @@ pub struct Backend {
     /// The same as rings and arenas see it: behind the guest's IOMMU, or not.
     reached: Arc<Memory>,
     features: Features,
+    /// Where what is in flight is recorded.
+    records: Option<Records>,
 }
 
 impl Backend {
@@ -49,7 +52,7 @@ impl Backend {
     #[must_use]
     pub fn boxed(model: Box<dyn DeviceModel>, shared: Arc<Shared>, workers: Arc<Workers>) -> Self {
         let memory = Arc::new(Memory::empty());
-        Backend { model, shared, workers, reached: memory.clone(), memory, features: Features::NONE }
+        Backend { model, shared, workers, reached: memory.clone(), memory, features: Features::NONE, records: None }
     }
 
     /// Do the driver's addresses go through an IOMMU?
@@ -123,6 +126,10 @@ impl Device for Backend {
             Some(_) => always.with(ProtocolFeature::Config),
             None => always,
         };
+        let with_config = match self.model.records_in_flight() {
+            true => with_config.with(ProtocolFeature::InflightShmfd),
+            false => with_config,
+        };
         // The channel is for what a device behind an IOMMU asks.
         match self.offered().has(Feature::AccessPlatform) {
             true => with_config.with(ProtocolFeature::BackendReq),
@@ -195,6 +202,11 @@ impl Device for Backend {
             stopped: false,
             blocked: false,
             in_flight: InFlight::default(),
+            record: match &self.records {
+                Some(records) => records.of(index, setup.size, self.features)?,
+                None => None,
+            },
+            resumed: Vec::new(),
             waits: None,
             again: false,
             iommu: self.shared.iommu.clone(),
@@ -263,6 +275,19 @@ impl Device for Backend {
 
     fn set_config(&mut self, offset: usize, bytes: &[u8]) -> Result<(), DeviceError> {
         self.model.set_config(offset, bytes)
+    }
+
+    fn in_flight_area(&mut self, queues: u16, size: u16) -> Result<(OwnedFd, u64), DeviceError> {
+        let len = Records::len_for(queues, size, self.features);
+        Ok((SharedArea::file(len)?, len))
+    }
+
+    fn set_in_flight_area(&mut self, area: Option<(OwnedFd, Inflight)>) -> Result<(), DeviceError> {
+        self.records = match area {
+            Some((file, told)) => Some(Records::open(file, &told)?),
+            None => None,
+        };
+        Ok(())
     }
 
     fn set_backend_channel(&mut self, channel: Option<BackendChannel>) -> Result<(), DeviceError> {

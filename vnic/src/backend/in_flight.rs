@@ -63,8 +63,15 @@ impl InFlight {
         self.by_ticket.iter().all(Option::is_none)
     }
 
-    /// Those that are complete, to be returned, with what was written into each; they are forgotten then.
-    pub fn completed(&mut self) -> impl Iterator<Item = (Chain, u32)> {
-        self.completed.drain(..)
+    /// Those that are complete, to be returned, with what was written into each; they are forgotten here. The list comes back by
+    /// [`give_back`](InFlight::give_back), so that its memory is used again.
+    pub fn take_completed(&mut self) -> Vec<(Chain, u32)> {
+        std::mem::take(&mut self.completed)
+    }
+
+    /// The list of those that were complete.
+    pub fn give_back(&mut self, mut list: Vec<(Chain, u32)>) {
+        list.clear();
+        self.completed = list;
     }
 }

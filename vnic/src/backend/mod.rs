@@ -9,6 +9,7 @@
 //! | [`model`] | what a device is, as a trait |
 //! | [`queue`] | one queue at work; the one way in which a chain [goes back](complete) |
 //! | [`in_flight`] | its chains that the data path has kept |
+//! | [`record`] | the same, kept by the front-end for the back-end that comes after this one |
 //! | `worker`, [`workers`], [`command`] | the data path's threads, and what they are asked |
 //! | [`poller`] | when they sleep |
 //! | [`device`] | a device as its session drives it |
@@ -27,6 +28,7 @@ pub mod labels;
 pub mod model;
 pub mod poller;
 pub mod queue;
+pub mod record;
 pub mod shared;
 mod worker;
 pub mod workers;

@@ -30,6 +30,12 @@ pub trait DeviceModel: Send {
         u64::from(self.queues())
     }
 
+    /// Is what is in flight recorded for a back-end that comes after this one? Its data path then takes all chains by
+    /// [`Queue::pop`](super::Queue::pop), and returns them by the queue.
+    fn records_in_flight(&self) -> bool {
+        false
+    }
+
     /// Its configuration space; none: the front-end has it.
     fn config(&self) -> Option<Vec<u8>> {
         None

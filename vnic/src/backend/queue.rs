@@ -9,10 +9,11 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::in_flight::InFlight;
 use super::iommu::Iommu;
+use super::record::{Record, RecordError, Resumed};
 use super::shared::{QueueShared, QueueState};
 use crate::memory::iotlb::Waiting;
 use crate::memory::{MemoryError, Miss};
-use crate::ring::{Chain, Device, DeviceRing, Oddities, RingError, RingLayout, Segments, Unmapped};
+use crate::ring::{Chain, Device, DeviceRing, Oddities, RingError, RingLayout, Segments, Taken, Unmapped};
 use crate::spec::Features;
 
 /// Files of a queue. Each is the front-end's and may be anything, so none may block: see [`set_nonblocking`].
@@ -69,6 +70,10 @@ pub struct Queue {
     pub blocked: bool,
     /// What the data path has kept.
     pub in_flight: InFlight,
+    /// The same for the back-end that comes after this one, where the front-end keeps it.
+    pub record: Option<Record>,
+    /// What the one before had taken when it died, the first last.
+    pub resumed: Vec<Taken>,
     /// Behind an IOMMU: what it cannot go on without.
     pub waits: Option<Waiting>,
     /// It came while it was asked for: the queue is to be looked at again.
@@ -230,6 +235,7 @@ impl Queue {
         match Device::new(self.layout, memory, features, base) {
             Ok(ring) => {
                 self.ring = ring;
+                self.recover();
                 // What was returned last may never have been announced.
                 self.ring_call();
             }
@@ -237,8 +243,48 @@ impl Queue {
         }
     }
 
+    /// Takes the next chain: those first that a back-end before this one had taken and never used. What is popped here is in the
+    /// record, so that it is not lost with this process.
+    ///
+    /// # Errors
+    /// As [`DeviceRing::pop`].
+    pub fn pop(&mut self) -> Result<Option<Chain>, RingError> {
+        if let Some(taken) = self.resumed.last() {
+            let chain = self.ring.retake(&mut self.segments, taken)?;
+            self.resumed.pop();
+            self.shared.counters.resumed.add(1);
+            return Ok(Some(chain));
+        }
+        let chain = self.ring.pop(&mut self.segments)?;
+        if let (Some(record), Some(chain)) = (&mut self.record, &chain)
+            && let Err(error) = record.take(chain, &self.ring)
+        {
+            self.stop(RecordError::NAME, &error);
+            return Ok(None);
+        }
+        Ok(chain)
+    }
+
+    /// Goes on where the back-end before this one was when it died, as its record says. The ring has just been brought within reach.
+    pub fn recover(&mut self) {
+        let Some(record) = &mut self.record else { return };
+        match record.recover(&self.ring) {
+            Ok(Resumed { used, taken }) => match self.ring.resume(used, &taken) {
+                Ok(()) => {
+                    self.resumed = taken;
+                    self.resumed.reverse();
+                }
+                Err(error) => self.stop_ring(&error),
+            },
+            Err(error) => self.stop(RecordError::NAME, &error),
+        }
+    }
+
     /// Returns a chain with `written` bytes in it: see [`complete`].
     pub fn complete(&mut self, chain: &Chain, written: u32) {
+        if let Some(record) = &mut self.record {
+            record.use_up(chain);
+        }
         if let Err(error) = complete(&mut self.ring, chain, written) {
             self.stop_ring(&error);
         }
@@ -246,20 +292,14 @@ impl Queue {
 
     /// Returns the chains in flight that the data path is done with.
     pub fn return_completed(&mut self) {
-        let mut fault = None;
-        let mut any = false;
-        for (chain, written) in self.in_flight.completed() {
-            any = true;
-            if let Err(error) = complete(&mut self.ring, &chain, written) {
-                fault = Some(error);
-            }
+        let completed = self.in_flight.take_completed();
+        for (chain, written) in &completed {
+            self.complete(chain, *written);
         }
-        if any {
+        if !completed.is_empty() {
             self.publish();
         }
-        if let Some(error) = fault {
-            self.stop_ring(&error);
-        }
+        self.in_flight.give_back(completed);
     }
 
     /// Puts chains back that were popped last, in the order they were popped.
@@ -276,7 +316,13 @@ impl Queue {
 
     /// Publishes what was used; notifies the driver if it asked for that.
     pub fn publish(&mut self) {
+        if let Some(record) = &mut self.record {
+            record.publishing();
+        }
         let wanted = self.ring.publish();
+        if let Some(record) = &mut self.record {
+            record.published();
+        }
         self.show_base();
         self.shared.counters.bursts.add(1);
         let Oddities { long_chains, unknown_flags } = self.segments.take_oddities();
@@ -321,7 +367,7 @@ impl Queue {
 /// that a [drain](DeviceRing::drain) returns go back inside the ring: nothing was written into them.)
 ///
 /// What was written lies in the first `written` bytes of its writable part. What must know of every completion belongs here: a log of
-/// dirty pages, the record of what is in flight.
+/// dirty pages. (The record of what is in flight is kept by queues whose chains are [popped](Queue::pop) one by one.)
 ///
 /// # Errors
 /// The chain is not in flight, or has less room: an error of the caller.

@@ -26,7 +26,7 @@ use super::in_flight::InFlight;
 use super::poller::{AdaptivePoller, PollMode};
 use super::queue::{Kick, Queue};
 use super::shared::{QueueState, Shared};
-use crate::ring::DeviceRing;
+use crate::ring::{self, DeviceRing};
 use crate::spec::Feature;
 
 /// How often the CPU pauses after a pass that found nothing, about half a microsecond: each look takes the line that the
@@ -276,7 +276,10 @@ impl<D: DataPath> Worker<D> {
         self.watch_kick(&mut queue);
         // What a back-end before us returned may never have been announced.
         queue.ring_call();
-        queue.map_ring();
+        match queue.ring {
+            ring::Device::Unmapped(_) => queue.map_ring(),
+            _ => queue.recover(),
+        }
         self.queues.insert(index, queue);
         self.tell_in_use(index);
     }

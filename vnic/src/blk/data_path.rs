@@ -88,7 +88,7 @@ impl BlkDataPath {
                 break Progress::Blocked;
             }
             queue.segments.clear();
-            let chain = match queue.ring.pop(&mut queue.segments) {
+            let chain = match queue.pop() {
                 Ok(Some(chain)) => chain,
                 Ok(None) => break Progress::Some,
                 Err(error) => {

@@ -20,7 +20,7 @@ pub mod image;
 pub mod options;
 mod request;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod trace;
 
 use std::sync::Arc;
@@ -169,6 +169,10 @@ impl DeviceModel for Blk {
 
     fn max_queue_size(&self) -> u16 {
         self.queue_size
+    }
+
+    fn records_in_flight(&self) -> bool {
+        true
     }
 
     fn config(&self) -> Option<Vec<u8>> {

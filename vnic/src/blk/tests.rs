@@ -2,6 +2,7 @@
 
 mod malformed;
 mod ranges;
+pub(crate) mod resumed;
 mod traced;
 
 use std::fs::File;

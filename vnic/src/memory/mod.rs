@@ -24,6 +24,8 @@ pub mod iotlb;
 mod mapping;
 mod onlooker;
 mod regions;
+#[cfg(feature = "device")]
+mod shared_area;
 mod slice;
 mod survey;
 pub mod testing;
@@ -42,5 +44,7 @@ pub use mapping::RegionSpec;
 pub use onlooker::Onlooker;
 pub(crate) use regions::{Found, Hint};
 pub use regions::{GuestRegions, MAX_REGIONS};
+#[cfg(feature = "device")]
+pub use shared_area::SharedArea;
 pub use slice::GuestSlice;
 pub use view::{Memory, Pieces};

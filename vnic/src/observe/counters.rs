@@ -80,6 +80,8 @@ counters! {
     long_chains,
     /// Descriptors with flags that have no meaning: taken as if these were not set.
     unknown_flags,
+    /// Chains that a back-end before this one had taken when it died, taken again.
+    resumed,
     /// Times the ring stopped because of what the driver wrote; `error_NAME` says which.
     errors,
 }

@@ -1,6 +1,7 @@
 //! The device half of a ring, whatever its format.
 
 use crate::memory::Memory;
+use crate::spec::ring::PackedDescriptor;
 use crate::spec::{Feature, Features};
 use std::sync::Arc;
 
@@ -162,6 +163,69 @@ impl Device {
             Device::Split(ring) => ring.lost(),
             Device::Packed(ring) => ring.lost(),
             Device::Unmapped(_) => false,
+        }
+    }
+}
+
+/// A chain that a back-end before this one took and never used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Taken {
+    /// Split: the index of the first descriptor. Packed: the buffer id.
+    pub head: u16,
+    /// Packed: its descriptors as they were, since others may stand in their place by now.
+    pub descriptors: Vec<PackedDescriptor>,
+}
+
+/// Going on behind a back-end that died. See [`backend::record`](crate::backend::record).
+impl Device {
+    /// Where the next used chain goes: split, the free-running index; packed, slot and wrap counter as in a base.
+    #[must_use]
+    pub fn used_position(&self) -> u16 {
+        match self {
+            Device::Split(ring) => ring.used_position(),
+            Device::Packed(ring) => ring.used_position(),
+            Device::Unmapped(_) => 0,
+        }
+    }
+
+    /// Packed: does a used descriptor stand at this position?
+    #[must_use]
+    pub fn is_used_at(&self, position: u16) -> bool {
+        matches!(self, Device::Packed(ring) if ring.is_used_at(position))
+    }
+
+    /// Packed: the descriptors of a chain that was popped and not returned, as they stand in the ring now.
+    pub fn descriptors_of(&self, chain: &Chain) -> impl Iterator<Item = PackedDescriptor> {
+        let chain = *chain;
+        let ring = if let Device::Packed(ring) = self { Some(ring) } else { None };
+        (0..chain.slots).map_while(move |at| Some(ring?.descriptor(chain.idx, at)))
+    }
+
+    /// Nothing was popped here yet. The chains of `taken` are in flight already: the ring goes on behind them. Where the next used one
+    /// goes is said by the split ring itself, of a packed one by `used`.
+    ///
+    /// # Errors
+    /// The ring cannot stand there.
+    pub fn resume(&mut self, used: Option<u16>, taken: &[Taken]) -> Result<(), RingError> {
+        match self {
+            Device::Split(ring) => ring.resume(taken.len()),
+            Device::Packed(ring) => {
+                let slots = taken.iter().map(|taken| taken.descriptors.len()).sum();
+                used.map_or(Ok(()), |used| ring.resume(used, slots))
+            }
+            Device::Unmapped(_) => Ok(()),
+        }
+    }
+
+    /// Follows one of the chains that the ring was [resumed](Device::resume) behind, as `pop` would have.
+    ///
+    /// # Errors
+    /// It breaks the rules, or is in flight twice.
+    pub fn retake(&mut self, into: &mut Segments, taken: &Taken) -> Result<Chain, RingError> {
+        match self {
+            Device::Split(ring) => ring.retake(into, taken.head),
+            Device::Packed(ring) => ring.retake(into, taken),
+            Device::Unmapped(_) => Err(RingError::NotInFlight { head: taken.head }),
         }
     }
 }

@@ -45,7 +45,7 @@ mod walk;
 
 pub use arena::{MAX_SEGMENTS, Oddities, Segments};
 pub use chain::{Chain, ChainView, Segment, SingleBufferBatch};
-pub use device::{Device, DeviceRing, Disposition, DrainEnd, Visitor};
+pub use device::{Device, DeviceRing, Disposition, DrainEnd, Taken, Visitor};
 pub use driver::{Buffer, DriverRing, Placement, Used};
 pub use error::RingError;
 pub use layout::RingLayout;

@@ -20,7 +20,7 @@ use super::channel::BackendChannel;
 use super::error::DeviceError;
 use crate::memory::{IotlbEntry, Iova, Memory};
 use crate::spec::Features;
-use crate::spec::vhost_user::ProtocolFeatures;
+use crate::spec::vhost_user::{Inflight, ProtocolFeatures};
 
 /// Where a vring goes on: `SET_VRING_BASE` and `GET_VRING_BASE`. "Vring base index"…
 /// split: the next available index; packed: both indices with their wrap counters.
@@ -183,6 +183,17 @@ pub trait Device {
     /// The guest moved here: announce this MAC (`RARP`).
     fn send_rarp(&mut self, _mac: [u8; 6]) -> Result<(), DeviceError> {
         Err("this device announces nobody".into())
+    }
+
+    /// A new area where so many queues of this size record what is in flight, and its length (`INFLIGHT_SHMFD`). The front-end keeps it.
+    fn in_flight_area(&mut self, queues: u16, size: u16) -> Result<(OwnedFd, u64), DeviceError> {
+        Err(format!("this device records nothing of {queues} queues of {size}").into())
+    }
+
+    /// Record it there from now on, and go on with what is there already; no more, once the session ends. Queues take note of it when
+    /// they start.
+    fn set_in_flight_area(&mut self, _area: Option<(OwnedFd, Inflight)>) -> Result<(), DeviceError> {
+        Err("this device records nothing".into())
     }
 
     /// Where to ask for translations (`BACKEND_REQ`); nowhere any more once the session ends.

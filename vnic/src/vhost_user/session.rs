@@ -20,7 +20,7 @@
 //! Traps: QEMU 7.2 sends `SET_STATUS` 0 *before* `GET_VRING_BASE`, so a reset keeps where the rings stood; it sends
 //! `SET_VRING_ERR` and its memory regions once for many starts, so a reset keeps those too.
 //!
-//! Limits: no dirty log or in-flight tracking yet; their requests are refused by name.
+//! Limits: no dirty log yet; its requests are refused by name.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -39,6 +39,7 @@ use crate::spec::vhost_user::{
 use crate::spec::{Feature, Features};
 
 mod config;
+mod in_flight;
 mod vring;
 
 use vring::Vring;
@@ -69,6 +70,8 @@ pub struct Session {
     status: u8,
     /// Has the device a channel for its own requests?
     channel: bool,
+    /// Has it an area for what is in flight?
+    in_flight: bool,
 }
 
 type Outcome = Result<Option<Reply>, SessionError>;
@@ -86,6 +89,7 @@ impl Session {
             vrings: (0..device.vrings()).map(|_| Vring::default()).collect(),
             status: 0,
             channel: false,
+            in_flight: false,
         }
     }
 
@@ -117,6 +121,9 @@ impl Session {
         if std::mem::take(&mut self.channel) {
             // Nobody is left to hear that the device cannot close a socket.
             let _ = device.set_backend_channel(None);
+        }
+        if std::mem::take(&mut self.in_flight) {
+            let _ = device.set_in_flight_area(None);
         }
         // A device that cannot let go of memory without a queue on it has none of its own to lose.
         let _ = device.set_memory(self.memory.clone());
@@ -202,6 +209,8 @@ impl Session {
             Request::IotlbMsg(entry) => self.iotlb(entry, device),
             Request::GetConfig(access) => Ok(Some(config::get(access, device))),
             Request::SetConfig(access) => config::set(&access, device),
+            Request::GetInflightFd(asked) => Ok(Some(in_flight::get(asked, device)?)),
+            Request::SetInflightFd(told) => self.set_in_flight(told, fds, device),
         }
     }
 

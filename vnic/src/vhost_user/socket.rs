@@ -135,7 +135,7 @@ pub(super) fn send_on(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_
     }
 }
 
-enum Fault {
+pub(super) enum Fault {
     /// More file descriptors were sent than there was room for.
     Truncated,
     Io(io::Error),
@@ -155,7 +155,7 @@ const CONTROL_LEN: usize = {
 /// One `recvmsg` without waiting: bytes to `room`, file descriptors behind `fds`. They are taken over even if the call is
 /// then found to be faulty, so that none is left open. `nix` cannot do this: of a truncated control message it hands out
 /// nothing, and what the kernel had installed leaks.
-fn receive_into(socket: BorrowedFd<'_>, room: &mut [u8], fds: &mut Vec<OwnedFd>) -> Result<usize, Fault> {
+pub(super) fn receive_into(socket: BorrowedFd<'_>, room: &mut [u8], fds: &mut Vec<OwnedFd>) -> Result<usize, Fault> {
     let mut control = ControlBuffer([0; 128]);
     let mut iov = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
     // SAFETY: all-zero is a valid `msghdr`.

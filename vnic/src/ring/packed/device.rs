@@ -32,14 +32,14 @@ use crate::ring::fast_path::{Fallback, FastPath};
 use crate::ring::heads::Heads;
 use crate::ring::pointers::{PackedParts, PackedPointers, Word, full_fence};
 use crate::ring::walk::Rules;
-use crate::ring::{Chain, DeviceRing, DrainEnd, RingError, RingLayout, Segment, Segments, Visitor};
+use crate::ring::{Chain, DeviceRing, DrainEnd, RingError, RingLayout, Segment, Segments, Taken, Visitor};
 use crate::spec::ring::{
     DESC_F_AVAIL, DESC_F_NEXT, DESC_F_USED, DESC_F_WRITE, Descriptor, PACKED_EVENT_DESC, PACKED_EVENT_DISABLE,
-    PACKED_EVENT_ENABLE, PackedEvent,
+    PACKED_EVENT_ENABLE, PackedDescriptor, PackedEvent,
 };
 use crate::spec::{Feature, Features};
 
-use super::walk::{Walked, follow};
+use super::walk::{Walked, follow, follow_taken};
 use super::{Position, wants};
 
 /// Descriptors in a cache line.
@@ -111,6 +111,66 @@ impl PackedDevice {
             done: in_order.then(|| vec![0; usize::from(size)].into_boxed_slice()),
         };
         Ok(PackedDevice { ring, state })
+    }
+
+    /// Where the next used descriptor goes.
+    pub(in crate::ring) fn used_position(&self) -> u16 {
+        self.state.next_used.to_bits()
+    }
+
+    /// Does a used descriptor stand there?
+    pub(in crate::ring) fn is_used_at(&self, position: u16) -> bool {
+        let position = Position::from_bits(position, self.state.rules.size);
+        position.is_some_and(|at| at.is_used(self.ring.parts().word(at.slot).flags))
+    }
+
+    /// The descriptor `at` slots behind `slot`.
+    pub(in crate::ring) fn descriptor(&self, slot: u16, at: u16) -> PackedDescriptor {
+        let ring = self.ring.parts();
+        let slot = Position { slot, wrap: false }.after(at, self.state.rules.size).slot;
+        let Word { len, id, flags } = ring.word(slot);
+        PackedDescriptor { addr: ring.addr(slot), len, id, flags }
+    }
+
+    /// The device before this one held `slots` slots from here on when it died. What it may have written over them was never published:
+    /// the driver, when it comes there, must not take it for an answer.
+    pub(in crate::ring) fn resume(&mut self, used: u16, slots: usize) -> Result<(), RingError> {
+        let (ring, state) = (self.ring.parts(), &mut self.state);
+        let size = state.rules.size;
+        let refused = RingError::BadBase { base: used.into() };
+        let slots = u16::try_from(slots).ok().filter(|slots| *slots <= size).ok_or(refused.clone())?;
+        let used = Position::from_bits(used, size).ok_or(refused)?;
+        for at in (0..slots).map(|at| used.after(at, size)) {
+            if at.is_used(ring.word(at.slot).flags) {
+                ring.set_word(at.slot, Word { len: 0, id: 0, flags: at.available() });
+            }
+        }
+        (state.next_used, state.published) = (used, used);
+        state.next_avail = used.after(slots, size);
+        state.held = slots;
+        Ok(())
+    }
+
+    /// Follows a chain that is in flight since before this device.
+    pub(in crate::ring) fn retake(&mut self, into: &mut Segments, taken: &Taken) -> Result<Chain, RingError> {
+        let (state, head) = (&mut self.state, taken.head);
+        let mut chain = ChainBuilder::new(into, head);
+        let followed = follow_taken(&mut chain, taken, state.rules);
+        match followed.and_then(|indirect| chain.complete().map(|()| indirect)) {
+            Ok(indirect) if state.ids.take(head).is_ok() => {
+                state.ids.retain(head);
+                // No more than the ring has.
+                Ok(chain.finish(state.next_used.slot, taken.descriptors.len() as u16, indirect))
+            }
+            Ok(_) => {
+                chain.abandon();
+                Err(RingError::HeadInFlight { idx: state.next_used.slot, head })
+            }
+            Err(error) => {
+                chain.abandon();
+                Err(error)
+            }
+        }
     }
 
     /// Is the ring's memory gone? As [`GuestRegions::lost`](crate::memory::GuestRegions::lost).

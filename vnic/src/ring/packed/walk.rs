@@ -4,11 +4,11 @@
 //! other while NEXT is set. Each must be available in its lap; the last holds the buffer id and may refer to an indirect
 //! table.
 
-use crate::ring::RingError;
 use crate::ring::builder::Follower;
 use crate::ring::pointers::{PackedParts, Word};
 use crate::ring::walk::{Rules, note_flags, note_length, open_table};
-use crate::spec::ring::{DESC_F_AVAIL, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_USED, Descriptor};
+use crate::ring::{RingError, Taken};
+use crate::spec::ring::{DESC_F_AVAIL, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_USED, Descriptor, PackedDescriptor};
 
 use super::Position;
 
@@ -59,6 +59,23 @@ pub(in crate::ring) fn follow<'m>(
             return Err(RingError::DescNotAvailable { head, index: at.slot, flags: word.flags });
         }
     }
+}
+
+/// Follows a chain by its descriptors as they were when it was taken. Returns whether it has an indirect part.
+pub(in crate::ring) fn follow_taken<'m>(
+    chain: &mut impl Follower<'m>,
+    taken: &Taken,
+    rules: Rules,
+) -> Result<bool, RingError> {
+    for (index, descriptor) in (0..).zip(&taken.descriptors) {
+        let PackedDescriptor { addr, len, flags, .. } = *descriptor;
+        let desc = Descriptor { addr, len, flags, next: 0 };
+        if flags & DESC_F_INDIRECT != 0 {
+            return indirect_table(chain, taken.head, index, &desc, rules).map(|()| true);
+        }
+        chain.buffer(index, &desc)?;
+    }
+    Ok(false)
 }
 
 /// Takes all of the packed indirect table that the descriptor at slot `index` refers to: its descriptors follow one

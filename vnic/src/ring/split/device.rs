@@ -116,6 +116,30 @@ impl SplitDevice {
         Ok(SplitDevice { ring: pointers, state })
     }
 
+    /// Where the next used element goes.
+    pub(in crate::ring) fn used_position(&self) -> u16 {
+        self.state.next_used
+    }
+
+    /// So many chains behind the used ones are in flight.
+    pub(in crate::ring) fn resume(&mut self, taken: usize) -> Result<(), RingError> {
+        let state = &mut self.state;
+        let taken = u16::try_from(taken).ok().filter(|taken| *taken <= state.rules.size);
+        let base = u32::from(state.next_used);
+        state.next_avail = state.next_used.wrapping_add(taken.ok_or(RingError::BadBase { base })?);
+        state.seen_avail = state.next_avail;
+        Ok(())
+    }
+
+    /// Follows a chain that is in flight since before this device.
+    pub(in crate::ring) fn retake(&mut self, into: &mut Segments, head: u16) -> Result<Chain, RingError> {
+        let (ring, state) = (self.ring.parts(), &mut self.state);
+        state.take_head(state.next_used, head)?;
+        let chain = state.walk(ring, into, head)?;
+        state.heads.retain(head);
+        Ok(chain)
+    }
+
     /// Is the ring's memory gone? As [`GuestRegions::lost`](crate::memory::GuestRegions::lost).
     pub(in crate::ring) fn lost(&self) -> bool {
         self.ring.lost()

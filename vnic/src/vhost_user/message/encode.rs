@@ -2,10 +2,10 @@
 
 use std::os::fd::OwnedFd;
 
-use super::{ConfigAccess, Request};
+use super::{ConfigAccess, INFLIGHT_LEN, InflightArea, Request};
 use crate::memory::RegionSpec;
 use crate::spec::vhost_user::{
-    BackendCode, FLAG_NEED_REPLY, FLAG_REPLY, HEADER_LEN, Header, Iotlb, MemoryRegion, RequestCode, VERSION,
+    BackendCode, FLAG_NEED_REPLY, FLAG_REPLY, HEADER_LEN, Header, Inflight, Iotlb, MemoryRegion, RequestCode, VERSION,
     VRING_FD_NOFD, VringState,
 };
 
@@ -42,6 +42,8 @@ impl Request {
             Request::IotlbMsg(_) => RequestCode::IotlbMsg,
             Request::GetConfig(_) => RequestCode::GetConfig,
             Request::SetConfig(_) => RequestCode::SetConfig,
+            Request::GetInflightFd(_) => RequestCode::GetInflightFd,
+            Request::SetInflightFd(_) => RequestCode::SetInflightFd,
         }
     }
 
@@ -60,6 +62,7 @@ impl Request {
             | Request::SetBackendReqFd => Vec::new(),
             Request::IotlbMsg(message) => iotlb_bytes(message),
             Request::GetConfig(access) | Request::SetConfig(access) => config_bytes(access),
+            Request::GetInflightFd(area) | Request::SetInflightFd(area) => in_flight_bytes(area),
             Request::SetFeatures(features) => words(&[features.0]),
             Request::SetProtocolFeatures(features) => words(&[features.0]),
             Request::NetSetMtu(value) | Request::SetStatus(value) => words(&[*value]),
@@ -119,6 +122,15 @@ fn config_bytes(access: &ConfigAccess) -> Vec<u8> {
     head.iter().flat_map(|field| field.to_le_bytes()).chain(bytes.iter().copied()).collect()
 }
 
+fn in_flight_bytes(area: &InflightArea) -> Vec<u8> {
+    let Inflight { mmap_size, mmap_offset, num_queues, queue_size } = area.told;
+    let mut bytes = words(&[mmap_size, mmap_offset, u64::from(num_queues) | u64::from(queue_size) << 16]);
+    if !area.padded {
+        bytes.truncate(INFLIGHT_LEN);
+    }
+    bytes
+}
+
 fn framed(request: u32, flags: u32, payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER_LEN + payload.len());
     for field in [request, VERSION | flags, payload.len() as u32] {
@@ -153,6 +165,12 @@ impl Reply {
     #[must_use]
     pub fn config(access: Option<&ConfigAccess>) -> Self {
         Reply { payload: access.map(config_bytes).unwrap_or_default(), fds: Vec::new() }
+    }
+
+    /// An area for what is in flight, with its file, as long as the question was.
+    #[must_use]
+    pub fn in_flight(area: InflightArea, file: Option<OwnedFd>) -> Self {
+        Reply { payload: in_flight_bytes(&area), fds: file.into_iter().collect() }
     }
 
     /// The whole reply to `request`.

@@ -14,7 +14,7 @@ pub use encode::{Reply, backend_iotlb, needs_reply};
 use crate::memory::{Gpa, RegionSpec, UserAddr};
 use crate::spec::Features;
 use crate::spec::vhost_user::{
-    FLAG_REPLY, FLAG_VERSION_MASK, HEADER_LEN, Header, Iotlb, MAX_CONFIG, MAX_PAYLOAD, MAX_TABLE_REGIONS,
+    FLAG_REPLY, FLAG_VERSION_MASK, HEADER_LEN, Header, Inflight, Iotlb, MAX_CONFIG, MAX_PAYLOAD, MAX_TABLE_REGIONS,
     MEMORY_REGION_LEN, ProtocolFeature, ProtocolFeatures, RequestCode, VERSION, VRING_FD_INDEX_MASK, VRING_FD_NOFD,
     VringAddr, VringState,
 };
@@ -80,7 +80,23 @@ pub enum Request {
     GetConfig(ConfigAccess),
     /// This is to stand there.
     SetConfig(ConfigAccess),
+    /// An area for what is in flight.
+    GetInflightFd(InflightArea),
+    /// The same, given back; one fd.
+    SetInflightFd(InflightArea),
 }
+
+/// The payload of `GET_INFLIGHT_FD` and `SET_INFLIGHT_FD`. "Inflight description".
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InflightArea {
+    /// What it says.
+    pub told: Inflight,
+    /// Some front-ends send it with four bytes more, as a C compiler lays it out.
+    pub padded: bool,
+}
+
+/// Bytes of an inflight description without padding.
+const INFLIGHT_LEN: usize = 20;
 
 /// A part of the configuration space. "Virtio device config space".
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,6 +127,8 @@ enum Payload {
     Regions,
     /// Offset, size and flags, and as many bytes as the size says.
     Config,
+    /// An inflight description, padded or not.
+    Inflight,
     /// This device never gets as far as to look.
     Any,
 }
@@ -158,7 +176,7 @@ macro_rules! rules {
     };
 }
 
-use Payload::{Any, Bytes, Config, Regions};
+use Payload::{Any, Bytes, Config, Inflight as InFlight, Regions};
 use ProtocolFeature as P;
 
 /// Bytes of a single memory region with its padding.
@@ -198,8 +216,8 @@ pub const RULES: &[Rule] = rules! {
     PostcopyAdvise,       Any,                       None,       Some(P::Pagefault),           Always;
     PostcopyListen,       Any,                       None,       Some(P::Pagefault),           OnDemand;
     PostcopyEnd,          Any,                       None,       Some(P::Pagefault),           Always;
-    GetInflightFd,        Any,                       None,       Some(P::InflightShmfd),       Always;
-    SetInflightFd,        Any,                       None,       Some(P::InflightShmfd),       OnDemand;
+    GetInflightFd,        InFlight,                     None,       Some(P::InflightShmfd),       Always;
+    SetInflightFd,        InFlight,                  One,        Some(P::InflightShmfd),       OnDemand;
     GpuSetSocket,         Any,                       None,       Option::None,                 OnDemand;
     ResetDevice,          Bytes(0),                  None,       Some(P::ResetDevice),         OnDemand;
     VringKick,            Any,                       None,       Some(P::InbandNotifications), OnDemand;
@@ -258,8 +276,11 @@ pub fn parse(rule: &Rule, payload: &[u8], fds: usize) -> Result<Request, Session
             check_config(request, payload)?;
             0
         }
+        Payload::Inflight if size != INFLIGHT_LEN && size != size_of::<Inflight>() => {
+            return Err(SessionError::Size { request, size, expected: size_of::<Inflight>() });
+        }
         Payload::Any => return Err(SessionError::Unsupported { request }),
-        Payload::Bytes(_) => 0,
+        Payload::Bytes(_) | Payload::Inflight => 0,
     };
     let expected = match rule.fds {
         Fds::None => 0,
@@ -316,6 +337,8 @@ pub fn parse(rule: &Rule, payload: &[u8], fds: usize) -> Result<Request, Session
         RequestCode::IotlbMsg => Request::IotlbMsg(fields.iotlb()),
         RequestCode::GetConfig => Request::GetConfig(fields.config()),
         RequestCode::SetConfig => Request::SetConfig(fields.config()),
+        RequestCode::GetInflightFd => Request::GetInflightFd(fields.in_flight(size)),
+        RequestCode::SetInflightFd => Request::SetInflightFd(fields.in_flight(size)),
         _ => return Err(SessionError::Unsupported { request }),
     })
 }
@@ -386,6 +409,13 @@ impl Fields<'_> {
     fn config(&mut self) -> ConfigAccess {
         let (offset, _size, flags) = (self.u32(), self.u32(), self.u32());
         ConfigAccess { offset, flags, bytes: std::mem::take(&mut self.0).to_vec() }
+    }
+
+    fn in_flight(&mut self, size: usize) -> InflightArea {
+        let (mmap_size, mmap_offset, counts) = (self.u64(), self.u64(), self.u32());
+        let (num_queues, queue_size) = (counts as u16, (counts >> 16) as u16);
+        let told = Inflight { mmap_size, mmap_offset, num_queues, queue_size };
+        InflightArea { told, padded: size > INFLIGHT_LEN }
     }
 
     fn region(&mut self) -> RegionSpec {

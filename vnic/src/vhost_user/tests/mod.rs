@@ -2,6 +2,7 @@
 
 mod config;
 mod hostile;
+mod in_flight;
 mod iommu;
 mod listen;
 mod messages;
@@ -19,9 +20,10 @@ use super::message::{Request, VringFile};
 use super::socket::send_on;
 use super::{BackendChannel, Device, DeviceError, Handled, QueueSetup, Session, SessionError, VringBase};
 use crate::memory::testing::{GuestRam, USER_BASE};
-use crate::memory::{Gpa, IotlbEntry, Iova, Memory};
+use crate::memory::{Gpa, IotlbEntry, Iova, Memory, SharedArea};
 use crate::spec::vhost_user::{
-    FLAG_NEED_REPLY, FLAG_REPLY, HEADER_LEN, ProtocolFeature, ProtocolFeatures, VERSION, VringAddr, VringState,
+    FLAG_NEED_REPLY, FLAG_REPLY, HEADER_LEN, Inflight, ProtocolFeature, ProtocolFeatures, VERSION, VringAddr,
+    VringState,
 };
 use crate::spec::{Feature, Features};
 
@@ -58,6 +60,8 @@ struct Recorder {
     /// A configuration space of its own.
     config: Option<Vec<u8>>,
     channel: Option<BackendChannel>,
+    /// Does it record what is in flight?
+    records: bool,
 }
 
 impl Recorder {
@@ -78,7 +82,8 @@ impl Device for Recorder {
     }
 
     fn protocol_features(&self) -> ProtocolFeatures {
-        if self.config.is_some() { PROTOCOL.with(ProtocolFeature::Config) } else { PROTOCOL }
+        let with_config = if self.config.is_some() { PROTOCOL.with(ProtocolFeature::Config) } else { PROTOCOL };
+        if self.records { with_config.with(ProtocolFeature::InflightShmfd) } else { with_config }
     }
 
     fn config(&self) -> Vec<u8> {
@@ -183,6 +188,18 @@ impl Device for Recorder {
         if self.channel.is_some() { self.note("channel".to_owned()) } else { Ok(()) }
     }
 
+    fn in_flight_area(&mut self, queues: u16, size: u16) -> Result<(OwnedFd, u64), DeviceError> {
+        self.note(format!("area for {queues} queues of {size}"))?;
+        Ok((SharedArea::file(4096)?, 4096))
+    }
+
+    fn set_in_flight_area(&mut self, area: Option<(OwnedFd, Inflight)>) -> Result<(), DeviceError> {
+        let Some((_, Inflight { mmap_size, mmap_offset, num_queues, queue_size })) = area else {
+            return self.note("no area".to_owned());
+        };
+        self.note(format!("area of {mmap_size} at {mmap_offset} for {num_queues} queues of {queue_size}"))
+    }
+
     fn iotlb_update(&mut self, entry: IotlbEntry) -> Result<(), DeviceError> {
         let IotlbEntry { iova, size, gpa, read, write } = entry;
         self.note(format!(
@@ -283,6 +300,7 @@ impl Bench {
             Request::SetMemTable(regions) => {
                 send_on(self.socket.as_fd(), &bytes, &vec![self.ram.fd(); regions.len()]).expect("send");
             }
+            Request::SetInflightFd(_) => self.send_raw(&bytes, 1),
             Request::AddMemReg(_) => send_on(self.socket.as_fd(), &bytes, &[self.ram.fd()]).expect("send"),
             Request::SetVringKick(file) | Request::SetVringCall(file) | Request::SetVringErr(file) => {
                 self.send_raw(&bytes, usize::from(file.present));

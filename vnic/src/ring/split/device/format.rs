@@ -23,6 +23,12 @@ impl State {
     #[inline(always)]
     fn take(&mut self, ring: SplitParts<'_>, idx: u16) -> Result<u16, RingError> {
         let head = ring.avail_entry(idx).load(Ordering::Relaxed);
+        self.take_head(idx, head)
+    }
+
+    /// Takes a head, which stands in entry `idx`.
+    #[inline(always)]
+    pub(super) fn take_head(&mut self, idx: u16, head: u16) -> Result<u16, RingError> {
         match self.heads.take(head) {
             Ok(()) => Ok(head),
             Err(Refused::Out) => Err(RingError::HeadInFlight { idx, head }),
