@@ -29,13 +29,14 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::backend::{About, Backend, DataPath, DeviceModel, NamedCounters, Notices, Plan, PollMode, Shared, Workers};
-use crate::blk::{Blk, DiskOptions, Image};
+use crate::blk::{Blk, DiskOptions, Image, ImageError};
 use crate::link::peer::Pinger;
 use crate::link::{self, AnyPort, Capture, Share};
 use crate::net::features;
@@ -194,7 +195,7 @@ impl Process {
     /// # Errors
     /// Its image or socket cannot be had.
     pub fn add_disk(&mut self, options: &DiskOptions, queue_size: u16) -> Result<(), ServeError> {
-        let blk = Blk::new(Image::open(options)?, options.queues, queue_size);
+        let blk = Blk::new(open_image(options)?, options.queues, queue_size);
         let endpoint = Endpoint::Listen(options.socket.clone());
         let about = About {
             device: blk.name(),
@@ -315,6 +316,28 @@ struct Ended(Arc<EventFd>);
 impl Drop for Ended {
     fn drop(&mut self) {
         let _ = self.0.write(1);
+    }
+}
+
+/// How long an image may stay locked, and how often it is tried.
+const UNLOCKED_WITHIN: Duration = Duration::from_secs(5);
+const TRY_AGAIN: Duration = Duration::from_millis(20);
+
+/// Opens an image. One whose last process was killed stays locked until the kernel is done with the writes that were under way: they
+/// must not come after those of this process.
+fn open_image(options: &DiskOptions) -> Result<Image, ImageError> {
+    let began = Instant::now();
+    let mut told = false;
+    loop {
+        match Image::open(options) {
+            Err(ImageError::Locked { .. }) if began.elapsed() < UNLOCKED_WITHIN => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::info!(image = %options.file.display(), "locked: waiting for whoever has it to end");
+                }
+                std::thread::sleep(TRY_AGAIN);
+            }
+            opened => return opened,
+        }
     }
 }
 
