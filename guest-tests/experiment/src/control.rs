@@ -127,7 +127,26 @@ fn introspected(parts: &[Box<FlowWatch>], device: &Control) -> Introspected {
 
 #[cfg(test)]
 mod tests {
+    use vnic::hardware::{Reuse, Shapes};
+
     use super::*;
+
+    #[test]
+    fn the_shapes_of_chains_come_through_the_socket() {
+        let again = [(0, 7), (63, 1)].into();
+        let shapes = Shapes {
+            pieces: [(66, 2), (4096, 32)].into(),
+            chain_pieces: [(17, 2)].into(),
+            frame_pieces: [(3, 2)].into(),
+            pages: Reuse { again, new: 4 },
+            ..Shapes::default()
+        };
+        let reply = Reply::FlowAccounts(FlowAccounts { shapes, ..FlowAccounts::default() }.into());
+        let line = serde_json::to_string(&reply).unwrap();
+        assert_eq!(serde_json::from_str::<Reply>(&line).unwrap(), reply);
+        let wrong = line.replace("\"4096\"", "\"many\"");
+        assert!(serde_json::from_str::<Reply>(&wrong).unwrap_err().to_string().contains("a key is no number"));
+    }
 
     #[test]
     fn names_on_the_socket_are_fixed() {

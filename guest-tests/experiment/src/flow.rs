@@ -250,7 +250,8 @@ impl Observer for FlowWatch {
         let chain = sent.frame.chain();
         let segment = sent.frame.header.gso_size;
         let kind = hardware::Kind { indirect: chain.indirect, segment, headers: packet.header_len };
-        self.shapes.add(kind, sent.pieces());
+        // By the driver's addresses: they are what an IO-TLB is asked for.
+        self.shapes.add(kind, sent.frame.segments().map(|slice| (slice.addr(), slice.len() as u64)));
         self.totals.chains += 1;
         self.totals.descriptors += u64::from(chain.descriptors);
         self.totals.payload += payload - old;

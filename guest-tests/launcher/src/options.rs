@@ -79,6 +79,9 @@ pub struct Options {
     /// Where the NIC's frames go: peer, tap:NAME, …; tap needs rights for the device
     #[arg(long, value_name = "LINK", default_value = "peer")]
     pub link: String,
+    /// A model of a card of hardware (82599, e810-like, …), for the record; with :pace behind it, the NIC is as slow as that card
+    #[arg(long, value_name = "MODEL[:account|:pace]")]
+    pub hardware: Option<String>,
     /// QEMU listens and vnic serve connects, again and again if it must
     #[arg(long)]
     pub client: bool,

@@ -58,6 +58,9 @@ pub fn serve(options: &Options, machine: &Machine, vnic: &str, folder: &Path) ->
     if let (Some(socket), Some(image)) = (&machine.disk_socket, &machine.disk) {
         words.extend(["--blk".to_owned(), format!("{},file={}", socket.display(), image.display())]);
     }
+    if let Some(model) = &options.hardware {
+        words.extend(["--hardware".to_owned(), model.clone()]);
+    }
     words.extend(options.serve_options.split_whitespace().map(str::to_owned));
     if options.client {
         words.push("--client".to_owned());

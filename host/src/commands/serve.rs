@@ -9,6 +9,7 @@ use anyhow::{Result, bail};
 use serde::Serialize;
 use vnic::backend::{DeviceModel, PollMode};
 use vnic::blk::DiskOptions;
+use vnic::hardware::Applied;
 use vnic::link::LinkKind;
 use vnic::link::stream::passt::Publish;
 use vnic::net::features;
@@ -66,6 +67,10 @@ pub(super) struct Args {
     /// The largest queue a front-end may set up
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = queue_size)]
     queue_size: u16,
+    /// A model of a card of hardware: 82599, e810-like, simple or ideal, with settings such as 82599,pcie=gen1x1,iotlb=64. What the
+    /// chains would cost it is accounted; with :pace behind it, they are also done with no earlier than it would be
+    #[arg(long, value_name = "MODEL[:account|:pace]")]
+    hardware: Option<Applied>,
     /// When workers sleep: adaptive (poll while busy, then sleep), always (poll, never sleep), never (poll)
     #[arg(long, value_name = "WHEN", default_value = "adaptive")]
     poll: PollMode,
@@ -122,6 +127,16 @@ pub(super) fn run(args: Args) -> Result<Finding> {
         (None, None) if !args.blk.is_empty() => None,
         (None, None) => bail!("where is the front-end? Name its socket with --socket-path PATH or --fd N"),
     };
+    if let Some(applied) = &args.hardware {
+        if endpoint.is_none() {
+            bail!(
+                "--hardware is a model of a network card, and none is served: give it a socket with --socket-path PATH"
+            );
+        }
+        if applied.pace && args.cpu.len() > 1 {
+            bail!("--hardware {}:pace has one engine: name one CPU with --cpu, not {}", applied.model, args.cpu.len());
+        }
+    }
     for disk in &args.blk {
         folder_exists("--blk", &disk.socket)?;
     }
@@ -135,6 +150,7 @@ pub(super) fn run(args: Args) -> Result<Finding> {
         withhold: args.withhold,
         queue_pairs: args.queue_pairs,
         queue_size: args.queue_size,
+        hardware: args.hardware,
         poll: args.poll,
         cpus: args.cpu,
         accounts: args.top,
@@ -166,6 +182,7 @@ fn for_a_nic_only(args: &Args) -> Result<()> {
         ("--capture", args.capture.is_some()),
         ("--withhold", args.withhold != Features::NONE),
         ("--queue-pairs", args.queue_pairs != 1),
+        ("--hardware", args.hardware.is_some()),
     ];
     if let Some((option, _)) = said.iter().find(|(_, said)| *said) {
         bail!("{option} is for a network card: with --device rng there are no frames");

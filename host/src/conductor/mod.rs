@@ -21,6 +21,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use vnic::hardware::Model;
 use vnic_experiment::control;
 use vnic_experiment::flow::FlowAccounts;
 use vnic_experiment::row::{PROGRAM, Row};
@@ -102,6 +103,8 @@ struct Conductor<'a> {
     plan: &'a Plan,
     progress: Progress,
     csum_offered: bool,
+    /// The model of hardware that the device was told.
+    model: Option<Model>,
 }
 
 /// Runs the plan. The record is there even if the run came to an early end, which is the second value then.
@@ -131,7 +134,10 @@ impl<'a> Conductor<'a> {
     /// Waits for the guest; also gives its kernel's release and its NIC as it came up.
     fn meet(record: &Path, mut control: Client, plan: &'a Plan) -> Result<(Self, String, NicState)> {
         interrupt::watch()?;
-        let csum_offered = !control.status()?.features.withheld.iter().any(|name| name == "csum");
+        let status = control.status()?;
+        let csum_offered = !status.features.withheld.iter().any(|name| name == "csum");
+        let model = status.hardware.map(|hardware| hardware.model.parse()).transpose();
+        let model = model.context("this `vnic` does not know the device's model of hardware")?;
         let mut progress = Progress::new(plan);
         progress.say("waiting for the guest");
         let mut port = Port::connect(record)?;
@@ -141,7 +147,7 @@ impl<'a> Conductor<'a> {
             return Err(port::out_of_turn("coming up", &ready));
         };
         progress.say(&format!("guest is up: Linux {kernel}, NIC {nic}"));
-        Ok((Conductor { port, control, plan, progress, csum_offered }, kernel, nic))
+        Ok((Conductor { port, control, plan, progress, csum_offered, model }, kernel, nic))
     }
 
     fn rows(&mut self, run: &mut Run, nic: NicState) -> Result<()> {
@@ -166,6 +172,9 @@ impl<'a> Conductor<'a> {
                 },
                 Err(error) => row::failed(row, expected, nic, &format!("not run: {error:#}")),
             };
+            if let Some(model) = &self.model {
+                row::on_hardware(&mut method, model);
+            }
             method.filesystem = several.then(|| filesystem.clone());
             self.progress.finished(&method);
             run.methods.push(method);

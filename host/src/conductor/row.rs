@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value;
+use vnic::hardware::{Direction, Figures, Model};
 use vnic_experiment::flow::FlowAccounts;
 use vnic_experiment::introspection::Introspected;
 use vnic_experiment::row::Row;
@@ -190,6 +191,14 @@ pub(super) fn judged(row: &Row, expected: Option<Verdict>, transfer: &Transfer, 
     }
     explain_nulls(&mut method, "it was not measured");
     method
+}
+
+/// What the row's chains would cost the card that the device was told a model of.
+pub(super) fn on_hardware(method: &mut Method, model: &Model) {
+    if let Some(shapes) = &method.dma.shapes {
+        method.dma.hardware = Some(Figures::new(model, &model.account(Direction::Transmit, shapes)));
+        method.reasons.remove("dma.hardware");
+    }
 }
 
 /// The two ways to a NIC without scatter-gather.

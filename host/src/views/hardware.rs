@@ -74,15 +74,7 @@ fn on(run: &Run, model: &Model) -> String {
         let verdict = method.verdict.map_or_else(|| NULL.to_owned(), |verdict| verdict.to_string());
         let mut cells = vec![Cell::new(classic::broken_name(method)), styled(verdict, style)];
         cells.extend(match cost(method, model) {
-            Some(cost) => [
-                figures::count(cost.descriptors),
-                figures::count(cost.round_trips),
-                figures::bytes(cost.bus_bytes_down.saturating_add(cost.bus_bytes_up)),
-                milliseconds(cost.bus_seconds),
-                cost.limit.name().to_owned(),
-                cost.gbit_per_s.map_or_else(|| NULL.to_owned(), |rate| format!("{rate:.1} Gb/s")),
-            ]
-            .map(Cell::new),
+            Some(cost) => self::cells(&cost).map(Cell::new),
             None => std::array::from_fn(|_| Cell::new(NULL)),
         });
         cells
@@ -91,6 +83,18 @@ fn on(run: &Run, model: &Model) -> String {
     text += &table(&columns, run.methods.iter().map(row).collect());
     text.extend(notes(run, model).into_iter().map(|note| paragraph(note, DIM)));
     text
+}
+
+/// Descriptors, round trips, bus bytes, bus time, limit, and the rate at most.
+pub(super) fn cells(cost: &Figures) -> [String; 6] {
+    [
+        figures::count(cost.descriptors),
+        figures::count(cost.round_trips),
+        figures::bytes(cost.bus_bytes_down.saturating_add(cost.bus_bytes_up)),
+        milliseconds(cost.bus_seconds),
+        cost.limit.name().to_owned(),
+        cost.gbit_per_s.map_or_else(|| NULL.to_owned(), |rate| format!("{rate:.1} Gb/s")),
+    ]
 }
 
 /// The card, and its bus where it has one.

@@ -4,13 +4,15 @@ use std::fmt::{self, Write};
 use std::path::Path;
 
 use anyhow::Result;
-use vnic::observe::protocol::{EventSuppression, FeatureSets, IotlbStatus, QueueStatus, Status};
+use vnic::observe::protocol::{
+    EventSuppression, FeatureSets, HardwareStatus, IotlbStatus, QueueCost, QueueStatus, Status,
+};
 
 use comfy_table::Cell;
 
 use super::figures;
 use super::style::{self, BAD, DIM, GOOD, HEAD, PLAIN, WARN};
-use super::table::{Align, paragraph, styled, table};
+use super::table::{Align, NULL, paragraph, styled, table};
 
 /// The counters that have a column; the others are named where they are not zero.
 const COLUMNS: &[&str] = &["chains", "descriptors", "bytes", "kicks", "calls", "drops", "errors"];
@@ -64,6 +66,9 @@ fn text(status: &Status, control: &Path) -> Result<String, fmt::Error> {
         write_iotlb(out, iotlb, &label)?;
     }
     queues(out, &status.queues)?;
+    if let Some(hardware) = &status.hardware {
+        write_hardware(out, hardware, &label)?;
+    }
     let counted: Vec<String> = nonzero(status.link_counters.iter(), |_| true);
     if !counted.is_empty() {
         let row =
@@ -121,6 +126,35 @@ fn write_iotlb(out: &mut String, iotlb: &IotlbStatus, label: &dyn Fn(&str) -> St
         writeln!(out, "{}{DIM}and {} more{DIM:#}", label(""), figures::count(more))?;
     }
     Ok(())
+}
+
+/// What the chains would cost a card of hardware.
+fn write_hardware(out: &mut String, hardware: &HardwareStatus, label: &dyn Fn(&str) -> String) -> fmt::Result {
+    let HardwareStatus { model, paced, queues } = hardware;
+    let how = if *paced { "paced as this card would be" } else { "what it would cost this card" };
+    writeln!(out, "\n{}{model}  {DIM}{how}{DIM:#}", label("hardware"))?;
+    if queues.is_empty() {
+        return Ok(());
+    }
+    let columns = [
+        ("queue", Align::Left),
+        ("looked at", Align::Right),
+        ("descriptors", Align::Right),
+        ("round trips", Align::Right),
+        ("bus bytes", Align::Right),
+        ("bus time", Align::Right),
+        ("limit", Align::Left),
+        ("at most", Align::Right),
+    ];
+    let row = |queue: &QueueCost| {
+        let cost = &queue.cost;
+        let share = figures::percent(cost.chains, queue.chains);
+        let cells = [queue.queue.clone(), share.unwrap_or_else(|| NULL.to_owned())]
+            .into_iter()
+            .chain(super::hardware::cells(cost));
+        cells.map(Cell::new).collect()
+    };
+    write!(out, "{}", table(&columns, queues.iter().map(row).collect()))
 }
 
 fn served(status: &Status) -> String {

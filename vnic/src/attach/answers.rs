@@ -166,6 +166,7 @@ impl State {
             features: FeatureSets { offered: Vec::new(), withheld: Vec::new(), negotiated: negotiated.collect() },
             protocol_features: Vec::new(),
             regions: regions.collect(),
+            hardware: None,
             iotlb: None,
             queues,
             idle_ns: 0,

@@ -70,6 +70,12 @@ pub trait DataPath: Send + 'static {
         Ok(())
     }
 
+    /// Would another [`pass`](DataPath::pass) find nothing to do before something happens, or one of its files wakes the worker?
+    /// Then it sleeps at once, and does not look again for a while first. Asked after a pass that did nothing.
+    fn rests(&self) -> bool {
+        false
+    }
+
     /// Files that wake a sleeping worker. The same ones for the data path's whole life.
     fn files(&self) -> Vec<BorrowedFd<'_>> {
         Vec::new()

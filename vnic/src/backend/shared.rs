@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use super::iommu::Iommu;
 use super::labels::Labels;
+use crate::hardware::Applied;
 use crate::memory::iotlb::PAGE;
 use crate::memory::{Access, FilePages, Memory, Miss};
 use crate::observe::counters::QueueCounters;
@@ -196,6 +197,8 @@ pub struct About {
     pub offered: Features,
     /// What `--withhold` took away, with what depends on it.
     pub withheld: Features,
+    /// The model of hardware that a NIC's chains are accounted or paced by.
+    pub hardware: Option<Applied>,
 }
 
 /// All that is shared.

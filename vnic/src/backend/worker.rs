@@ -105,7 +105,8 @@ impl<D: DataPath> Worker<D> {
                 true
             } else {
                 (0..PAUSES).for_each(|_| std::hint::spin_loop());
-                self.poller.look_again(now) || (self.poller.polls() && self.is_polled()) || self.arm()
+                let looks = self.poller.look_again(now) && !self.data_path.rests();
+                looks || (self.poller.polls() && self.is_polled()) || self.arm()
             };
             passes = passes.wrapping_add(1);
             if awake && !passes.is_multiple_of(PASSES_PER_LOOK) {

@@ -11,7 +11,7 @@ use super::shapes::{Reuse, Shapes};
 use super::traffic::Traffic;
 
 /// Bytes of a frame on the wire beside those in memory: preamble and start 8, check sequence 4, gap 12.
-const WIRE_OVERHEAD: u64 = 8 + 4 + 12;
+pub(super) const WIRE_OVERHEAD: u64 = 8 + 4 + 12;
 
 /// In which direction the card moves the data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

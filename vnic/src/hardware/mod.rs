@@ -15,6 +15,7 @@
 //! | `parse` | a model in words |
 //! | [`shapes`] | what is to be known of chains |
 //! | [`account`] | what they cost |
+//! | [`engine`] | when a card would be done with them |
 //! | `figures` | that, as it stands in a record |
 //!
 //! # Formulas
@@ -52,6 +53,7 @@
 
 pub mod account;
 pub mod bus;
+pub mod engine;
 mod figures;
 pub mod model;
 mod parse;
@@ -62,8 +64,9 @@ pub mod traffic;
 
 pub use account::{Account, Direction, Limit, Parts};
 pub use bus::Bus;
+pub use engine::Engine;
 pub use figures::Figures;
 pub use model::{Hardware, Model};
-pub use parse::{BadModel, PRESETS};
+pub use parse::{Applied, BadModel, PRESETS};
 pub use shapes::{Fold, Kind, Reuse, Shapes};
 pub use traffic::{Traffic, Way};

@@ -101,6 +101,33 @@ impl Model {
     }
 }
 
+/// A model, and what is done by it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Applied {
+    /// The model.
+    pub model: Model,
+    /// Chains are done with no earlier than a card of this model would be; else their cost is only accounted.
+    pub pace: bool,
+}
+
+impl FromStr for Applied {
+    type Err = BadModel;
+
+    /// `MODEL`, `MODEL:account` or `MODEL:pace`.
+    fn from_str(words: &str) -> Result<Self> {
+        let (model, how) = match words.split_once(':') {
+            Some(both) => both,
+            None => words.strip_suffix(",pace").map_or((words, "account"), |model| (model, "pace")),
+        };
+        let pace = match how {
+            "account" => false,
+            "pace" => true,
+            _ => return bad(format!("`{how}` is nothing that is done by a model: it is account or pace")),
+        };
+        Ok(Applied { model: model.parse()?, pace })
+    }
+}
+
 /// What stands behind the card, each key once.
 fn settings<'w>(parts: impl Iterator<Item = &'w str>) -> Result<Vec<(&'w str, &'w str)>> {
     let mut all: Vec<(&str, &str)> = Vec::new();
@@ -221,9 +248,9 @@ fn time(key: &str, value: &str) -> Result<Duration> {
 /// `10G`, `2.5G`
 fn rate(key: &str, value: &str) -> Result<f64> {
     let parsed: Option<f64> = value.strip_suffix('G').and_then(|number| number.parse().ok());
-    match parsed.filter(|rate| (0.01..=1000.0).contains(rate)) {
+    match parsed.filter(|rate| (0.0001..=1000.0).contains(rate)) {
         Some(rate) => Ok(rate),
-        None => bad(format!("{key}={value} is no rate: it is in Gb/s and at most 1000G, such as 10G")),
+        None => bad(format!("{key}={value} is no rate: it is in Gb/s, from 0.0001G to 1000G, such as 10G")),
     }
 }
 
@@ -253,6 +280,21 @@ mod tests {
         let names: Vec<&str> = models.iter().map(|model| model.name.as_str()).collect();
         assert_eq!(names, ["82599,pcie=gen1x1,mps=128", "simple", "e810-like,iotlb=64"]);
         assert!(Model::parse_list("82599,,simple").is_err());
+    }
+
+    #[test]
+    fn a_model_is_accounted_by_unless_it_is_to_pace() {
+        for (words, model, pace) in [
+            ("82599,mps=128", "82599,mps=128", false),
+            ("ideal:account", "ideal", false),
+            ("82599,pcie=gen1x1:pace", "82599,pcie=gen1x1", true),
+            ("82599,pcie=gen1x1,pace", "82599,pcie=gen1x1", true),
+        ] {
+            let applied: Applied = words.parse().unwrap();
+            assert_eq!((applied.model.name.as_str(), applied.pace), (model, pace), "{words}");
+        }
+        let error = "82599:fast".parse::<Applied>().unwrap_err().to_string();
+        assert_eq!(error, "`fast` is nothing that is done by a model: it is account or pace");
     }
 
     #[test]

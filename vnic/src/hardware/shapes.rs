@@ -12,7 +12,8 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// The longest piece that is told as one.
 pub const LONGEST: u32 = 64 << 10;
@@ -38,10 +39,13 @@ pub struct Shapes {
     /// Bytes of the pieces.
     pub bytes: u64,
     /// How many pieces have this many bytes.
+    #[serde(deserialize_with = "numbers")]
     pub pieces: BTreeMap<u32, u64>,
     /// How many chains have this many pieces.
+    #[serde(deserialize_with = "numbers")]
     pub chain_pieces: BTreeMap<u32, u64>,
     /// How many chains have this many pieces in the one of their frames that has most.
+    #[serde(deserialize_with = "numbers")]
     pub frame_pieces: BTreeMap<u32, u64>,
     /// Pages of 4 KiB.
     pub pages: Reuse,
@@ -56,6 +60,7 @@ pub struct Shapes {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Reuse {
     /// How often a page was used when this many others had been used since it was used last.
+    #[serde(deserialize_with = "numbers")]
     pub again: BTreeMap<u32, u64>,
     /// How often it had not been used before, or so long ago that nobody knows.
     pub new: u64,
@@ -73,6 +78,14 @@ impl Reuse {
     }
 }
 
+/// Numbers that are keys are words in JSON. Those who read a part of a document before they know what it is (a reply with its
+/// name in it) have them as words still.
+fn numbers<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<u32, u64>, D::Error> {
+    let words: BTreeMap<String, u64> = BTreeMap::deserialize(from)?;
+    let number = |(word, count): (String, u64)| Some((word.parse().ok()?, count));
+    words.into_iter().map(|each| number(each).ok_or_else(|| D::Error::custom("a key is no number"))).collect()
+}
+
 /// A chain as the card has to move it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Kind {
@@ -84,49 +97,86 @@ pub struct Kind {
     pub headers: u32,
 }
 
-/// Pages, the one that was used last first.
+impl Kind {
+    /// How many frames the card makes of a chain with so many bytes.
+    pub(super) fn frames(self, bytes: u64) -> u64 {
+        let payload = bytes.saturating_sub(self.headers.into());
+        if self.segment == 0 { 1 } else { payload.div_ceil(self.segment.into()).max(1) }
+    }
+}
+
+/// Pages, the one that was used last first. Their numbers are cut to 32 bits, which is enough for guests of 16 TiB: so that
+/// many are compared at a time.
 #[derive(Debug)]
-struct Recent {
+pub(super) struct Recent {
     shift: u32,
-    pages: Vec<u64>,
+    pages: Vec<u32>,
+}
+
+impl Recent {
+    pub(super) fn small() -> Self {
+        Recent { shift: SMALL_PAGE, pages: Vec::with_capacity(MOST_ENTRIES) }
+    }
+
+    pub(super) fn huge() -> Self {
+        Recent { shift: HUGE_PAGE, ..Recent::small() }
+    }
+
+    /// A page is used. Returns how many others have been since it was used last; `None`: nobody knows.
+    fn touch(&mut self, page: u32) -> Option<usize> {
+        if self.pages.first() == Some(&page) {
+            return Some(0);
+        }
+        let since = position(&self.pages, page);
+        match since {
+            Some(since) => {
+                self.pages.copy_within(..since, 1);
+            }
+            None if self.pages.len() == MOST_ENTRIES => self.pages.copy_within(..MOST_ENTRIES - 1, 1),
+            None => self.pages.insert(0, page),
+        }
+        if let Some(first) = self.pages.first_mut() {
+            *first = page;
+        }
+        since
+    }
+
+    /// A piece is moved from its first byte to its last.
+    pub(super) fn walk(&mut self, gpa: u64, len: u32, mut used: impl FnMut(Option<usize>)) {
+        let first = gpa >> self.shift;
+        let last = gpa.saturating_add(u64::from(len.max(1)) - 1) >> self.shift;
+        (first..=last).for_each(|page| used(self.touch(page as u32)));
+    }
+}
+
+/// Where it is: in blocks first, which are compared as a whole.
+fn position(pages: &[u32], page: u32) -> Option<usize> {
+    const BLOCK: usize = 32;
+    let blocks = pages.chunks(BLOCK);
+    let found = |block: &[u32]| block.iter().fold(false, |any, known| any | (*known == page));
+    let (at, block) = blocks.enumerate().find(|(_, block)| found(block))?;
+    Some(at * BLOCK + block.iter().position(|known| *known == page)?)
+}
+
+/// How the pages of one size were used again.
+#[derive(Debug)]
+struct Reused {
+    recent: Recent,
     again: Box<[u64]>,
     new: u64,
 }
 
-impl Recent {
-    fn new(shift: u32) -> Self {
-        Recent { shift, pages: Vec::with_capacity(MOST_ENTRIES), again: vec![0; MOST_ENTRIES].into(), new: 0 }
+impl Reused {
+    fn new(recent: Recent) -> Self {
+        Reused { recent, again: vec![0; MOST_ENTRIES].into(), new: 0 }
     }
 
-    fn touch(&mut self, page: u64) {
-        let since = match self.pages.first() {
-            Some(first) if *first == page => Some(0),
-            _ => self.pages.iter().position(|known| *known == page),
-        };
-        match since {
-            Some(since) => {
-                if let Some(count) = self.again.get_mut(since) {
-                    *count += 1;
-                }
-                if let Some(part) = self.pages.get_mut(..=since) {
-                    part.rotate_right(1);
-                }
-            }
-            None => {
-                self.new += 1;
-                if self.pages.len() == MOST_ENTRIES {
-                    self.pages.pop();
-                }
-                self.pages.insert(0, page);
-            }
-        }
-    }
-
-    /// A piece is moved from its first byte to its last.
     fn walk(&mut self, gpa: u64, len: u32) {
-        let first = gpa >> self.shift;
-        let last = gpa.saturating_add(u64::from(len.max(1)) - 1) >> self.shift;
-        (first..=last).for_each(|page| self.touch(page));
+        let Reused { recent, again, new } = self;
+        recent.walk(gpa, len, |since| match since.and_then(|since| again.get_mut(since)) {
+            Some(count) => *count += 1,
+            None => *new += 1,
+        });
     }
 
     fn reuse(&self) -> Reuse {
@@ -141,8 +191,8 @@ pub struct Fold {
     pieces: Box<[u64]>,
     chain_pieces: Box<[u64]>,
     frame_pieces: Box<[u64]>,
-    pages: Recent,
-    huge_pages: Recent,
+    pages: Reused,
+    huge_pages: Reused,
 }
 
 impl Default for Fold {
@@ -154,8 +204,8 @@ impl Default for Fold {
             pieces: room(LONGEST as usize),
             chain_pieces: room(MOST_PIECES),
             frame_pieces: room(MOST_PIECES),
-            pages: Recent::new(SMALL_PAGE),
-            huge_pages: Recent::new(HUGE_PAGE),
+            pages: Reused::new(Recent::small()),
+            huge_pages: Reused::new(Recent::huge()),
         }
     }
 }
@@ -183,7 +233,7 @@ impl Fold {
         self.sums.indirect += u64::from(kind.indirect);
         self.sums.segmented += u64::from(kind.segment > 0);
         self.sums.bytes += chain.bytes;
-        self.sums.frames += chain.frames();
+        self.sums.frames += kind.frames(chain.bytes);
         for (counts, pieces) in [(&mut self.chain_pieces, chain.pieces), (&mut self.frame_pieces, chain.most)] {
             let at = usize::try_from(pieces).unwrap_or(usize::MAX);
             self.sums.shortened += u64::from(at > MOST_PIECES);
@@ -273,11 +323,6 @@ impl ChainFold {
             self.room = self.kind.segment.into();
         }
         self.room -= left;
-    }
-
-    fn frames(&self) -> u64 {
-        let payload = self.bytes.saturating_sub(self.kind.headers.into());
-        if self.kind.segment == 0 { 1 } else { payload.div_ceil(self.kind.segment.into()).max(1) }
     }
 }
 

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
+use super::hardware::{Accounting, Pace, TellShapes};
 use super::observers::Observers;
 use super::{hairpin, is_transmitq, receive, transmit};
 use crate::backend::{DataPath, Progress, Queue, Queues, Shared};
@@ -31,6 +32,7 @@ pub(super) struct NicDataPath<P> {
     features: Features,
     shared: Arc<Shared>,
     observers: Observers,
+    pace: Option<Pace>,
     scratch: receive::Scratch,
     look_ahead: hairpin::LookAhead,
 }
@@ -42,12 +44,13 @@ pub(super) struct Observe {
 }
 
 impl<P: Port> NicDataPath<P> {
-    pub(super) fn new(port: P, shared: Arc<Shared>, observers: Observers) -> Self {
+    pub(super) fn new(port: P, shared: Arc<Shared>, observers: Observers, pace: Option<Pace>) -> Self {
         NicDataPath {
             port,
             features: Features::NONE,
             shared,
             observers,
+            pace,
             scratch: receive::Scratch::default(),
             look_ahead: hairpin::LookAhead::default(),
         }
@@ -78,14 +81,14 @@ impl<P: Port> NicDataPath<P> {
     }
 
     /// Every queue has its turn with the port.
-    fn both_ways(&mut self, queues: &mut Queues) -> Progress {
-        let mut observers = self.observers.look(&self.shared);
+    fn both_ways(&mut self, queues: &mut Queues, now: Instant) -> Progress {
+        let mut observers = self.observers.look(&self.shared, now);
         let mut best = Progress::Idle;
         for queue in queues.values_mut().filter(|queue| is_transmitq(queue.index) && queue.is_live()) {
             queue.ring.disable_notifications();
             let (pair, in_flight) = (usize::from(queue.index / 2), std::mem::take(&mut queue.in_flight));
             let mut link = transmit::LinkTransmit { port: &mut self.port, pair, in_flight };
-            let progress = transmit::burst(queue, &mut link, self.features, &mut observers);
+            let progress = transmit::burst(queue, &mut link, self.features, &mut observers, &mut self.pace);
             queue.in_flight = link.in_flight;
             queue.blocked = progress == Progress::Blocked;
             best = best.max(progress);
@@ -99,8 +102,8 @@ impl<P: Port> NicDataPath<P> {
         for queue in queues.values_mut().filter(|queue| !is_transmitq(queue.index) && queue.is_live()) {
             queue.ring.disable_notifications();
             let pair = usize::from(queue.index / 2);
-            let progress =
-                receive::burst(queue, &mut self.port, pair, self.features, &mut self.scratch, &mut observers);
+            let (port, scratch, pace) = (&mut self.port, &mut self.scratch, &mut self.pace);
+            let progress = receive::burst(queue, port, pair, self.features, scratch, &mut observers, pace);
             queue.blocked = progress == Progress::Blocked;
             if queue.stopped {
                 self.port.set_receiving(pair, false);
@@ -111,8 +114,8 @@ impl<P: Port> NicDataPath<P> {
     }
 
     /// Every pair has its turn: what its transmitq holds goes to its receiveq.
-    fn hairpin(&mut self, queues: &mut Queues) -> Progress {
-        let mut observers = self.observers.look(&self.shared);
+    fn hairpin(&mut self, queues: &mut Queues, now: Instant) -> Progress {
+        let mut observers = self.observers.look(&self.shared, now);
         let mut best = Progress::Idle;
         let mut queues = queues.values_mut().peekable();
         while let Some(queue) = queues.next() {
@@ -128,8 +131,8 @@ impl<P: Port> NicDataPath<P> {
             }
             transmitq.ring.disable_notifications();
             queue.ring.disable_notifications();
-            let [sent, received] =
-                hairpin::burst(transmitq, queue, &mut self.port, self.features, &mut self.look_ahead, &mut observers);
+            let (port, ahead, pace) = (&mut self.port, &mut self.look_ahead, &mut self.pace);
+            let [sent, received] = hairpin::burst(transmitq, queue, port, self.features, ahead, &mut observers, pace);
             transmitq.blocked = sent == Progress::Blocked;
             queue.blocked = received == Progress::Blocked;
             best = best.max(sent).max(received);
@@ -141,8 +144,11 @@ impl<P: Port> NicDataPath<P> {
 impl<P: Port + 'static> DataPath for NicDataPath<P> {
     fn pass(&mut self, queues: &mut Queues, now: Instant) -> Progress {
         self.port.poll(now);
+        if let Some(pace) = &mut self.pace {
+            pace.pass(now, queues);
+        }
         let mut any = self.complete(queues);
-        let mut best = if P::HAIRPIN { self.hairpin(queues) } else { self.both_ways(queues) };
+        let mut best = if P::HAIRPIN { self.hairpin(queues, now) } else { self.both_ways(queues, now) };
         for queue in queues.values_mut().filter(|queue| is_discarding(queue)) {
             queue.ring.disable_notifications();
             best = best.max(transmit::discard(queue));
@@ -174,6 +180,14 @@ impl<P: Port + 'static> DataPath for NicDataPath<P> {
     }
 
     fn set_in_use(&mut self, index: u16, on: bool) {
+        if let (true, Some(accounting), Some(queue)) =
+            (on, &mut self.observers.accounting, self.shared.queues.get(usize::from(index)))
+        {
+            accounting.have(queue);
+        }
+        if let (true, Some(pace)) = (on, &mut self.pace) {
+            pace.have(index);
+        }
         if !is_transmitq(index) {
             self.port.set_receiving(usize::from(index / 2), on);
         }
@@ -184,19 +198,36 @@ impl<P: Port + 'static> DataPath for NicDataPath<P> {
         Ok(self.port.negotiated(features)?)
     }
 
+    fn rests(&self) -> bool {
+        self.pace.as_ref().is_some_and(Pace::works)
+    }
+
     fn files(&self) -> Vec<BorrowedFd<'_>> {
-        self.port.readable_fds()
+        let mut files = self.port.readable_fds();
+        files.extend(self.pace.as_ref().map(Pace::file));
+        files
     }
 
     fn deadline(&mut self, now: Instant) -> Option<Duration> {
+        if let Some(pace) = &mut self.pace {
+            pace.set_timer();
+        }
         self.port.deadline(now)
     }
 
     fn told(&mut self, message: Box<dyn Any + Send>) {
-        if let Ok(message) = message.downcast::<Observe>() {
-            let Observe { observer, reply } = *message;
-            // An asker that has gone away needs no answer.
-            let _ = reply.send(std::mem::replace(&mut self.observers.other, observer));
+        // An asker that has gone away needs no answer.
+        match message.downcast::<Observe>() {
+            Ok(message) => {
+                let Observe { observer, reply } = *message;
+                let _ = reply.send(std::mem::replace(&mut self.observers.other, observer));
+            }
+            Err(message) => {
+                if let Ok(message) = message.downcast::<TellShapes>() {
+                    let shapes = self.observers.accounting.as_ref().map(Accounting::shapes);
+                    let _ = message.0.send(shapes.unwrap_or_default());
+                }
+            }
         }
     }
 }

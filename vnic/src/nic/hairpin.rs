@@ -6,6 +6,7 @@
 //!
 //! Invariant: no chain of the receiveq is kept from burst to burst; those that were popped ahead and not needed go back.
 
+use super::hardware::Pace;
 use super::observers::ObserverPass;
 use super::transmit::{self, FrameSink, Observed};
 use crate::backend::{Progress, Queue, complete};
@@ -193,12 +194,13 @@ pub(super) fn burst<P: Port>(
     features: Features,
     look_ahead: &mut LookAhead,
     observers: &mut ObserverPass<'_>,
+    pace: &mut Option<Pace>,
 ) -> [Progress; 2] {
     let (chains, descriptors, bytes, unseen, starved, broken) = (0, 0, 0, 0, false, None);
     let mut hairpin =
         Hairpin { port, receiveq, look_ahead, features, chains, descriptors, bytes, unseen, starved, broken };
     hairpin.receiveq.ring.prefetch(AHEAD as u16);
-    let sent = transmit::burst(transmitq, &mut hairpin, features, observers);
+    let sent = transmit::burst(transmitq, &mut hairpin, features, observers, pace);
     let Hairpin { chains, descriptors, bytes, unseen, starved, broken, .. } = hairpin;
     observers.missed(&receiveq.shared, unseen);
     look_ahead.expected = look_ahead.next.clamp(1, AHEAD);

@@ -4,10 +4,12 @@
 //! |---|---|
 //! | `data_path` | a pass over the queue pairs of a worker |
 //! | `transmit`, `receive`, `hairpin` | one burst of a queue, or of a pair |
+//! | `hardware` | a model of a card beside it: account and pace |
 //! | `observers` | tracer, capture, who else looks |
 
 mod data_path;
 mod hairpin;
+mod hardware;
 mod observers;
 mod receive;
 #[cfg(test)]
@@ -17,10 +19,12 @@ mod transmit;
 use std::collections::BTreeMap;
 
 use crate::backend::{DeviceModel, NamedCounters, Plan, Workers};
+use crate::hardware::{Applied, Shapes};
 use crate::link::{AnyPort, Capture, LinkCounters, Port};
 use crate::observe::observer::Observer;
 use crate::spec::Features;
 use data_path::{NicDataPath, Observe};
+use hardware::{Accounting, Pace, TellShapes};
 use observers::Observers;
 
 /// Queues that one worker must have together: a pair.
@@ -85,21 +89,30 @@ impl NamedCounters for LinkCounters {
     }
 }
 
-/// Starts a worker per port; all write to one `capture`. Queue pair `p` belongs to worker `p % ports`, for good.
+/// What goes on beside the data path.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Beside<'a> {
+    /// Every frame is written to this.
+    pub capture: Option<&'a Capture>,
+    /// The chains are accounted, or paced, by this model. Paced: by one worker.
+    pub hardware: Option<&'a Applied>,
+}
+
+/// Starts a worker per port; all write to one capture. Queue pair `p` belongs to worker `p % ports`, for good.
 ///
 /// # Errors
-/// A thread, an eventfd or an epoll instance is not to be had, or a CPU is not this process's.
-pub fn start(ports: Vec<AnyPort>, capture: Option<&Capture>, plan: &Plan<'_>) -> std::io::Result<Workers> {
+/// A thread, an eventfd, a timer or an epoll instance is not to be had, or a CPU is not this process's.
+pub fn start(ports: Vec<AnyPort>, beside: Beside<'_>, plan: &Plan<'_>) -> std::io::Result<Workers> {
     let mut workers = Workers::new(GROUP);
     for port in ports {
         // A worker of its own kind for each kind of link: its loop knows what it calls.
         match port {
-            AnyPort::Peer(port) => add(&mut workers, *port, capture, plan),
-            AnyPort::Tap(port) => add(&mut workers, *port, capture, plan),
-            AnyPort::Stream(port) => add(&mut workers, *port, capture, plan),
-            AnyPort::Sink(port) => add(&mut workers, port, capture, plan),
-            AnyPort::CopyingSink(port) => add(&mut workers, port, capture, plan),
-            AnyPort::Loopback(port) => add(&mut workers, port, capture, plan),
+            AnyPort::Peer(port) => add(&mut workers, *port, beside, plan),
+            AnyPort::Tap(port) => add(&mut workers, *port, beside, plan),
+            AnyPort::Stream(port) => add(&mut workers, *port, beside, plan),
+            AnyPort::Sink(port) => add(&mut workers, port, beside, plan),
+            AnyPort::CopyingSink(port) => add(&mut workers, port, beside, plan),
+            AnyPort::Loopback(port) => add(&mut workers, port, beside, plan),
         }?;
     }
     Ok(workers)
@@ -109,11 +122,22 @@ pub fn start(ports: Vec<AnyPort>, capture: Option<&Capture>, plan: &Plan<'_>) ->
 pub(crate) fn add<P: Port + 'static>(
     workers: &mut Workers,
     port: P,
-    capture: Option<&Capture>,
+    beside: Beside<'_>,
     plan: &Plan<'_>,
 ) -> std::io::Result<()> {
-    let observers = Observers { capture: capture.cloned(), ..Observers::default() };
-    workers.add(NicDataPath::new(port, plan.shared.clone(), observers), plan)
+    let Beside { capture, hardware } = beside;
+    let accounting = hardware.map(|_| Accounting::new());
+    let observers = Observers { capture: capture.cloned(), accounting, ..Observers::default() };
+    // An ideal card takes no time.
+    let paced = hardware.filter(|applied| applied.pace).and_then(|applied| applied.model.hardware.as_ref());
+    let pace = paced.map(Pace::new).transpose()?;
+    workers.add(NicDataPath::new(port, plan.shared.clone(), observers, pace), plan)
+}
+
+/// The shapes of the chains that were looked at, of each of a NIC's queues by its name; none where they are not accounted.
+#[must_use]
+pub fn shapes(workers: &Workers) -> BTreeMap<String, Shapes> {
+    workers.tell(|reply| Box::new(TellShapes(reply))).into_iter().flatten().collect()
 }
 
 /// Gives every worker of a NIC an observer of its own, or none; returns those that looked so far.

@@ -4,9 +4,12 @@
 //! back, so that what is shown is what was sent. Costs one branch per chain while nobody looks.
 
 use std::sync::Arc;
+use std::time::Instant;
 
+use super::hardware::{self, Accounting, pieces_of};
 use crate::backend::labels::{EyesStamper, StamperCopy};
 use crate::backend::{QueueShared, Shared, chain_event};
+use crate::hardware::Kind;
 use crate::link::Capture;
 use crate::memory::Memory;
 use crate::net::{Frame, ReceiveSpace};
@@ -21,16 +24,22 @@ pub(super) struct Observers {
     pub other: Option<Box<dyn Observer>>,
     /// The file that every frame is written to.
     pub capture: Option<Capture>,
+    /// Sums up what the chains would cost a card of hardware.
+    pub accounting: Option<Accounting>,
     /// Where what takes stamps was last.
     pub stamper: StamperCopy,
 }
 
 impl Observers {
     /// The observers for one pass.
-    pub(super) fn look<'a>(&'a mut self, shared: &Shared) -> ObserverPass<'a> {
+    pub(super) fn look<'a>(&'a mut self, shared: &Shared, now: Instant) -> ObserverPass<'a> {
         let (traced, sampled) = (shared.traced(), shared.sampled());
-        let open = traced || sampled || self.other.is_some() || self.capture.is_some();
-        let stamper = if open { shared.labels.stamper(&mut self.stamper) } else { None };
+        if let Some(accounting) = &mut self.accounting {
+            accounting.refill(now);
+        }
+        let looked = traced || sampled || self.other.is_some() || self.capture.is_some();
+        let open = looked || self.accounting.is_some();
+        let stamper = if looked { shared.labels.stamper(&mut self.stamper) } else { None };
         ObserverPass { open, traced, sampled, stamper, started: shared.started, at_ns: None, memory: None, state: self }
     }
 }
@@ -68,7 +77,8 @@ impl ObserverPass<'_> {
             && (self.state.other.is_some()
                 || self.state.capture.is_some()
                 || self.traced && queue.events.has_room()
-                || self.sampled && queue.samples.has_room())
+                || self.sampled && queue.samples.has_room()
+                || self.state.accounting.as_ref().is_some_and(Accounting::looks))
     }
 
     /// So many chains of `queue` went by that nobody was shown.
@@ -87,6 +97,10 @@ impl ObserverPass<'_> {
         }
         if let Some(other) = &mut self.state.other {
             other.transmitted(&TransmittedFrame { frame, read, copied, translated: self.memory.as_deref() });
+        }
+        if let Some(accounting) = &mut self.state.accounting {
+            // By the driver's addresses: they are what an IO-TLB is asked for.
+            accounting.add(queue, hardware::kind(frame), pieces_of(frame.segments()));
         }
         let traced = self.traced && queue.events.has_room();
         let sampled = self.sampled && queue.samples.has_room();
@@ -119,6 +133,9 @@ impl ObserverPass<'_> {
     pub(super) fn received(&mut self, queue: &QueueShared, segments: &Segments, space: &ReceiveSpace<'_>, bytes: u32) {
         if let Some(capture) = &self.state.capture {
             capture.received(&queue.name, segments, space);
+        }
+        if let Some(accounting) = &mut self.state.accounting {
+            accounting.add(queue, Kind::default(), pieces_of(space.frame()));
         }
         if self.traced {
             self.look_at(segments);

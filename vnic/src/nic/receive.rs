@@ -1,5 +1,6 @@
 //! link → receiveq: one burst.
 
+use super::hardware::{Pace, pieces_of};
 use super::observers::ObserverPass;
 use crate::backend::{BURST, Progress, Queue};
 use crate::link::{Port, Received};
@@ -31,6 +32,7 @@ pub(super) fn burst<P: Port>(
     features: Features,
     scratch: &mut Scratch,
     observers: &mut ObserverPass<'_>,
+    pace: &mut Option<Pace>,
 ) -> Progress {
     let Scratch { chains, filled } = scratch;
     let mergeable = features.has(Feature::MrgRxbuf);
@@ -41,6 +43,9 @@ pub(super) fn burst<P: Port>(
     let mut outcome = Progress::Idle;
     while taken < BURST {
         let Some(needed) = port.pending(pair) else { break };
+        if pace.as_mut().is_some_and(|pace| !pace.may_receive()) {
+            break;
+        }
         match gather(queue, needed + NET_HEADER_LEN, mergeable, chains) {
             Gathered::All if port.measure(pair) => {
                 queue.unpop(chains);
@@ -62,6 +67,9 @@ pub(super) fn burst<P: Port>(
             Ok(Received::Frame { bytes }) => {
                 counters.bytes.add(u64::from(bytes));
                 observers.received(&shared, &queue.segments, &space, bytes);
+                if let Some(pace) = pace {
+                    pace.received(pieces_of(space.frame()));
+                }
                 filled.clear();
                 filled.extend(space.filled().map(|(chain, written)| (*chain, written)));
                 for (chain, written) in filled.iter() {

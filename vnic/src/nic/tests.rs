@@ -7,6 +7,7 @@ mod drops;
 mod endless;
 mod faults;
 mod features;
+mod hardware;
 mod holds;
 mod iommu;
 mod labelled;
@@ -155,7 +156,7 @@ fn serve(ports: Vec<AnyPort>, pairs: u16) -> Served {
 fn serve_captured(ports: Vec<AnyPort>, pairs: u16, capture: Option<&Capture>) -> Served {
     let counters = ports.iter().map(|port| port.counters() as Arc<dyn NamedCounters>).collect();
     started(counters, PollMode::Adaptive, pairs, |workers, plan| {
-        *workers = super::start(ports, capture, plan)?;
+        *workers = super::start(ports, super::Beside { capture, hardware: None }, plan)?;
         Ok(())
     })
 }
@@ -168,7 +169,7 @@ fn on_port(port: impl Port + 'static, poll: PollMode, pairs: u16) -> Served {
 /// The same with a worker for each of these ports.
 fn on_ports<P: Port + 'static>(ports: impl IntoIterator<Item = P>, poll: PollMode, pairs: u16) -> Served {
     started(Vec::new(), poll, pairs, |workers, plan| {
-        ports.into_iter().try_for_each(|port| super::add(workers, port, None, plan))
+        ports.into_iter().try_for_each(|port| super::add(workers, port, super::Beside::default(), plan))
     })
 }
 

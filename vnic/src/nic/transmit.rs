@@ -1,5 +1,6 @@
 //! transmitq → link: one burst.
 
+use super::hardware::Pace;
 use super::observers::ObserverPass;
 use crate::backend::{BURST, InFlight, Progress, Queue, QueueShared};
 use crate::link::{LinkError, Port, Transmitted};
@@ -119,6 +120,10 @@ struct Transmit<'a, 'e, O> {
     features: Features,
     shared: &'a QueueShared,
     observers: &'a mut ObserverPass<'e>,
+    /// What holds chains back, and this queue's index.
+    pace: Option<(&'a mut Pace, u16)>,
+    /// The last chain was held back.
+    paced: bool,
     /// The observers see the frames of this burst.
     seen: bool,
     /// Batches are taken: nobody sees the frames, no frame is kept, and headers are not the short ones.
@@ -179,6 +184,23 @@ impl<O: FrameSink> Transmit<'_, '_, O> {
     /// Offers a frame to the sink.
     #[inline(always)]
     fn offer(&mut self, frame: &Frame<'_>) -> Disposition {
+        if let Some((pace, index)) = &mut self.pace
+            && !pace.has_sent(*index, frame)
+        {
+            self.paced = true;
+            return Disposition::Leave;
+        }
+        let disposition = self.offer_now(frame);
+        if let Some((pace, index)) = &mut self.pace
+            && disposition != Disposition::Leave
+        {
+            pace.taken(*index);
+        }
+        disposition
+    }
+
+    #[inline(always)]
+    fn offer_now(&mut self, frame: &Frame<'_>) -> Disposition {
         let observed = self.seen.then_some((self.shared, &mut *self.observers));
         match self.sink.offer(frame, observed) {
             Ok(Transmitted::Taken { read, copied }) => self.counts.taken(frame, read, copied),
@@ -202,21 +224,34 @@ pub(super) fn burst<O: FrameSink>(
     sink: &mut O,
     features: Features,
     observers: &mut ObserverPass<'_>,
+    pace: &mut Option<Pace>,
 ) -> Progress {
-    let Queue { ring, segments, shared, .. } = queue;
+    let Queue { ring, segments, shared, index, .. } = queue;
     let seen = observers.see(shared);
     if seen {
         observers.look_at(segments);
     }
-    let batches = !seen && header_len(features) == NET_HEADER_LEN && !O::KEEPS;
-    let mut transmit = Transmit { sink, features, shared, observers, seen, batches, counts: BurstCounts::default() };
+    let batches = !seen && header_len(features) == NET_HEADER_LEN && !O::KEEPS && pace.is_none();
+    let counts = BurstCounts::default();
+    let pace = pace.as_mut().map(|pace| (pace, *index));
+    let mut transmit = Transmit { sink, features, shared, observers, pace, paced: false, seen, batches, counts };
     let ended = ring.drain(segments, BURST, &mut transmit);
-    let Transmit { counts, observers, .. } = transmit;
+    let Transmit { counts, observers, pace, paced, .. } = transmit;
+    if let Some((pace, index)) = pace
+        && matches!(ended, Ok(DrainEnd::Empty))
+    {
+        pace.found_empty(index);
+    }
     if !seen {
         observers.missed(shared, counts.chains - counts.lost);
     }
     if counts.chains > 0 {
         sink.transmitted(counts.chains - counts.lost, counts.bytes);
+    }
+    if paced {
+        // What was held back is the card's doing, and no sign of a link that is full.
+        finish(queue, &counts, Ok(DrainEnd::Empty));
+        return Progress::Blocked;
     }
     finish(queue, &counts, ended)
 }

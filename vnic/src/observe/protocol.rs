@@ -13,6 +13,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::hardware::Figures;
 pub use crate::introspect::{Kind, Label};
 pub use crate::provenance::{FlowReport, Passed, Report, Source, SourceKind, SourceReport};
 pub use crate::ring::snapshot::{BufferSnapshot, ChainSnapshot, EventSuppression, NotifyWhen, RingSnapshot};
@@ -123,6 +124,9 @@ pub struct Status {
     /// The guest's IOMMU, where the driver's addresses go through one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub iotlb: Option<IotlbStatus>,
+    /// What its chains would cost a card of hardware, where it was told a model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hardware: Option<HardwareStatus>,
     /// One per queue.
     pub queues: Vec<QueueStatus>,
     /// Nanoseconds in which the workers had nothing to do, all of them together, up to the last work they found.
@@ -130,6 +134,28 @@ pub struct Status {
     pub idle_ns: u64,
     /// The host side of the link: frames and bytes by direction, drops by reason.
     pub link_counters: BTreeMap<String, u64>,
+}
+
+/// What a NIC's chains would cost a card of hardware.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HardwareStatus {
+    /// The model, in words.
+    pub model: String,
+    /// Are chains done with no earlier than that card would be?
+    pub paced: bool,
+    /// The queues of which chains were looked at.
+    pub queues: Vec<QueueCost>,
+}
+
+/// What the chains of one queue would cost.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct QueueCost {
+    /// Its name.
+    pub queue: String,
+    /// All its chains.
+    pub chains: u64,
+    /// What those of them that were looked at would cost.
+    pub cost: Figures,
 }
 
 /// Which features were offered, withheld, accepted, negotiated.

@@ -20,14 +20,14 @@ use nix::sys::socket::{Shutdown, shutdown};
 use serde_json::Value;
 
 use super::top::Keeping;
-use super::{metrics, status, top, trace};
+use super::{hardware, metrics, status, top, trace};
 use crate::backend::{QueueState, Shared, Workers};
 use crate::introspect::Label;
 use crate::link::peer::Pinger;
 use crate::memory::{FilePages, Memory};
 use crate::nic;
 use crate::observe::observer::Observer;
-use crate::observe::protocol::{Reply, Request, RingSnapshot};
+use crate::observe::protocol::{Reply, Request, RingSnapshot, Status};
 use crate::spec::Feature;
 
 /// Most clients at a time.
@@ -274,7 +274,7 @@ impl Source for Served {
     }
 
     fn metrics(&self) -> String {
-        metrics::text(&self.control.shared())
+        metrics::text(&self.control.shared()) + &hardware::metrics(&self.control.devices)
     }
 }
 
@@ -293,7 +293,7 @@ impl Control {
 
     fn answer(&self, request: Request) -> Reply {
         match request {
-            Request::Status => Reply::Status(Box::new(status::status(&self.shared()))),
+            Request::Status => Reply::Status(Box::new(self.status())),
             Request::Rings { queue } => self.rings(queue.as_deref()),
             Request::Hold { queue } => self.hold(&queue, true),
             Request::Release { queue } => self.hold(&queue, false),
@@ -301,6 +301,11 @@ impl Control {
             Request::Page { addresses } => self.pages(&addresses),
             Request::Trace { .. } | Request::Top { .. } => Reply::Done,
         }
+    }
+
+    fn status(&self) -> Status {
+        let device = |device: &Device| Status { hardware: hardware::status(device), ..status::device(&device.shared) };
+        status::joined(self.devices.iter().map(device).collect())
     }
 
     /// The state of every device.

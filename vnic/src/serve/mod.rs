@@ -17,6 +17,7 @@
 
 pub mod control;
 mod error;
+mod hardware;
 pub(crate) mod metrics;
 pub mod options;
 mod server;
@@ -178,6 +179,7 @@ impl Process {
             link: options.link.to_string(),
             offered,
             withheld: possible.minus(offered),
+            hardware: options.hardware.clone(),
         };
         // Its thread is one of ours: after the signals are blocked.
         let capture = options.capture.as_deref().map(Capture::create).transpose()?;
@@ -185,7 +187,10 @@ impl Process {
         let counters = links.map(|counters| counters as Arc<dyn NamedCounters>).collect();
         let pinger = ports.iter().find_map(AnyPort::pinger);
         // The workers alone keep the capture open.
-        let start: Start = Box::new(move |plan| nic::start(ports, capture.as_ref(), plan));
+        let hardware = options.hardware.clone();
+        let start: Start = Box::new(move |plan| {
+            nic::start(ports, nic::Beside { capture: capture.as_ref(), hardware: hardware.as_ref() }, plan)
+        });
         self.devices.push(Prepared { socket, about, model: Box::new(model), counters, pinger, start });
         Ok(())
     }

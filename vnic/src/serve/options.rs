@@ -10,6 +10,7 @@ use super::control::Extension;
 use super::top::Keeping;
 use crate::backend::PollMode;
 use crate::blk::DiskOptions;
+use crate::hardware::Applied;
 use crate::link::LinkKind;
 use crate::spec::Features;
 
@@ -92,6 +93,8 @@ pub struct Options {
     pub queue_pairs: u16,
     /// The largest queue size a front-end may set.
     pub queue_size: u16,
+    /// The model of hardware that a NIC's chains are accounted or paced by.
+    pub hardware: Option<Applied>,
     /// When workers sleep.
     pub poll: PollMode,
     /// A worker per CPU, pinned to it; empty: one worker, not pinned.
@@ -116,6 +119,7 @@ impl Options {
             withhold: Features::NONE,
             queue_pairs: 1,
             queue_size: 1024,
+            hardware: None,
             poll: PollMode::Adaptive,
             cpus: Vec::new(),
             accounts: Keeping::Always,

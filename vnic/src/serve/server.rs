@@ -225,7 +225,7 @@ mod tests {
         let (shared, workers, inbox) = with_workers(about, names, |workers, plan| {
             wake = Some(plan.notices.wake.clone());
             let port = Told { begin, end: late_notice.then(|| plan.notices.clone()), receiving: false };
-            nic::add(workers, port, None, plan)
+            nic::add(workers, port, nic::Beside::default(), plan)
         });
         let device = Backend::new(Nic { offered: OFFERED, queue_pairs: 1, queue_size: 256 }, shared.clone(), workers);
         let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap());

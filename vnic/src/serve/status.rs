@@ -19,8 +19,7 @@ const SHOWN: usize = 16;
 
 /// The whole state: the first device's, and that of each where there are several.
 #[must_use]
-pub(super) fn status(devices: &[&Shared]) -> Status {
-    let mut all: Vec<Status> = devices.iter().map(|shared| device(shared)).collect();
+pub(super) fn joined(mut all: Vec<Status>) -> Status {
     match all.as_slice() {
         [first, _, ..] => Status { devices: all.clone(), ..first.clone() },
         _ => all.pop().unwrap_or_default(),
@@ -50,6 +49,7 @@ pub(crate) fn device(shared: &Shared) -> Status {
         },
         protocol_features: view.protocol_features.clone(),
         regions: regions(&view),
+        hardware: None,
         iotlb: view.negotiated.has(Feature::AccessPlatform).then_some(iotlb),
         queues: queues(shared, &view, &event_suppression),
         idle_ns: shared.idle_ns.load(Ordering::Relaxed),

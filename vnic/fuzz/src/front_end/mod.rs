@@ -72,7 +72,7 @@ impl Rig {
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK).expect("an eventfd"));
         let notice = Notices { channel: sender, wake };
         let plan = Plan { shared: &shared, notices: &notice, poll: PollMode::Adaptive, cpus: &[] };
-        let workers = nic::start(vec![port], None, &plan);
+        let workers = nic::start(vec![port], nic::Beside::default(), &plan);
         Rig { shared, workers: Arc::new(workers.expect("a worker")), notices, runs: 0 }
     }
 }

@@ -1,0 +1,239 @@
+//! A model of hardware beside the data path: what the chains would cost it, and when it would be done with them.
+//!
+//! Account: chains are summed up as they pass. That costs more than many a frame, so no more than [`PIECES_PER_SECOND`] are
+//! looked at: what a guest's kernel sends, all of it as a rule; of a driver that sends a million frames a second, whole runs of them
+//! now and then. Who reads the account is told how many chains it rests on.
+//!
+//! Pace: a chain stays in the ring until the modelled card would be done with it; then its frame goes out and it goes back. So
+//! the ring fills as the card's would, and the driver feels it. Until then the worker sleeps, and a timer wakes it. A frame for
+//! the driver waits until the card is done with the ones before it. Limits: one worker; not the frames that a hairpin hands over,
+//! in the direction of the driver; an interrupt comes with its completion, and its throttle (`itr`) is in the account alone.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::time::{Duration, Instant};
+
+use nix::sys::time::TimeSpec;
+use nix::sys::timer::{Expiration, TimerSetTimeFlags};
+use nix::sys::timerfd::{ClockId, TimerFd, TimerFlags};
+
+use crate::backend::{QueueShared, Queues};
+use crate::hardware::{Direction, Engine, Fold, Hardware, Kind, Shapes};
+use crate::memory::GuestSlice;
+use crate::net::Frame;
+
+/// Most pieces that are looked at in a second, on average: about 2 % of a CPU's time.
+const PIECES_PER_SECOND: u64 = 200_000;
+/// Most that are looked at in a row.
+const MOST_AT_ONCE: u64 = PIECES_PER_SECOND / 50;
+
+/// The shapes of the chains of one worker's queues, by the queue's name.
+pub(super) type ShapesByQueue = BTreeMap<String, Shapes>;
+
+/// Say what the chains were so far.
+pub(super) struct TellShapes(pub(super) SyncSender<ShapesByQueue>);
+
+/// Sums up the chains of one worker.
+#[derive(Debug)]
+pub(super) struct Accounting {
+    folds: Vec<(Arc<QueueShared>, Fold)>,
+    /// Pieces that may still be looked at.
+    left: u64,
+    refilled: Instant,
+}
+
+impl Accounting {
+    pub(super) fn new() -> Self {
+        Accounting { folds: Vec::new(), left: MOST_AT_ONCE, refilled: Instant::now() }
+    }
+
+    /// There are these queues from now on, or they are others: takes memory for those that are new.
+    pub(super) fn have(&mut self, queue: &Arc<QueueShared>) {
+        if !self.folds.iter().any(|(known, _)| Arc::ptr_eq(known, queue)) {
+            self.folds.push((queue.clone(), Fold::default()));
+        }
+    }
+
+    /// A pass begins.
+    pub(super) fn refill(&mut self, now: Instant) {
+        let passed = now.saturating_duration_since(self.refilled);
+        let more = (passed.as_nanos() * u128::from(PIECES_PER_SECOND) / 1_000_000_000) as u64;
+        if more > 0 {
+            self.left = self.left.saturating_add(more).min(MOST_AT_ONCE);
+            self.refilled = now;
+        }
+    }
+
+    /// May the next chains be looked at?
+    pub(super) fn looks(&self) -> bool {
+        self.left > 0
+    }
+
+    pub(super) fn add(&mut self, queue: &QueueShared, kind: Kind, pieces: impl Iterator<Item = (u64, u64)>) {
+        if self.left == 0 {
+            return;
+        }
+        let found = self.folds.iter_mut().find(|(known, _)| std::ptr::eq(known.as_ref(), queue));
+        if let Some((_, fold)) = found {
+            let mut count = 0;
+            fold.add(kind, pieces.inspect(|_| count += 1));
+            self.left = self.left.saturating_sub(count);
+        }
+    }
+
+    pub(super) fn shapes(&self) -> ShapesByQueue {
+        self.folds.iter().map(|(queue, fold)| (queue.name.clone(), fold.shapes())).collect()
+    }
+}
+
+/// The driver's address and the length of each piece.
+pub(super) fn pieces_of<'a>(slices: impl Iterator<Item = GuestSlice<'a>>) -> impl Iterator<Item = (u64, u64)> {
+    slices.map(|slice| (slice.addr(), slice.len() as u64))
+}
+
+/// How the card has to move a frame.
+pub(super) fn kind(frame: &Frame<'_>) -> Kind {
+    let header = &frame.header;
+    let segment = if header.gso_type == 0 { 0 } else { header.gso_size };
+    Kind { indirect: frame.chain().indirect, segment, headers: header.hdr_len.into() }
+}
+
+/// A queue that is paced.
+#[derive(Debug, Default)]
+struct Turn {
+    /// The chain that the card works on, by its place in the ring, and when it is done.
+    works_on: Option<(u16, Duration)>,
+    /// There was nothing in it when it was looked at last.
+    was_empty: bool,
+    /// Since when there is something in it.
+    since: Duration,
+}
+
+/// Holds the chains of one worker back until the modelled card is done with them.
+#[derive(Debug)]
+pub(super) struct Pace {
+    engine: Engine,
+    epoch: Instant,
+    now: Duration,
+    turns: BTreeMap<u16, Turn>,
+    /// When the card is done with the last frame for the driver.
+    received: Duration,
+    /// A frame for the driver waits for that.
+    receive_waits: bool,
+    timer: TimerFd,
+    /// What the timer is set to.
+    set: Option<Duration>,
+}
+
+impl Pace {
+    /// # Errors
+    /// The kernel has no timer.
+    pub(super) fn new(hardware: &Hardware) -> std::io::Result<Self> {
+        let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
+        Ok(Pace {
+            engine: Engine::new(hardware),
+            epoch: Instant::now(),
+            now: Duration::ZERO,
+            turns: BTreeMap::new(),
+            received: Duration::ZERO,
+            receive_waits: false,
+            timer: TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?,
+            set: None,
+        })
+    }
+
+    /// The file that wakes the worker.
+    pub(super) fn file(&self) -> BorrowedFd<'_> {
+        self.timer.as_fd()
+    }
+
+    /// There is this queue, from its first chain on.
+    pub(super) fn have(&mut self, index: u16) {
+        self.turns.insert(index, Turn { was_empty: true, ..Turn::default() });
+    }
+
+    /// A pass begins.
+    pub(super) fn pass(&mut self, now: Instant, queues: &Queues) {
+        // Of a queue that is held or gone, the card works on nothing.
+        for (index, turn) in &mut self.turns {
+            if !queues.get(index).is_some_and(|queue| queue.is_live()) {
+                turn.works_on = None;
+            }
+        }
+        self.now = now.saturating_duration_since(self.epoch);
+        self.receive_waits = false;
+    }
+
+    /// Is the card done with this frame of the driver's? Asked again and again for the same one until it is.
+    pub(super) fn has_sent(&mut self, index: u16, frame: &Frame<'_>) -> bool {
+        let Some(turn) = self.turns.get_mut(&index) else { return true };
+        let place = frame.chain().idx;
+        let done = match turn.works_on {
+            Some((works_on, done)) if works_on == place => done,
+            _ => {
+                if std::mem::take(&mut turn.was_empty) {
+                    turn.since = self.now;
+                }
+                self.engine.chain(Direction::Transmit, kind(frame), pieces_of(frame.segments()), turn.since)
+            }
+        };
+        turn.works_on = Some((place, done));
+        done <= self.now
+    }
+
+    /// That frame has gone out.
+    pub(super) fn taken(&mut self, index: u16) {
+        if let Some(turn) = self.turns.get_mut(&index) {
+            turn.works_on = None;
+        }
+    }
+
+    /// All that the driver has given has been looked at.
+    pub(super) fn found_empty(&mut self, index: u16) {
+        if let Some(turn) = self.turns.get_mut(&index) {
+            turn.was_empty = true;
+        }
+    }
+
+    /// May the driver get the next frame?
+    pub(super) fn may_receive(&mut self) -> bool {
+        self.receive_waits = self.received > self.now;
+        !self.receive_waits
+    }
+
+    /// It got one, with these pieces.
+    pub(super) fn received(&mut self, pieces: impl Iterator<Item = (u64, u64)>) {
+        self.received = self.engine.chain(Direction::Receive, Kind::default(), pieces, self.now);
+    }
+
+    /// Is there something that the card is not done with?
+    pub(super) fn works(&self) -> bool {
+        self.due().is_some()
+    }
+
+    fn due(&self) -> Option<Duration> {
+        let sends = self.turns.values().filter_map(|turn| Some(turn.works_on?.1));
+        sends.chain(self.receive_waits.then_some(self.received)).filter(|done| *done > self.now).min()
+    }
+
+    /// The worker goes to sleep: has the timer wake it when the card is done with something.
+    pub(super) fn set_timer(&mut self) {
+        let due = self.due();
+        if due == self.set && due.is_none_or(|due| due > self.now) {
+            return;
+        }
+        // A time that has passed meanwhile wakes it at once; 0 would be none.
+        let left = due.map(|due| due.saturating_sub(self.epoch.elapsed()).max(Duration::from_nanos(1)));
+        let outcome = match left {
+            Some(left) => self.timer.set(Expiration::OneShot(TimeSpec::from(left)), TimerSetTimeFlags::empty()),
+            None => self.timer.unset(),
+        };
+        if let Err(error) = outcome {
+            // Cannot be, of a timer that is there; without it the worker looks when something else wakes it.
+            tracing::warn!(%error, "the timer cannot be set");
+        }
+        self.set = due;
+    }
+}
