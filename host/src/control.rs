@@ -15,7 +15,7 @@ use anyhow::{Result, anyhow, bail};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use vnic::observe::discovery;
-use vnic::observe::protocol::{Label, Reply, Report, Request, RingSnapshot, Status, TraceEvent};
+use vnic::observe::protocol::{Label, Life, LifeOf, Reply, Report, Request, RingSnapshot, Status, Step, TraceEvent};
 use vnic_experiment::control as experiment;
 use vnic_experiment::flow::FlowAccounts;
 use vnic_experiment::scan::ScanReport;
@@ -166,10 +166,18 @@ impl Client {
         }
     }
 
-    /// Whose the pages at these guest-physical addresses are.
-    pub(crate) fn page(&mut self, addresses: Vec<u64>) -> Result<Vec<Label>> {
+    /// Whose the pages at these guest-physical addresses are, and when a device last had them.
+    pub(crate) fn page(&mut self, addresses: Vec<u64>) -> Result<(Vec<Label>, Vec<Option<Step>>)> {
         match self.ask(&Request::Page { addresses })? {
-            Reply::Page { labels } => Ok(labels),
+            Reply::Page { labels, last_uses } => Ok((labels, last_uses)),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// What has happened to a page, or to a file's.
+    pub(crate) fn life(&mut self, of: LifeOf) -> Result<Life> {
+        match self.ask(&Request::Life(of))? {
+            Reply::Life(life) => Ok(*life),
             other => Err(self.unexpected(&other)),
         }
     }

@@ -20,7 +20,7 @@ pub(crate) fn rings(client: &mut Client, queue: Option<&String>) -> Result<Vec<R
     addresses.sort_unstable();
     addresses.dedup();
     addresses.truncate(MAX_PAGES);
-    let labels = client.page(addresses.clone())?;
+    let (labels, _) = client.page(addresses.clone())?;
     let labels: BTreeMap<u64, Label> = addresses.into_iter().zip(labels).collect();
     let mut rings = client.rings(queue.cloned())?;
     for ring in &mut rings {

@@ -12,7 +12,8 @@ mod attach;
 mod doctor;
 mod hold;
 mod judge;
-mod page;
+mod life;
+pub(crate) mod page;
 mod release;
 mod report;
 mod rings;
@@ -55,6 +56,8 @@ enum Command {
     Top(top::Args),
     /// Whose memory a page of the guest is: a file's, a program's, the kernel's
     Page(page::Args),
+    /// What has happened to a page, or to a file's: who read and wrote it, when, by which chain
+    Life(life::Args),
     /// Stop returning buffers of a queue
     Hold(hold::Args),
     /// Let the buffers of a held queue go
@@ -83,6 +86,7 @@ impl Cli {
             Command::Trace(args) => trace::run(&args),
             Command::Top(args) => top::run(&args),
             Command::Page(args) => page::run(args),
+            Command::Life(args) => life::run(args),
             Command::Hold(args) => hold::run(args),
             Command::Release(args) => release::run(args),
             Command::Scan(args) => scan::run(args),

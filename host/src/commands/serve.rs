@@ -77,6 +77,9 @@ pub(super) struct Args {
     /// Keep an account for `vnic top` of what the guest sends, and from where: always, or asked (only while somebody looks)
     #[arg(long, value_name = "WHEN", default_value = "always")]
     top: Keeping,
+    /// Record for `vnic life` and `vnic page` what happens to each page of the guest: who reads and writes it, when, by which chain
+    #[arg(long)]
+    life: bool,
     /// A worker on each of these CPUs; queue pairs go round them
     #[arg(long, value_name = "N,…", value_delimiter = ',')]
     cpu: Vec<usize>,
@@ -154,6 +157,7 @@ pub(super) fn run(args: Args) -> Result<Finding> {
         poll: args.poll,
         cpus: args.cpu,
         accounts: args.top,
+        lives: args.life,
         extension: Some(Arc::new(Witness)),
     };
     if let Some(control) = options.control_path() {

@@ -16,6 +16,7 @@ mod figures;
 pub(crate) mod hardware;
 pub(crate) mod hazard;
 pub(crate) mod html;
+pub(crate) mod life;
 mod notation;
 pub(crate) mod page;
 pub(crate) mod report;

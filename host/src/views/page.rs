@@ -2,15 +2,14 @@
 
 use std::fmt::Write;
 
-use anyhow::Result;
-use vnic::observe::protocol::Label;
-
 use super::style::ADDRESS;
+use crate::commands::page::Page;
+use anyhow::Result;
 
 /// The address, whose page it is, and what else is known.
-pub(crate) fn show(labels: &[Label]) -> Result<()> {
+pub(crate) fn show(pages: &[Page]) -> Result<()> {
     let mut text = String::new();
-    for label in labels {
+    for Page { label, last_use } in pages {
         write!(text, "{ADDRESS}{:#x}{ADDRESS:#}  {label}", label.gpa)?;
         let mut more = Vec::new();
         match (&label.filesystem, &label.device) {
@@ -24,6 +23,9 @@ pub(crate) fn show(labels: &[Label]) -> Result<()> {
             writeln!(text)?;
         } else {
             writeln!(text, " ({})", more.join(", "))?;
+        }
+        if let Some(step) = last_use {
+            writeln!(text, "  last at {:.6} s: {step}, {} bytes", step.at_ns as f64 / 1e9, step.bytes)?;
         }
     }
     super::put(text)

@@ -10,9 +10,9 @@ use std::vec::IntoIter;
 
 use serde::{Deserialize, Serialize};
 use vnic::observe::protocol::{
-    BufferSnapshot, ChainEvent, ChainSnapshot, EventSuppression, FeatureSets, FlowReport, Kind, Label, NotifyWhen,
-    Passed, QueueStatus, RegionStatus, Reply, Report, Request, RingSnapshot, Source, SourceKind, SourceReport, Status,
-    TraceEvent,
+    BufferSnapshot, ChainEvent, ChainSnapshot, EventSuppression, FeatureSets, FlowReport, Kind, Label, Life, LifeOf,
+    NotifyWhen, Owner, Passed, QueueStatus, RegionStatus, Reply, Report, Request, RingSnapshot, Segment, Source,
+    SourceKind, SourceReport, Status, Step, TraceEvent, Use,
 };
 use vnic_experiment::control;
 use vnic_experiment::flow::FlowAccounts;
@@ -100,7 +100,11 @@ fn serve(stream: UnixStream, script: &Script, asked: &Mutex<Vec<Asked>>, memory:
                     },
                     Request::Hold { queue } | Request::Release { queue } if !known(queue) => refuse(queue),
                     Request::Trace { .. } | Request::Ping { .. } | Request::Top { .. } => Reply::Done,
-                    Request::Page { addresses } => Reply::Page { labels: addresses.iter().map(label).collect() },
+                    Request::Page { addresses } => Reply::Page {
+                        labels: addresses.iter().map(label).collect(),
+                        last_uses: addresses.iter().map(|gpa| life(&LifeOf::Page { gpa: *gpa }).steps.pop()).collect(),
+                    },
+                    Request::Life(of) => Reply::Life(Box::new(life(of))),
                     Request::Hold { queue } => {
                         memory.lock().unwrap().held.insert(queue.clone());
                         Reply::Done
@@ -187,6 +191,35 @@ fn label(gpa: &u64) -> Label {
         inode: Some(12),
         deleted: Some(false),
         ..Label::of(*gpa, Kind::File)
+    }
+}
+
+/// The file's first page was read from the disk and sent; of other pages nothing is known.
+fn life(of: &LifeOf) -> Life {
+    let path: Arc<str> = "/var/www/big.bin".into();
+    let owner = Some(Owner::File { path: path.clone(), page: Some(0) });
+    let step = |at_ns, queue: &str, idx, what| Step {
+        at_ns,
+        queue: queue.into(),
+        idx,
+        gpa: 0x2ee_1000,
+        bytes: 4096,
+        what,
+        owner: None,
+    };
+    let to = Segment {
+        source: "10.0.2.15:80".parse().unwrap(),
+        destination: "10.0.2.2:51514".parse().unwrap(),
+        seq: Some(4711),
+    };
+    let steps = vec![
+        step(1_000_000_000, "disk0.requestq0", 12, Use::ReadFrom { sector: 2048 }),
+        Step { owner, ..step(1_500_000_000, "transmitq0", 14, Use::Sent { segment: Some(to) }) },
+    ];
+    match of {
+        LifeOf::File { path: asked } if **asked == *path => Life { steps, missed_chains: 1234, ..Life::default() },
+        LifeOf::Page { gpa: 0x2ee_1000 } => Life { steps, ..Life::default() },
+        _ => Life::default(),
     }
 }
 

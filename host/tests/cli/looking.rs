@@ -347,12 +347,39 @@ fn page_says_whose_memory_each_address_is() {
     let objects: Vec<serde_json::Value> =
         outcome.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(objects.len(), 2, "{outcome:?}");
-    for key in ["kind", "path", "filesystem", "page", "deleted", "program", "pid", "cache", "why"] {
+    for key in ["kind", "path", "filesystem", "page", "deleted", "program", "pid", "cache", "why", "last_use"] {
         assert!(objects[0].get(key).is_some(), "no {key} in {outcome:?}");
     }
     assert_eq!(objects[0]["gpa"], json!(0x2008));
+    let sent = "  last at 1.500000 s: sent by transmitq0 #14 to 10.0.2.2:51514 at seq 4711, 4096 bytes\n";
+    assert!(page(&["0x2ee1000"]).stdout.ends_with(sent), "{:?}", page(&["0x2ee1000"]));
     for bad in [&["0xfog"][..], &["-1"], &[]] {
         assert_eq!(page(bad).code, Some(2), "{bad:?}");
+    }
+}
+
+#[test]
+fn life_says_what_happened_to_a_page_and_to_a_file() {
+    let scratch = Scratch::new();
+    let device = start(&scratch);
+    let life = |more: &[&str]| scratch.run(&[&["life", "--control", device.control()], more].concat());
+    let outcome = life(&["/var/www/big.bin"]);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert_eq!(
+        outcome.stdout,
+        "A device has had the pages of /var/www/big.bin 2 times:\n \
+         seconds  address    bytes  what                                             whose\n\
+         1.000000  0x2ee1000   4096  filled from sector 2048 by disk0.requestq0 #12\n\
+         1.500000  0x2ee1000   4096  sent by transmitq0 #14 to 10.0.2.2:51514 at seq  /var/www/big.bin page 0\n\
+         \x20                           4711\n\
+         1 234 chains went by unseen: they came faster than they are recorded\n"
+    );
+    let outcome = life(&["0x2ee1000", "--json"]);
+    assert_eq!(outcome.json()["steps"][1]["segment"]["seq"], json!(4711), "{outcome:?}");
+    let outcome = life(&["0x1000"]);
+    assert_eq!(outcome.stdout, "No device has had the page at 0x1000 since this is recorded.\n");
+    for bad in [&["big.bin"][..], &["0xfog"], &[]] {
+        assert_eq!(life(bad).code, Some(2), "{bad:?}");
     }
 }
 

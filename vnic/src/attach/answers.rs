@@ -103,7 +103,13 @@ impl Source for Answers {
         let reply = match request {
             Request::Status => state.status().map(|status| Reply::Status(Box::new(status))),
             Request::Rings { queue } => state.rings(queue.as_deref()).map(|rings| Reply::Rings { rings }),
-            Request::Page { addresses } => Ok(Reply::Page { labels: state.attached.labels(&addresses) }),
+            Request::Page { addresses } => {
+                Ok(Reply::Page { labels: state.attached.labels(&addresses), last_uses: Vec::new() })
+            }
+            Request::Life(_) => {
+                let message = "what happens to pages is recorded by `vnic serve --life` only".to_owned();
+                return Reply::Error { message };
+            }
             Request::Hold { .. }
             | Request::Release { .. }
             | Request::Ping { .. }

@@ -7,6 +7,8 @@ use super::step::{Life, Owner, Segment, Step, Use};
 use crate::introspect::Label;
 use crate::net::parse::{Packet, Transport, parse};
 use crate::observe::tracer::{Event, EventBuffer};
+use crate::spec::blk::{BlkHeader, HEADER_LEN, SECTOR, T_IN, T_OUT};
+use crate::spec::net::NET_HEADER_LEN;
 
 /// Steps that are kept: all pages of 256 MiB once.
 pub const MAX_STEPS: usize = 1 << 16;
@@ -18,22 +20,46 @@ const MAX_TOLD: usize = 4096;
 /// Bytes of a page.
 const PAGE: u64 = 4096;
 
-/// What a queue does with the frames in its chains.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Role {
-    Transmit,
-    Receive,
+/// What stands in the buffers of a chain.
+#[derive(Debug, Clone, Copy)]
+enum Content {
+    /// A frame that the guest sends.
+    Sent(Option<Transport>),
+    /// One that it receives.
+    Received(Option<Transport>),
+    /// A disk's sectors, from this one on: read, or written.
+    Disk { sector: u64, to_guest: bool },
+    /// Something else.
     Other,
 }
 
-impl Role {
-    /// By a queue's name in VIRTIO 1.3, with or without a device's name and a dot before it.
-    fn of_queue(name: &str) -> Self {
-        let name = name.rsplit('.').next().unwrap_or(name);
+impl Content {
+    /// By the queue's name in VIRTIO 1.3, with or without a device's name and a dot before it, and by the event's first bytes.
+    fn of(queue: &str, event: &Event) -> Self {
+        let name = queue.rsplit(['.', '/']).next().unwrap_or(queue);
+        let packet = || match parse(event.head(), event.frame_len) {
+            Packet::Transport(packet) => Some(packet),
+            _ => None,
+        };
         match name.trim_end_matches(|letter: char| letter.is_ascii_digit()) {
-            "transmitq" => Role::Transmit,
-            "receiveq" => Role::Receive,
-            _ => Role::Other,
+            "transmitq" => Content::Sent(packet()),
+            "receiveq" => Content::Received(packet()),
+            "requestq" => match event.head().split_first_chunk().map(|(head, _)| BlkHeader::from_bytes(*head)) {
+                Some(BlkHeader { kind: T_IN, sector }) => Content::Disk { sector, to_guest: true },
+                Some(BlkHeader { kind: T_OUT, sector }) => Content::Disk { sector, to_guest: false },
+                _ => Content::Other,
+            },
+            _ => Content::Other,
+        }
+    }
+
+    /// Bytes that stand before it in the buffers.
+    fn front_len(self, event: &Event) -> u64 {
+        match self {
+            Content::Disk { to_guest: true, .. } | Content::Other => 0,
+            Content::Disk { to_guest: false, .. } => HEADER_LEN as u64,
+            Content::Sent(_) => event.front_len(),
+            Content::Received(_) => NET_HEADER_LEN as u64,
         }
     }
 }
@@ -68,46 +94,46 @@ impl Log {
         event: &Event,
         mut whose: impl FnMut(&EventBuffer, u64, &mut Vec<Label>),
     ) {
-        let role = Role::of_queue(queue);
-        let packet = match parse(event.head(), event.frame_len) {
-            Packet::Transport(packet) if role != Role::Other => Some(packet),
-            _ => None,
-        };
-        let front = event.front_len();
-        let (mut read, mut written) = (0, u64::from(event.written));
+        let content = Content::of(queue, event);
+        let front = content.front_len(event);
+        // Bytes of the chain that the device has read, and written: what it had none for it has left alone.
+        let (mut read, mut written) = (0, 0);
         let mut labels = std::mem::take(&mut self.labels);
         for (buffer, stamp) in event.buffers().iter().zip(event.stamps) {
             labels.clear();
-            // What the device had no bytes for, it has left alone.
-            let len = if buffer.writable { written.min(buffer.len.into()) } else { buffer.len.into() };
-            if buffer.writable {
-                written -= len;
-            } else {
+            let left = u64::from(event.written).saturating_sub(written);
+            let (done, len) = match buffer.writable {
+                true => (&mut written, left.min(buffer.len.into())),
+                false => (&mut read, u64::from(buffer.len)),
+            };
+            if !buffer.writable {
                 whose(buffer, stamp, &mut labels);
             }
             let (mut at, end) = (buffer.gpa, buffer.gpa.saturating_add(len));
-            for page in 0.. {
-                let bytes = (PAGE - at % PAGE).min(end - at);
+            loop {
+                // A request's header is a piece of its own.
+                let before = match content {
+                    Content::Disk { .. } if *done < front => front - *done,
+                    _ => PAGE,
+                };
+                let bytes = (PAGE - at % PAGE).min(end - at).min(before);
                 if bytes == 0 {
                     break;
                 }
-                let label = if labels.len() == 1 { labels.first() } else { labels.get(page) };
-                let segment = packet.as_ref().and_then(|packet| segment(packet, read, bytes, front));
-                self.push(Step {
-                    at_ns: event.at_ns,
-                    queue: queue.clone(),
-                    idx: event.idx,
-                    gpa: at,
-                    bytes: bytes as u32,
-                    what: match (role, buffer.writable) {
-                        (Role::Transmit, false) => Use::Sent { segment },
-                        (Role::Receive, true) => Use::Received { segment },
-                        (_, false) => Use::Read,
-                        (_, true) => Use::Written,
-                    },
-                    owner: label.map(Owner::from),
-                });
-                (at, read) = (at + bytes, read + bytes);
+                let page = (at >> 12) - (buffer.gpa >> 12);
+                let label = if labels.len() == 1 { labels.first() } else { labels.get(page as usize) };
+                if let Some(what) = step_of(content, buffer.writable, *done, bytes, front) {
+                    self.push(Step {
+                        at_ns: event.at_ns,
+                        queue: queue.clone(),
+                        idx: event.idx,
+                        gpa: at,
+                        bytes: bytes as u32,
+                        what,
+                        owner: label.map(Owner::from),
+                    });
+                }
+                (at, *done) = (at + bytes, *done + bytes);
             }
         }
         self.labels = labels;
@@ -185,6 +211,26 @@ impl Log {
 
 fn text_len(step: &Step) -> usize {
     step.owner.as_ref().map_or(0, Owner::text_len)
+}
+
+/// What the device did with `bytes` from the chain's byte `at` on, which it has read or written; the content starts at `front`.
+/// `None`: they are of a request's header, or its status.
+fn step_of(content: Content, writable: bool, at: u64, bytes: u64, front: u64) -> Option<Use> {
+    match content {
+        Content::Sent(packet) if !writable => {
+            Some(Use::Sent { segment: packet.and_then(|packet| segment(&packet, at, bytes, front)) })
+        }
+        Content::Received(packet) if writable => {
+            Some(Use::Received { segment: packet.and_then(|packet| segment(&packet, at, bytes, front)) })
+        }
+        Content::Disk { sector, to_guest } => {
+            let at = at.checked_sub(front).filter(|_| writable == to_guest && bytes >= SECTOR)?;
+            let sector = sector.wrapping_add(at / SECTOR);
+            Some(if to_guest { Use::ReadFrom { sector } } else { Use::WrittenTo { sector } })
+        }
+        _ if writable => Some(Use::Written),
+        _ => Some(Use::Read),
+    }
 }
 
 /// Which bytes of the stream are in `bytes` of the chain's, from its byte `at` on; the frame starts at `front`. `None`: only

@@ -23,6 +23,16 @@ pub enum Use {
         /// Of whose stream; `None`: no TCP or UDP.
         segment: Option<Segment>,
     },
+    /// A disk overwrote them with what stands in this sector and the next ones.
+    ReadFrom {
+        /// Of 512 bytes, from 0.
+        sector: u64,
+    },
+    /// A disk has taken them for this sector and the next ones.
+    WrittenTo {
+        /// Of 512 bytes, from 0.
+        sector: u64,
+    },
     /// Read them, for whatever else.
     Read,
     /// Overwrote them, with whatever else.
@@ -132,16 +142,21 @@ pub struct Life {
     pub missed_chains: u64,
 }
 
-/// `sent by transmitq0 #14 to 10.0.2.2:9000 at seq 4711, 4096 bytes`
+/// `sent by transmitq0 #14 to 10.0.2.2:9000 at seq 4711`
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (by, segment) = match &self.what {
-            Use::Sent { segment } => ("sent by", segment.as_ref()),
-            Use::Received { segment } => ("overwritten by", segment.as_ref()),
-            Use::Read => ("read by", None),
-            Use::Written => ("overwritten by", None),
+        let segment = match &self.what {
+            Use::Sent { segment } | Use::Received { segment } => segment.as_ref(),
+            _ => None,
         };
-        write!(f, "{by} {} #{}", self.queue, self.idx)?;
+        match &self.what {
+            Use::Sent { .. } => f.write_str("sent"),
+            Use::Received { .. } | Use::Written => f.write_str("overwritten"),
+            Use::ReadFrom { sector } => write!(f, "filled from sector {sector}"),
+            Use::WrittenTo { sector } => write!(f, "stored in sector {sector}"),
+            Use::Read => f.write_str("read"),
+        }?;
+        write!(f, " by {} #{}", self.queue, self.idx)?;
         if let Some(segment) = segment {
             match self.what {
                 Use::Received { .. } => write!(f, " from {}", segment.source)?,
@@ -151,6 +166,6 @@ impl fmt::Display for Step {
                 write!(f, " at seq {seq}")?;
             }
         }
-        write!(f, ", {} bytes", self.bytes)
+        Ok(())
     }
 }

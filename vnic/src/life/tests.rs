@@ -6,6 +6,7 @@ use super::*;
 use crate::introspect::{Kind, Label};
 use crate::observe::tracer::{Event, EventBuffer};
 use crate::provenance::testing::{tcp, with};
+use crate::spec::blk::{BlkHeader, T_IN};
 
 const PAGE: u64 = 4096;
 
@@ -39,9 +40,9 @@ fn a_page_that_was_sent_overwritten_and_sent_again_has_a_life_of_three_steps() {
     assert_eq!(
         words,
         [
-            "sent by transmitq0 #0 to 10.0.2.2:1000 at seq 4097, 4096 bytes",
-            "overwritten by receiveq0 #0, 100 bytes",
-            "sent by transmitq0 #0 to 10.0.2.2:1000 at seq 4097, 4096 bytes",
+            "sent by transmitq0 #0 to 10.0.2.2:1000 at seq 4097",
+            "overwritten by receiveq0 #0",
+            "sent by transmitq0 #0 to 10.0.2.2:1000 at seq 4097",
         ]
     );
     let owners: Vec<Option<String>> = life.steps.iter().map(|step| step.owner.as_ref().map(Owner::to_string)).collect();
@@ -53,13 +54,22 @@ fn a_page_that_was_sent_overwritten_and_sent_again_has_a_life_of_three_steps() {
 #[test]
 fn a_files_life_is_that_of_its_pages_before_and_after_too() {
     let mut log = Log::default();
-    let mut fill = Event { written: 8192, descriptors: 1, ..Event::default() };
+    let mut fill = Event { written: 8193, descriptors: 3, head_len: 17, ..Event::default() };
+    let header = BlkHeader { kind: T_IN, sector: 100 };
+    fill.head_bytes[..16].copy_from_slice(&header.to_bytes());
+    fill.push(EventBuffer { addr: 0x6000, gpa: 0x6000, len: 16, writable: false });
     fill.push(EventBuffer { addr: 0x10_0000, gpa: 0x10_0000, len: 8192, writable: true });
-    log.record(&"disk0.requestq0".into(), &fill, |_, _, _| panic!("it was not read"));
+    fill.push(EventBuffer { addr: 0x6010, gpa: 0x6010, len: 1, writable: true });
+    log.record(&"disk0.requestq0".into(), &fill, |_, _, _| {});
     send(&mut log, 1, 0x10_0000, "/a");
     send(&mut log, 2, 0x20_0000, "/b");
     let life = log.of_file("/a");
-    assert_eq!(life.steps.iter().map(|step| step.what == Use::Written).collect::<Vec<_>>(), [true, true, false, false]);
+    let words: Vec<String> = life.steps.iter().take(2).map(Step::to_string).collect();
+    let filled = |sector| format!("filled from sector {sector} by disk0.requestq0 #0");
+    assert_eq!(words, [filled(100), filled(108)]);
+    assert_eq!(life.steps.len(), 4);
+    // Header and status are no page's life.
+    assert_eq!(log.of_page(0x6000).steps, []);
     assert!(life.steps.iter().all(|step| step.gpa < 0x20_0000), "{life:?}");
     assert_eq!(log.of_file("/c").steps, []);
 }

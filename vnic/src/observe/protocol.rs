@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::hardware::Figures;
 pub use crate::introspect::{Kind, Label};
+pub use crate::life::{Life, Owner, Segment, Step, Use};
 pub use crate::provenance::{FlowReport, Passed, Report, Source, SourceKind, SourceReport};
 pub use crate::ring::snapshot::{BufferSnapshot, ChainSnapshot, EventSuppression, NotifyWhen, RingSnapshot};
 
@@ -65,6 +66,24 @@ pub enum Request {
         /// Guest-physical.
         addresses: Vec<u64>,
     },
+    /// What has happened to a page, or to a file's pages: [`Reply::Life`].
+    Life(LifeOf),
+}
+
+/// Whose life it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "of", rename_all = "kebab-case")]
+pub enum LifeOf {
+    /// The page's at this address.
+    Page {
+        /// Guest-physical.
+        gpa: u64,
+    },
+    /// That of the pages of a file.
+    File {
+        /// Its path, as labels have it.
+        path: String,
+    },
 }
 
 /// The answer to a request.
@@ -84,7 +103,12 @@ pub enum Reply {
     Page {
         /// One per address, in the order asked.
         labels: Vec<Label>,
+        /// When a device last had the page, and what for; empty where that is not recorded.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        last_uses: Vec<Option<Step>>,
     },
+    /// Answer to `Life`.
+    Life(Box<Life>),
     /// After `Top`.
     Top(Box<Report>),
     /// It could not be done; one sentence.

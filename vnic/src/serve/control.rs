@@ -19,15 +19,17 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::{Shutdown, shutdown};
 use serde_json::Value;
 
+use super::life::Lives;
 use super::top::Keeping;
 use super::{hardware, metrics, status, top, trace};
 use crate::backend::{QueueState, Shared, Workers};
 use crate::introspect::Label;
+use crate::life::Step;
 use crate::link::peer::Pinger;
 use crate::memory::{FilePages, Memory};
 use crate::nic;
 use crate::observe::observer::Observer;
-use crate::observe::protocol::{Reply, Request, RingSnapshot, Status};
+use crate::observe::protocol::{LifeOf, Reply, Request, RingSnapshot, Status};
 use crate::spec::Feature;
 
 /// Most clients at a time.
@@ -100,6 +102,7 @@ pub struct Control {
     devices: Vec<Device>,
     extension: Option<Arc<dyn Extension>>,
     keeping: Keeping,
+    lives: Option<Lives>,
 }
 
 /// What is served, with the thread that follows the event rings.
@@ -158,6 +161,10 @@ impl ControlSocket {
         let (tracing, clients) = channel();
         let traced: Vec<Arc<Shared>> = control.devices.iter().map(|device| device.shared.clone()).collect();
         let keeper = top::Kept::start(control.keeping, traced.clone(), top::Served::boxed)?;
+        if let Some(lives) = control.lives.clone() {
+            let devices = traced.clone();
+            start("life", move || lives.record(&devices))?;
+        }
         start("trace", move || trace::serve(&traced, &clients))?;
         self.serve_source(Arc::new(Served { control, tracing, keeper }))
     }
@@ -282,13 +289,19 @@ impl Control {
     /// To be looked at: these devices. What the control socket does not know, the extension may.
     #[must_use]
     pub fn new(devices: Vec<Device>, extension: Option<Arc<dyn Extension>>) -> Self {
-        Control { devices, extension, keeping: Keeping::default() }
+        Control { devices, extension, keeping: Keeping::default(), lives: None }
     }
 
     /// Has accounts of what is sent kept, for `vnic top`.
     #[must_use]
     pub fn keeping(self, keeping: Keeping) -> Self {
         Control { keeping, ..self }
+    }
+
+    /// Has it recorded what happens to the guest's pages, for `vnic life`.
+    #[must_use]
+    pub fn recording_lives(self, wanted: bool) -> Self {
+        Control { lives: wanted.then(Lives::default), ..self }
     }
 
     fn answer(&self, request: Request) -> Reply {
@@ -299,6 +312,7 @@ impl Control {
             Request::Release { queue } => self.hold(&queue, false),
             Request::Ping { to } => self.ping(to),
             Request::Page { addresses } => self.pages(&addresses),
+            Request::Life(of) => self.life(&of),
             Request::Trace { .. } | Request::Top { .. } => Reply::Done,
         }
     }
@@ -354,9 +368,28 @@ impl Control {
 
     fn pages(&self, addresses: &[u64]) -> Reply {
         match self.labels(addresses) {
-            Ok(labels) => Reply::Page { labels },
+            Ok(labels) => Reply::Page { labels, last_uses: self.last_uses(addresses) },
             Err(message) => Reply::Error { message },
         }
+    }
+
+    /// When a device last had these pages, and what for, as far as that is recorded.
+    fn last_uses(&self, addresses: &[u64]) -> Vec<Option<Step>> {
+        let Some(lives) = &self.lives else { return Vec::new() };
+        let log = lives.log();
+        addresses.iter().map(|gpa| log.last_of(*gpa).cloned()).collect()
+    }
+
+    fn life(&self, of: &LifeOf) -> Reply {
+        let Some(lives) = &self.lives else {
+            let message = "what happens to pages is not recorded here: start `vnic serve --life`".to_owned();
+            return Reply::Error { message };
+        };
+        let log = lives.log();
+        Reply::Life(Box::new(match of {
+            LifeOf::Page { gpa } => log.of_page(*gpa),
+            LifeOf::File { path } => log.of_file(path),
+        }))
     }
 
     fn hold(&self, name: &str, on: bool) -> Reply {

@@ -18,6 +18,7 @@
 pub mod control;
 mod error;
 mod hardware;
+mod life;
 pub(crate) mod metrics;
 pub mod options;
 mod server;
@@ -73,6 +74,7 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
         process.add_disk(disk, options.queue_size)?;
     }
     process.keep_accounts(options.accounts);
+    process.record_lives(options.lives);
     if let Some(path) = options.control_path() {
         process.listen(&path, options.extension.clone())?;
     }
@@ -107,6 +109,7 @@ pub struct Process {
     devices: Vec<Prepared>,
     control: Option<Listening>,
     keeping: Keeping,
+    lives: bool,
 }
 
 impl Process {
@@ -116,12 +119,18 @@ impl Process {
     /// The host has no file for them.
     pub fn prepare(poll: PollMode, cpus: &[usize]) -> Result<Self, ServeError> {
         let (devices, control, keeping) = (Vec::new(), None, Keeping::default());
-        Ok(Process { signals: block_signals()?, poll, cpus: cpus.to_vec(), devices, control, keeping })
+        let (signals, cpus) = (block_signals()?, cpus.to_vec());
+        Ok(Process { signals, poll, cpus, devices, control, keeping, lives: false })
     }
 
     /// Has accounts of what is sent kept for `vnic top`, where there is a control socket.
     pub fn keep_accounts(&mut self, keeping: Keeping) {
         self.keeping = keeping;
+    }
+
+    /// Has it recorded what happens to the guest's pages, for `vnic life`, where there is a control socket.
+    pub fn record_lives(&mut self, wanted: bool) {
+        self.lives = wanted;
     }
 
     /// A device with one worker.
@@ -235,7 +244,7 @@ impl Process {
     }
 
     fn enter(self) -> Result<Running, ServeError> {
-        let Process { signals, poll, cpus, devices, control, keeping } = self;
+        let Process { signals, poll, cpus, devices, control, keeping, lives } = self;
         let stop = event()?;
         let kinds: Vec<_> = devices.iter().map(|device| device.about.device).collect();
         let (mut servers, mut controlled) = (Vec::new(), Vec::new());
@@ -260,7 +269,7 @@ impl Process {
             Some(Listening { path, socket, extension }) => {
                 let devices = controlled.clone();
                 socket
-                    .serve(Control::new(devices, extension).keeping(keeping))
+                    .serve(Control::new(devices, extension).keeping(keeping).recording_lives(lives))
                     .map_err(|source| ServeError::Control { path: path.clone(), source })?;
                 let published = discovery::publish(&path).inspect_err(
                     |error| tracing::warn!(%error, "commands without --control will not find this device"),

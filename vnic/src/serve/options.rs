@@ -101,6 +101,8 @@ pub struct Options {
     pub cpus: Vec<usize>,
     /// When accounts of what is sent are kept.
     pub accounts: Keeping,
+    /// Record what happens to the guest's pages.
+    pub lives: bool,
     /// Answers what the control socket does not know.
     pub extension: Option<Arc<dyn Extension>>,
 }
@@ -123,6 +125,7 @@ impl Options {
             poll: PollMode::Adaptive,
             cpus: Vec::new(),
             accounts: Keeping::Always,
+            lives: false,
             extension: None,
         }
     }

@@ -32,7 +32,7 @@ pub(super) struct Following<'s>(&'s AtomicU32);
 
 impl<'s> Following<'s> {
     /// All events.
-    fn all(shared: &'s Shared) -> Self {
+    pub(super) fn all(shared: &'s Shared) -> Self {
         Following::of(&shared.tracers, || shared.make_room_for_events())
     }
 

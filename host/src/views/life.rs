@@ -1,0 +1,78 @@
+//! `vnic life`: a line per step.
+
+use std::collections::BTreeSet;
+
+use anyhow::Result;
+use comfy_table::Cell;
+use vnic::observe::protocol::{Life, LifeOf, Step};
+
+use super::figures;
+use super::style::{DIM, GOOD, PLAIN, WARN};
+use super::table::{Align, paragraph, styled, table};
+
+/// Steps that are shown where nobody wants all of them.
+const LAST: usize = 40;
+
+/// What has happened, in the order of time, and what is not known of it.
+pub(crate) fn show(of: &LifeOf, life: &Life, all: bool) -> Result<()> {
+    super::put(text(of, life, all))
+}
+
+fn text(of: &LifeOf, life: &Life, all: bool) -> String {
+    let name = match of {
+        LifeOf::Page { gpa } => format!("the page at {gpa:#x}"),
+        LifeOf::File { path } => format!("the pages of {path}"),
+    };
+    let mut text = String::new();
+    if life.steps.is_empty() {
+        text += &paragraph(format!("No device has had {name} since this is recorded."), WARN);
+    } else {
+        let pages: BTreeSet<u64> = life.steps.iter().map(|step| step.gpa >> 12).collect();
+        let times = figures::count(life.steps.len() as u64 + life.left_out);
+        let which =
+            if pages.len() > 1 { format!(", {} pages", figures::count(pages.len() as u64)) } else { String::new() };
+        text += &paragraph(format!("A device has had {name} {times} times{which}:"), PLAIN);
+        let shown = if all { life.steps.len() } else { LAST.min(life.steps.len()) };
+        let earlier = life.left_out + (life.steps.len() - shown) as u64;
+        if earlier > 0 {
+            let more = if life.left_out == 0 { "; --all shows them" } else { "" };
+            text += &paragraph(format!("{} times before these{more}", figures::count(earlier)), DIM);
+        }
+        text += &steps(&life.steps[life.steps.len() - shown..]);
+    }
+    for (count, what) in [
+        (life.forgotten, "older steps of any page are forgotten: the log is full"),
+        (life.missed_chains, "chains went by unseen: they came faster than they are recorded"),
+    ] {
+        if count > 0 {
+            text += &paragraph(format!("{} {what}", figures::count(count)), WARN);
+        }
+    }
+    text
+}
+
+fn steps(steps: &[Step]) -> String {
+    let columns = [
+        ("seconds", Align::Right),
+        ("address", Align::Left),
+        ("bytes", Align::Right),
+        ("what", Align::Left),
+        ("whose", Align::Left),
+    ];
+    let row = |step: &Step| {
+        let whose = match &step.owner {
+            Some(owner) if owner.path().is_some() => styled(owner, GOOD),
+            Some(owner) => Cell::new(owner),
+            None => Cell::new(""),
+        };
+        let seconds = step.at_ns as f64 / 1e9;
+        vec![
+            Cell::new(format!("{seconds:.6}")),
+            Cell::new(format!("{:#x}", step.gpa)),
+            Cell::new(step.bytes),
+            Cell::new(step),
+            whose,
+        ]
+    };
+    table(&columns, steps.iter().map(row).collect())
+}

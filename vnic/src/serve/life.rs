@@ -1,0 +1,134 @@
+//! `vnic life`: what has happened to the guest's pages, recorded from the start, where that is wanted.
+//!
+//! Place: a thread beside the data path. It follows every queue as a trace does, and adds what it reads to a [`Log`]; whoever
+//! asks reads there.
+//!
+//! Operation: while it follows, the workers record every chain, frames with stamps. Events of all queues are put in the order of
+//! their time, looked up and recorded. What the workers had no room for is counted in the log.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::trace::{Following, give_way};
+use crate::backend::labels::EyesStamper;
+use crate::backend::{QueueShared, Shared};
+use crate::life::Log;
+use crate::memory::Memory;
+use crate::observe::tracer::{Event, Read, Reader};
+
+/// Between two looks, and while nothing passes.
+const PAUSE: Duration = Duration::from_millis(20);
+const IDLE: Duration = Duration::from_millis(100);
+/// How long until a guest that could not be looked into is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(2);
+/// Events taken from a queue before the others have their turn.
+const BATCH: usize = 512;
+
+/// The log, shared by who records and who asks.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Lives(Arc<Mutex<Log>>);
+
+impl Lives {
+    /// To be read, or added to.
+    pub(super) fn log(&self) -> MutexGuard<'_, Log> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records what these devices do, as long as anybody else has the log.
+    pub(super) fn record(&self, devices: &[Arc<Shared>]) {
+        give_way();
+        let mut recorders: Vec<Recorder<'_>> = devices.iter().map(|shared| Recorder::new(shared)).collect();
+        let mut passed_at = Instant::now();
+        while Arc::strong_count(&self.0) > 1 {
+            if self.advance(&mut recorders) {
+                passed_at = Instant::now();
+            }
+            thread::sleep(if passed_at.elapsed() > IDLE { IDLE } else { PAUSE });
+        }
+    }
+
+    /// Adds what has happened. Returns whether there was anything.
+    fn advance(&self, recorders: &mut [Recorder<'_>]) -> bool {
+        let mut batch: Vec<(usize, Arc<str>, Box<Event>)> = Vec::new();
+        let mut missed = 0;
+        for (device, recorder) in recorders.iter_mut().enumerate() {
+            recorder.read(&mut missed, |queue, event| batch.push((device, queue.clone(), event)));
+        }
+        batch.sort_by_key(|(_, _, event)| event.at_ns);
+        let any = !batch.is_empty();
+        // One device's events after the other's: each has eyes of its own on the guest. Of those that lie between, the log learns in
+        // their order.
+        for run in batch.chunk_by(|(one, ..), (other, ..)| one == other) {
+            if let Some(recorder) = run.first().and_then(|(device, ..)| recorders.get_mut(*device)) {
+                recorder.add(run, &self.0);
+            }
+        }
+        if missed > 0 {
+            self.log().miss(missed);
+        }
+        any
+    }
+}
+
+/// A device that is followed.
+struct Recorder<'s> {
+    shared: &'s Shared,
+    queues: Vec<(Arc<str>, Reader<'s>)>,
+    /// Sends frames: of these there are stamps.
+    sends: bool,
+    stamper: Option<Arc<EyesStamper>>,
+    try_at: Instant,
+    _following: Following<'s>,
+}
+
+impl<'s> Recorder<'s> {
+    fn new(shared: &'s Shared) -> Self {
+        let queue = |queue: &'s Arc<QueueShared>| (Arc::from(queue.name.as_str()), queue.events.reader());
+        let queues = shared.queues.iter().map(queue).collect();
+        let sends = shared.queues.iter().any(|queue| queue.is_transmitq());
+        Recorder { shared, queues, sends, stamper: None, try_at: Instant::now(), _following: Following::all(shared) }
+    }
+
+    fn read(&mut self, missed: &mut u64, mut take: impl FnMut(&Arc<str>, Box<Event>)) {
+        for (name, reader) in &mut self.queues {
+            for read in std::iter::from_fn(|| reader.read()).take(BATCH) {
+                match read {
+                    Read::Event(event) => take(name, event),
+                    Read::Lost(events) => *missed += events,
+                }
+            }
+        }
+    }
+
+    /// The guest's memory, with stamps taken of what is sent from it, as far as the guest can be looked into.
+    fn open(&mut self) -> Option<Arc<Memory>> {
+        let memory = self.shared.view().memory.clone().filter(|_| self.sends)?;
+        if Instant::now() >= self.try_at {
+            match self.shared.labels.want_stamps(&memory) {
+                Ok(stamper) => self.stamper = Some(stamper),
+                Err(_) => (self.stamper, self.try_at) = (None, Instant::now() + TRY_AGAIN),
+            }
+        }
+        self.stamper.is_some().then_some(memory)
+    }
+
+    fn add(&mut self, run: &[(usize, Arc<str>, Box<Event>)], log: &Mutex<Log>) {
+        let log = || log.lock().unwrap_or_else(PoisonError::into_inner);
+        let looked = self.open().and_then(|memory| {
+            let look = self.shared.labels.watch(&memory, |eyes| {
+                for (_, queue, event) in run {
+                    log().record(queue, event, |buffer, stamp, labels| match stamp {
+                        // Nobody looked when it was read; whose it is now is no answer.
+                        0 => {}
+                        stamp => eyes.labels_of(buffer.gpa, buffer.len, stamp, labels),
+                    });
+                }
+            });
+            look.ok()
+        });
+        if looked.is_none() {
+            run.iter().for_each(|(_, queue, event)| log().record(queue, event, |_, _, _| {}));
+        }
+    }
+}
