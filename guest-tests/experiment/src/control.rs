@@ -6,12 +6,14 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use vnic::memory::FilePages;
-use vnic::observe::observer::Observer;
+use vnic::observe::observer::{DiskObserver, Observer};
 use vnic::serve::Extension;
 use vnic::serve::control::Control;
 
+use crate::disk::{self, DiskWatch};
 use crate::flow::{FlowAccounts, FlowWatch};
 use crate::introspection::{Introspected, testify};
+use crate::run::DiskAccounts;
 use crate::scan::{self, ScanReport};
 use crate::wire::{Flow, PageRun};
 
@@ -94,6 +96,7 @@ fn watch(flow: Flow, runs: &[PageRun], later: bool, device: &Control) -> Result<
     let watch = FlowWatch::new(flow, pages);
     let watch = if later { watch.later() } else { watch };
     device.observe(|| Some(Box::new(watch.part())));
+    device.observe_disks(|| Some(Box::new(DiskWatch::default())));
     Ok(Reply::Done)
 }
 
@@ -104,13 +107,28 @@ fn end_watch(runs: &[PageRun], introspect: bool, device: &Control) -> Result<Rep
         part.downcast::<FlowWatch>().ok()
     });
     let parts: Vec<Box<FlowWatch>> = parts.collect();
+    let disks = device.observe_disks(|| None).into_iter().filter_map(|part: Box<dyn DiskObserver>| {
+        let part: Box<dyn Any> = part;
+        part.downcast::<DiskWatch>().ok()
+    });
+    let disks: Vec<DiskWatch> = disks.map(|part| *part).collect();
+    let disk = (!disks.is_empty()).then(|| disk_accounts(&disks, &parts));
     let introspection = introspect.then(|| introspected(&parts, device));
     let pages = FilePages::new(runs).map_err(|error| error.to_string())?;
     let accounts = parts.into_iter().fold(FlowAccounts::default(), |sum, mut part| {
         part.attribute_remembered(&pages);
         sum.plus(&part.accounts())
     });
-    Ok(Reply::FlowAccounts(FlowAccounts { introspection, ..accounts }.into()))
+    Ok(Reply::FlowAccounts(FlowAccounts { disk, introspection, ..accounts }.into()))
+}
+
+fn disk_accounts(disks: &[DiskWatch], parts: &[Box<FlowWatch>]) -> Result<DiskAccounts, String> {
+    let forgotten: u64 = parts.iter().map(|part| part.trail().1).sum();
+    if forgotten > 0 {
+        return Err(format!("there was no room to remember where {forgotten} bytes of the payload lay"));
+    }
+    let sent: Vec<_> = parts.iter().flat_map(|part| part.trail().0).copied().collect();
+    disk::accounts(disks, &sent)
 }
 
 fn introspected(parts: &[Box<FlowWatch>], device: &Control) -> Introspected {

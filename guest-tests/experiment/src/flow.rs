@@ -28,7 +28,7 @@ use vnic::net::parse::{HEAD_LEN, Packet, Transport, parse};
 use vnic::observe::observer::{Observer, TransmittedFrame};
 
 use crate::introspection::Introspected;
-use crate::run::DeviceAccounts;
+use crate::run::{DeviceAccounts, DiskAccounts};
 use crate::trail::{Piece, Trail};
 use crate::wire::Flow;
 
@@ -44,6 +44,9 @@ pub struct FlowAccounts {
     /// Bytes elsewhere that there was no room to remember, of a file whose pages were known only afterwards.
     #[serde(default)]
     pub forgotten_bytes: u64,
+    /// What the disk brought meanwhile, where it is served by the same process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<Result<DiskAccounts, String>>,
     /// The shapes of its chains.
     #[serde(default)]
     pub shapes: Shapes,
@@ -209,6 +212,7 @@ impl FlowWatch {
             unparsed_frames: totals.unparsed,
             forgotten_bytes: if self.later { self.trail.forgotten() } else { 0 },
             shapes: self.shapes.shapes(),
+            disk: None,
             introspection: None,
         }
     }

@@ -21,6 +21,8 @@
 #[cfg(feature = "device")]
 pub mod control;
 #[cfg(feature = "device")]
+pub mod disk;
+#[cfg(feature = "device")]
 pub mod flow;
 #[cfg(feature = "device")]
 pub mod introspection;

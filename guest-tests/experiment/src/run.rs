@@ -220,9 +220,26 @@ pub struct DeviceAccounts {
     pub device_copied_bytes: Option<u64>,
 }
 
+/// The first of the two DMAs, by the disk's own descriptors.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct DiskAccounts {
+    /// Reads that the disk did while the flow was watched.
+    pub requests: u64,
+    /// Their pieces of the guest's memory: a descriptor each.
+    pub descriptors: u64,
+    /// Bytes it wrote there.
+    pub bytes: u64,
+    /// Of them, those in pages that the NIC gathered payload from.
+    pub bytes_in_pages_sent: u64,
+    /// Payload bytes that lay in pages that the disk had filled.
+    pub payload_bytes_in_pages_read: u64,
+}
+
 /// What a NIC has to do for the flow, and what that would cost one of hardware.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Dma {
+    /// The disk's own part of it: what its descriptors brought into memory.
+    pub disk: Option<DiskAccounts>,
     /// The chains that carried payload of the flow, as far as a model of hardware must know them.
     pub shapes: Option<Shapes>,
     /// What they would have cost the card that `serve --hardware` was told.

@@ -12,7 +12,8 @@
 //!   once, and it cannot tell how often;
 //! - the guest kernel's accounts: how many bytes went through its copying functions, each time counted;
 //! - the guest's memory: in how many places the first chunk stood: one more than the copies that still exist;
-//! - the guest kernel's structures, read from outside: the same as the device, without being told where the file is.
+//! - the guest kernel's structures, read from outside: the same as the device, without being told where the file is;
+//! - the disk's rings, where they are ours and it brought the file meanwhile: whether the NIC gathered the very frames that the disk filled.
 //!
 //! Limits: a witness that cannot speak says why, and is never counted as agreeing or disagreeing. What a method does by
 //! other means than the page cache and the copying functions is a [`PathKind`] of its own.
@@ -21,11 +22,13 @@ use super::row::{PROGRAM, PathKind, Row};
 use super::run::{Method, Verdict};
 
 mod device;
+mod disk;
 mod guest;
 mod introspection;
 mod memory;
 
 pub use device::device;
+pub use disk::disk;
 pub use guest::{copied_by, copies_per_byte, guest};
 pub use introspection::introspection;
 pub use memory::memory;
@@ -187,12 +190,14 @@ fn by_share(
 /// Fills in what follows from a row's figures: verdict, why, copies per payload byte.
 pub fn judge(method: &mut Method, circumstances: Circumstances) {
     let path_kind = Row::parse(&method.method).map_or(PathKind::PageCache, |row| row.path_kind());
-    let judgement = join(&[
+    let mut witnesses = vec![
         ("device", device(&method.device, method.bytes_sent, path_kind, circumstances)),
         ("guest", guest(method, path_kind)),
         ("memory", memory(method, path_kind)),
         ("introspection", introspection(method, path_kind, circumstances)),
-    ]);
+    ];
+    witnesses.extend(disk(method).map(|testimony| ("disk", testimony)));
+    let judgement = join(&witnesses);
     method.verdict = judgement.verdict;
     method.why = judgement.why;
     if method.verdict.is_none() {
@@ -230,7 +235,9 @@ fn nic_copies(method: &Method) -> Result<f64, &'static str> {
 /// # Errors
 /// Why that is not known.
 pub fn disk_copies(method: &Method) -> Result<f64, &'static str> {
-    match (method.guest.disk_read_bytes, method.bytes_sent) {
+    // What the disk's own rings showed, or else what the guest's kernel counted.
+    let read = method.dma.disk.as_ref().map(|disk| disk.bytes).or(method.guest.disk_read_bytes);
+    match (read, method.bytes_sent) {
         (Some(read), Some(sent)) if sent > 0 => Ok(read as f64 / sent as f64),
         (None, _) => Err("what the disk brought was not counted"),
         _ => Err("no bytes were sent"),

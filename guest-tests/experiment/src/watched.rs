@@ -55,7 +55,7 @@ fn method(flow: &FlowReport) -> Method {
         NO_AGENT,
     )
     .collect();
-    reasons.extend(because(&["dma.shapes", "dma.hardware"], "not counted by flow"));
+    reasons.extend(because(&["dma.disk", "dma.shapes", "dma.hardware"], "not counted by flow"));
     let again = "what is sent again counts again";
     reasons.extend(because(&["device.retransmitted_bytes"], again));
     reasons.extend(because(&["device.dma_read_bytes", "device.device_copied_bytes"], "not counted by flow"));

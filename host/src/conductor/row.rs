@@ -145,7 +145,21 @@ pub(super) fn judged(row: &Row, expected: Option<Verdict>, transfer: &Transfer, 
             None
         }
     };
-    let dma = Dma { shapes: transfer.witnesses.device.then(|| transfer.device.shapes.clone()), hardware: None };
+    let disk = match transfer.device.disk.clone() {
+        Some(Ok(disk)) => Some(disk),
+        other => {
+            let unknown = if transfer.witnesses.device {
+                "the disk is not served by this device (--disk vhost)"
+            } else {
+                LEFT_OUT
+            };
+            let why = other.and_then(Result::err).unwrap_or_else(|| unknown.to_owned());
+            reasons.insert("dma.disk".to_owned(), why);
+            None
+        }
+    };
+    let shapes = transfer.witnesses.device.then(|| transfer.device.shapes.clone());
+    let dma = Dma { disk, shapes, hardware: None };
     if dma.shapes.is_none() {
         reasons.insert("dma.shapes".to_owned(), LEFT_OUT.to_owned());
     }

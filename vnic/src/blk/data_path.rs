@@ -9,6 +9,7 @@
 //!
 //! Whoever takes a queue away, or memory, waits for the requests that are under way: nothing calls them back.
 
+use std::any::Any;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use super::Disk;
 use super::engine::Engine;
 use super::request::{Bounds, Malformed, Request, check, read_header};
 use super::trace::Tracing;
+use super::watch::Watching;
 use crate::backend::{BURST, DataPath, Progress, Queue, QueueShared, Queues, Shared};
 use crate::memory::transfer::{Direction, MOST_UNDER_WAY, Operation, Transfer};
 use crate::ring::{ChainView, DeviceRing};
@@ -39,6 +41,7 @@ pub struct BlkDataPath {
     /// By ticket.
     under_way: Box<[Asked]>,
     tracing: Tracing,
+    watching: Watching,
     /// The driver may not count on flushes: what it writes is to be on the disk at once.
     no_flushes: bool,
     /// How long the image is, if a write has asked in this pass.
@@ -71,6 +74,7 @@ impl BlkDataPath {
             transfer: Transfer::default(),
             under_way: vec![nothing; usize::from(MOST_UNDER_WAY)].into(),
             tracing: Tracing::new(shared),
+            watching: Watching::new(),
             no_flushes: false,
             image_len: None,
         }
@@ -141,6 +145,7 @@ impl BlkDataPath {
             self.disk.counters.count(request);
             return self.answer(chain, shared, S_OK);
         };
+        self.watching.take(chain, request);
         let written = chain.chain.writable_len;
         if self.disk.image.takes(&self.transfer)
             && let Some(ticket) = self.engine.start(operation, &mut self.transfer)
@@ -149,11 +154,15 @@ impl BlkDataPath {
                 *asked = Asked { queue, request, written };
             }
             self.tracing.under_way(ticket);
+            self.watching.under_way(ticket);
             return Taken::UnderWay(ticket);
         }
         let result = self.disk.image.run(operation, &mut self.transfer, &shared.counters.device_copied_bytes);
         *moved += request.bytes();
         let status = self.ended(request, result, shared);
+        if status == S_OK {
+            self.watching.answered(request);
+        }
         self.answer(chain, shared, status)
     }
 
@@ -233,6 +242,9 @@ impl BlkDataPath {
             };
             let status = self.ended(request, result, &queue.shared);
             self.engine.finish(ticket, status);
+            if status == S_OK {
+                self.watching.completed(ticket, request);
+            }
             self.tracing.completed(ticket, &queue.shared, written, status);
             queue.in_flight.complete(ticket, written);
         }
@@ -285,6 +297,10 @@ impl DataPath for BlkDataPath {
         self.no_flushes = features.0 & BlkFeature::Flush.mask() == 0;
         self.disk.writeback.store(true, Ordering::Relaxed);
         Ok(())
+    }
+
+    fn told(&mut self, message: Box<dyn Any + Send>) {
+        self.watching.told(message);
     }
 
     fn files(&self) -> Vec<BorrowedFd<'_>> {

@@ -8,7 +8,7 @@
 //! | `request` | a chain becomes a request, or is malformed, with a name |
 //! | `data_path` | a pass over the request queues |
 //! | `engine` | who carries the requests out: io_uring, or system calls that wait |
-//! | `counters`, `trace` | what is counted and shown of them |
+//! | `counters`, `trace`, `watch` | what is counted and shown of them |
 //!
 //! The data go straight between the file and the guest's pages: no byte of them passes through this process, unless the guest's
 //! buffers lie as the disk does not take them.
@@ -22,6 +22,7 @@ mod request;
 #[cfg(test)]
 pub(crate) mod tests;
 mod trace;
+mod watch;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -37,6 +38,7 @@ use engine::Engine;
 pub use image::{Image, ImageError};
 pub use options::{Cache, DiskOptions};
 pub(crate) use trace::summary;
+pub(crate) use watch::observe;
 
 /// What any disk offers.
 const OFFERED: Features = Features::of(&[

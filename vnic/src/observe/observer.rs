@@ -16,6 +16,21 @@ pub trait Observer: Any + Debug + Send {
     fn transmitted(&mut self, frame: &TransmittedFrame<'_>);
 }
 
+/// Sees what a disk's worker has brought into the guest's memory. The same holds for it.
+pub trait DiskObserver: Any + Debug + Send {
+    /// A read is done: its data are there.
+    fn read(&mut self, read: &DiskRead<'_>);
+}
+
+/// Data that a disk has written into the guest's memory.
+#[derive(Debug, Clone, Copy)]
+pub struct DiskRead<'a> {
+    /// Where on the disk they stand, bytes.
+    pub offset: u64,
+    /// Where they lie: guest-physical address and length of each piece, in order.
+    pub pieces: &'a [(u64, u64)],
+}
+
 /// A frame that the link has taken, still in the driver's buffers.
 #[derive(Debug, Clone, Copy)]
 pub struct TransmittedFrame<'a> {

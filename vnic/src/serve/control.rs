@@ -27,10 +27,10 @@ use crate::introspect::Label;
 use crate::life::Step;
 use crate::link::peer::Pinger;
 use crate::memory::{FilePages, Memory};
-use crate::nic;
-use crate::observe::observer::Observer;
+use crate::observe::observer::{DiskObserver, Observer};
 use crate::observe::protocol::{LifeOf, Reply, Request, RingSnapshot, Status};
 use crate::spec::Feature;
+use crate::{blk, nic};
 
 /// Most clients at a time.
 pub const MAX_CLIENTS: usize = 16;
@@ -420,6 +420,15 @@ impl Control {
     /// Gives every worker of a NIC an observer of its own, or none; returns those that looked so far.
     pub fn observe(&self, mut observer: impl FnMut() -> Option<Box<dyn Observer>>) -> Vec<Box<dyn Observer>> {
         self.devices.iter().flat_map(|device| nic::observe(&device.workers, &mut observer)).collect()
+    }
+
+    /// The same of the disks' workers, if there are any.
+    pub fn observe_disks(
+        &self,
+        mut observer: impl FnMut() -> Option<Box<dyn DiskObserver>>,
+    ) -> Vec<Box<dyn DiskObserver>> {
+        let disks = self.devices.iter().filter(|device| device.shared.about.device == "blk");
+        disks.flat_map(|device| blk::observe(&device.workers, &mut observer)).collect()
     }
 
     /// From now on, snapshots and traces say which of these pages an address is in.
