@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use guest_fixture::{Deadline, Device, Folder, Machine, note, prepared, until};
+use guest_fixture::{Deadline, Device, Folder, Machine, judged_run, note, prepared, until};
 
 const WRITES: Deadline = Deadline::secs("the guest to write to its disk", 60);
 
@@ -126,4 +126,22 @@ fn a_disk_that_is_killed_again_and_again_under_writes_loses_nothing_that_was_ack
     assert!((1..=told).all(|number| lines[number - 1] == number.to_string()), "an acknowledged block is another");
     assert!(resumed > 0, "killed {DEATHS} times, and nothing was ever in flight");
     note(&format!("{told} blocks acknowledged, {resumed} requests taken again"));
+}
+
+#[test]
+fn a_cold_file_leaves_out_of_the_frames_that_our_disk_filled_unless_it_is_copied() {
+    let folder = Folder::new();
+    let rows = "sendfile-cold,read-write-cold,sendfile";
+    let run = judged_run(folder.path(), rows, &["--disk", "vhost", "--filesystem", "ext4"]);
+    let disk = |at: usize| run.methods[at].dma.disk.clone().expect("what the disk brought");
+    let bytes = 16 << 20;
+    let sent = disk(0);
+    assert!(sent.requests > 0 && sent.descriptors >= sent.requests, "{sent:?}");
+    assert!(sent.bytes >= bytes && sent.bytes_in_pages_sent >= bytes * 999 / 1000, "{sent:?}");
+    assert!(sent.payload_bytes_in_pages_read >= bytes * 999 / 1000, "{sent:?}");
+    let why = &run.methods[0].why;
+    assert!(why.contains("disk: 100.0 % of the payload lay in pages"), "{why}");
+    let copied = disk(1);
+    assert!(copied.bytes >= bytes && copied.payload_bytes_in_pages_read <= bytes / 1000, "{copied:?}");
+    assert!(disk(2).bytes < bytes / 100, "it was in memory already: {:?}", disk(2));
 }

@@ -85,6 +85,44 @@ fn what_is_wrong_with_the_options_is_said_in_a_sentence() {
 }
 
 #[test]
+fn a_disk_that_cannot_be_one_is_refused_in_a_sentence() {
+    let scratch = Scratch::new();
+    let disk = |disk: &str| scratch.run(&["serve", "--blk", disk]);
+    disk("d.sock").is_refusal(&["--blk", "d.sock,file=IMAGE"]);
+    disk("d.sock,file=x,colour=red").is_refusal(&["--blk", "`colour=red`", "readonly"]);
+    disk("missing/d.sock,file=x").is_refusal(&["--blk", "folder missing does not exist"]);
+    disk("d.sock,file=x").is_refusal(&["disk image x cannot be opened", "truncate"]);
+    disk("d.sock,file=.").is_refusal(&["disk image . is a directory"]);
+    let image = std::fs::File::create_new(scratch.path("image")).unwrap();
+    disk("d.sock,file=image").is_refusal(&["disk image image is empty"]);
+    image.set_len(1000).unwrap();
+    disk("d.sock,file=image").is_refusal(&["1000 bytes", "make it 1024 with truncate"]);
+    assert!(!scratch.path("d.sock").exists(), "nothing is left behind");
+}
+
+#[test]
+fn a_disk_is_served_without_a_network_card_and_its_image_by_one_process_at_a_time() {
+    let scratch = Scratch::new();
+    std::fs::File::create_new(scratch.path("image")).unwrap().set_len(1 << 20).unwrap();
+    let mut command = scratch.vnic();
+    command.args(["serve", "--blk", "d.sock,file=image,serial=S-1"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut serve = Serve(command.spawn().unwrap());
+    let status = wait_for("the disk to come up", || {
+        let status = scratch.run(&["status", "--control", "d.sock.control"]);
+        (status.code == Some(0)).then_some(status.stdout)
+    });
+    assert!(status.contains("blk, ") && status.contains("image image (") && status.contains("requestq0"), "{status}");
+    // It says that it waits, and then why it does not any more.
+    let refused = scratch.run(&["serve", "--blk", "e.sock,file=image,readonly"]);
+    let last = refused.stderr.lines().last().unwrap_or_default();
+    assert_eq!(refused.code, Some(2), "{refused:?}");
+    assert!(last.starts_with("vnic: the disk image image is locked by another program"), "{refused:?}");
+    serve.signal(Signal::SIGTERM);
+    assert_eq!(serve.end().code, Some(0));
+    assert!(!scratch.path("d.sock").exists() && !scratch.path("d.sock.control").exists());
+}
+
+#[test]
 fn a_log_in_a_file_has_no_colours() {
     let scratch = Scratch::new();
     let mut serve = Serve::start(&scratch, "vnic.sock", &[]);
