@@ -11,7 +11,7 @@ use std::time::Instant;
 use super::devices::{Device, Frames, Queue};
 use super::ram::Ram;
 use super::rings::{self, Look};
-use super::trace::{Seen, Tracing};
+use super::trace::{InSight, Tracing, Vm};
 use super::{AttachError, Attached};
 use crate::observe::protocol::{FeatureSets, QueueStatus, RegionStatus, Reply, Request, RingSnapshot, Status};
 use crate::serve::Admitted;
@@ -45,36 +45,13 @@ impl Answers {
         Arc::new_cyclic(|me| Answers { state, tracing: Mutex::default(), me: me.clone() })
     }
 
-    /// Shows the guest's memory and its devices as they are now. `None`: they are not to be had now.
-    pub(super) fn look_up(&self, mut show: impl FnMut(&Ram, &[Device])) -> Option<Seen> {
-        let mut state = self.state();
-        let devices = state.devices().ok()?;
-        let seen = (state.attached.shared_ram(), state.attached.eyes().stamper());
-        show(&seen.0, &devices);
-        Some(seen)
-    }
-
-    /// The kernel's release.
-    ///
-    /// # Errors
-    /// It was not to be had when the devices were last looked up: why.
-    pub(super) fn kernel(&self) -> Result<String, String> {
-        let state = self.state();
-        state.trouble.clone().map_or_else(|| Ok(state.attached.release().to_owned()), Err)
-    }
-
-    /// Shows who labels the pages of buffers.
-    pub(super) fn look(&self, show: &mut dyn FnMut(top::Labelled<'_>)) {
-        top::labelled(self.state().attached.eyes(), show);
-    }
-
     /// What those who follow the rings share, of the devices there are now.
     fn with_tracing<R>(&self, add: impl FnOnce(&Tracing) -> R) -> Result<R, String> {
         let devices = self.state().devices().map_err(|error| error.to_string())?;
         let mut tracing = self.tracing.lock().unwrap_or_else(PoisonError::into_inner);
         let new = || {
-            let me = self.me.upgrade().ok_or_else(|| "it is about to end".to_owned())?;
-            Tracing::new(&me, &devices).map_err(|error| format!("there is no thread to be had: {error}"))
+            let me: Weak<dyn Vm> = self.me.clone();
+            Tracing::new(me, &devices).map_err(|error| format!("there is no thread to be had: {error}"))
         };
         let tracing = match tracing.take_if(|tracing| !tracing.is_for(&devices)).map_or(tracing.as_ref(), |_| None) {
             Some(tracing) => tracing,
@@ -91,6 +68,25 @@ impl Answers {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Vm for Answers {
+    fn look_up(&self, show: &mut dyn FnMut(&Ram, &[Device])) -> Option<InSight> {
+        let mut state = self.state();
+        let devices = state.devices().ok()?;
+        let seen = (state.attached.shared_ram(), state.attached.eyes().more());
+        show(&seen.0, &devices);
+        Some(seen)
+    }
+
+    fn kernel(&self) -> Result<String, String> {
+        let state = self.state();
+        state.trouble.clone().map_or_else(|| Ok(state.attached.release().to_owned()), Err)
+    }
+
+    fn look(&self, show: &mut dyn FnMut(top::Labelled<'_>)) {
+        top::labelled(self.state().attached.eyes(), show);
     }
 }
 

@@ -32,6 +32,7 @@ pub mod testing;
 mod tests;
 pub mod vmcoreinfo;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use kernel::Kernel;
@@ -153,6 +154,37 @@ impl<M: GuestPhysical> Introspection<M> {
         M: Clone,
     {
         Stamper::new(self.memory.clone(), self.kernel.clone())
+    }
+
+    /// More eyes on this kernel, which remember for themselves.
+    pub(crate) fn more(&self) -> Self
+    where
+        M: Clone,
+    {
+        let (memory, kernel) = (self.memory.clone(), self.kernel.clone());
+        Introspection { memory, kernel, names: Names::default(), statistics: Statistics::default(), work: self.work }
+    }
+
+    /// The stamps of several buffers, all of one moment, and of those in a file's pages whose they are: the same name for all
+    /// pages of a file that `files` has seen already.
+    pub(crate) fn sight(
+        &mut self,
+        buffers: impl Iterator<Item = (u64, u32)>,
+        files: &mut HashMap<u64, Label>,
+    ) -> Vec<(u64, Option<Label>)>
+    where
+        M: Clone,
+    {
+        let stamped: Vec<_> = self.stamper().stamps_with_files(buffers).collect();
+        let mut label = |gpa, mapping| match files.get(&mapping) {
+            Some(label) => Some(Label { gpa, page: None, ..label.clone() }),
+            None => {
+                let label = self.label(gpa);
+                label.path.is_some().then(|| files.insert(mapping, label.clone()));
+                label.path.is_some().then_some(label)
+            }
+        };
+        stamped.into_iter().map(|(gpa, stamp, file)| (stamp, file.and_then(|file| label(gpa, file)))).collect()
     }
 
     fn look(&mut self, gpa: u64) -> (Label, Stamp) {

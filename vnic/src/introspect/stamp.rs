@@ -48,19 +48,34 @@ impl<M: GuestPhysical> Stamper<M> {
 
     /// The stamps of several buffers, all of one moment.
     pub fn stamps(&self, buffers: impl IntoIterator<Item = (u64, u32)>) -> impl Iterator<Item = u64> {
-        // Page tables are walked once for most of them.
-        let reader = Reader::new(&self.memory, &self.kernel.space, STEPS);
-        buffers.into_iter().map(move |(gpa, len)| self.stamp_by(&reader, gpa, len))
+        self.stamps_with_files(buffers).map(|(_, stamp, _)| stamp)
     }
 
-    fn stamp_by(&self, reader: &Reader<'_, M>, gpa: u64, len: u32) -> u64 {
+    /// The same, each behind its buffer's address; with the `address_space` of the file whose page is the buffer's first.
+    pub(super) fn stamps_with_files(
+        &self,
+        buffers: impl IntoIterator<Item = (u64, u32)>,
+    ) -> impl Iterator<Item = (u64, u64, Option<u64>)> {
+        // Page tables are walked once for most of them.
+        let reader = Reader::new(&self.memory, &self.kernel.space, STEPS);
+        buffers.into_iter().map(move |(gpa, len)| {
+            let mut file = None;
+            (gpa, self.stamp_by(&reader, gpa, len, &mut file), file)
+        })
+    }
+
+    fn stamp_by(&self, reader: &Reader<'_, M>, gpa: u64, len: u32, file: &mut Option<u64>) -> u64 {
         let Some(pages) = pages(gpa, len) else { return 0 };
         let mut stamp = Stamp::default();
+        let first = *pages.start();
         for number in pages {
             reader.begin(STEPS);
             let one = self.kernel.page(reader, number).and_then(|page| {
                 let Some(page) = page else { return Ok(None) };
                 let used_for = self.kernel.used_for(reader, &page)?;
+                if let (true, Use::File(mapping)) = (number == first, used_for) {
+                    *file = Some(mapping);
+                }
                 self.kernel.stamp(reader, &page, used_for).map(Some)
             });
             let Ok(Some(one)) = one else { return 0 };

@@ -1,9 +1,7 @@
 //! A chain in copies of a ring: its buffers, and of a frame that is sent its first bytes.
 
-use std::sync::Arc;
-
 use super::super::ram::Ram;
-use crate::introspect::{GuestPhysical, MAX_PAGES, Stamper};
+use crate::introspect::{GuestPhysical, Label};
 use crate::observe::tracer::{EventBuffer, HEAD_BYTES, MAX_BUFFERS};
 use crate::ring::MIN_CHAIN_LIMIT;
 use crate::spec::ring::{DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE};
@@ -28,8 +26,9 @@ pub(super) struct Seen {
     pub(super) readable: u64,
     /// The first descriptors.
     pub(super) buffers: Vec<EventBuffer>,
-    /// What the pages of these were; empty: nobody looked.
+    /// What the pages of these were, and whose, of those in files; empty: nobody looked.
     pub(super) stamps: Vec<u64>,
+    pub(super) labels: Vec<Option<Label>>,
     /// Of a frame that is sent: its header, and its first bytes.
     pub(super) first: Vec<u8>,
 }
@@ -66,12 +65,6 @@ impl Seen {
             at = desc.next;
         }
         seen
-    }
-
-    /// Takes stamps of its pages. Returns how many pages these are.
-    pub(super) fn stamp(&mut self, stamper: &Stamper<Arc<Ram>>) -> u64 {
-        self.stamps = stamper.stamps(self.buffers.iter().map(|buffer| (buffer.gpa, buffer.len))).collect();
-        self.buffers.iter().map(|buffer| u64::from(buffer.len >> 12).min(MAX_PAGES) + 1).sum()
     }
 
     /// The first bytes of what the device reads, or has written, as many as a header of this length and the frame's start

@@ -9,6 +9,7 @@
 
 mod chain;
 mod queue;
+mod sight;
 #[cfg(test)]
 mod tests;
 
@@ -17,15 +18,15 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use super::answers::Answers;
 use super::devices::{Device, Frames};
 use super::ram::Ram;
 use crate::backend::{About, Shared};
-use crate::introspect::Stamper;
+use crate::introspect::Introspection;
 use crate::serve::control::start;
 use crate::serve::top;
 use crate::serve::trace::{self, Client};
 use queue::{Wanted, Watched};
+use sight::{Named, Sight};
 
 /// How often the devices are looked up.
 const ANEW: Duration = Duration::from_millis(500);
@@ -36,8 +37,23 @@ const PAUSE: Duration = Duration::from_micros(200);
 /// How long a client has to be taken by the thread that serves it.
 const TAKEN: Duration = Duration::from_secs(10);
 
-/// The guest's memory, and what takes stamps of its pages.
-pub(super) type Seen = (Arc<Ram>, Stamper<Arc<Ram>>);
+/// The guest's memory, and eyes on its kernel.
+pub(super) type InSight = (Arc<Ram>, Introspection<Arc<Ram>>);
+
+/// The VM whose rings are looked at.
+pub(super) trait Vm: Send + Sync {
+    /// Shows the guest's memory and its devices as they are now. `None`: they are not to be had now.
+    fn look_up(&self, show: &mut dyn FnMut(&Ram, &[Device])) -> Option<InSight>;
+
+    /// The kernel's release.
+    ///
+    /// # Errors
+    /// It was not to be had when the devices were last looked up: why.
+    fn kernel(&self) -> Result<String, String>;
+
+    /// Shows who labels the pages of buffers.
+    fn look(&self, show: &mut dyn FnMut(top::Labelled<'_>));
+}
 
 /// Those who follow, and what they follow.
 #[derive(Debug)]
@@ -50,19 +66,20 @@ pub(super) struct Tracing {
 
 impl Tracing {
     /// For the queues that there are now.
-    pub(super) fn new(answers: &Arc<Answers>, devices: &[Device]) -> std::io::Result<Tracing> {
+    pub(super) fn new(vm: Weak<dyn Vm>, devices: &[Device]) -> std::io::Result<Tracing> {
         let shared: Arc<[Arc<Shared>]> = devices.iter().map(|device| Arc::new(face(device))).collect();
         let (clients, served) = channel();
         let (wake, woken) = channel();
         let traced = shared.clone();
         start("trace", move || trace::serve(&traced, &served))?;
-        let outside = Arc::downgrade(answers);
+        let named = Arc::new(Named::default());
+        let outside = Outside { vm: vm.clone(), named: named.clone() };
         let keeper =
-            top::Kept::start(top::Keeping::Asked, shared.clone(), move |_| Box::new(Outside(outside.clone())))?;
-        let (watched, answers) = (shared.clone(), Arc::downgrade(answers));
+            top::Kept::start(top::Keeping::Asked, shared.clone(), move |_| Box::new(outside.clone()))?;
+        let watched = shared.clone();
         start("rings", move || {
             trace::give_way();
-            watch(&watched, &woken, &|| answers.upgrade());
+            watch(&watched, &woken, &vm, &named);
         })?;
         Ok(Tracing { devices: shared, clients, keeper, wake })
     }
@@ -90,16 +107,26 @@ impl Tracing {
 }
 
 /// The guest that is looked into; who looks at its rings takes the stamps.
-struct Outside(Weak<Answers>);
+#[derive(Clone)]
+struct Outside {
+    vm: Weak<dyn Vm>,
+    named: Arc<Named>,
+}
 
 impl top::Guest for Outside {
     fn open(&mut self) -> Result<String, (String, Duration)> {
         let ended = || ("it is about to end".to_owned(), ANEW);
-        self.0.upgrade().ok_or_else(ended)?.kernel().map_err(|why| (why, ANEW))
+        self.vm.upgrade().ok_or_else(ended)?.kernel().map_err(|why| (why, ANEW))
     }
 
     fn look(&mut self, show: &mut dyn FnMut(top::Labelled<'_>)) -> Option<()> {
-        self.0.upgrade()?.look(show);
+        self.vm.upgrade()?.look(&mut |label| {
+            show(&mut |buffer, stamp, labels| {
+                let first = labels.len();
+                label(buffer, stamp, labels);
+                self.named.complete(stamp, labels.get_mut(first..).unwrap_or_default());
+            });
+        });
         Some(())
     }
 }
@@ -120,7 +147,7 @@ fn followed(devices: &[Arc<Shared>]) -> bool {
 }
 
 /// Looks while somebody follows, until nobody can come any more.
-fn watch(devices: &[Arc<Shared>], wake: &Receiver<()>, answers: &dyn Fn() -> Option<Arc<Answers>>) {
+fn watch(devices: &[Arc<Shared>], wake: &Receiver<()>, vm: &Weak<dyn Vm>, named: &Arc<Named>) {
     let traced = || followed(devices);
     while wake.recv().is_ok() {
         let deadline = Instant::now() + TAKEN;
@@ -128,24 +155,25 @@ fn watch(devices: &[Arc<Shared>], wake: &Receiver<()>, answers: &dyn Fn() -> Opt
             std::thread::sleep(PAUSE);
         }
         let mut rings: Vec<(Instant, Watched)> = Vec::new();
-        let (mut guest, mut looked_up, mut moved): (Option<Seen>, _, _) = (None, None, Instant::now());
+        let (mut guest, mut looked_up, mut moved): (Option<(Arc<Ram>, Sight)>, _, _) = (None, None, Instant::now());
         let mut looked_at_all = true;
         while traced() {
             let now = Instant::now();
             if looked_up.is_none_or(|at| now.duration_since(at) > ANEW) {
-                let Some(answers) = answers() else { return };
-                guest = answers.look_up(|ram, found| renew(devices, &mut rings, ram, found));
+                let Some(vm) = vm.upgrade() else { return };
+                let found = vm.look_up(&mut |ram, found| renew(devices, &mut rings, ram, found));
+                guest = found.map(|(ram, eyes)| (ram, Sight::new(eyes, named.clone())));
                 looked_up = Some(Instant::now());
             }
-            let Some((ram, stamper)) = &guest else {
+            let Some((ram, sight)) = &mut guest else {
                 std::thread::sleep(ANEW);
                 continue;
             };
             let count = |counter: fn(&Shared) -> &AtomicU32| {
                 devices.iter().map(|shared| counter(shared).load(Ordering::Relaxed)).sum::<u32>()
             };
-            let stamper = Some(stamper).filter(|_| count(|shared| &shared.samplers) > 0);
-            let all = stamper.is_none() || count(|shared| &shared.tracers) > 0;
+            let mut sight = Some(sight).filter(|_| count(|shared| &shared.samplers) > 0);
+            let all = sight.is_none() || count(|shared| &shared.tracers) > 0;
             if all && !looked_at_all {
                 // What went through the others until now was nobody's to follow.
                 rings.retain(|(_, ring)| ring.frames() == Frames::Sent);
@@ -155,7 +183,8 @@ fn watch(devices: &[Arc<Shared>], wake: &Receiver<()>, answers: &dyn Fn() -> Opt
             let mut any = false;
             // Who wants to know from what frames come needs those that are sent.
             for (epoch, ring) in rings.iter_mut().filter(|(_, ring)| all || ring.frames() == Frames::Sent) {
-                any |= ring.look(ram, Wanted { at_ns: epoch.elapsed().as_nanos() as u64, stamper, all });
+                let wanted = Wanted { at_ns: epoch.elapsed().as_nanos() as u64, all };
+                any |= ring.look(ram, wanted, sight.as_deref_mut());
             }
             if any {
                 moved = now;

@@ -15,8 +15,9 @@ use std::sync::Arc;
 use super::super::devices::{Frames, Queue};
 use super::super::ram::Ram;
 use super::chain::Seen;
+use super::sight::Sight;
 use crate::backend::QueueShared;
-use crate::introspect::{GuestPhysical, Stamper};
+use crate::introspect::GuestPhysical;
 use crate::observe::tracer::{Event, HEAD_BYTES};
 use crate::ring::RingLayout;
 use crate::spec::{Feature, Features};
@@ -26,11 +27,9 @@ const STAMPED: u64 = 64;
 
 /// What one look is for.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Wanted<'w> {
+pub(super) struct Wanted {
     /// The time.
     pub(super) at_ns: u64,
-    /// Somebody wants to know whose the bytes are.
-    pub(super) stamper: Option<&'w Stamper<Arc<Ram>>>,
     /// Somebody follows all chains: not only those with stamps.
     pub(super) all: bool,
 }
@@ -117,8 +116,8 @@ impl Watched {
         self.queue.frames
     }
 
-    /// Looks once. Returns whether anything has happened.
-    pub(super) fn look(&mut self, ram: &Ram, wanted: Wanted<'_>) -> bool {
+    /// Looks once; by `sight`, if somebody wants to know whose the bytes are. Returns whether anything has happened.
+    pub(super) fn look(&mut self, ram: &Ram, wanted: Wanted, mut sight: Option<&mut Sight>) -> bool {
         let layout = self.queue.layout;
         let Some((avail, used)) = indices(ram, &layout) else { return false };
         if (avail, used) == (self.next_avail, self.next_used) {
@@ -130,14 +129,15 @@ impl Watched {
         }
         let Some(before) = self.rings(ram) else { return false };
         let mut new = self.follow(ram, &table, &before, avail);
-        if let (Some(stamper), Frames::Sent) = (wanted.stamper, self.queue.frames) {
+        if let (Some(sight), Frames::Sent) = (&mut sight, self.queue.frames) {
             let mut pages = 0;
+            sight.begin();
             // The youngest will be there longest.
             for seen in new.iter_mut().rev() {
                 if pages >= STAMPED {
                     break;
                 }
-                pages += seen.stamp(stamper);
+                pages += sight.look(seen);
             }
         }
         // Not before all of them have been read.
@@ -162,7 +162,7 @@ impl Watched {
         self.open.append(&mut new);
         // What was used since may have been made available since, too: its turn is the next look's.
         while self.next_used != used {
-            self.pass(ram, &after, wanted);
+            self.pass(ram, &after, wanted, sight.as_deref());
         }
         true
     }
@@ -228,7 +228,7 @@ impl Watched {
     }
 
     /// The next used chain.
-    fn pass(&mut self, ram: &Ram, rings: &Rings, wanted: Wanted<'_>) {
+    fn pass(&mut self, ram: &Ram, rings: &Rings, wanted: Wanted, sight: Option<&Sight>) {
         let idx = self.next_used;
         self.next_used = idx.wrapping_add(1);
         let (head, written) = rings.used(idx);
@@ -241,6 +241,9 @@ impl Watched {
             self.miss(1);
             return;
         };
+        if let Some(sight) = sight {
+            sight.keep(&seen);
+        }
         let event = self.event(ram, &seen, idx, written, wanted.at_ns);
         self.shared.counters.chains.add(1);
         self.shared.counters.bytes.add(event.frame_len.into());

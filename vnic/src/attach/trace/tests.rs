@@ -15,7 +15,7 @@ use crate::ring::{Buffer, DriverRing, Placement, RingLayout, SplitDriver};
 use crate::spec::net::NET_HEADER_LEN;
 use crate::spec::{Feature, Features};
 
-const WANTED: Wanted<'_> = Wanted { at_ns: 7, stamper: None, all: true };
+const WANTED: Wanted = Wanted { at_ns: 7, all: true };
 const SIZE: u16 = 8;
 const RAM: u64 = 1 << 20;
 /// Where the driver's books say how far it has collected.
@@ -111,7 +111,7 @@ impl Bench {
 
     fn look(&mut self) -> bool {
         let Some(watched) = &mut self.watched else { return false };
-        watched.look(&self.seen_through, WANTED)
+        watched.look(&self.seen_through, WANTED, None)
     }
 }
 
@@ -231,7 +231,7 @@ fn nothing_is_told_that_was_not_so_while_the_ring_moves_under_the_look() {
         });
         loop {
             let last = worker.is_finished();
-            let moved = watched.look(&ram, WANTED);
+            let moved = watched.look(&ram, WANTED, None);
             let (more, gone) = told(&mut reader);
             all.extend(more);
             missed += gone;
