@@ -6,6 +6,7 @@
 
 use super::AttachError;
 use super::layout::{KERNEL, Sysfs as SysfsOffsets, VIRTIO, Virtio};
+use super::packed::Packed;
 use super::sysfs::Sysfs;
 use crate::introspect::btf::{Btf, MAGIC};
 use crate::introspect::{GuestPhysical, Introspection, Reader, Stop};
@@ -85,13 +86,6 @@ pub enum Frames {
     None,
 }
 
-/// A packed ring's books, as its driver keeps them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Packed {
-    /// The chains' states, by buffer id: kernel address.
-    pub(super) states: u64,
-}
-
 impl Finder {
     /// Learns where things are in this kernel.
     pub(super) fn new<M: GuestPhysical>(eyes: &Introspection<M>) -> Result<Finder, AttachError> {
@@ -126,39 +120,6 @@ impl Finder {
         let mut links = tree.entries(folder)?;
         links.sort_by_key(|(name, _)| (name.len(), name.clone()));
         links.iter().map(|(name, link)| self.device(&tree, name, *link)).collect()
-    }
-
-    /// How far the device is in a packed ring: behind the used chains that the driver has not collected yet, whose lengths
-    /// are in its books. In the upper half, the slot and in bit 15 the wrap counter.
-    pub(super) fn position<M: GuestPhysical>(&self, eyes: &Introspection<M>, queue: &Queue) -> u32 {
-        let Some(packed) = queue.packed else { return 0 };
-        let RingLayout { size, desc, .. } = queue.layout;
-        let (mut slot, mut wrap) = (queue.last_used & 0x7fff, queue.last_used >> 15);
-        let reader = eyes.reader(4 * u32::from(size) + 16);
-        for _ in 0..size {
-            let mut entry = [0; 4];
-            // Buffer id and flags, the last four bytes of a descriptor: VIRTIO 1.3, 2.8.13.
-            if slot >= size || eyes.memory().copy(desc.saturating_add(16 * u64::from(slot) + 12), &mut entry).is_none()
-            {
-                break;
-            }
-            let [id, id_high, flags, flags_high] = entry.map(u16::from);
-            let (id, flags) = (id | id_high << 8, flags | flags_high << 8);
-            let (available, used) = (flags >> 7 & 1, flags >> 15);
-            if available != wrap || used != wrap {
-                break;
-            }
-            let state = packed.states.wrapping_add(u64::from(id) * self.virtio.state_size);
-            let Ok(slots) = short(&reader, state.wrapping_add(self.virtio.state_slots)) else { break };
-            if slots == 0 || slots > size {
-                break;
-            }
-            slot += slots;
-            if slot >= size {
-                (slot, wrap) = (slot - size, 1 - wrap);
-            }
-        }
-        u32::from(slot | wrap << 15) << 16
     }
 
     fn device<M: GuestPhysical>(&self, tree: &Sysfs<'_, '_, M>, name: &[u8], link: u64) -> Result<Device, Stop> {
@@ -229,7 +190,11 @@ impl Finder {
         let [desc, avail, used] = parts.map(|part| reader.word(in_ring(part)));
         // The descriptors are the longest part, and lie before the others in the same block.
         let desc = contiguous(reader, desc?, 16 * u64::from(size))?;
-        let packed = is_packed.then(|| reader.word(in_ring(at.packed_state))).transpose()?;
+        let packed = is_packed.then(|| {
+            let states = contiguous(reader, reader.word(in_ring(at.packed_state))?, at.state_size * u64::from(size))?;
+            let [next, wrap] = [at.packed_next, at.packed_wrap].map(|offset| reader.physical(in_ring(offset)));
+            Ok(Packed::new(states, at, next?, wrap?))
+        });
         let (name, frames) = self.queue_name(reader, queue, index, device)?;
         Ok(Queue {
             name: format!("{}.{name}", device.name),
@@ -241,7 +206,7 @@ impl Finder {
             free: reader.half(queue.wrapping_add(at.queue_free))?,
             added: reader.half(in_ring(at.added))?,
             last_used: short(reader, in_ring(at.last_used))?,
-            packed: packed.map(|states| Packed { states }),
+            packed: packed.transpose()?,
         })
     }
 

@@ -124,6 +124,8 @@ offsets! {
         packed_driver = vring_virtqueue: "packed.vring.driver";
         packed_device = vring_virtqueue: "packed.vring.device";
         packed_state = vring_virtqueue: "packed.desc_state";
+        packed_next = vring_virtqueue: "packed.next_avail_idx";
+        packed_wrap = vring_virtqueue: "packed.avail_wrap_counter";
         state_slots = vring_desc_state_packed: "num";
     }
     sizes { state_size = vring_desc_state_packed; }

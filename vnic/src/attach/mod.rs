@@ -17,6 +17,7 @@
 pub mod answers;
 pub mod devices;
 mod layout;
+mod packed;
 pub mod process;
 pub mod ram;
 mod rings;
@@ -180,6 +181,7 @@ impl Attached {
 
     /// How far the device is in a packed ring, as [`snapshot::take_packed`](crate::ring::snapshot::take_packed) wants it.
     fn position(&self, queue: &Queue) -> u32 {
-        self.finder.position(&self.eyes, queue)
+        let device = queue.packed.and_then(|books| books.device(self.ram(), &queue.layout, queue.last_used));
+        device.map_or(0, |device| u32::from(device.to_bits()) << 16)
     }
 }

@@ -4,10 +4,11 @@ use super::super::ram::Ram;
 use crate::introspect::{GuestPhysical, Label};
 use crate::observe::tracer::{EventBuffer, HEAD_BYTES, MAX_BUFFERS};
 use crate::ring::MIN_CHAIN_LIMIT;
+use crate::ring::packed::Position;
 use crate::spec::ring::{DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE};
 
 /// Bytes of a descriptor.
-const DESC: usize = 16;
+pub(super) const DESC: usize = 16;
 
 /// A chain that the driver has made available.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -20,6 +21,8 @@ pub(super) struct Seen {
     pub(super) head: u16,
     /// Descriptors in all.
     pub(super) descriptors: u16,
+    /// Slots of a packed ring that it takes.
+    pub(super) slots: u16,
     /// Indirect table?
     pub(super) indirect: bool,
     /// Bytes that the device may read.
@@ -53,18 +56,47 @@ impl Seen {
                 (table, at) = (&indirect, 0);
                 continue;
             }
-            seen.descriptors += 1;
-            let writable = desc.flags & DESC_F_WRITE != 0;
-            seen.readable += if writable { 0 } else { u64::from(desc.len) };
-            if seen.buffers.len() < MAX_BUFFERS {
-                seen.buffers.push(EventBuffer { addr: desc.addr, gpa: desc.addr, len: desc.len, writable });
-            }
+            seen.push(&desc);
             if desc.flags & DESC_F_NEXT == 0 {
                 break;
             }
             at = desc.next;
         }
         seen
+    }
+
+    /// The chain that begins at `at` in this copy of a packed ring of `size` slots. What cannot be followed ends it.
+    pub(super) fn follow_packed(ram: &Ram, ring: &[u8], at: Position, size: u16) -> Seen {
+        let mut seen = Seen { idx: at.slot, ..Seen::default() };
+        let mut here = at;
+        while let Some(desc) = Desc::read_packed(ring, here.slot).filter(|_| seen.slots < size) {
+            seen.slots += 1;
+            seen.head = desc.next;
+            if desc.flags & DESC_F_INDIRECT != 0 {
+                seen.indirect = true;
+                let mut table = vec![0; (desc.len as usize / DESC).min(usize::from(MIN_CHAIN_LIMIT.max(size))) * DESC];
+                if ram.copy(desc.addr, &mut table).is_some() {
+                    let entries = (0..).map_while(|index| Desc::read_packed(&table, index));
+                    entries.for_each(|desc| seen.push(&desc));
+                }
+                break;
+            }
+            seen.push(&desc);
+            if desc.flags & DESC_F_NEXT == 0 {
+                break;
+            }
+            here = here.after(1, size);
+        }
+        seen
+    }
+
+    fn push(&mut self, desc: &Desc) {
+        self.descriptors += 1;
+        let writable = desc.flags & DESC_F_WRITE != 0;
+        self.readable += if writable { 0 } else { u64::from(desc.len) };
+        if self.buffers.len() < MAX_BUFFERS {
+            self.buffers.push(EventBuffer { addr: desc.addr, gpa: desc.addr, len: desc.len, writable });
+        }
     }
 
     /// The first bytes of what the device reads, or has written, as many as a header of this length and the frame's start
@@ -86,11 +118,13 @@ impl Seen {
     }
 }
 
-struct Desc {
+pub(super) struct Desc {
     addr: u64,
-    len: u32,
-    flags: u16,
-    next: u16,
+    /// Of a used descriptor of a packed ring, the bytes written.
+    pub(super) len: u32,
+    pub(super) flags: u16,
+    /// In a packed ring, the buffer's id.
+    pub(super) next: u16,
 }
 
 impl Desc {
@@ -104,5 +138,11 @@ impl Desc {
             flags: (number >> 96) as u16,
             next: (number >> 112) as u16,
         })
+    }
+
+    /// VIRTIO 1.3, 2.8.13: the last two are the other way round.
+    pub(super) fn read_packed(ring: &[u8], slot: u16) -> Option<Desc> {
+        let Desc { addr, len, flags, next } = Desc::read(ring, slot)?;
+        Some(Desc { addr, len, flags: next, next: flags })
     }
 }

@@ -5,11 +5,13 @@
 //! looked up anew from time to time: a driver may have come or gone, or the guest booted. A queue that was not there when the
 //! first of the present followers came is shown to those who come once all of them have gone.
 //!
-//! Limits: what passes between two looks is counted as missed, as is what is in packed rings.
+//! Limits: what passes between two looks is counted as missed. See also [`packed`].
 
 mod chain;
+mod packed;
 mod queue;
 mod sight;
+mod split;
 #[cfg(test)]
 mod tests;
 

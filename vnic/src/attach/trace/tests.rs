@@ -1,5 +1,7 @@
 //! A driver and a device at work on a ring that somebody else looks at now and then.
 
+mod packed;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -155,6 +157,33 @@ fn what_the_device_still_has_is_seen_and_what_was_collected_between_two_looks_is
     // The first lay in a table that the driver may have been about to free.
     assert_eq!(std::array::from_fn(|_| read(reader.read())), [Err(1), Ok(1), Err(1), Ok(3)]);
     assert_eq!(reader.read(), None);
+}
+
+#[test]
+fn an_index_that_jumps_is_so_many_missed_and_nothing_of_it_is_told() {
+    for jump in [SIZE + 1, 1000, 0x8000, u16::MAX] {
+        let mut bench = Bench::new(Frames::Sent);
+        let shared = bench.shared.clone();
+        let mut reader = shared.events.reader();
+        bench.add(true);
+        assert!(bench.look());
+        bench.ram.write(bench.layout.used + 2, &jump.to_le_bytes()).unwrap();
+        assert!(bench.look() && !bench.look());
+        assert_eq!(told(&mut reader), (vec![], jump.into()), "{jump}");
+        // One step from there is one chain, which was not seen either.
+        bench.ram.write(bench.layout.used + 2, &jump.wrapping_add(1).to_le_bytes()).unwrap();
+        assert!(bench.look() && !bench.look());
+        assert_eq!(told(&mut reader), (vec![], 1), "{jump}");
+    }
+    // The same of what is made available: which of them are in flight is not known any more.
+    let mut bench = Bench::new(Frames::Sent);
+    let shared = bench.shared.clone();
+    let mut reader = shared.events.reader();
+    bench.ram.write(bench.layout.avail + 2, &30_000_u16.to_le_bytes()).unwrap();
+    assert!(bench.look() && !bench.look());
+    bench.ram.write(bench.layout.used + 2, &1_u16.to_le_bytes()).unwrap();
+    assert!(bench.look());
+    assert_eq!(told(&mut reader), (vec![], 1));
 }
 
 #[test]

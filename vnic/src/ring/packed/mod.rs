@@ -18,9 +18,9 @@ use super::split::need_event;
 /// Where one side stands in a packed ring: a slot, and the wrap counter that turns over with each lap
 /// (VIRTIO 1.3, 2.8.1 Driver and Device Ring Wrap Counters).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Position {
-    pub(super) slot: u16,
-    pub(super) wrap: bool,
+pub(crate) struct Position {
+    pub(crate) slot: u16,
+    pub(crate) wrap: bool,
 }
 
 impl Position {
@@ -28,18 +28,18 @@ impl Position {
     pub(super) const START: Position = Position { slot: 0, wrap: true };
 
     /// From bits 0–15 of a ring base: slot, and the wrap counter in bit 15. `None`: the ring has no such slot.
-    pub(super) fn from_bits(bits: u16, size: u16) -> Option<Self> {
+    pub(crate) fn from_bits(bits: u16, size: u16) -> Option<Self> {
         let position = Position { slot: bits & 0x7fff, wrap: bits >> 15 == 1 };
         (position.slot < size).then_some(position)
     }
 
-    pub(super) const fn to_bits(self) -> u16 {
+    pub(crate) const fn to_bits(self) -> u16 {
         self.slot | (self.wrap as u16) << 15
     }
 
     /// `slots` further on, at most one lap.
     #[inline]
-    pub(super) const fn after(self, slots: u16, size: u16) -> Self {
+    pub(crate) const fn after(self, slots: u16, size: u16) -> Self {
         // Below 65536, as neither is over 32768 and `slot` is less.
         let slot = self.slot + slots;
         if slot >= size { Position { slot: slot - size, wrap: !self.wrap } } else { Position { slot, ..self } }
@@ -55,13 +55,13 @@ impl Position {
 
     /// Do these flags make the descriptor here available?
     #[inline]
-    pub(super) const fn is_available(self, flags: u16) -> bool {
+    pub(crate) const fn is_available(self, flags: u16) -> bool {
         (flags & DESC_F_AVAIL != 0) == self.wrap && (flags & DESC_F_USED != 0) != self.wrap
     }
 
     /// Do these flags make the descriptor here used?
     #[inline]
-    pub(super) const fn is_used(self, flags: u16) -> bool {
+    pub(crate) const fn is_used(self, flags: u16) -> bool {
         (flags & DESC_F_AVAIL != 0) == self.wrap && (flags & DESC_F_USED != 0) == self.wrap
     }
 

@@ -1,0 +1,187 @@
+//! The chains of one packed ring, as far as they can be seen by looking at it again and again.
+//!
+//! Operation, at each look at a ring that has changed:
+//! 1. What is available behind what was seen so far is followed in a copy of the ring: its buffers, its frame's start.
+//! 2. The ring is copied once more, and how far the driver has collected used chains is read. What is no more as it was
+//!    followed, and is used, is as the driver made it if it was not collected; all else is missed.
+//! 3. From where the device stood, its used descriptors say which chains it has used. What nobody saw become available was
+//!    missed: where the device is then stands in the driver's books, and all begins anew from there.
+//!
+//! Limits: NICs only, whose chains come back in the order in which they came. A packed ring has no index that counts on. How many
+//! chains were missed is told by the slots that they took, one each if they are indirect; and what came round the ring twice
+//! between two looks is not counted at all. So a look that took longer than that takes is not believed ([`AT_BEST`]).
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::super::devices::{Frames, Queue};
+use super::super::packed::Packed;
+use super::super::ram::Ram;
+use super::chain::{DESC, Desc, Seen};
+use super::queue::{Told, Wanted, short};
+use super::sight::Sight;
+use crate::introspect::GuestPhysical;
+use crate::ring::RingLayout;
+use crate::ring::packed::Position;
+use crate::spec::{Feature, Features};
+
+/// No kernel's driver makes a chain available, and collects it again, in less.
+const AT_BEST: Duration = Duration::from_nanos(100);
+
+/// What is watched of it.
+#[derive(Debug)]
+pub(super) struct PackedRing {
+    layout: RingLayout,
+    books: Packed,
+    last_used_at: u64,
+    /// Longer than this, and the ring may have gone round twice.
+    pub(super) believed: Duration,
+    /// Where the device is, and the next slot that was not followed yet.
+    next_used: Position,
+    next_avail: Position,
+    /// Chains between these two, oldest first.
+    open: VecDeque<Seen>,
+    /// The ring as it stood at the end of the last look.
+    before: Vec<u8>,
+}
+
+impl PackedRing {
+    /// From now on; `None`: the ring is none that can be looked at so, or out of reach.
+    pub(super) fn new(ram: &Ram, queue: &Queue, books: Packed, features: Features) -> Option<Self> {
+        let known = queue.frames != Frames::None && !features.has(Feature::InOrder);
+        let (layout, last_used_at) = (queue.layout, queue.last_used_at);
+        let device = books.device(ram, &layout, short(ram, last_used_at)?).filter(|_| known)?;
+        Some(PackedRing {
+            layout,
+            books,
+            last_used_at,
+            believed: AT_BEST * 2 * u32::from(layout.size),
+            next_used: device,
+            next_avail: device,
+            open: VecDeque::new(),
+            before: Vec::new(),
+        })
+    }
+
+    /// Looks once. Returns whether anything has happened.
+    pub(super) fn look(&mut self, ram: &Ram, told: &Told, wanted: Wanted, mut sight: Option<&mut Sight>) -> bool {
+        let start = Instant::now();
+        let Some((driver, ring)) = self.books.driver(ram, &self.layout).zip(self.copy(ram)) else { return false };
+        if ring == self.before {
+            return false;
+        }
+        // What is not as it was left is none of the chains that are remembered.
+        let mut lost = !self.before.is_empty() && !self.open_stand(&ring);
+        let (mut new, next_avail, met_driver) = self.follow(ram, &ring, driver, told);
+        lost |= !met_driver;
+        told.look_into(new.iter_mut(), sight.as_deref_mut());
+        // Not before all of them have been read.
+        let Some((after, collected)) = self.copy(ram).zip(short(ram, self.last_used_at)) else { return false };
+        let Some(collected) = Position::from_bits(collected, self.layout.size) else { return false };
+        let in_time = start.elapsed() <= self.believed;
+        let mut at = self.next_avail;
+        for seen in &mut new {
+            seen.is_whole = in_time && self.is_whole(seen, at, (&ring, &after), collected);
+            at = at.after(seen.slots, self.layout.size);
+        }
+        self.next_avail = next_avail;
+        self.open.append(&mut new);
+        while !lost && let Some(desc) = self.used(&after) {
+            let Some(seen) = self.open.pop_front_if(|seen| seen.head == desc.next) else {
+                lost = true;
+                break;
+            };
+            let behind = self.next_used.after(seen.slots, self.layout.size);
+            self.next_used = behind;
+            let is_collected =
+                || self.collected(ram).is_none_or(|by_now| self.distance(behind, by_now) <= self.layout.size);
+            told.pass(ram, &seen, desc.len, (wanted, sight.as_deref()), is_collected);
+        }
+        self.before = after;
+        if lost {
+            self.begin_anew(ram, told);
+        }
+        true
+    }
+
+    fn copy(&self, ram: &Ram) -> Option<Vec<u8>> {
+        let mut ring = vec![0; DESC * usize::from(self.layout.size)];
+        ram.copy(self.layout.desc, &mut ring)?;
+        Some(ring)
+    }
+
+    fn collected(&self, ram: &Ram) -> Option<Position> {
+        Position::from_bits(short(ram, self.last_used_at)?, self.layout.size)
+    }
+
+    /// Slots from one to the other, up to twice round.
+    fn distance(&self, from: Position, to: Position) -> u16 {
+        let lap = |at: Position| u32::from(at.slot) + if at.wrap { 0 } else { u32::from(self.layout.size) };
+        let round = 2 * u32::from(self.layout.size);
+        ((lap(to) + round - lap(from)) % round) as u16
+    }
+
+    /// What became available since the last look, where that ends, and whether it came by where the driver was.
+    fn follow(&self, ram: &Ram, ring: &[u8], driver: Position, told: &Told) -> (VecDeque<Seen>, Position, bool) {
+        let size = self.layout.size;
+        let (mut new, mut at) = (VecDeque::new(), self.next_avail);
+        let mut held: u16 = self.open.iter().map(|seen| seen.slots).sum();
+        let mut met = at == driver;
+        while held < size && Desc::read_packed(ring, at.slot).is_some_and(|desc| at.is_available(desc.flags)) {
+            let mut seen = Seen::follow_packed(ram, ring, at, size);
+            if told.queue.frames == Frames::Sent {
+                seen.first = seen.peek(ram, false, told.header);
+            }
+            held = held.saturating_add(seen.slots);
+            at = at.after(seen.slots, size);
+            met |= at == driver;
+            new.push_back(seen);
+        }
+        // What is used already, without having been seen, is found to be by its descriptor.
+        let unseen = Desc::read_packed(ring, at.slot).is_some_and(|desc| at.is_used(desc.flags));
+        (new, at, met || unseen)
+    }
+
+    /// Do the chains that the device has still stand as they did?
+    fn open_stand(&self, ring: &[u8]) -> bool {
+        let mut at = self.next_used;
+        self.open.iter().all(|seen| {
+            let same = desc(ring, at.slot) == desc(&self.before, at.slot);
+            let used = Desc::read_packed(ring, at.slot).is_some_and(|desc| at.is_used(desc.flags));
+            at = at.after(seen.slots, self.layout.size);
+            same || used
+        })
+    }
+
+    /// Was a chain at this place, followed in one copy, the device's until the other was made?
+    fn is_whole(&self, seen: &Seen, at: Position, (ring, after): (&[u8], &[u8]), collected: Position) -> bool {
+        if desc(ring, at.slot) == desc(after, at.slot) {
+            return true;
+        }
+        // If it is used, what is collected lies before it. The driver frees an indirect table before it counts on.
+        let used = Desc::read_packed(after, at.slot).is_some_and(|desc| at.is_used(desc.flags));
+        let behind = self.distance(collected, at);
+        used && behind < self.layout.size && !(seen.indirect && behind == 0)
+    }
+
+    /// The used descriptor where the device was.
+    fn used(&self, ring: &[u8]) -> Option<Desc> {
+        Desc::read_packed(ring, self.next_used.slot).filter(|desc| self.next_used.is_used(desc.flags))
+    }
+
+    /// From where the device is by the driver's books, which hold as long as the driver collects nothing meanwhile.
+    fn begin_anew(&mut self, ram: &Ram, told: &Told) {
+        let before = short(ram, self.last_used_at);
+        let device = before.and_then(|collected| self.books.device(ram, &self.layout, collected));
+        self.open.clear();
+        self.before.clear();
+        let Some(device) = device.filter(|_| short(ram, self.last_used_at) == before) else { return };
+        told.miss(self.distance(self.next_used, device));
+        (self.next_used, self.next_avail) = (device, device);
+    }
+}
+
+fn desc(ring: &[u8], slot: u16) -> &[u8] {
+    let at = DESC * usize::from(slot);
+    ring.get(at..at + DESC).unwrap_or_default()
+}
