@@ -6,10 +6,12 @@
 //! | `net_header` | [`net`]: chains as frames, packets in words, frames in receive buffers |
 //! | `vhost_user` | [`front_end`]: messages with files for a whole session, with workers behind it |
 //! | `introspect` | [`introspect`]: a kernel's memory, some of which says something else |
+//! | `attach` | [`attach`]: the same of its virtio devices and their rings |
 //!
 //! Each module's `run` is a target: it decodes its bytes, plays them, and panics when an invariant is broken. Not part of
 //! the workspace; `scripts/fuzz.sh` runs all of them.
 
+pub mod attach;
 pub mod front_end;
 pub mod introspect;
 pub mod net;

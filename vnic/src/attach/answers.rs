@@ -16,6 +16,7 @@ use super::{AttachError, Attached};
 use crate::observe::protocol::{FeatureSets, QueueStatus, RegionStatus, Reply, Request, RingSnapshot, Status};
 use crate::serve::Admitted;
 use crate::serve::control::{Source, send};
+use crate::serve::guest::{Labelled, labelled};
 use crate::serve::top;
 use crate::serve::trace::Client;
 use crate::spec::Features;
@@ -60,6 +61,14 @@ impl Answers {
         Ok(add(tracing))
     }
 
+    fn follow(&self, stream: UnixStream, admitted: Admitted, labels: bool) {
+        let Ok(mut refused) = stream.try_clone() else { return };
+        let client = Client { stream, _admitted: Some(admitted) };
+        if let Err(message) = self.with_tracing(|tracing| tracing.add(client, labels)) {
+            let _ = send(&mut refused, &Reply::Error { message });
+        }
+    }
+
     /// Did the process end?
     #[must_use]
     pub fn has_ended(&self) -> bool {
@@ -85,8 +94,8 @@ impl Vm for Answers {
         state.trouble.clone().map_or_else(|| Ok(state.attached.release().to_owned()), Err)
     }
 
-    fn look(&self, show: &mut dyn FnMut(top::Labelled<'_>)) {
-        top::labelled(self.state().attached.eyes(), show);
+    fn look(&self, show: &mut dyn FnMut(Labelled<'_>)) {
+        labelled(self.state().attached.eyes(), show);
     }
 }
 
@@ -116,11 +125,11 @@ impl Source for Answers {
     }
 
     fn trace(&self, stream: UnixStream, admitted: Admitted) {
-        let Ok(mut refused) = stream.try_clone() else { return };
-        let client = Client { stream, _admitted: Some(admitted) };
-        if let Err(message) = self.with_tracing(|tracing| tracing.add(client)) {
-            let _ = send(&mut refused, &Reply::Error { message });
-        }
+        self.follow(stream, admitted, false);
+    }
+
+    fn trace_with_labels(&self, stream: UnixStream, admitted: Admitted) {
+        self.follow(stream, admitted, true);
     }
 
     fn top(&self, client: top::Client) {

@@ -23,6 +23,10 @@ pub mod ram;
 mod rings;
 mod serve;
 mod sysfs;
+#[cfg(any(test, fuzzing))]
+pub mod testing;
+#[cfg(test)]
+mod tests;
 mod trace;
 
 use std::io;

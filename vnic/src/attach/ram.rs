@@ -108,7 +108,7 @@ fn layouts(mapping: &Mapping) -> Vec<Vec<Region>> {
 
 impl Ram {
     /// A guest's RAM that is this file, from address 0 on.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn of_file(file: File, size: u64) -> Ram {
         let process = Arc::new(Process::open(std::process::id()).expect("this process"));
         Ram { process, file: Some(file), regions: vec![Region { gpa: 0, size, address: 0, offset: 0 }] }

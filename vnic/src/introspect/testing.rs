@@ -64,7 +64,7 @@ const STRUCTURES: &[(&str, u32, Members)] = &[
         128,
         &[("d_hash:hlist_bl_node", 8), ("d_parent", 24), ("d_name:qstr", 32), ("d_inode", 48), ("d_alias", 112)],
     ),
-    ("super_block", 128, &[("s_type", 40), ("s_id", 64), ("s_mounts", 96)]),
+    ("super_block", 128, &[("s_list", 0), ("s_type", 40), ("s_id", 64), ("s_mounts", 96), ("s_fs_info", 112)]),
     ("file_system_type", 32, &[("name", 0)]),
     (
         "mount",
@@ -84,6 +84,51 @@ const STRUCTURES: &[(&str, u32, Members)] = &[
     ("vm_area_struct", 64, &[("vm_start", 0), ("vm_end", 8), ("vm_mm", 16), ("vm_pgoff", 40)]),
     ("mm_struct", 64, &[("pgd", 24), ("owner", 40)]),
     ("task_struct", 128, &[("mm", 32), ("tgid", 60), ("comm", 72)]),
+    ("kernfs_elem_dir", 16, &[("children:rb_root", 0)]),
+    ("kernfs_elem_symlink", 8, &[("target_kn", 0)]),
+    (
+        "kernfs_node",
+        128,
+        &[
+            ("name", 8),
+            ("rb:rb_node", 16),
+            ("dir:kernfs_elem_dir", 40),
+            ("symlink:kernfs_elem_symlink", 56),
+            ("priv", 64),
+        ],
+    ),
+    ("kernfs_root", 16, &[("kn", 0)]),
+    ("kernfs_super_info", 32, &[("root", 8)]),
+    ("bin_attribute", 64, &[("private", 16), ("size", 24)]),
+    ("btf", 32, &[("data", 0)]),
+    ("kobject", 64, &[("name", 0)]),
+    ("device_driver", 32, &[("name", 0)]),
+    ("device", 128, &[("kobj:kobject", 0), ("parent", 64), ("driver", 72)]),
+    ("virtio_device_id", 8, &[("device", 0), ("vendor", 4)]),
+    ("virtio_device", 256, &[("dev:device", 16), ("id:virtio_device_id", 144), ("vqs", 160), ("features", 176)]),
+    ("virtqueue", 80, &[("list", 0), ("name", 24), ("vdev", 32), ("index", 40), ("num_free", 44)]),
+    ("vring", 32, &[("num", 0), ("desc", 8), ("avail", 16), ("used", 24)]),
+    ("vring_packed", 32, &[("num", 0), ("desc", 8), ("driver", 16), ("device", 24)]),
+    ("vring_virtqueue_split", 48, &[("vring:vring", 0), ("avail_idx_shadow", 40)]),
+    (
+        "vring_virtqueue_packed",
+        80,
+        &[("vring:vring_packed", 0), ("desc_state", 40), ("next_avail_idx", 48), ("avail_wrap_counter", 50)],
+    ),
+    (
+        "vring_virtqueue",
+        256,
+        &[
+            ("vq:virtqueue", 0),
+            ("packed_ring", 80),
+            ("broken", 82),
+            ("num_added", 84),
+            ("last_used_idx", 88),
+            ("split:vring_virtqueue_split", 96),
+            ("packed:vring_virtqueue_packed", 144),
+        ],
+    ),
+    ("vring_desc_state_packed", 24, &[("data", 0), ("num", 16)]),
 ];
 
 /// Enumerations: name, members with their values.
@@ -187,12 +232,14 @@ impl Image {
         DIRECT + at
     }
 
-    fn object(&mut self, structure: &'static str) -> u64 {
+    /// Room for a structure.
+    pub fn object(&mut self, structure: &'static str) -> u64 {
         let size = STRUCTURES.iter().find(|(name, ..)| *name == structure).map_or(0, |(_, size, _)| *size);
         self.take(size.into())
     }
 
-    fn text(&mut self, text: &str) -> u64 {
+    /// A string, with its 0.
+    pub fn text(&mut self, text: &str) -> u64 {
         let at = self.take(text.len() as u64 + 1);
         self.put_bytes(at - DIRECT, text.as_bytes());
         at

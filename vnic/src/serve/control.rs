@@ -21,7 +21,7 @@ use serde_json::Value;
 
 use super::life::Lives;
 use super::top::Keeping;
-use super::{hardware, metrics, status, top, trace};
+use super::{guest, hardware, metrics, status, top, trace};
 use crate::backend::{QueueState, Shared, Workers};
 use crate::introspect::Label;
 use crate::life::Step;
@@ -63,10 +63,7 @@ pub trait Source: fmt::Debug + Send + Sync {
     fn trace(&self, stream: UnixStream, admitted: trace::Admitted);
 
     /// The same, with whose memory the buffers are.
-    fn trace_with_labels(&self, mut stream: UnixStream, _admitted: trace::Admitted) {
-        let message = "this trace has no labels: `vnic page` and `vnic top` have them".to_owned();
-        let _ = send(&mut stream, &Reply::Error { message });
-    }
+    fn trace_with_labels(&self, stream: UnixStream, admitted: trace::Admitted);
 
     /// Tells the client again and again from what the frames come that the guest sends.
     fn top(&self, mut client: top::Client) {
@@ -160,12 +157,12 @@ impl ControlSocket {
     pub fn serve(&self, control: Control) -> io::Result<()> {
         let (tracing, clients) = channel();
         let traced: Vec<Arc<Shared>> = control.devices.iter().map(|device| device.shared.clone()).collect();
-        let keeper = top::Kept::start(control.keeping, traced.clone(), top::Served::boxed)?;
+        let keeper = top::Kept::start(control.keeping, traced.clone(), guest::Served::boxed)?;
         if let Some(lives) = control.lives.clone() {
             let devices = traced.clone();
             start("life", move || lives.record(&devices))?;
         }
-        start("trace", move || trace::serve(&traced, &clients))?;
+        start("trace", move || trace::serve(&traced, &clients, &|shared| guest::Served::boxed(shared)))?;
         self.serve_source(Arc::new(Served { control, tracing, keeper }))
     }
 

@@ -17,6 +17,7 @@
 
 pub mod control;
 mod error;
+pub(crate) mod guest;
 mod hardware;
 mod life;
 pub(crate) mod metrics;

@@ -9,11 +9,11 @@ use std::sync::mpsc::Receiver;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::backend::labels::EyesStamper;
+use super::guest::Guest;
 use crate::backend::{QueueShared, Shared};
 use crate::blk;
 use crate::introspect::Label;
-use crate::memory::{FilePages, Memory};
+use crate::memory::FilePages;
 use crate::net::parse::Summary;
 use crate::observe::protocol::{BufferSnapshot, ChainEvent, Reply, TraceEvent};
 use crate::observe::tracer::{Event, Read, Reader};
@@ -67,6 +67,9 @@ impl Drop for Admitted {
     }
 }
 
+/// Who knows the guest of a device.
+pub(crate) type GuestOf<'g, 's> = &'g dyn Fn(&'s Shared) -> Box<dyn Guest + 's>;
+
 /// Someone who asked for a trace.
 #[derive(Debug)]
 pub(crate) struct Client {
@@ -93,8 +96,8 @@ impl From<Client> for Asked {
 /// A client, and how far it has read.
 struct Follower<'s> {
     client: Client,
-    /// What has the workers take stamps, where labels are wanted, by device.
-    labels: Option<Vec<Option<Arc<EyesStamper>>>>,
+    /// Who has stamps taken, where labels are wanted, by device.
+    labels: Option<Vec<Box<dyn Guest + 's>>>,
     /// By device.
     readers: Vec<Vec<(&'s QueueShared, Reader<'s>)>>,
     /// What its socket had no room for yet. Meanwhile it reads no more: what is overwritten by then is counted as lost.
@@ -105,7 +108,6 @@ struct Follower<'s> {
 /// What is the same for all of a device's events of a moment.
 struct Moment<'s> {
     shared: &'s Shared,
-    memory: Option<Arc<Memory>>,
     pages: Option<Arc<FilePages>>,
     behind_iommu: bool,
 }
@@ -114,22 +116,23 @@ impl<'s> Moment<'s> {
     fn of(shared: &'s Shared) -> Self {
         let view = shared.view();
         let behind_iommu = view.negotiated.has(Feature::AccessPlatform);
-        Moment { shared, memory: view.memory.clone(), pages: view.pages.clone(), behind_iommu }
+        Moment { shared, pages: view.pages.clone(), behind_iommu }
     }
 }
 
 impl<'s> Follower<'s> {
     /// From now on, every chain; the client is told so.
-    fn new(asked: Asked, devices: &'s [Arc<Shared>]) -> io::Result<Self> {
+    fn new(asked: Asked, devices: &'s [Arc<Shared>], guest: GuestOf<'_, 's>) -> io::Result<Self> {
         let Asked { client, labels } = asked;
         // Before anything is recorded: from then on all of it has stamps.
-        let stamps = |shared: &Arc<Shared>| {
-            let memory = shared.view().memory.clone().ok_or("no front-end has shared a guest's memory".to_owned())?;
-            shared.labels.want_stamps(&memory).map(Some).map_err(|error| error.to_string())
+        let stamps = |shared: &'s Arc<Shared>| {
+            let mut guest = guest(shared);
+            guest.open().map_err(|(why, _)| why)?;
+            Ok(guest)
         };
         let labels = match labels.then(|| devices.iter().map(stamps).collect::<Result<Vec<_>, String>>()) {
             None => None,
-            Some(Ok(stampers)) => Some(stampers),
+            Some(Ok(guests)) => Some(guests),
             Some(Err(message)) => {
                 let mut stream = client.stream;
                 super::control::send(&mut stream, &Reply::Error { message })?;
@@ -195,12 +198,12 @@ impl<'s> Follower<'s> {
                     });
                 }
             }
-            if let Some(stamper) = self.labels.as_mut().and_then(|labels| labels.get_mut(device)) {
+            if let Some(guest) = self.labels.as_mut().and_then(|labels| labels.get_mut(device)) {
                 let chains = batch.iter_mut().skip(first).filter_map(|(_, event)| match event {
                     TraceEvent::Chain(chain) => Some(chain),
                     TraceEvent::Lost { .. } => None,
                 });
-                label(chains.zip(&events), moment, stamper);
+                label(chains.zip(&events), guest.as_mut());
             }
         }
         batch.sort_by_key(|(at, _)| *at);
@@ -209,15 +212,16 @@ impl<'s> Follower<'s> {
 }
 
 /// Follows the event rings for all clients that come, each until it goes away or says something. Ends when none can come.
-pub(crate) fn serve(devices: &[Arc<Shared>], clients: &Receiver<Asked>) {
+/// `guest` knows the guest of each device.
+pub(crate) fn serve<'s>(devices: &'s [Arc<Shared>], clients: &Receiver<Asked>, guest: GuestOf<'_, 's>) {
     give_way();
     let mut followers: Vec<Follower<'_>> = Vec::new();
     loop {
         if followers.is_empty() {
             let Ok(client) = clients.recv() else { return };
-            followers.extend(Follower::new(client, devices));
+            followers.extend(Follower::new(client, devices, guest));
         }
-        followers.extend(clients.try_iter().flat_map(|client| Follower::new(client, devices)));
+        followers.extend(clients.try_iter().flat_map(|client| Follower::new(client, devices, guest)));
         let moments: Vec<Moment<'_>> = devices.iter().map(|shared| Moment::of(shared)).collect();
         let mut idle = true;
         followers.retain_mut(|follower| match follower.advance(&moments) {
@@ -286,22 +290,19 @@ fn describe(queue: &str, event: &Event, moment: &Moment<'_>) -> ChainEvent {
 }
 
 /// Says whose memory the buffers are that the device has read, by the stamps of their events.
-fn label<'c>(
-    chains: impl Iterator<Item = (&'c mut ChainEvent, &'c Box<Event>)>,
-    moment: &Moment<'_>,
-    stamper: &mut Option<Arc<EyesStamper>>,
-) {
-    let Some(memory) = &moment.memory else { return };
-    *stamper = moment.shared.labels.want_stamps(memory).ok();
+fn label<'c>(chains: impl Iterator<Item = (&'c mut ChainEvent, &'c Box<Event>)>, guest: &mut dyn Guest) {
     // Without a kernel there is nothing to be said: the next one may be there soon.
-    let _ = moment.shared.labels.watch(memory, |eyes| {
+    let _ = guest.open();
+    let mut chains = Some(chains);
+    guest.look(&mut |label| {
+        let Some(chains) = chains.take() else { return };
         for (chain, event) in chains {
             let buffers = event.buffers().iter().zip(event.stamps);
             for (shown, (buffer, stamp)) in
                 chain.buffers.iter_mut().zip(buffers).filter(|(_, (buffer, _))| !buffer.writable)
             {
                 let mut labels = Vec::new();
-                eyes.labels_of(buffer.gpa, buffer.len, stamp, &mut labels);
+                label(buffer, stamp, &mut labels);
                 shown.label = in_words(&labels);
             }
         }

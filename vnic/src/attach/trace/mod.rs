@@ -15,7 +15,6 @@ mod split;
 #[cfg(test)]
 mod tests;
 
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -25,9 +24,10 @@ use super::ram::Ram;
 use crate::backend::{About, Shared};
 use crate::introspect::Introspection;
 use crate::serve::control::start;
+use crate::serve::guest::{Guest, Labelled};
 use crate::serve::top;
 use crate::serve::trace::{self, Client};
-use queue::{Wanted, Watched};
+pub(super) use queue::{Wanted, Watched};
 use sight::{Named, Sight};
 
 /// How often the devices are looked up.
@@ -54,7 +54,7 @@ pub(super) trait Vm: Send + Sync {
     fn kernel(&self) -> Result<String, String>;
 
     /// Shows who labels the pages of buffers.
-    fn look(&self, show: &mut dyn FnMut(top::Labelled<'_>));
+    fn look(&self, show: &mut dyn FnMut(Labelled<'_>));
 }
 
 /// Those who follow, and what they follow.
@@ -72,16 +72,16 @@ impl Tracing {
         let shared: Arc<[Arc<Shared>]> = devices.iter().map(|device| Arc::new(face(device))).collect();
         let (clients, served) = channel();
         let (wake, woken) = channel();
-        let traced = shared.clone();
-        start("trace", move || trace::serve(&traced, &served))?;
         let named = Arc::new(Named::default());
-        let outside = Outside { vm: vm.clone(), named: named.clone() };
-        let keeper =
-            top::Kept::start(top::Keeping::Asked, shared.clone(), move |_| Box::new(outside.clone()))?;
+        let wish = Arc::new(());
+        let outside = Outside { vm: vm.clone(), named: named.clone(), wish: Arc::downgrade(&wish), wishes: None };
+        let (traced, of_trace) = (shared.clone(), outside.clone());
+        start("trace", move || trace::serve(&traced, &served, &|_| Box::new(of_trace.clone())))?;
+        let keeper = top::Kept::start(top::Keeping::Asked, shared.clone(), move |_| Box::new(outside.clone()))?;
         let watched = shared.clone();
         start("rings", move || {
             trace::give_way();
-            watch(&watched, &woken, &vm, &named);
+            watch(&watched, &woken, &vm, &named, &wish);
         })?;
         Ok(Tracing { devices: shared, clients, keeper, wake })
     }
@@ -95,9 +95,9 @@ impl Tracing {
     }
 
     /// One more follows.
-    pub(super) fn add(&self, client: Client) {
+    pub(super) fn add(&self, client: Client, labels: bool) {
         // Nobody is left to hear that a thread is gone.
-        let _ = self.clients.send(client.into());
+        let _ = self.clients.send(trace::Asked { client, labels });
         let _ = self.wake.send(());
     }
 
@@ -113,15 +113,19 @@ impl Tracing {
 struct Outside {
     vm: Weak<dyn Vm>,
     named: Arc<Named>,
+    /// As long as somebody has it, names and stamps are wanted.
+    wish: Weak<()>,
+    wishes: Option<Arc<()>>,
 }
 
-impl top::Guest for Outside {
+impl Guest for Outside {
     fn open(&mut self) -> Result<String, (String, Duration)> {
         let ended = || ("it is about to end".to_owned(), ANEW);
+        self.wishes = self.wish.upgrade();
         self.vm.upgrade().ok_or_else(ended)?.kernel().map_err(|why| (why, ANEW))
     }
 
-    fn look(&mut self, show: &mut dyn FnMut(top::Labelled<'_>)) -> Option<()> {
+    fn look(&mut self, show: &mut dyn FnMut(Labelled<'_>)) -> Option<()> {
         self.vm.upgrade()?.look(&mut |label| {
             show(&mut |buffer, stamp, labels| {
                 let first = labels.len();
@@ -149,7 +153,7 @@ fn followed(devices: &[Arc<Shared>]) -> bool {
 }
 
 /// Looks while somebody follows, until nobody can come any more.
-fn watch(devices: &[Arc<Shared>], wake: &Receiver<()>, vm: &Weak<dyn Vm>, named: &Arc<Named>) {
+fn watch(devices: &[Arc<Shared>], wake: &Receiver<()>, vm: &Weak<dyn Vm>, named: &Arc<Named>, wish: &Arc<()>) {
     let traced = || followed(devices);
     while wake.recv().is_ok() {
         let deadline = Instant::now() + TAKEN;
@@ -171,11 +175,9 @@ fn watch(devices: &[Arc<Shared>], wake: &Receiver<()>, vm: &Weak<dyn Vm>, named:
                 std::thread::sleep(ANEW);
                 continue;
             };
-            let count = |counter: fn(&Shared) -> &AtomicU32| {
-                devices.iter().map(|shared| counter(shared).load(Ordering::Relaxed)).sum::<u32>()
-            };
-            let mut sight = Some(sight).filter(|_| count(|shared| &shared.samplers) > 0);
-            let all = sight.is_none() || count(|shared| &shared.tracers) > 0;
+            // One is had here.
+            let mut sight = Some(sight).filter(|_| Arc::strong_count(wish) > 1);
+            let all = sight.is_none() || devices.iter().any(|shared| shared.traced());
             if all && !looked_at_all {
                 // What went through the others until now was nobody's to follow.
                 rings.retain(|(_, ring)| ring.frames() == Frames::Sent);

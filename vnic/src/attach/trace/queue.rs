@@ -18,16 +18,16 @@ const SIGHTED: u64 = 64;
 
 /// What one look is for.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Wanted {
+pub(in crate::attach) struct Wanted {
     /// The time.
-    pub(super) at_ns: u64,
+    pub(in crate::attach) at_ns: u64,
     /// Somebody follows all chains: not only those with stamps.
-    pub(super) all: bool,
+    pub(in crate::attach) all: bool,
 }
 
 /// A queue that is watched.
 #[derive(Debug)]
-pub(super) struct Watched {
+pub(in crate::attach) struct Watched {
     told: Told,
     ring: Ring,
 }
@@ -50,7 +50,12 @@ pub(super) struct Told {
 
 impl Watched {
     /// From now on; `None`: the ring is none that can be looked at so, or out of reach.
-    pub(super) fn new(ram: &Ram, queue: &Queue, features: Features, shared: Arc<QueueShared>) -> Option<Watched> {
+    pub(in crate::attach) fn new(
+        ram: &Ram,
+        queue: &Queue,
+        features: Features,
+        shared: Arc<QueueShared>,
+    ) -> Option<Watched> {
         let ring = match queue.packed {
             Some(books) => Ring::Packed(PackedRing::new(ram, queue, books, features)?),
             None => Ring::Split(SplitRing::new(ram, queue)?),
@@ -72,15 +77,15 @@ impl Watched {
     }
 
     /// Believes a look at a packed ring however long it took.
-    #[cfg(test)]
-    pub(super) fn believe(&mut self, most: std::time::Duration) {
+    #[cfg(any(test, fuzzing))]
+    pub(in crate::attach) fn believe(&mut self, most: std::time::Duration) {
         if let Ring::Packed(ring) = &mut self.ring {
             ring.believed = most;
         }
     }
 
     /// Looks once; by `sight`, if somebody wants to know whose the bytes are. Returns whether anything has happened.
-    pub(super) fn look(&mut self, ram: &Ram, wanted: Wanted, sight: Option<&mut Sight>) -> bool {
+    pub(in crate::attach) fn look(&mut self, ram: &Ram, wanted: Wanted, sight: Option<&mut Sight>) -> bool {
         match &mut self.ring {
             Ring::Split(ring) => ring.look(ram, &self.told, wanted, sight),
             Ring::Packed(ring) => ring.look(ram, &self.told, wanted, sight),

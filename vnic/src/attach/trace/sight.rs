@@ -57,7 +57,7 @@ impl Named {
 
 /// Who looks.
 #[derive(Debug)]
-pub(super) struct Sight {
+pub(in crate::attach) struct Sight {
     eyes: Introspection<Arc<Ram>>,
     /// Of the look that is under way, by `address_space`.
     files: HashMap<u64, Label>,

@@ -99,7 +99,7 @@ fn what_is_sent_is_told_by_file_and_flow_though_its_pages_change_hands_at_once()
 
     send(&mut rig);
     // The guest has the frame back: the socket's block goes to the next, who may be anybody.
-    image.page(SOCKET, UPTODATE, 0x1234, 0);
+    image.page(SOCKET, UPTODATE, 0x1235, 0);
     rig.ram.write(0x40_0000 + SOCKET * 64, &image.bytes[0x40_0000 + SOCKET as usize * 64..][..64]).unwrap();
 
     let report = first(&mut top);

@@ -27,16 +27,13 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use self::follow::{Device, passed};
 use super::control::{send, start};
+use super::guest::Guest;
 use super::trace::{Admitted, give_way};
 use crate::backend::Shared;
-use crate::backend::labels::EyesStamper;
-use crate::introspect::{GuestPhysical, Introspection, Label};
 use crate::observe::protocol::Reply;
-use crate::observe::tracer::EventBuffer;
 use crate::provenance::{Account, Passed, Report};
 
-/// Of a worker's time, what its samples may cost: one part of this many. Of the keeper's, what it may take to look for a kernel
-/// where there is none.
+/// Of a worker's time, what its samples may cost: one part of this many.
 const SHARE: u32 = 100;
 /// The shortest pause.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -44,8 +41,6 @@ const PAUSE: Duration = Duration::from_millis(20);
 const IDLE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 /// How long a client may take to read a report.
 const READ_WITHIN: Duration = Duration::from_secs(5);
-/// How long until a guest that could not be looked into is tried again, at least.
-const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// Reports come no more often.
 const OFTEN: Duration = Duration::from_millis(100);
 
@@ -60,56 +55,6 @@ pub struct Client {
     pub every: Duration,
     /// Wants to know of what was sent before it came, too, where that is known.
     pub so_far: bool,
-}
-
-/// Labels for the pages of a buffer that has this stamp.
-pub(crate) type Labelled<'l> = &'l mut dyn FnMut(&EventBuffer, u64, &mut Vec<Label>);
-
-/// Whoever knows the guest of a device.
-pub(crate) trait Guest {
-    /// Has stamps taken of what is sent from now on, as long as it lives. Returns the kernel's release.
-    ///
-    /// # Errors
-    /// The guest cannot be looked into: why, and how long until it is worth another try.
-    fn open(&mut self) -> Result<String, (String, Duration)>;
-
-    /// Shows who labels pages. `None`: nobody can at the moment.
-    fn look(&mut self, show: &mut dyn FnMut(Labelled<'_>)) -> Option<()>;
-}
-
-/// A device that is served has its front-end's memory.
-pub(crate) struct Served<'s> {
-    shared: &'s Shared,
-    stamper: Option<Arc<EyesStamper>>,
-}
-
-impl Served<'_> {
-    pub(crate) fn boxed(shared: &Shared) -> Box<dyn Guest + '_> {
-        Box::new(Served { shared, stamper: None })
-    }
-}
-
-impl Guest for Served<'_> {
-    fn open(&mut self) -> Result<String, (String, Duration)> {
-        self.stamper = None;
-        let memory = self.shared.view().memory.clone();
-        let nobody = || ("no front-end has shared a guest's memory".to_owned(), Duration::ZERO);
-        let memory = memory.ok_or_else(nobody)?;
-        let start = Instant::now();
-        let stamper = self.shared.labels.want_stamps(&memory);
-        let stamper = stamper.map_err(|error| (error.to_string(), TRY_AGAIN.max(start.elapsed() * SHARE)))?;
-        Ok(self.stamper.insert(stamper).release().to_owned())
-    }
-
-    fn look(&mut self, show: &mut dyn FnMut(Labelled<'_>)) -> Option<()> {
-        let memory = self.shared.view().memory.clone().filter(|_| self.stamper.is_some())?;
-        self.shared.labels.watch(&memory, |eyes| labelled(eyes, show)).ok()
-    }
-}
-
-/// Shows these eyes.
-pub(crate) fn labelled<M: GuestPhysical>(eyes: &mut Introspection<M>, show: &mut dyn FnMut(Labelled<'_>)) {
-    show(&mut |buffer, stamp, labels| eyes.labels_of(buffer.gpa, buffer.len, stamp, labels));
 }
 
 /// When accounts are kept.

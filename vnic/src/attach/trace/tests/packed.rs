@@ -37,7 +37,7 @@ impl PackedBench {
         let layout = RingLayout { size: SIZE, desc: 0x1000, avail: 0x2000, used: 0x3000 };
         let driver = PackedDriver::new(layout, ram.memory().clone(), features).unwrap();
         let seen_through = Arc::new(Ram::of_file(ram.fd().try_clone_to_owned().unwrap().into(), RAM));
-        let shared = Arc::new(QueueShared::new("transmitq0".to_owned()));
+        let shared = Arc::new(QueueShared::new("transmitq0".to_owned(), 1));
         shared.events.make_room();
         let start = Position { slot: 0, wrap: true };
         ram.write(WRAP, &[1]).unwrap();

@@ -1,0 +1,64 @@
+//! Whoever knows the guest of a device, and labels what it sends: for `top` and for a trace with labels.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::backend::Shared;
+use crate::backend::labels::EyesStamper;
+use crate::introspect::{GuestPhysical, Introspection, Label};
+use crate::observe::tracer::EventBuffer;
+
+/// Of the asking thread's time, what it may take to look for a kernel where there is none: one part of this many.
+const SHARE: u32 = 100;
+/// How long until a guest that could not be looked into is tried again, at least.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+
+/// Labels for the pages of a buffer that has this stamp.
+pub(crate) type Labelled<'l> = &'l mut dyn FnMut(&EventBuffer, u64, &mut Vec<Label>);
+
+/// Whoever knows the guest of a device.
+pub(crate) trait Guest {
+    /// Has stamps taken of what is sent from now on, as long as it lives. Returns the kernel's release.
+    ///
+    /// # Errors
+    /// The guest cannot be looked into: why, and how long until it is worth another try.
+    fn open(&mut self) -> Result<String, (String, Duration)>;
+
+    /// Shows who labels pages. `None`: nobody can at the moment.
+    fn look(&mut self, show: &mut dyn FnMut(Labelled<'_>)) -> Option<()>;
+}
+
+/// A device that is served has its front-end's memory.
+pub(crate) struct Served<'s> {
+    shared: &'s Shared,
+    stamper: Option<Arc<EyesStamper>>,
+}
+
+impl Served<'_> {
+    pub(crate) fn boxed(shared: &Shared) -> Box<dyn Guest + '_> {
+        Box::new(Served { shared, stamper: None })
+    }
+}
+
+impl Guest for Served<'_> {
+    fn open(&mut self) -> Result<String, (String, Duration)> {
+        self.stamper = None;
+        let memory = self.shared.view().memory.clone();
+        let nobody = || ("no front-end has shared a guest's memory".to_owned(), Duration::ZERO);
+        let memory = memory.ok_or_else(nobody)?;
+        let start = Instant::now();
+        let stamper = self.shared.labels.want_stamps(&memory);
+        let stamper = stamper.map_err(|error| (error.to_string(), TRY_AGAIN.max(start.elapsed() * SHARE)))?;
+        Ok(self.stamper.insert(stamper).release().to_owned())
+    }
+
+    fn look(&mut self, show: &mut dyn FnMut(Labelled<'_>)) -> Option<()> {
+        let memory = self.shared.view().memory.clone().filter(|_| self.stamper.is_some())?;
+        self.shared.labels.watch(&memory, |eyes| labelled(eyes, show)).ok()
+    }
+}
+
+/// Shows these eyes.
+pub(crate) fn labelled<M: GuestPhysical>(eyes: &mut Introspection<M>, show: &mut dyn FnMut(Labelled<'_>)) {
+    show(&mut |buffer, stamp, labels| eyes.labels_of(buffer.gpa, buffer.len, stamp, labels));
+}
