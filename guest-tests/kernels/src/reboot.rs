@@ -12,6 +12,8 @@ use crate::tally::{Line, Tally};
 
 /// What is looked at before and after.
 const KINDS: &[&str] = &["rootfs", "tmpfs", "ext4", "deleted", "anonymous"];
+/// A kernel that cannot have five levels of page tables is not to be started by one that has.
+const FOUR_LEVELS: &str = "no5lvl";
 const SEES: Deadline = Deadline::secs("the device to see the new kernel", 60);
 
 /// Boots one, looks, has it start the other (kexec), and looks again; the device is asked, which nobody tells of it.
@@ -28,7 +30,8 @@ pub(crate) fn into_another(from: &str, to: &str) -> Vec<Line> {
         more.extend(["-drive".to_owned(), drive, "-device".to_owned(), format!("virtio-blk-pci,drive={name}")]);
     }
     let more: Vec<&str> = more.iter().map(String::as_str).collect();
-    let (machine, mut agent) = Machine::boot_with(folder.path(), &["--debian-kernel", from], &more);
+    let (machine, mut agent) =
+        Machine::boot_with(folder.path(), &["--debian-kernel", from, "--append", FOUR_LEVELS], &more);
     let mut lines = looks(&device, &mut agent, "before");
     let line = agent.run(&["cat", "/proc/cmdline"]);
     let argv = ["kexec", "/dev/vdb", "/dev/vdc", line.trim()].map(str::to_owned).to_vec();

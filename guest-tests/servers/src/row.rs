@@ -60,14 +60,14 @@ pub(crate) const ROWS: &[Row] = &[
     Row {
         name: "nginx",
         setting: "sendfile on (Debian's)",
-        manual: "sendfile() sends from the file",
+        manual: "enables the use of sendfile()",
         start: "/srv/vnic/start nginx",
         ..NGINX
     },
     Row {
         name: "nginx-off",
         setting: "sendfile off",
-        manual: "reads into output_buffers, and writes",
+        manual: "output_buffers, for reading from a disk",
         start: "sed -i 's/sendfile on/sendfile off/' /etc/nginx/nginx.conf && /srv/vnic/start nginx",
         ..NGINX
     },
@@ -81,98 +81,98 @@ pub(crate) const ROWS: &[Row] = &[
     Row {
         name: "nginx-tls",
         setting: "ssl; sendfile on",
-        manual: "the program encrypts",
+        manual: "says nothing of sendfile with ssl",
         start: "/srv/vnic/start nginx-tls",
         ..NGINX_TLS
     },
     Row {
         name: "nginx-ktls",
         setting: "ssl; sendfile on; ssl_conf_command Options KTLS",
-        manual: "SSL_sendfile(): the kernel encrypts",
+        manual: "its changes: support for SSL_sendfile()",
         start: "modprobe tls && /srv/vnic/start nginx-tls 'ssl_conf_command Options KTLS;'",
         ..NGINX_TLS
     },
     Row {
         name: "apache",
         setting: "EnableSendfile Off (the default)",
-        manual: "maps the file (EnableMMAP On), and writes",
+        manual: "EnableMMAP On: may map a file that it reads",
         start: "/srv/vnic/start apache 'EnableSendfile Off'",
         ..APACHE
     },
     Row {
         name: "apache-on",
         setting: "EnableSendfile On",
-        manual: "may use sendfile() to send file contents",
+        manual: "may use the kernel's sendfile support",
         start: "/srv/vnic/start apache 'EnableSendfile On'",
         ..APACHE
     },
     Row {
         name: "lighttpd",
         setting: "network-backend \"sendfile\" (the default)",
-        manual: "sendfile() sends from the file",
+        manual: "names it, and prefers the default",
         start: "/srv/vnic/start lighttpd sendfile",
         ..LIGHTTPD
     },
     Row {
         name: "lighttpd-writev",
         setting: "network-backend \"writev\"",
-        manual: "writes from memory",
+        manual: "names it",
         start: "/srv/vnic/start lighttpd writev",
         ..LIGHTTPD
     },
     Row {
         name: "lighttpd-write",
         setting: "network-backend \"write\"",
-        manual: "writes from memory",
+        manual: "names it",
         start: "/srv/vnic/start lighttpd write",
         ..LIGHTTPD
     },
     Row {
         name: "tomcat",
         setting: "NIO, useSendfile true (the default)",
-        manual: "sendfile from 48 KiB on; costs compression",
+        manual: "sendfile above 48 KiB; no compression then",
         start: "/srv/vnic/start tomcat true",
         ..TOMCAT
     },
     Row {
         name: "tomcat-off",
         setting: "NIO, useSendfile false",
-        manual: "reads into a buffer, and writes",
+        manual: "disables sendfile",
         start: "/srv/vnic/start tomcat false",
         ..TOMCAT
     },
     Row {
         name: "vsftpd",
         setting: "use_sendfile YES (the default)",
-        manual: "sendfile(), a setting for tests",
+        manual: "for testing the benefit of sendfile()",
         start: "/srv/vnic/start vsftpd DATA YES",
         ..VSFTPD
     },
     Row {
         name: "vsftpd-off",
         setting: "use_sendfile NO",
-        manual: "reads, and writes",
+        manual: "without it",
         start: "/srv/vnic/start vsftpd DATA NO",
         ..VSFTPD
     },
     Row {
         name: "samba",
         setting: "use sendfile = no (the default)",
-        manual: "reads, and writes",
+        manual: "not the sendfile system call",
         start: "/srv/vnic/start samba 'use sendfile = no'",
         ..SAMBA
     },
     Row {
         name: "samba-on",
         setting: "use sendfile = yes",
-        manual: "sendfile() for reads of unsigned SMB",
+        manual: "sendfile() for ReadAndX, ReadRaw of files with an exclusive oplock",
         start: "/srv/vnic/start samba 'use sendfile = yes'",
         ..SAMBA
     },
     Row {
         name: "samba-on-noaio",
         setting: "use sendfile = yes, aio read size = 0",
-        manual: "the same; reads not asynchronous",
+        manual: "the same; 0: no async I/O",
         start: "/srv/vnic/start samba 'use sendfile = yes' 'aio read size = 0'",
         ..SAMBA
     },
@@ -189,7 +189,7 @@ pub(crate) const ROWS: &[Row] = &[
         name: "go",
         package: "golang-go",
         setting: "http.FileServer",
-        manual: "TCPConn is an io.ReaderFrom: says no more",
+        manual: "TCPConn implements io.ReaderFrom",
         start: "/srv/vnic/start go",
         ..ROW
     },
@@ -197,7 +197,7 @@ pub(crate) const ROWS: &[Row] = &[
         name: "node",
         package: "nodejs",
         setting: "createReadStream().pipe(response)",
-        manual: "reads chunks of 64 KiB, and writes",
+        manual: "highWaterMark: 64 KiB",
         start: "/srv/vnic/start node",
         ..ROW
     },
@@ -209,11 +209,11 @@ pub(crate) const ROWS: &[Row] = &[
         start: "/srv/vnic/start python",
         ..ROW
     },
-    Row { name: "iperf3", setting: "-R", manual: "writes from memory", ..IPERF3 },
+    Row { name: "iperf3", setting: "-R", manual: "the usual write(2)", ..IPERF3 },
     Row {
         name: "iperf3-Z",
         setting: "-R -Z",
-        manual: "a \"zero copy\" method of sending: sendfile()",
+        manual: "a \"zero copy\" method, such as sendfile(2)",
         client: Client::Iperf(&["--zerocopy"]),
         ..IPERF3
     },

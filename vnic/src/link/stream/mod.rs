@@ -12,10 +12,12 @@
 //! 3. Frames to the driver are read many at a time, and go to the pair their flow was sent on ([`super::steering`]).
 //! 4. A far end that is gone is dialled again by a [thread](connector) of its own. Meanwhile frames are dropped and counted, as
 //!    by a card whose cable is out.
+//! 5. What passt leaves out of a TCP [handshake] is said here.
 //!
 //! Limits: with several pairs, a frame whose receiveq has no buffers waits, and those behind it wait too.
 
 mod connector;
+mod handshake;
 pub mod passt;
 mod receive;
 mod send;
@@ -32,6 +34,7 @@ use std::time::Instant;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use self::connector::{Connector, Dial, Mac};
+use self::handshake::Handshakes;
 use self::passt::{Passt, Publish};
 use self::receive::ReceiveBuffer;
 use self::send::{PREFIX, SendBuffer};
@@ -55,6 +58,7 @@ counters!(Count {
     NotConnected = "dropped_not_connected",
     Lost = "dropped_at_disconnect",
     Received = "received_frames",
+    Acknowledged = "handshakes_acknowledged",
     ReceivedBytes = "received_bytes",
     NoRoom = "dropped_no_room",
     Disconnected = "disconnected",
@@ -89,6 +93,7 @@ pub struct Stream {
     connector: Connector,
     send: SendBuffer,
     receive: ReceiveBuffer,
+    handshakes: Handshakes,
     /// Nothing more is to be read before the next `poll`.
     drained: bool,
     steering: Steering,
@@ -126,6 +131,7 @@ impl Stream {
             connector,
             send: SendBuffer::new(),
             receive: ReceiveBuffer::new(),
+            handshakes: Handshakes::default(),
             drained: false,
             steering: Steering::new(pairs.max(1)),
             guest: SOMEBODY,
@@ -150,6 +156,7 @@ impl Stream {
         // Closed, it leaves `events` by itself.
         self.socket = None;
         self.receive.clear();
+        self.handshakes.clear();
         Count::Lost.add(&self.counters, self.send.clear());
         Count::Disconnected.add(&self.counters, 1);
         self.connector.request(self.guest);
@@ -181,6 +188,11 @@ impl Stream {
                 Err(error) => self.disconnect(&error),
             }
         }
+    }
+
+    /// The next frame for the driver.
+    fn next(&self) -> Option<&[u8]> {
+        self.handshakes.frame().or_else(|| self.receive.frame().ok().flatten())
     }
 
     /// Is there room for so many bytes, perhaps once what is there has been written?
@@ -223,6 +235,9 @@ impl Stream {
         }
         self.guest = source(bytes).unwrap_or(self.guest);
         self.steering.note(bytes, pair);
+        if self.far_end == FarEnd::SuperFrames && self.handshakes.note(bytes) {
+            Count::Acknowledged.add(&self.counters, 1);
+        }
     }
 
     /// Gathers a frame piece by piece.
@@ -307,17 +322,22 @@ impl Port for Stream {
     }
 
     fn pending(&mut self, pair: usize) -> Option<usize> {
-        self.fill();
-        let frame = self.receive.frame().ok().flatten()?;
+        if self.handshakes.frame().is_none() {
+            self.fill();
+        }
+        let frame = self.next()?;
         (self.steering.pair(frame) == pair).then_some(frame.len())
     }
 
     fn receive(&mut self, _pair: usize, space: &mut ReceiveSpace<'_>) -> Result<Received, LinkError> {
-        let Ok(Some(frame)) = self.receive.frame() else { return Ok(Received::Nothing) };
+        let Some(frame) = self.next() else { return Ok(Received::Nothing) };
         // A frame's length is 32 bits. Its checksum is the far end's, and for the guest to look at.
         let bytes = frame.len() as u32;
         let written = space.write(NetHeader::default(), &[frame]);
-        self.receive.take();
+        match self.handshakes.frame() {
+            Some(_) => self.handshakes.take(),
+            None => self.receive.take(),
+        }
         if written.is_err() {
             Count::NoRoom.add(&self.counters, 1);
             return Err(LinkError::Refused { bytes, reason: "longer than the driver's buffers" });
