@@ -3,12 +3,16 @@
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use guest_fixture::{Deadline, Device, Folder, Machine, Watched, note, spec};
+use guest_fixture::{Agent, Child, Deadline, Device, Folder, Machine, Watched, note, spec, until, vnic};
 use serde_json::Value;
 use vnic::introspect::{Kind, Label};
+use vnic_experiment::run::{Run, Verdict};
 use vnic_experiment::wire::{Event, TransferSpec};
+
+use super::peer::private_kib;
 
 /// Look-ups under churn, at least.
 const LOOK_UPS: u64 = 100_000;
@@ -17,6 +21,10 @@ const CHURN: Deadline = Deadline::secs("too few look-ups", 240);
 const SENT: u64 = 512 << 10;
 /// For that.
 const REPORTED: Duration = Duration::from_secs(60);
+/// For `vnic verdict` to begin, and to end.
+const JUDGES: Deadline = Deadline::secs("vnic verdict", 60);
+/// The device's own memory, KiB, at most, with an account kept and somebody looking at it.
+const OWN: u64 = 40 << 10;
 /// What looking at all of the guest's memory may add to it: what the guest itself does meanwhile.
 const GROWS: u64 = 32 << 20;
 
@@ -86,10 +94,57 @@ pub(crate) fn agrees(said: &str, label: &Label) -> bool {
     }
 }
 
+/// What `vnic` prints, and how it looks: for whoever reads the test's output.
+fn vnic_says(folder: &Path, words: &[&str]) -> String {
+    let mut command = Command::new(vnic());
+    let output = command.args(words).current_dir(folder).output().expect("vnic starts");
+    let said = String::from_utf8(output.stdout).expect("text");
+    assert!(output.status.success(), "vnic {words:?}: {said}{}", String::from_utf8_lossy(&output.stderr));
+    said
+}
+
+/// Has `vnic verdict` watch while a file is sent by its own pages and by copies, again and again.
+fn judge(folder: &Path, control: &str, agent: &mut Agent) {
+    let mut command = Command::new(vnic());
+    command.args(["verdict", "--for", "10", "--output", "watched.json", "--control", control]).current_dir(folder);
+    let mut verdict = Child::start("verdict", folder, command);
+    until(JUDGES, || verdict.output().contains("watches for").then_some(()));
+    let mut sent = Vec::new();
+    while verdict.ended().is_none() {
+        for method in ["sendfile", "read-write"] {
+            let (began, _) = agent.transfer(&spec(method, SENT));
+            sent.push((method, format!("{} > {}", began.flow.local, began.flow.remote)));
+        }
+    }
+    assert!(verdict.wait(JUDGES).success(), "{}", verdict.output());
+    note(&verdict.output());
+    note(&vnic_says(folder, &["report", "watched.json"]));
+    let run: Run = serde_json::from_str(&std::fs::read_to_string(folder.join("watched.json")).expect("the record"))
+        .expect("the record is one");
+    assert_eq!(run.kernel, agent.kernel);
+    let watched = run.watched.as_ref().expect("it was watched");
+    assert!(
+        watched.seconds >= 10.0 && watched.files.iter().any(|file| file.name.starts_with("/tmp/vnic-")),
+        "{run:#?}"
+    );
+    let mut judged = [0, 0];
+    for (method, flow) in sent {
+        // What was sent when it ended, it has not seen to its end.
+        let row = run.methods.iter().find(|row| row.method == flow && row.device.payload_bytes == Some(SENT));
+        let Some(row) = row else { continue };
+        let (at, verdict) = if method == "sendfile" { (0, Verdict::ZeroCopy) } else { (1, Verdict::Copied) };
+        assert_eq!(row.verdict, Some(verdict), "{method}: {row:#?}");
+        judged[at] += 1;
+    }
+    assert!(judged.iter().all(|count| *count > 0), "{judged:?} judged: {run:#?}");
+}
+
 #[test]
 fn files_and_programs_are_told_from_outside_at_rest_and_under_churn() {
     let folder = Folder::new();
-    let device = Device::start(folder.path(), &[]);
+    let capture = folder.path().join("frames.pcapng");
+    let mut device = Device::start(folder.path(), &["--capture", capture.to_str().expect("a path"), "--labels"]);
+    let control = device.control().display().to_string();
     let (mut machine, mut agent) = Machine::boot(folder.path(), &["--cpus", "2"]);
     let watched = Watched::of(&mut machine, &device);
     let said = agent.run(&["pages", "hold"]);
@@ -145,7 +200,18 @@ fn files_and_programs_are_told_from_outside_at_rest_and_under_churn() {
         let path = sources[0]["path"].as_str().unwrap_or_default();
         assert_eq!(path.starts_with("/tmp/vnic-"), from == "file", "{method}: {flow:#}");
     }
-    drop((top, trace));
+    drop(trace);
+    let report = vnic_says(folder.path(), &["top", "--once", "--json", "--control", &control]);
+    let report: Value = serde_json::from_str(&report).expect("one JSON document");
+    assert_eq!(report["kernel"], agent.kernel);
+    // As much as both methods have sent, and what was sent before: all since the device was first served.
+    assert!(report["bytes"].as_u64() >= Some(2 * SENT) && report["files"][0]["path"].is_string(), "{report:#}");
+
+    note("what `vnic verdict` makes of it");
+    judge(folder.path(), &control, &mut agent);
+    let own = private_kib(device.child().id());
+    assert!(own < OWN, "{own} KiB of the device's own");
+    drop(top);
 
     note("under churn");
     agent.run(&["pages", "churn"]);
@@ -154,4 +220,10 @@ fn files_and_programs_are_told_from_outside_at_rest_and_under_churn() {
     assert!(churned.renamed > 0 && eyes.is_alive());
     note(&format!("{} look-ups, none wrong: {:?}", churned.all_settled(), eyes.statistics()));
     machine.power_off(agent);
+    assert!(device.stop().success());
+    let frames = std::fs::read(&capture).expect("the capture");
+    let holds = |text: &[u8]| frames.windows(text.len()).any(|window| window == text);
+    for label in [&b" (/tmp/vnic-"[..], b" (socket buffers)", b" (slab "] {
+        assert!(holds(label), "no comment of the capture has {}", String::from_utf8_lossy(label));
+    }
 }

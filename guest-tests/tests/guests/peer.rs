@@ -148,7 +148,7 @@ fn cpu_ticks(id: u32) -> u64 {
 }
 
 /// Memory of a process that no other shares by a file of theirs: the guest's RAM is `RssShmem`.
-fn private_kib(id: u32) -> u64 {
+pub(crate) fn private_kib(id: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{id}/status")).expect("the process is there");
     let field = |name: &str| -> u64 {
         let line = status.lines().find(|line| line.starts_with(name)).expect("the field is there");

@@ -58,6 +58,9 @@ pub(super) struct Args {
     /// Write every frame to this file, each with its descriptors
     #[arg(long, value_name = "FILE.pcapng")]
     capture: Option<PathBuf>,
+    /// With --capture: each comment says whose memory the buffers are that were sent, as `vnic trace --labels` does
+    #[arg(long, requires = "capture")]
+    labels: bool,
     /// Features not to offer: csum, host_tso4, event_idx, …
     #[arg(long, value_name = "FEATURE,…", default_value = "", hide_default_value = true, value_parser = features::parse_withheld)]
     withhold: Features,
@@ -150,6 +153,7 @@ pub(super) fn run(args: Args) -> Result<Finding> {
         link: published(args.link.unwrap_or(LinkKind::Peer), args.publish)?,
         control: args.control,
         capture: args.capture,
+        capture_labels: args.labels,
         withhold: args.withhold,
         queue_pairs: args.queue_pairs,
         queue_size: args.queue_size,

@@ -23,6 +23,11 @@ pub(crate) type EyesStamper = Stamper<Arc<Onlooker>>;
 /// a driver that began.
 const ALIVE_AGAIN: Duration = Duration::from_millis(200);
 
+/// How long until a kernel that was not found is looked for again, at least; and in proportion to what looking takes: a
+/// hundredth of the time goes into it.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+const LOOKING: u32 = 100;
+
 /// The eyes on the guest's kernel.
 #[derive(Debug, Default)]
 pub struct Labels {
@@ -32,6 +37,16 @@ pub struct Labels {
     /// Rises whenever `stamper` is another.
     version: AtomicU64,
     stamper: Mutex<Weak<EyesStamper>>,
+    /// The last time that there was no kernel to be found for stamps.
+    failed: Mutex<Option<Failed>>,
+}
+
+#[derive(Debug)]
+struct Failed {
+    epoch: u64,
+    why: String,
+    /// Until then it is not worth another try.
+    until: Instant,
 }
 
 #[derive(Debug)]
@@ -129,16 +144,29 @@ impl Labels {
         Ok(look(eyes))
     }
 
-    /// As long as the caller keeps what it gets, the workers take stamps of what they send, where somebody follows.
+    /// As long as the caller keeps what it gets, the workers take stamps of what they send, where somebody follows. It may be
+    /// called as often as one likes: in vain, it is tried again after a while.
     ///
     /// # Errors
-    /// As [`look`](Labels::look).
-    pub(crate) fn want_stamps(&self, memory: &Arc<Memory>) -> Result<Arc<EyesStamper>, AttachError> {
+    /// As [`look`](Labels::look): a sentence.
+    pub(crate) fn want_stamps(&self, memory: &Arc<Memory>) -> Result<Arc<EyesStamper>, String> {
         let epoch = self.epoch.load(Ordering::Acquire);
         if let Some(stamper) = lock(&self.stamper).upgrade() {
             return Ok(stamper);
         }
-        let stamper = Arc::new(self.watch(memory, |eyes| eyes.stamper())?);
+        let start = Instant::now();
+        let mut failed = lock(&self.failed);
+        if let Some(failed) = failed.as_ref().filter(|failed| failed.epoch == epoch && failed.until > start) {
+            return Err(failed.why.clone());
+        }
+        let stamper = match self.watch(memory, |eyes| eyes.stamper()) {
+            Ok(stamper) => Arc::new(stamper),
+            Err(error) => {
+                let (why, until) = (error.to_string(), Instant::now() + TRY_AGAIN.max(start.elapsed() * LOOKING));
+                *failed = Some(Failed { epoch, why: why.clone(), until });
+                return Err(why);
+            }
+        };
         let mut slot = lock(&self.stamper);
         // Of what is gone meanwhile there is none.
         if self.epoch.load(Ordering::Acquire) == epoch {

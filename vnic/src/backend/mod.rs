@@ -37,6 +37,7 @@ pub use command::{Notice, Notices};
 pub use data_path::{BURST, DataPath, Progress, Queues};
 pub use device::Backend;
 pub use event::chain_event;
+pub(crate) use event::gpa_of;
 pub use in_flight::InFlight;
 pub use model::DeviceModel;
 pub use poller::PollMode;

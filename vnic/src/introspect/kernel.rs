@@ -1,6 +1,7 @@
 //! A kernel in the guest's memory: where its structures are, and what a page's structure says.
 
 use super::GuestPhysical;
+use super::label::Kind;
 use super::layout::{Head, Layout, Order, SlabMark};
 use super::space::{Reader, Space, Stop};
 use super::stamp::Stamp;
@@ -70,6 +71,21 @@ pub(super) enum Use {
     Frozen,
     /// Of the kernel, no more is known.
     Other(u32),
+}
+
+impl Use {
+    /// The kind of page, of one that a device has.
+    fn kind(self) -> Kind {
+        match self {
+            // Whoever writes to it now, it is a file's.
+            Use::File(_) | Use::Filling | Use::CutOff => Kind::File,
+            Use::Anonymous(_) | Use::Merged(_) => Kind::Anonymous,
+            Use::Socket => Kind::Socket,
+            Use::Slab | Use::LargeKmalloc => Kind::Slab,
+            Use::Free | Use::Frozen => Kind::Unsettled,
+            _ => Kind::Unknown,
+        }
+    }
 }
 
 impl Kernel {
@@ -233,7 +249,7 @@ impl Kernel {
         let order = if page.mapping == 0 && kind == 0 { self.order(reader, page)? } else { 0 };
         let what = u64::from(kind) << 16 | u64::from(order) << 8 | u64::from(page.references == 0);
         let of = [page.head, page.within, page.mapping, page.index, page.flags & mask, what];
-        Ok(Stamp::new(of, used_for))
+        Ok(Stamp::new(of, used_for.kind()))
     }
 
     /// The name of the slab cache that the page belongs to.

@@ -27,6 +27,7 @@ mod path;
 mod physical;
 mod space;
 mod stamp;
+mod stamper;
 pub mod testing;
 #[cfg(test)]
 mod tests;
@@ -47,7 +48,8 @@ pub use label::{Kind, Label};
 pub use layout::Missing;
 pub use physical::GuestPhysical;
 pub(crate) use space::{Reader, Stop};
-pub use stamp::{MAX_PAGES, Stamper};
+pub use stamp::MAX_PAGES;
+pub use stamper::Stamper;
 
 /// Reads of guest memory in one look-up, at most.
 pub const MAX_STEPS: u32 = 8192;

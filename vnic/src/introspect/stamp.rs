@@ -5,85 +5,14 @@
 //! said only if the page still has the same stamp ([`Introspection::labels_of`](super::Introspection::labels_of)). A stamp
 //! also has the kind of the pages: what the kernel copies into for a socket is soon given back, and was that all the same.
 //!
-//! Invariants: no allocation and no system call but for a page of the guest's that nobody has looked at yet; each stamp is a
-//! budget of steps. A stamp is never 0, which stands for none.
+//! Invariants: a stamp is never 0, which stands for none.
 //!
 //! Limits: a page that went to another owner and came back to the first, at the same place, has its old stamp.
 
-use std::sync::Arc;
-
-use super::GuestPhysical;
-use super::kernel::{Kernel, Use};
 use super::label::Kind;
-use super::space::Reader;
 
 /// Most pages of a buffer that are stamped: those of 64 KiB that begin within a page.
 pub const MAX_PAGES: u64 = 17;
-/// Reads of guest memory for each of them, at most.
-const STEPS: u32 = 64;
-
-/// Takes stamps. See the [module](self).
-#[derive(Debug)]
-pub struct Stamper<M> {
-    memory: M,
-    kernel: Arc<Kernel>,
-}
-
-impl<M: GuestPhysical> Stamper<M> {
-    pub(super) fn new(memory: M, kernel: Arc<Kernel>) -> Self {
-        Stamper { memory, kernel }
-    }
-
-    /// The release of the kernel whose pages these are.
-    #[must_use]
-    pub fn release(&self) -> &str {
-        &self.kernel.release
-    }
-
-    /// The stamp of the buffer's pages; 0: there is none.
-    #[must_use]
-    pub fn stamp(&self, gpa: u64, len: u32) -> u64 {
-        self.stamps([(gpa, len)]).next().unwrap_or_default()
-    }
-
-    /// The stamps of several buffers, all of one moment.
-    pub fn stamps(&self, buffers: impl IntoIterator<Item = (u64, u32)>) -> impl Iterator<Item = u64> {
-        self.stamps_with_files(buffers).map(|(_, stamp, _)| stamp)
-    }
-
-    /// The same, each behind its buffer's address; with the `address_space` of the file whose page is the buffer's first.
-    pub(super) fn stamps_with_files(
-        &self,
-        buffers: impl IntoIterator<Item = (u64, u32)>,
-    ) -> impl Iterator<Item = (u64, u64, Option<u64>)> {
-        // Page tables are walked once for most of them.
-        let reader = Reader::new(&self.memory, &self.kernel.space, STEPS);
-        buffers.into_iter().map(move |(gpa, len)| {
-            let mut file = None;
-            (gpa, self.stamp_by(&reader, gpa, len, &mut file), file)
-        })
-    }
-
-    fn stamp_by(&self, reader: &Reader<'_, M>, gpa: u64, len: u32, file: &mut Option<u64>) -> u64 {
-        let Some(pages) = pages(gpa, len) else { return 0 };
-        let mut stamp = Stamp::default();
-        let first = *pages.start();
-        for number in pages {
-            reader.begin(STEPS);
-            let one = self.kernel.page(reader, number).and_then(|page| {
-                let Some(page) = page else { return Ok(None) };
-                let used_for = self.kernel.used_for(reader, &page)?;
-                if let (true, Use::File(mapping)) = (number == first, used_for) {
-                    *file = Some(mapping);
-                }
-                self.kernel.stamp(reader, &page, used_for).map(Some)
-            });
-            let Ok(Some(one)) = one else { return 0 };
-            stamp.add(one);
-        }
-        stamp.into()
-    }
-}
 
 /// The numbers of a buffer's pages; `None`: it is empty, or has too many.
 pub(super) fn pages(gpa: u64, len: u32) -> Option<std::ops::RangeInclusive<u64>> {
@@ -101,16 +30,7 @@ const KIND: u64 = 7;
 const KINDS: [Kind; 5] = [Kind::File, Kind::Anonymous, Kind::Socket, Kind::Slab, Kind::Unknown];
 
 impl Stamp {
-    pub(super) fn new(numbers: impl IntoIterator<Item = u64>, used_for: Use) -> Self {
-        let kind = match used_for {
-            // The device has it: whoever writes to it now, it is a file's.
-            Use::File(_) | Use::Filling | Use::CutOff => Kind::File,
-            Use::Anonymous(_) | Use::Merged(_) => Kind::Anonymous,
-            Use::Socket => Kind::Socket,
-            Use::Slab | Use::LargeKmalloc => Kind::Slab,
-            Use::Free | Use::Frozen => Kind::Unsettled,
-            _ => Kind::Unknown,
-        };
+    pub(super) fn new(numbers: impl IntoIterator<Item = u64>, kind: Kind) -> Self {
         let bits = KINDS.iter().position(|one| *one == kind).map_or(0, |at| at as u64 + 1);
         Stamp(numbers.into_iter().fold(0, mix) & !KIND | bits)
     }

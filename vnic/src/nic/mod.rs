@@ -10,6 +10,7 @@
 mod data_path;
 mod hairpin;
 mod hardware;
+mod labels;
 mod observers;
 mod receive;
 #[cfg(test)]
@@ -17,9 +18,11 @@ pub(crate) mod tests;
 mod transmit;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use crate::backend::{DeviceModel, NamedCounters, Plan, Workers};
+use crate::backend::{DeviceModel, NamedCounters, Plan, Shared, Workers};
 use crate::hardware::{Applied, Shapes};
+use crate::link::capture::Labels;
 use crate::link::{AnyPort, Capture, LinkCounters, Port};
 use crate::observe::observer::Observer;
 use crate::spec::Features;
@@ -96,6 +99,11 @@ pub struct Beside<'a> {
     pub capture: Option<&'a Capture>,
     /// The chains are accounted, or paced, by this model. Paced: by one worker.
     pub hardware: Option<&'a Applied>,
+}
+
+/// Labels for the capture of this device.
+pub(crate) fn labels(shared: &Arc<Shared>) -> Box<dyn Labels> {
+    Box::new(labels::CaptureLabels::new(shared.clone()))
 }
 
 /// Starts a worker per port; all write to one capture. Queue pair `p` belongs to worker `p % ports`, for good.

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::hardware::{self, Accounting, pieces_of};
 use crate::backend::labels::{EyesStamper, StamperCopy};
-use crate::backend::{QueueShared, Shared, chain_event};
+use crate::backend::{QueueShared, Shared, chain_event, gpa_of};
 use crate::hardware::Kind;
 use crate::link::Capture;
 use crate::memory::Memory;
@@ -93,7 +93,11 @@ impl ObserverPass<'_> {
     #[inline(never)]
     pub(super) fn transmitted(&mut self, queue: &QueueShared, frame: &Frame<'_>, read: u32, copied: u32) {
         if let Some(capture) = &self.state.capture {
-            capture.transmitted(&queue.name, frame);
+            let (memory, stamper) = (self.memory.as_deref(), self.stamper.as_ref());
+            capture.transmitted(&queue.name, frame, |segment, len| {
+                let gpa = gpa_of(segment, memory);
+                (gpa, stamper.map_or(0, |stamper| stamper.stamp(gpa, len)))
+            });
         }
         if let Some(other) = &mut self.state.other {
             other.transmitted(&TransmittedFrame { frame, read, copied, translated: self.memory.as_deref() });

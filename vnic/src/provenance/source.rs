@@ -121,6 +121,13 @@ impl From<&Label> for Source {
     }
 }
 
+/// The labels of a buffer's pages: the first, and whether others are of other memory.
+pub(crate) fn in_words(labels: &[Label]) -> Option<String> {
+    let first = labels.first()?;
+    let same = labels.iter().all(|label| Source::from(label) == Source::from(first));
+    Some(if same { first.to_string() } else { format!("{first}, and other memory") })
+}
+
 /// Is it a cache that the kernel takes the linear part of an skb from?
 fn is_for_sockets(cache: &str) -> bool {
     ["kmalloc-", "skbuff_", "large kmalloc"].iter().any(|name| cache.starts_with(name))

@@ -5,9 +5,9 @@
 //! further one is told so.
 
 use std::fmt;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read};
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::{Shutdown, shutdown};
 use serde_json::Value;
 
+use super::client::{Admitted, send, start};
 use super::life::Lives;
 use super::top::Keeping;
 use super::{guest, hardware, metrics, status, top, trace};
@@ -34,8 +35,6 @@ use crate::{blk, nic};
 
 /// Most clients at a time.
 pub const MAX_CLIENTS: usize = 16;
-/// Stack of a control thread, bytes: there are many, and they do little.
-const STACK: usize = 512 << 10;
 /// Longest request line, bytes: the pages of a very fragmented 1 GiB file.
 const MAX_LINE: u64 = 64 << 20;
 
@@ -60,10 +59,10 @@ pub trait Source: fmt::Debug + Send + Sync {
     fn answer(&self, request: Request) -> Reply;
 
     /// Tells the client of every chain from now on. It is one for as long as `admitted` lives.
-    fn trace(&self, stream: UnixStream, admitted: trace::Admitted);
+    fn trace(&self, stream: UnixStream, admitted: Admitted);
 
     /// The same, with whose memory the buffers are.
-    fn trace_with_labels(&self, stream: UnixStream, admitted: trace::Admitted);
+    fn trace_with_labels(&self, stream: UnixStream, admitted: Admitted);
 
     /// Tells the client again and again from what the frames come that the guest sends.
     fn top(&self, mut client: top::Client) {
@@ -185,10 +184,6 @@ impl ControlSocket {
     }
 }
 
-pub(crate) fn start(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    std::thread::Builder::new().name(name.to_owned()).stack_size(STACK).spawn(body).map(drop)
-}
-
 /// The next client; `None`: there will be no more. Where the host has nothing to take one with, it pauses in between.
 fn accepted<T>(mut accept: impl FnMut() -> io::Result<T>, mut pause: impl FnMut()) -> Option<T> {
     loop {
@@ -205,7 +200,7 @@ fn accepted<T>(mut accept: impl FnMut() -> io::Result<T>, mut pause: impl FnMut(
 impl Server {
     fn admit(&self, mut stream: UnixStream) {
         let others = self.clients.fetch_add(1, Ordering::Relaxed);
-        let admitted = trace::Admitted(self.clients.clone());
+        let admitted = Admitted(self.clients.clone());
         if others >= MAX_CLIENTS {
             let message = format!("{MAX_CLIENTS} clients are connected already; close one and try again");
             let _ = send(&mut stream, &Reply::Error { message });
@@ -215,7 +210,7 @@ impl Server {
         let _ = self.talk(stream, admitted);
     }
 
-    fn talk(&self, mut stream: UnixStream, admitted: trace::Admitted) -> io::Result<()> {
+    fn talk(&self, mut stream: UnixStream, admitted: Admitted) -> io::Result<()> {
         let mut lines = BufReader::new(stream.try_clone()?);
         loop {
             let mut line = String::new();
@@ -249,7 +244,7 @@ impl Server {
 }
 
 impl Served {
-    fn follow(&self, stream: UnixStream, admitted: trace::Admitted, labels: bool) {
+    fn follow(&self, stream: UnixStream, admitted: Admitted, labels: bool) {
         let client = trace::Client { stream, _admitted: Some(admitted) };
         // Nobody is left to hear that the thread is gone.
         let _ = self.tracing.send(trace::Asked { client, labels });
@@ -261,11 +256,11 @@ impl Source for Served {
         self.control.answer(request)
     }
 
-    fn trace(&self, stream: UnixStream, admitted: trace::Admitted) {
+    fn trace(&self, stream: UnixStream, admitted: Admitted) {
         self.follow(stream, admitted, false);
     }
 
-    fn trace_with_labels(&self, stream: UnixStream, admitted: trace::Admitted) {
+    fn trace_with_labels(&self, stream: UnixStream, admitted: Admitted) {
         self.follow(stream, admitted, true);
     }
 
@@ -456,13 +451,6 @@ impl Device {
 
 fn not_set_up(name: &str) -> String {
     format!("{name} is not set up: no driver uses it at the moment")
-}
-
-/// Writes one line of JSON.
-pub fn send(stream: &mut (impl Write + AsFd), value: &impl serde::Serialize) -> io::Result<()> {
-    let mut line = serde_json::to_vec(value)?;
-    line.push(b'\n');
-    stream.write_all(&line)
 }
 
 #[cfg(test)]

@@ -1,17 +1,11 @@
 //! Whoever knows the guest of a device, and labels what it sends: for `top` and for a trace with labels.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use crate::backend::Shared;
 use crate::backend::labels::EyesStamper;
 use crate::introspect::{GuestPhysical, Introspection, Label};
 use crate::observe::tracer::EventBuffer;
-
-/// Of the asking thread's time, what it may take to look for a kernel where there is none: one part of this many.
-const SHARE: u32 = 100;
-/// How long until a guest that could not be looked into is tried again, at least.
-const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// Labels for the pages of a buffer that has this stamp.
 pub(crate) type Labelled<'l> = &'l mut dyn FnMut(&EventBuffer, u64, &mut Vec<Label>);
@@ -21,8 +15,8 @@ pub(crate) trait Guest {
     /// Has stamps taken of what is sent from now on, as long as it lives. Returns the kernel's release.
     ///
     /// # Errors
-    /// The guest cannot be looked into: why, and how long until it is worth another try.
-    fn open(&mut self) -> Result<String, (String, Duration)>;
+    /// The guest cannot be looked into: why.
+    fn open(&mut self) -> Result<String, String>;
 
     /// Shows who labels pages. `None`: nobody can at the moment.
     fn look(&mut self, show: &mut dyn FnMut(Labelled<'_>)) -> Option<()>;
@@ -41,15 +35,11 @@ impl Served<'_> {
 }
 
 impl Guest for Served<'_> {
-    fn open(&mut self) -> Result<String, (String, Duration)> {
+    fn open(&mut self) -> Result<String, String> {
         self.stamper = None;
         let memory = self.shared.view().memory.clone();
-        let nobody = || ("no front-end has shared a guest's memory".to_owned(), Duration::ZERO);
-        let memory = memory.ok_or_else(nobody)?;
-        let start = Instant::now();
-        let stamper = self.shared.labels.want_stamps(&memory);
-        let stamper = stamper.map_err(|error| (error.to_string(), TRY_AGAIN.max(start.elapsed() * SHARE)))?;
-        Ok(self.stamper.insert(stamper).release().to_owned())
+        let memory = memory.ok_or_else(|| "no front-end has shared a guest's memory".to_owned())?;
+        Ok(self.stamper.insert(self.shared.labels.want_stamps(&memory)?).release().to_owned())
     }
 
     fn look(&mut self, show: &mut dyn FnMut(Labelled<'_>)) -> Option<()> {

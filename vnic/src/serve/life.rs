@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::trace::{Following, give_way};
+use super::client::give_way;
+use super::trace::Following;
 use crate::backend::labels::EyesStamper;
 use crate::backend::{QueueShared, Shared};
 use crate::life::Log;

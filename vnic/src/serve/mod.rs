@@ -15,6 +15,7 @@
 //!
 //! A device of your own: [`Process::add`].
 
+pub(crate) mod client;
 pub mod control;
 mod error;
 pub(crate) mod guest;
@@ -47,13 +48,13 @@ use crate::nic::{self, Nic};
 use crate::observe::discovery;
 use crate::rng::{Rng, RngDataPath};
 use crate::spec::Features;
+pub use client::Admitted;
 pub use control::Extension;
 use control::{Control, ControlSocket};
 pub use error::ServeError;
 pub use options::{DeviceKind, Endpoint, Options};
 use server::{Server, Socket};
 pub use top::{Client as TopClient, Keeping};
-pub use trace::Admitted;
 
 /// Serves front-ends until SIGINT or SIGTERM, or, over an inherited connection, until the front-end is gone.
 ///
@@ -197,8 +198,11 @@ impl Process {
         let counters = links.map(|counters| counters as Arc<dyn NamedCounters>).collect();
         let pinger = ports.iter().find_map(AnyPort::pinger);
         // The workers alone keep the capture open.
-        let hardware = options.hardware.clone();
+        let (hardware, labels) = (options.hardware.clone(), options.capture_labels);
         let start: Start = Box::new(move |plan| {
+            if let Some(capture) = capture.as_ref().filter(|_| labels) {
+                capture.label_by(nic::labels(plan.shared));
+            }
             nic::start(ports, nic::Beside { capture: capture.as_ref(), hardware: hardware.as_ref() }, plan)
         });
         self.devices.push(Prepared { socket, about, model: Box::new(model), counters, pinger, start });

@@ -87,6 +87,8 @@ pub struct Options {
     pub control: Option<PathBuf>,
     /// Write every frame to this pcapng file.
     pub capture: Option<PathBuf>,
+    /// With whose memory the buffers are that were sent.
+    pub capture_labels: bool,
     /// Features not to offer.
     pub withhold: Features,
     /// Queue pairs to offer.
@@ -118,6 +120,7 @@ impl Options {
             link: LinkKind::Peer,
             control: None,
             capture: None,
+            capture_labels: false,
             withhold: Features::NONE,
             queue_pairs: 1,
             queue_size: 1024,

@@ -31,7 +31,7 @@ fn offered(front_end: &UnixStream) -> u64 {
 fn status(control: &Path) -> Status {
     let mut stream = UnixStream::connect(control).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
-    control::send(&mut stream, &Request::Status).unwrap();
+    client::send(&mut stream, &Request::Status).unwrap();
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line).unwrap();
     match serde_json::from_str(&line).unwrap() {

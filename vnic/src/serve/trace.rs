@@ -4,20 +4,20 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::Receiver;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::client::{Admitted, give_way, send};
 use super::guest::Guest;
 use crate::backend::{QueueShared, Shared};
 use crate::blk;
-use crate::introspect::Label;
 use crate::memory::FilePages;
 use crate::net::parse::Summary;
 use crate::observe::protocol::{BufferSnapshot, ChainEvent, Reply, TraceEvent};
 use crate::observe::tracer::{Event, Read, Reader};
-use crate::provenance::Source;
+use crate::provenance::in_words;
 use crate::spec::Feature;
 
 /// How long a follower that is up to date waits before it looks again, milliseconds. The data path does not tell it:
@@ -52,16 +52,6 @@ impl<'s> Following<'s> {
 }
 
 impl Drop for Following<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// A client counts as one until this is dropped.
-#[derive(Debug)]
-pub struct Admitted(pub(super) Arc<AtomicUsize>);
-
-impl Drop for Admitted {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -127,7 +117,7 @@ impl<'s> Follower<'s> {
         // Before anything is recorded: from then on all of it has stamps.
         let stamps = |shared: &'s Arc<Shared>| {
             let mut guest = guest(shared);
-            guest.open().map_err(|(why, _)| why)?;
+            guest.open()?;
             Ok(guest)
         };
         let labels = match labels.then(|| devices.iter().map(stamps).collect::<Result<Vec<_>, String>>()) {
@@ -135,7 +125,7 @@ impl<'s> Follower<'s> {
             Some(Ok(guests)) => Some(guests),
             Some(Err(message)) => {
                 let mut stream = client.stream;
-                super::control::send(&mut stream, &Reply::Error { message })?;
+                send(&mut stream, &Reply::Error { message })?;
                 return Err(io::ErrorKind::Unsupported.into());
             }
         };
@@ -239,14 +229,6 @@ pub(crate) fn serve<'s>(devices: &'s [Arc<Shared>], clients: &Receiver<Asked>, g
     }
 }
 
-/// Makes this thread the nicest there is: a trace loses events rather than take a worker's CPU.
-pub(crate) fn give_way() {
-    // SAFETY: the call takes three numbers; on Linux 0 is the calling thread, which does nothing else.
-    if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) } < 0 {
-        tracing::debug!(error = %std::io::Error::last_os_error(), "a trace that takes its share of the CPUs");
-    }
-}
-
 /// Waits a moment, or until a client has room again. Says of each whether it has closed, or said something (which ends a
 /// trace as well).
 fn wait(followers: &[Follower<'_>]) -> Vec<bool> {
@@ -307,11 +289,4 @@ fn label<'c>(chains: impl Iterator<Item = (&'c mut ChainEvent, &'c Box<Event>)>,
             }
         }
     });
-}
-
-/// The labels of a buffer's pages: the first, and whether others are of other memory.
-fn in_words(labels: &[Label]) -> Option<String> {
-    let first = labels.first()?;
-    let same = labels.iter().all(|label| Source::from(label) == Source::from(first));
-    Some(if same { first.to_string() } else { format!("{first}, and other memory") })
 }

@@ -23,7 +23,7 @@ use super::devices::{Device, Frames};
 use super::ram::Ram;
 use crate::backend::{About, Shared};
 use crate::introspect::Introspection;
-use crate::serve::control::start;
+use crate::serve::client::{give_way, start};
 use crate::serve::guest::{Guest, Labelled};
 use crate::serve::top;
 use crate::serve::trace::{self, Client};
@@ -80,7 +80,7 @@ impl Tracing {
         let keeper = top::Kept::start(top::Keeping::Asked, shared.clone(), move |_| Box::new(outside.clone()))?;
         let watched = shared.clone();
         start("rings", move || {
-            trace::give_way();
+            give_way();
             watch(&watched, &woken, &vm, &named, &wish);
         })?;
         Ok(Tracing { devices: shared, clients, keeper, wake })
@@ -119,10 +119,9 @@ struct Outside {
 }
 
 impl Guest for Outside {
-    fn open(&mut self) -> Result<String, (String, Duration)> {
-        let ended = || ("it is about to end".to_owned(), ANEW);
+    fn open(&mut self) -> Result<String, String> {
         self.wishes = self.wish.upgrade();
-        self.vm.upgrade().ok_or_else(ended)?.kernel().map_err(|why| (why, ANEW))
+        self.vm.upgrade().ok_or_else(|| "it is about to end".to_owned())?.kernel()
     }
 
     fn look(&mut self, show: &mut dyn FnMut(Labelled<'_>)) -> Option<()> {

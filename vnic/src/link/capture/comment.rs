@@ -1,18 +1,38 @@
 //! A frame's descriptors in words, as ring snapshots write them.
+//!
+//! Whose memory they are is put in behind them later: the worker leaves a [`Mark`] where.
 
 use std::fmt::Write as _;
 
 use crate::net::{Frame, ReceiveSpace};
-use crate::ring::{ChainView, Segments};
+use crate::ring::{ChainView, Segment, Segments};
 use crate::spec::net::{GSO_NONE, HDR_F_NEEDS_CSUM};
 
 /// A pcapng option holds 65535 bytes.
 const MAX_LEN: usize = 60_000;
 
+/// A buffer in a comment, as it was when the device had it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// Bytes of the comment up to its end.
+    pub(super) at: usize,
+    /// Where it is, guest-physical.
+    pub gpa: u64,
+    /// Bytes.
+    pub len: u32,
+    /// What its pages were ([`Stamper`](crate::introspect::Stamper)); 0: nobody looked.
+    pub stamp: u64,
+}
+
 /// `transmitq0 head 12: R 0x1f000+78 -> R 0x20000+4096, csum 34+16, gso 1448`.
-pub(super) fn of_transmitted(out: &mut String, queue: &str, frame: &Frame<'_>) {
+pub(super) fn of_transmitted(
+    out: &mut String,
+    queue: &str,
+    frame: &Frame<'_>,
+    mut look: impl FnMut(usize, &Segment, u32),
+) {
     out.push_str(queue);
-    chain(out, frame.view());
+    chain(out, frame.view(), &mut look);
     let header = frame.header;
     // Writing to a String cannot fail, here and below.
     if header.flags & HDR_F_NEEDS_CSUM != 0 {
@@ -30,7 +50,7 @@ pub(super) fn of_received(out: &mut String, queue: &str, segments: &Segments, sp
         if at > 0 {
             out.push(';');
         }
-        chain(out, segments.view(*used));
+        chain(out, segments.view(*used), &mut |_, _, _| {});
         let _ = write!(out, ", written {written}");
         if out.len() > MAX_LEN {
             out.push_str("; …");
@@ -39,7 +59,24 @@ pub(super) fn of_received(out: &mut String, queue: &str, segments: &Segments, sp
     }
 }
 
-fn chain(out: &mut String, view: ChainView<'_>) {
+/// The comment with these labels behind its marks, as far as there is room for them.
+pub(super) fn labelled(comment: &str, marks: &[Mark], labels: &[Option<String>]) -> String {
+    let mut out = String::with_capacity(2 * comment.len());
+    let (mut at, mut room) = (0, MAX_LEN.saturating_sub(comment.len()));
+    for (mark, label) in marks.iter().zip(labels) {
+        out.push_str(comment.get(at..mark.at).unwrap_or_default());
+        at = mark.at;
+        let Some(label) = label else { continue };
+        if let Some(less) = room.checked_sub(label.len() + 3) {
+            room = less;
+            let _ = write!(out, " ({label})");
+        }
+    }
+    out.push_str(comment.get(at..).unwrap_or_default());
+    out
+}
+
+fn chain(out: &mut String, view: ChainView<'_>, look: &mut impl FnMut(usize, &Segment, u32)) {
     let chain = &view.chain;
     let _ = write!(out, " head {}:", chain.head);
     if chain.indirect {
@@ -55,6 +92,7 @@ fn chain(out: &mut String, view: ChainView<'_>) {
         let kind = if at < chain.readable as usize { 'R' } else { 'W' };
         let arrow = if at > 0 { " ->" } else { "" };
         let _ = write!(out, "{arrow} {kind} {:#x}+{len}", first.addr);
+        look(out.len(), first, u32::try_from(len).unwrap_or(u32::MAX));
         shown = shown.saturating_add(1);
         at += pieces;
         if out.len() > MAX_LEN && at < list.len() {

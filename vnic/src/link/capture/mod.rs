@@ -12,6 +12,9 @@
 //!    they are counted, the next record of the same queue says how many are missing before it (`epb_dropcount`), and the
 //!    end of the file how many in all (`isb_ifdrop`, Wireshark's "dropped packets").
 //!
+//! Whose memory the buffers of transmitted frames are, who knows it says when their records are written ([`Labels`]): by
+//! stamps that the worker took while the device had them.
+//!
 //! Invariants: what waits for the disk is at most `MAX_BYTES` in `MAX_RECORDS`. When the file cannot be written any more
 //! (disk full), the capture ends, says so once and counts what it missed; the NIC goes on. The end of the process waits for
 //! a disk only as long as something is written.
@@ -24,17 +27,19 @@ mod tests;
 mod writer;
 
 use std::collections::VecDeque;
+use std::fmt::Debug;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::LinkCounters;
 use super::counters::counters;
 use crate::net::{Frame, ReceiveSpace};
-use crate::ring::Segments;
+use crate::ring::{Segment, Segments};
+pub use comment::Mark;
 
 /// How long the end waits for a disk that writes nothing.
 const HANGS: Duration = Duration::from_secs(2);
@@ -69,6 +74,8 @@ struct Record {
     queue: String,
     to_driver: bool,
     comment: String,
+    /// Where whose memory it is goes into the comment.
+    marks: Vec<Mark>,
     frame: Vec<u8>,
     /// Frames of the same queue that went unrecorded just before.
     lost_before: u64,
@@ -101,7 +108,7 @@ struct State {
 impl Record {
     /// What it counts for in the queue's bound.
     fn size(&self) -> usize {
-        self.frame.len() + self.comment.len()
+        self.frame.len() + self.comment.len() + size_of_val(self.marks.as_slice())
     }
 }
 
@@ -139,6 +146,13 @@ struct Shared {
     /// The thread has ended.
     done: Condvar,
     counters: Arc<LinkCounters>,
+    labels: OnceLock<Box<dyn Labels>>,
+}
+
+/// Knows whose memory buffers are.
+pub trait Labels: Debug + Send + Sync {
+    /// Adds, for each of these in their order, whose it was when it was stamped. On the capture's thread, which may wait.
+    fn label(&self, marks: &[Mark], labels: &mut Vec<Option<String>>);
 }
 
 impl Shared {
@@ -177,6 +191,7 @@ impl Capture {
             work: Condvar::new(),
             done: Condvar::new(),
             counters: Count::fresh(),
+            labels: OnceLock::new(),
         });
         let writer = writer::Writer::new(file)?;
         let (theirs, path) = (Arc::clone(&shared), path.to_owned());
@@ -188,11 +203,31 @@ impl Capture {
         Ok(Capture { inner: Arc::new(Inner { shared, thread: Some(thread) }) })
     }
 
-    /// Records a frame that the link has taken from the queue of this name.
-    pub fn transmitted(&self, queue: &str, frame: &Frame<'_>) {
+    /// From now on, comments say whose memory the buffers of transmitted frames are.
+    pub fn label_by(&self, labels: Box<dyn Labels>) {
+        // There is one at most: who opens a capture says it.
+        let _ = self.inner.shared.labels.set(labels);
+    }
+
+    /// Does anybody know whose memory buffers are?
+    #[must_use]
+    pub fn is_labelled(&self) -> bool {
+        self.inner.shared.labels.get().is_some()
+    }
+
+    /// Records a frame that the link has taken from the queue of this name. Where it [is labelled](Capture::is_labelled), `stamp` is
+    /// asked for where a buffer of so many bytes is, guest-physical, and for its stamp.
+    pub fn transmitted(&self, queue: &str, frame: &Frame<'_>, mut stamp: impl FnMut(&Segment, u32) -> (u64, u64)) {
         let Some(mut record) = self.record(queue) else { return };
         record.to_driver = false;
-        comment::of_transmitted(&mut record.comment, queue, frame);
+        let Record { comment, marks, .. } = &mut record;
+        let labelled = self.is_labelled();
+        comment::of_transmitted(comment, queue, frame, |at, segment, len| {
+            if labelled {
+                let (gpa, stamp) = stamp(segment, len);
+                marks.push(Mark { at, gpa, len, stamp });
+            }
+        });
         record.frame.resize(frame.len as usize, 0);
         frame.copy_to(&mut record.frame);
         self.queue(record);
@@ -236,6 +271,7 @@ impl Capture {
         record.queue.clear();
         record.queue.push_str(queue);
         record.comment.clear();
+        record.marks.clear();
         record.frame.clear();
         Some(record)
     }

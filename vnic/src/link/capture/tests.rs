@@ -94,7 +94,7 @@ fn record_three(capture: &Capture) {
     ring.ram.write(0x20000, &plain[54..]).unwrap();
     let sent = ring.chain(&[Buffer::readable(0x1f000, 54), Buffer::readable(0x20000, 100)], Placement::Direct);
     let frame = Frame::new(ring.segments.view(sent), FEATURES).unwrap();
-    capture.transmitted("transmitq0", &frame);
+    capture.transmitted("transmitq0", &frame, |segment, len| (segment.addr, len.into()));
 
     // To be segmented, in an indirect table, the second buffer across two regions.
     let header = NetHeader {
@@ -112,7 +112,7 @@ fn record_three(capture: &Capture) {
     let buffers = [Buffer::readable(0x1f000, 54), Buffer::readable(0xff000, 9000)];
     let chain = ring.chain(&buffers, Placement::Indirect(0x8000));
     let frame = Frame::new(ring.segments.view(chain), FEATURES).unwrap();
-    capture.transmitted("transmitq0", &frame);
+    capture.transmitted("transmitq0", &frame, |segment, len| (segment.addr, len.into()));
 
     let first = ring.chain(&[Buffer::writable(0x30000, 60)], Placement::Direct);
     let second = ring.chain(&[Buffer::writable(0x31000, 500)], Placement::Direct);
@@ -131,20 +131,10 @@ const COMMENTS: [&str; 3] = [
     "receiveq0 head 3: W 0x30000+60, written 60; head 4: W 0x31000+500, written 94",
 ];
 
-#[test]
-fn every_frame_is_on_record_with_its_descriptors() {
-    let path = Scratch::new("record");
-    let capture = Capture::create(&path.0).unwrap();
-    record_three(&capture);
-    let counters = capture.counters();
-    drop(capture);
-    let expected = [("capture_frames", 3), ("capture_bytes", 142 + 9042 + 142), ("capture_lost_frames", 0)];
-    for (name, count) in expected {
-        assert_eq!(counters.get(name), count, "{name}");
-    }
-    let mut reader = PcapNgReader::new(File::open(&path.0).unwrap()).unwrap();
-    let mut names = Vec::new();
-    let mut packets = Vec::new();
+/// The packets of a file as pcap-file reads them, with their interface, flags and comment; and the interfaces.
+fn read(path: &Path) -> (Vec<(u32, u32, String, Vec<u8>)>, Vec<String>) {
+    let mut reader = PcapNgReader::new(File::open(path).unwrap()).unwrap();
+    let (mut names, mut packets) = (Vec::new(), Vec::new());
     while let Some(block) = reader.next_block() {
         match block.unwrap().0 {
             Block::InterfaceDescription(interface) => names.push(format!("{:?}", interface.options[0])),
@@ -162,6 +152,61 @@ fn every_frame_is_on_record_with_its_descriptors() {
             other => panic!("{other:?}"),
         }
     }
+    (packets, names)
+}
+
+/// Says what it was asked, but nothing of what has no stamp.
+#[derive(Debug)]
+struct Says;
+
+impl Labels for Says {
+    fn label(&self, marks: &[Mark], labels: &mut Vec<Option<String>>) {
+        labels.extend(marks.iter().map(|mark| (mark.stamp != 54).then(|| format!("at {:#x}", mark.gpa))));
+    }
+}
+
+#[test]
+fn a_comment_says_whose_memory_was_sent_where_somebody_knows() {
+    let path = Scratch::new("labels");
+    let capture = Capture::create(&path.0).unwrap();
+    assert!(!capture.is_labelled());
+    capture.label_by(Box::new(Says));
+    record_three(&capture);
+    drop(capture);
+    let (packets, _) = read(&path.0);
+    let comments: Vec<&str> = packets.iter().map(|packet| packet.2.as_str()).collect();
+    let second = "indirect(2): R 0x1f000+54 -> R 0xff000+9000 (at 0xff000), csum 34+16, gso 1448";
+    assert_eq!(comments[0], "transmitq0 head 0: R 0x1f000+54 -> R 0x20000+100 (at 0x20000)");
+    assert_eq!(comments[1], format!("transmitq0 head 2: {second}"));
+    assert_eq!(comments[2], COMMENTS[2]);
+    if let Ok(tshark) = Command::new("tshark").args(["-T", "fields", "-e", "frame.comment", "-r"]).arg(&path.0).output()
+    {
+        let said = String::from_utf8_lossy(&tshark.stdout).into_owned();
+        assert_eq!(said.lines().collect::<Vec<_>>(), comments);
+    }
+}
+
+#[test]
+fn labels_for_which_an_option_has_no_room_are_left_out() {
+    let comment = "x".repeat(60_000 - 10);
+    let mark = |at| Mark { at, gpa: 0, len: 1, stamp: 1 };
+    let labels = ["much too long for it", "a", "b", "c"].map(|label| Some(label.to_owned()));
+    let said = comment::labelled(&comment, &[mark(1), mark(2), mark(3), mark(4)], &labels);
+    assert_eq!((said.len(), &said[..12]), (60_000 - 2, "xx (a)x (b)x"));
+}
+
+#[test]
+fn every_frame_is_on_record_with_its_descriptors() {
+    let path = Scratch::new("record");
+    let capture = Capture::create(&path.0).unwrap();
+    record_three(&capture);
+    let counters = capture.counters();
+    drop(capture);
+    let expected = [("capture_frames", 3), ("capture_bytes", 142 + 9042 + 142), ("capture_lost_frames", 0)];
+    for (name, count) in expected {
+        assert_eq!(counters.get(name), count, "{name}");
+    }
+    let (packets, names) = read(&path.0);
     assert!(names[0].contains("transmitq0") && names[1].contains("receiveq0"), "{names:?}");
     let comments: Vec<&str> = packets.iter().map(|packet| packet.2.as_str()).collect();
     assert_eq!(comments, COMMENTS);
@@ -369,12 +414,12 @@ fn a_comment_is_no_longer_than_an_option_can_be() {
     let frame = Frame::new(ring.segments.view(chain), FEATURES).unwrap();
     let path = Scratch::new("long");
     let capture = Capture::create(&path.0).unwrap();
-    capture.transmitted("transmitq0", &frame);
+    capture.transmitted("transmitq0", &frame, |_, _| (0, 0));
     let counters = capture.counters();
     drop(capture);
     assert_eq!((counters.get("capture_frames"), counters.get("capture_failed")), (1, 0));
     let mut comment = String::new();
-    comment::of_transmitted(&mut comment, "transmitq0", &frame);
+    comment::of_transmitted(&mut comment, "transmitq0", &frame, |_, _, _| {});
     assert!(comment.len() < 65_536, "{}", comment.len());
     assert!(comment.ends_with(" more"), "{}", &comment[59_900..]);
 }

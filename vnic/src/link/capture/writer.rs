@@ -21,6 +21,7 @@ use pcap_file::pcapng::blocks::interface_statistics::{InterfaceStatisticsBlock, 
 use pcap_file::pcapng::blocks::opt_common::CommonOption;
 use pcap_file::pcapng::blocks::section_header::{SectionHeaderBlock, SectionHeaderOption};
 
+use super::comment::labelled;
 use super::{Count, Lost, MAX_SPARE, Record, Shared, State};
 use crate::net::MAX_FRAME_LEN;
 
@@ -38,6 +39,7 @@ const OUTBOUND: u32 = 2;
 pub(super) struct Writer<W: Write> {
     file: PcapNgWriter<BufWriter<W>>,
     interfaces: Vec<String>,
+    labels: Vec<Option<String>>,
 }
 
 impl<W: Write> Writer<W> {
@@ -49,7 +51,7 @@ impl<W: Write> Writer<W> {
         let buffered = BufWriter::with_capacity(BUFFER, file);
         let mut file = PcapNgWriter::with_section_header(buffered, section).map_err(io::Error::other)?;
         file.get_mut().flush()?;
-        Ok(Writer { file, interfaces: Vec::new() })
+        Ok(Writer { file, interfaces: Vec::new(), labels: Vec::new() })
     }
 
     /// Writes what comes, until the last handle is gone or the file cannot be written.
@@ -81,10 +83,14 @@ impl<W: Write> Writer<W> {
     fn write(&mut self, record: &Record, shared: &Shared) -> io::Result<()> {
         let interface = self.interface(&record.queue)?;
         let direction = if record.to_driver { INBOUND } else { OUTBOUND };
-        let mut options = vec![
-            EnhancedPacketOption::Common(CommonOption::Comment(Cow::Borrowed(&record.comment))),
-            EnhancedPacketOption::Flags(direction),
-        ];
+        let mut comment = Cow::Borrowed(record.comment.as_str());
+        if let Some(labels) = shared.labels.get().filter(|_| !record.marks.is_empty()) {
+            self.labels.clear();
+            labels.label(&record.marks, &mut self.labels);
+            comment = Cow::Owned(labelled(&record.comment, &record.marks, &self.labels));
+        }
+        let mut options =
+            vec![EnhancedPacketOption::Common(CommonOption::Comment(comment)), EnhancedPacketOption::Flags(direction)];
         if record.lost_before > 0 {
             options.push(EnhancedPacketOption::DropCount(record.lost_before));
         }

@@ -1,7 +1,7 @@
 //! What the transmit queues of a device carry, as samples: read, and labelled.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::backend::{QueueShared, Shared};
 use crate::introspect::{Kind, Label};
@@ -20,7 +20,6 @@ pub(super) struct Device<'s> {
     queues: Vec<Queue<'s>>,
     pub(super) kernel: Option<String>,
     pub(super) why: Option<String>,
-    try_at: Instant,
     frame: Attribution,
     _following: Following<'s>,
 }
@@ -36,19 +35,19 @@ impl<'s> Device<'s> {
         let transmits = shared.queues.iter().filter(|queue| queue.is_transmitq());
         let queues = transmits.map(|queue| Queue { shared: queue, reader: queue.samples.reader() });
         let _following = Following::samples(shared);
-        let (frame, try_at) = (Attribution::default(), Instant::now());
-        Device { guest, queues: queues.collect(), kernel: None, why: None, try_at, frame, _following }
+        let frame = Attribution::default();
+        Device { guest, queues: queues.collect(), kernel: None, why: None, frame, _following }
     }
 
     /// Has the workers take stamps, of the kernel that runs now.
     fn open(&mut self) {
         // One that sends no frames is nobody's question.
-        if self.queues.is_empty() || self.why.is_some() && Instant::now() < self.try_at {
+        if self.queues.is_empty() {
             return;
         }
         match self.guest.open() {
             Ok(kernel) => (self.kernel, self.why) = (Some(kernel), None),
-            Err((why, wait)) => (self.why, self.try_at) = (Some(why), Instant::now() + wait),
+            Err(why) => self.why = Some(why),
         }
     }
 

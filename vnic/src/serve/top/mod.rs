@@ -26,9 +26,8 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use self::follow::{Device, passed};
-use super::control::{send, start};
+use super::client::{Admitted, give_way, send, start};
 use super::guest::Guest;
-use super::trace::{Admitted, give_way};
 use crate::backend::Shared;
 use crate::observe::protocol::Reply;
 use crate::provenance::{Account, Passed, Report};
