@@ -14,6 +14,11 @@ use super::figures;
 use super::style::{BAD, DIM, GOOD, PLAIN, WARN};
 use super::table::{Align, NULL, paragraph, styled, table};
 
+/// Flows of which it is said what their verdict rests on.
+const REASONS: usize = 5;
+/// Flows, and files, that are listed.
+const LINES: usize = 20;
+
 /// A bar while it is watched, on a terminal; elsewhere a line.
 pub(crate) struct Progress(Option<ProgressBar>);
 
@@ -66,11 +71,20 @@ pub(super) fn text(run: &Run) -> String {
         let row = |file: &vnic_experiment::run::WatchedFile| {
             vec![styled(&file.name, GOOD), Cell::new(figures::bytes(file.bytes))]
         };
-        text += &format!("\n{}", table(&columns, files.iter().map(row).collect()));
+        text += &format!("\n{}", table(&columns, files.iter().take(LINES).map(row).collect()));
+    }
+    let hidden =
+        [(run.methods.len(), "flows"), (files.len(), "files")].map(|(all, what)| (all.saturating_sub(LINES), what));
+    for (count, what) in hidden.into_iter().filter(|(count, _)| *count > 0) {
+        text += &paragraph(format!("{count} more {what}, with fewer bytes"), DIM);
     }
     text.push('\n');
-    for method in &run.methods {
+    for method in run.methods.iter().take(REASONS) {
         text += &paragraph(format!("{}: {}", method.method, method.why), DIM);
+    }
+    let more = run.methods.len().saturating_sub(REASONS);
+    if more > 0 {
+        text += &paragraph(format!("What the verdicts on {more} more flows rest on is in the record (--output)."), DIM);
     }
     text
 }
@@ -121,5 +135,5 @@ fn flows(run: &Run) -> String {
             Cell::new(per_mib.map_or_else(|| NULL.to_owned(), |count| format!("{count:.1}"))),
         ]
     };
-    table(&columns, run.methods.iter().map(row).collect())
+    table(&columns, run.methods.iter().take(LINES).map(row).collect())
 }

@@ -27,6 +27,43 @@ pub(super) struct Name {
     pub(super) deleted: bool,
 }
 
+/// Names from a file up, one behind the other.
+#[derive(Debug)]
+struct Names {
+    text: Vec<u8>,
+    /// Where each ends.
+    ends: Vec<usize>,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        // As much as most paths have.
+        Names { text: Vec::with_capacity(128), ends: Vec::with_capacity(16) }
+    }
+}
+
+impl Names {
+    /// Forgets those after so many.
+    fn truncate(&mut self, count: usize) {
+        self.ends.truncate(count);
+        self.text.truncate(self.ends.last().copied().unwrap_or_default());
+    }
+
+    /// From the top down.
+    fn path(&self) -> Vec<u8> {
+        let mut path = Vec::with_capacity(self.text.len() + self.ends.len() + 1);
+        for (at, end) in self.ends.iter().enumerate().rev() {
+            let start = at.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or_default();
+            path.push(b'/');
+            path.extend_from_slice(self.text.get(start..*end).unwrap_or_default());
+        }
+        if path.is_empty() {
+            path.push(b'/');
+        }
+        path
+    }
+}
+
 /// A mount, as far as paths go.
 #[derive(Debug, Clone, Copy)]
 struct Mount {
@@ -96,7 +133,7 @@ impl Kernel {
     fn path(&self, reader: &Reader<'_, impl GuestPhysical>, sb: u64, dentry: u64) -> Result<Vec<u8>, Stop> {
         let mounts = self.mounts(reader, sb)?;
         // From the file up: one name after the other, and which mounts begin here.
-        let mut names = Vec::new();
+        let mut names = Names::default();
         let mut best: Option<(Mount, usize)> = None;
         self.climb(reader, dentry, &mut names, |here, depth| {
             let at_this = mounts.iter().filter(|mount| mount.root == here).min_by_key(|mount| mount.rank);
@@ -109,15 +146,7 @@ impl Kernel {
             names.truncate(depth);
             self.climb_mounts(reader, mount.at, &mut names)?;
         }
-        let mut path = Vec::new();
-        for name in names.iter().rev() {
-            path.push(b'/');
-            path.extend_from_slice(name);
-        }
-        if path.is_empty() {
-            path.push(b'/');
-        }
-        Ok(path)
+        Ok(names.path())
     }
 
     /// Adds the name of `dentry` and of all above it, to where `is_end` says or nothing is above.
@@ -125,17 +154,24 @@ impl Kernel {
         &self,
         reader: &Reader<'_, impl GuestPhysical>,
         dentry: u64,
-        names: &mut Vec<Vec<u8>>,
+        names: &mut Names,
         mut is_end: impl FnMut(u64, usize) -> bool,
     ) -> Result<(), Stop> {
         let mut here = dentry;
-        while !is_end(here, names.len()) {
+        while !is_end(here, names.ends.len()) {
             let above = self.parent(reader, here)?;
             let len = reader.half(here.wrapping_add(self.layout.dentry_name_len))?.min(MAX_NAME);
-            let name = reader.text(reader.word(here.wrapping_add(self.layout.dentry_name))?, len as usize)?;
+            let first = names.text.len();
+            reader.text_into(
+                reader.word(here.wrapping_add(self.layout.dentry_name))?,
+                len as usize,
+                &mut names.text,
+            )?;
             // A file system's root is called `/`; what is its own root and called otherwise is in no directory: a memfd.
-            if above != here || name != b"/" {
-                names.push(name);
+            if above == here && names.text.get(first..) == Some(b"/") {
+                names.text.truncate(first);
+            } else {
+                names.ends.push(names.text.len());
             }
             if above == here {
                 break;
@@ -146,12 +182,7 @@ impl Kernel {
     }
 
     /// Adds where the mount is mounted, and what that is in, up to the mount that is in none.
-    fn climb_mounts(
-        &self,
-        reader: &Reader<'_, impl GuestPhysical>,
-        mount: u64,
-        names: &mut Vec<Vec<u8>>,
-    ) -> Result<(), Stop> {
+    fn climb_mounts(&self, reader: &Reader<'_, impl GuestPhysical>, mount: u64, names: &mut Names) -> Result<(), Stop> {
         let mut mount = mount;
         loop {
             let above = reader.word(mount.wrapping_add(self.layout.mount_parent))?;

@@ -48,6 +48,11 @@ pub(crate) struct Space {
 }
 
 impl Space {
+    /// What the direct map has room for (Documentation/arch/x86/x86_64/mm.rst).
+    fn direct_bytes(&self) -> u64 {
+        if self.levels == 5 { 1 << 52 } else { 1 << 46 }
+    }
+
     /// Has the address the form that all kernel addresses have?
     #[must_use]
     pub(crate) fn is_canonical(&self, va: u64) -> bool {
@@ -184,9 +189,19 @@ impl<'k, M: GuestPhysical> Reader<'k, M> {
     }
 
     /// The eight bytes at an aligned kernel address.
+    #[inline]
     pub(crate) fn word(&self, va: u64) -> Result<u64, Stop> {
-        let gpa = self.physical(va)?;
-        let value = self.physical_word(gpa)?.ok_or(Stop::Pointer(va))?;
+        // Most are in the direct map: where there is memory, no second look is needed to know it.
+        let direct = va.wrapping_sub(self.space.direct);
+        let in_direct = self.space.direct != 0 && direct < self.space.direct_bytes() && self.space.is_canonical(va);
+        let value = if in_direct { self.physical_word(direct)? } else { None };
+        let (gpa, value) = match value {
+            Some(value) => (direct, value),
+            None => {
+                let gpa = self.physical(va)?;
+                (gpa, self.physical_word(gpa)?.ok_or(Stop::Pointer(va))?)
+            }
+        };
         if self.recording.get() {
             self.trail.borrow_mut().push(Seen { gpa, value });
         }
@@ -231,20 +246,29 @@ impl<'k, M: GuestPhysical> Reader<'k, M> {
         Ok(())
     }
 
-    /// Bytes at any kernel address, at most `most`, to the first 0.
-    pub(crate) fn text(&self, va: u64, most: usize) -> Result<Vec<u8>, Stop> {
-        let mut text = Vec::with_capacity(32);
-        let mut at = va;
-        while text.len() < most {
-            let word = self.word(at & !7)?.to_le_bytes();
-            for byte in word.iter().skip((at & 7) as usize).take(most - text.len()) {
-                if *byte == 0 {
-                    return Ok(text);
-                }
-                text.push(*byte);
+    /// Adds the bytes at any kernel address, at most `most`, to the first 0. Returns how many.
+    pub(crate) fn text_into(&self, va: u64, most: usize, text: &mut Vec<u8>) -> Result<usize, Stop> {
+        let (first, mut at) = (text.len(), va);
+        while text.len() - first < most {
+            let word = self.word(at & !7)?;
+            let skip = (at & 7) as usize;
+            let room = (8 - skip).min(most - (text.len() - first));
+            let bytes = word.to_le_bytes();
+            let bytes = bytes.get(skip..skip + room).unwrap_or_default();
+            let end = bytes.iter().position(|byte| *byte == 0);
+            text.extend_from_slice(bytes.get(..end.unwrap_or(room)).unwrap_or_default());
+            if end.is_some() {
+                break;
             }
             at = (at & !7).checked_add(8).ok_or(Stop::Pointer(va))?;
         }
+        Ok(text.len() - first)
+    }
+
+    /// The same, on their own.
+    pub(crate) fn text(&self, va: u64, most: usize) -> Result<Vec<u8>, Stop> {
+        let mut text = Vec::with_capacity(32);
+        self.text_into(va, most, &mut text)?;
         Ok(text)
     }
 }

@@ -67,14 +67,14 @@ impl Onlooker {
     #[must_use]
     pub fn word(&self, gpa: u64) -> Option<u64> {
         let (at, region) = self.region(gpa)?;
-        let host = self.memory.host_of(gpa, 8)?;
+        let host = self.memory.host_in(at, gpa, 8)?;
         if !gpa.is_multiple_of(8) || !host.cast::<u64>().is_aligned() {
             return None;
         }
         if !region.knows(gpa) && !self.exists(at, gpa) {
             return Some(0);
         }
-        // SAFETY: `host_of` found eight mapped bytes, the pointer is aligned. The guest may write meanwhile: volatile.
+        // SAFETY: `host_in` found eight mapped bytes, the pointer is aligned. The guest may write meanwhile: volatile.
         Some(unsafe { host.cast::<u64>().read_volatile() })
     }
 
@@ -123,6 +123,7 @@ impl Onlooker {
         Ok(())
     }
 
+    #[inline]
     fn region(&self, gpa: u64) -> Option<(usize, &Region)> {
         self.regions.iter().enumerate().find(|(_, region)| gpa.wrapping_sub(region.start) < region.size)
     }

@@ -178,6 +178,14 @@ impl GuestRegions {
         (offset < entry.size && size <= entry.size - offset).then(|| entry.host.wrapping_add(offset as usize))
     }
 
+    /// The host address of `size` bytes at `gpa`, all in the region of this number.
+    #[inline]
+    pub(super) fn host_in(&self, region: usize, gpa: u64, size: u64) -> Option<*mut u8> {
+        let entry = self.entries.get(region)?;
+        let offset = gpa.wrapping_sub(entry.start);
+        (offset < entry.size && size <= entry.size - offset).then(|| entry.host.wrapping_add(offset as usize))
+    }
+
     /// The guest-physical address of a host address that a look-up in this memory gave.
     #[must_use]
     pub fn gpa_at(&self, host: *const u8) -> Option<Gpa> {
