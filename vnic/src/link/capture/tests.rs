@@ -131,8 +131,11 @@ const COMMENTS: [&str; 3] = [
     "receiveq0 head 3: W 0x30000+60, written 60; head 4: W 0x31000+500, written 94",
 ];
 
-/// The packets of a file as pcap-file reads them, with their interface, flags and comment; and the interfaces.
-fn read(path: &Path) -> (Vec<(u32, u32, String, Vec<u8>)>, Vec<String>) {
+/// A packet: its interface, flags, comment and frame.
+type Packet = (u32, u32, String, Vec<u8>);
+
+/// The packets of a file as pcap-file reads them, and the interfaces.
+fn read(path: &Path) -> (Vec<Packet>, Vec<String>) {
     let mut reader = PcapNgReader::new(File::open(path).unwrap()).unwrap();
     let (mut names, mut packets) = (Vec::new(), Vec::new());
     while let Some(block) = reader.next_block() {
