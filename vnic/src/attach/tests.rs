@@ -89,23 +89,29 @@ fn a_directory_in_a_circle_and_super_blocks_without_end_are_a_sentence() {
 
 #[test]
 fn a_ring_outside_memory_or_of_any_size_is_looked_at_and_says_so() {
-    for size in [0, 1, 3, 7, 256, 32_768, 65_535, 65_536, u64::from(u32::MAX)] {
-        for queue in 0..3 {
-            let mut made = vm();
-            let part = if queue == 2 { "packed" } else { "split" };
-            let ring = made.queues[queue] + made.image.offset("vring_virtqueue", part);
-            made.image.put(ring, size);
-            assert_eq!(eyes(&made).look().0, 2);
+    let made = vm();
+    let bytes = made.image.bytes.len() as u64;
+    let ram = ram(&made.image, bytes);
+    let eyes = Eyes::on(ram.fd().try_clone_to_owned().unwrap().into(), bytes).unwrap();
+    for (queue, part) in made.queues.iter().zip(["split", "split", "packed"]) {
+        let ring = physical(queue + made.image.offset("vring_virtqueue", part));
+        let before = ram.read(ring, 32).unwrap();
+        for size in [0, 1, 3, 7, 256, 32_768, 65_535, 65_536, u64::from(u32::MAX)] {
+            ram.write(ring, &size.to_le_bytes()).unwrap();
+            assert_eq!(eyes.look().0, 2, "{part}, size {size}");
             for area in [8, 16, 24] {
+                let known = ram.read(ring + area, 8).unwrap();
                 // No address, the end of memory, and what is none of the kernel's.
                 for at in [0, 0xffff_8880_00ff_fff0, u64::MAX - 7, 0x1234] {
-                    let mut made = made.clone();
-                    made.image.put(ring + area, at);
-                    assert_eq!(eyes(&made).look().0, 2, "size {size}, area {area}, {at:#x}");
+                    ram.write(ring + area, &at.to_le_bytes()).unwrap();
+                    assert_eq!(eyes.look().0, 2, "{part}, size {size}, area {area}, {at:#x}");
                 }
+                ram.write(ring + area, &known).unwrap();
             }
         }
+        ram.write(ring, &before).unwrap();
     }
+    assert_eq!(eyes.look(), (2, 3));
 }
 
 #[test]
