@@ -3,8 +3,8 @@
 #
 #   scripts/fuzz.sh                        every target for a minute
 #   scripts/fuzz.sh --seconds N            every target for N seconds
-#   scripts/fuzz.sh --target NAME[,NAME…]  these only: split_ring, packed_ring, net_header, vhost_user, introspect,
-#                                          attach
+#   scripts/fuzz.sh --target NAME[,NAME…]  these only: split_ring, packed_ring, net_header, disk, vhost_user,
+#                                          introspect, attach
 #
 # Prints the executions and findings of each target; exits with 1 when there is a finding, whose input then lies under
 # target/fuzz/artifacts. Starts from the inputs in vnic/fuzz/corpus; what is found on the way stays in target/fuzz/corpus.
@@ -12,7 +12,7 @@ set -uo pipefail
 . "$(dirname "$0")/lib.sh"
 
 SECONDS_EACH=60
-TARGETS=(split_ring packed_ring net_header vhost_user introspect attach)
+TARGETS=(split_ring packed_ring net_header disk vhost_user introspect attach)
 while [ $# -gt 0 ]; do
   case $1 in
     --seconds)

@@ -24,9 +24,10 @@ fn digest_on(image: &Path, file: &str) -> String {
 }
 
 #[test]
-fn a_guest_has_its_file_systems_on_our_disks_over_split_and_packed_rings() {
+fn a_guest_has_its_file_systems_on_our_disks_over_split_and_packed_rings_and_behind_its_iommu() {
     let folder = Folder::new();
-    let mut machine = prepared(folder.path(), &["--disk", "vhost", "--append", "vnic.modules=base,disk"]);
+    let options = ["--disk", "vhost", "--iommu", "--append", "vnic.modules=base,disk"];
+    let mut machine = prepared(folder.path(), &options);
     let images = ["disk.ext4", "packed.ext4"].map(|name| folder.path().join(name));
     std::fs::copy(&images[0], &images[1]).expect("a second image");
     let socket = |name: &str| folder.path().join(name).display().to_string();
@@ -36,8 +37,9 @@ fn a_guest_has_its_file_systems_on_our_disks_over_split_and_packed_rings() {
     machine.cpus = "2".to_owned();
     let mut words = machine.command();
     let chardev = format!("socket,id=packed,path={}", disks[1]);
-    let packed = "vhost-user-blk-pci,chardev=packed,packed=on,num-queues=2,vectors=0";
-    words.extend(["-chardev", &chardev, "-device", packed].map(str::to_owned));
+    let behind = "iommu_platform=on,ats=on,disable-legacy=on";
+    let packed = format!("vhost-user-blk-pci,chardev=packed,packed=on,num-queues=2,vectors=0,{behind}");
+    words.extend(["-chardev", &chardev, "-device", &packed].map(str::to_owned));
     let mut machine = Machine::run(folder.path(), &words);
     let mut agent = machine.agent();
 
@@ -64,7 +66,8 @@ fn a_guest_has_its_file_systems_on_our_disks_over_split_and_packed_rings() {
     let status = device.status();
     let features = |at: usize| status["devices"][at]["features"]["negotiated"].to_string();
     assert!(features(1).contains("flush") && !features(1).contains("ring_packed"), "{}", features(1));
-    assert!(features(2).contains("ring_packed") && features(2).contains("mq"), "{}", features(2));
+    let wanted = ["ring_packed", "mq", "access_platform"];
+    assert!(wanted.iter().all(|name| features(2).contains(name)), "{}", features(2));
     machine.power_off(agent);
     assert!(device.stop().success());
     for (image, digest) in images.iter().zip(&digests) {

@@ -3,6 +3,7 @@
 //! | target | |
 //! |---|---|
 //! | `split_ring`, `packed_ring` | [`ring`]: the device half of a ring, with writes of the guest between any two of its loads |
+//! | `disk` | [`disk`]: chains as requests for a disk |
 //! | `net_header` | [`net`]: chains as frames, packets in words, frames in receive buffers |
 //! | `vhost_user` | [`front_end`]: messages with files for a whole session, with workers behind it |
 //! | `introspect` | [`introspect`]: a kernel's memory, some of which says something else |
@@ -12,6 +13,7 @@
 //! the workspace; `scripts/fuzz.sh` runs all of them.
 
 pub mod attach;
+pub mod disk;
 pub mod front_end;
 pub mod introspect;
 pub mod net;

@@ -37,6 +37,8 @@ pub use data_path::BlkDataPath;
 use engine::Engine;
 pub use image::{Image, ImageError};
 pub use options::{Cache, DiskOptions};
+#[cfg(fuzzing)]
+pub use request::{Touched, touched};
 pub(crate) use trace::summary;
 pub(crate) use watch::observe;
 

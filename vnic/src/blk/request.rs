@@ -187,3 +187,35 @@ impl Bounds {
         }
     }
 }
+
+/// What a request would touch, for the fuzzer.
+#[cfg(fuzzing)]
+#[derive(Debug, Clone, Copy)]
+pub struct Touched {
+    /// The first byte of the disk.
+    pub offset: u64,
+    /// Bytes.
+    pub len: u64,
+    /// Does it change them?
+    pub writes: bool,
+    /// Are they the chain's data?
+    pub data: bool,
+}
+
+/// What this chain would touch of a disk of so many bytes, as many of which are there.
+///
+/// # Errors
+/// It is no request: its name.
+#[cfg(fuzzing)]
+pub fn touched(chain: ChainView<'_>, bytes: u64, there: u64, read_only: bool) -> Result<Touched, &'static str> {
+    let header = read_header(chain).map_err(Malformed::name)?;
+    let request = check(chain, header, Bounds { bytes, there, read_only }).map_err(Malformed::name)?;
+    Ok(match request {
+        Request::Read { offset, len } => Touched { offset, len, writes: false, data: true },
+        Request::Write { offset, len } => Touched { offset, len, writes: true, data: true },
+        Request::Discard { offset, len } | Request::WriteZeroes { offset, len, .. } => {
+            Touched { offset, len, writes: true, data: false }
+        }
+        Request::Flush | Request::GetId => Touched { offset: 0, len: 0, writes: false, data: false },
+    })
+}

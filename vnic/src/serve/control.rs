@@ -27,11 +27,8 @@ use crate::backend::{QueueState, Shared, Workers};
 use crate::introspect::Label;
 use crate::life::Step;
 use crate::link::peer::Pinger;
-use crate::memory::{FilePages, Memory};
-use crate::observe::observer::{DiskObserver, Observer};
 use crate::observe::protocol::{LifeOf, Reply, Request, RingSnapshot, Status};
 use crate::spec::Feature;
-use crate::{blk, nic};
 
 /// Most clients at a time.
 pub const MAX_CLIENTS: usize = 16;
@@ -403,31 +400,6 @@ impl Control {
         status::rings(&device.shared, Some(index)).into_iter().next().ok_or_else(|| not_set_up(name))
     }
 
-    /// Guest memory as the addresses in a queue's ring have it; `None`: no driver.
-    #[must_use]
-    pub fn memory(&self, name: &str) -> Option<Arc<Memory>> {
-        status::memory(&self.find(name)?.0.shared)
-    }
-
-    /// Gives every worker of a NIC an observer of its own, or none; returns those that looked so far.
-    pub fn observe(&self, mut observer: impl FnMut() -> Option<Box<dyn Observer>>) -> Vec<Box<dyn Observer>> {
-        self.devices.iter().flat_map(|device| nic::observe(&device.workers, &mut observer)).collect()
-    }
-
-    /// The same of the disks' workers, if there are any.
-    pub fn observe_disks(
-        &self,
-        mut observer: impl FnMut() -> Option<Box<dyn DiskObserver>>,
-    ) -> Vec<Box<dyn DiskObserver>> {
-        let disks = self.devices.iter().filter(|device| device.shared.about.device == "blk");
-        disks.flat_map(|device| blk::observe(&device.workers, &mut observer)).collect()
-    }
-
-    /// From now on, snapshots and traces say which of these pages an address is in.
-    pub fn name_pages(&self, pages: Option<&Arc<FilePages>>) {
-        self.devices.iter().for_each(|device| device.shared.view().pages = pages.cloned());
-    }
-
     fn no_queue(&self, name: &str) -> String {
         let queues = self.devices.iter().flat_map(|device| &device.shared.queues);
         let names: Vec<&str> = queues.map(|queue| queue.name.as_str()).collect();
@@ -453,5 +425,6 @@ fn not_set_up(name: &str) -> String {
     format!("{name} is not set up: no driver uses it at the moment")
 }
 
+mod observers;
 #[cfg(test)]
 mod tests;
