@@ -116,6 +116,9 @@ pub struct Method {
     /// What the NIC's gathering costs.
     #[serde(default)]
     pub dma: Dma,
+    /// What happened to one page of the file, where that was recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page_life: Option<PageLife>,
     /// Bytes copied by the CPU per payload byte, by the guest's accounts.
     pub cpu_copies: Option<f64>,
     /// Bytes copied by DMA per payload byte: from the disk, by the guest's accounts, and to the NIC, by the device's.
@@ -132,6 +135,30 @@ pub struct Method {
     /// Why a figure of this object, or of the ones inside, is `null`; the key is the path, `guest.syscalls`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub reasons: BTreeMap<String, String>,
+}
+
+/// What happened to a page of the file that was sent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PageLife {
+    /// Which page of the file, from 0.
+    pub page: u64,
+    /// Where it is, guest-physical.
+    pub gpa: u64,
+    /// What devices did with it, in the order of time.
+    pub steps: Vec<PageStep>,
+    /// Chains of any page that the recorder was not shown.
+    pub missed_chains: u64,
+}
+
+/// A device had a page.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PageStep {
+    /// When, in seconds since the device was first served.
+    pub seconds: f64,
+    /// In words: `filled from sector 2048 by requestq0 #12`.
+    pub what: String,
+    /// Bytes of it.
+    pub bytes: u32,
 }
 
 /// The judgement on a transfer.

@@ -57,6 +57,7 @@ pub fn serve(options: &Options, machine: &Machine, vnic: &str, folder: &Path) ->
     words.extend(["--socket-path".to_owned(), path("vnic.sock"), "--link".to_owned(), options.link.clone()]);
     if let (Some(socket), Some(image)) = (&machine.disk_socket, &machine.disk) {
         words.extend(["--blk".to_owned(), format!("{},file={}", socket.display(), image.display())]);
+        words.push("--life".to_owned());
     }
     if let Some(model) = &options.hardware {
         words.extend(["--hardware".to_owned(), model.clone()]);

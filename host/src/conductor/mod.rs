@@ -37,6 +37,7 @@ use row::{Memory, Transfer};
 pub(crate) mod hazard;
 mod held;
 mod interrupt;
+mod life;
 mod port;
 mod probe;
 mod progress;
@@ -105,6 +106,8 @@ struct Conductor<'a> {
     csum_offered: bool,
     /// The model of hardware that the device was told.
     model: Option<Model>,
+    /// The first page of the file that was sent cold, and where it is.
+    first_page: Option<(u64, u64)>,
 }
 
 /// Runs the plan. The record is there even if the run came to an early end, which is the second value then.
@@ -147,7 +150,7 @@ impl<'a> Conductor<'a> {
             return Err(port::out_of_turn("coming up", &ready));
         };
         progress.say(&format!("guest is up: Linux {kernel}, NIC {nic}"));
-        Ok((Conductor { port, control, plan, progress, csum_offered, model }, kernel, nic))
+        Ok((Conductor { port, control, plan, progress, csum_offered, model, first_page: None }, kernel, nic))
     }
 
     fn rows(&mut self, run: &mut Run, nic: NicState) -> Result<()> {
@@ -172,6 +175,9 @@ impl<'a> Conductor<'a> {
                 },
                 Err(error) => row::failed(row, expected, nic, &format!("not run: {error:#}")),
             };
+            if row.cold && method.dma.disk.is_some() {
+                method.page_life = self.first_page.and_then(|first| life::of_page(&mut self.control, first));
+            }
             if let Some(model) = &self.model {
                 row::on_hardware(&mut method, model);
             }
@@ -240,6 +246,7 @@ impl<'a> Conductor<'a> {
             Ok(Event::TransferEnd { pages, .. }) if cold => pages.clone(),
             _ => Vec::new(),
         };
+        self.first_page = pages.first().map(|run| (run.page, run.gpa));
         let accounts = if self.plan.witnesses.watch() {
             let introspect = self.plan.witnesses.introspection;
             self.control.end_watch(pages, introspect).context("the device gives no accounts of the transfer")?

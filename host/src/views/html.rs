@@ -6,7 +6,7 @@
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use vnic::hardware::Model;
-use vnic_experiment::run::{Method, Run, Verdict, Watched};
+use vnic_experiment::run::{Method, PageLife, Run, Verdict, Watched};
 
 use super::table::NULL;
 use super::{classic, figures, hardware, report};
@@ -57,6 +57,7 @@ pub(crate) fn page(run: &Run, surprises: &[String], models: &[Model]) -> String 
                     (table(run))
                     (classic_table(run))
                     (hardware::pictures(run, models))
+                    @for method in &run.methods { @if let Some(life) = &method.page_life { (page_life(method, life)) } }
                 }
                 @for surprise in surprises { p.b { (surprise) } }
                 @for method in run.methods.iter().filter(|_| run.watched.is_none()) {
@@ -146,6 +147,14 @@ fn files(watched: &Watched) -> Markup {
             thead { tr { th { "files whose own pages were sent" } th { "bytes" } } }
             tbody { @for file in &watched.files { tr { td { (file.name) } td { (figures::bytes(file.bytes)) } } } }
         } }
+    }
+}
+
+/// What happened to one page of a row's file.
+fn page_life(method: &Method, life: &PageLife) -> Markup {
+    html! {
+        h2 { (method.method) ": what happened to page " (life.page) " of its file, at " (format!("{:#x}", life.gpa)) }
+        ol.life { @for step in &life.steps { li { b { (format!("{:.6} s", step.seconds)) } " " (step.what) ", " (step.bytes) " bytes" } } }
     }
 }
 

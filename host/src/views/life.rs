@@ -5,10 +5,14 @@ use std::collections::BTreeSet;
 use anyhow::Result;
 use comfy_table::Cell;
 use vnic::observe::protocol::{Life, LifeOf, Step};
+use vnic_experiment::run::{Method, PageLife, PageStep, Run};
 
 use super::figures;
 use super::style::{DIM, GOOD, PLAIN, WARN};
 use super::table::{Align, paragraph, styled, table};
+
+/// Behind how many chains the recorder was not shown.
+const MISSED: &str = "chains went by unseen: they came faster than they are recorded";
 
 /// Steps that are shown where nobody wants all of them.
 const LAST: usize = 40;
@@ -40,10 +44,9 @@ fn text(of: &LifeOf, life: &Life, all: bool) -> String {
         }
         text += &steps(&life.steps[life.steps.len() - shown..]);
     }
-    for (count, what) in [
-        (life.forgotten, "older steps of any page are forgotten: the log is full"),
-        (life.missed_chains, "chains went by unseen: they came faster than they are recorded"),
-    ] {
+    for (count, what) in
+        [(life.forgotten, "older steps of any page are forgotten: the log is full"), (life.missed_chains, MISSED)]
+    {
         if count > 0 {
             text += &paragraph(format!("{} {what}", figures::count(count)), WARN);
         }
@@ -75,4 +78,22 @@ fn steps(steps: &[Step]) -> String {
         ]
     };
     table(&columns, steps.iter().map(row).collect())
+}
+
+/// The lives of pages that a run has recorded.
+pub(super) fn of_rows(run: &Run) -> String {
+    let lives = run.methods.iter().filter_map(|method| Some((method, method.page_life.as_ref()?)));
+    lives.map(|(method, life)| of_row(method, life)).collect()
+}
+
+fn of_row(method: &Method, life: &PageLife) -> String {
+    let head = format!("{}: what happened to page {} of its file, at {:#x}:", method.method, life.page, life.gpa);
+    let columns = [("seconds", Align::Right), ("bytes", Align::Right), ("what", Align::Left)];
+    let row =
+        |step: &PageStep| vec![Cell::new(format!("{:.6}", step.seconds)), Cell::new(step.bytes), Cell::new(&step.what)];
+    let mut text = format!("\n{}{}", paragraph(head, PLAIN), table(&columns, life.steps.iter().map(row).collect()));
+    if life.missed_chains > 0 {
+        text += &paragraph(format!("{} {MISSED}", figures::count(life.missed_chains)), WARN);
+    }
+    text
 }

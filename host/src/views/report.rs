@@ -8,7 +8,7 @@ use comfy_table::Cell;
 
 use super::style::{BAD, DIM, GOOD, HEAD, PLAIN, WARN};
 use super::table::{Align, NULL, paragraph, styled, table as aligned};
-use super::{classic, figures, hardware, verdict};
+use super::{classic, figures, hardware, life, verdict};
 
 /// The columns that can be `null`: head, the figure's path in the record, and how it is shown.
 type Column = (&'static str, &'static str, fn(&Method) -> Option<String>);
@@ -83,7 +83,8 @@ fn text(run: &Run, surprises: &[String], models: &[Model]) -> String {
     text += &format!("\n{}\n{}", paragraph(format!("{}:", classic::TITLE), PLAIN), classic::table(run));
     text.extend(classic::missing(run).into_iter().map(|line| dim(format!("{NULL} {line}"))));
     text.extend(classic::notes(run).into_iter().map(|line| paragraph(line, PLAIN)));
-    text += &(dim(classic::NOTE.to_owned()) + &hardware::text(run, models) + "\n");
+    text += &(dim(classic::NOTE.to_owned()) + &hardware::text(run, models));
+    text += &(life::of_rows(run) + "\n");
     if surprises.is_empty() {
         text += &paragraph("Every digest matches and every verdict is the expected one.", GOOD);
     } else {

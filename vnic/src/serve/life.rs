@@ -6,7 +6,7 @@
 //! Operation: while it follows, the workers record every chain, frames with stamps. Events of all queues are put in the order of
 //! their time, looked up and recorded. What the workers had no room for is counted in the log.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,14 +26,33 @@ const TRY_AGAIN: Duration = Duration::from_secs(2);
 /// Events taken from a queue before the others have their turn.
 const BATCH: usize = 512;
 
+/// How long whoever asks waits until the log is up to date.
+const UP_TO_DATE: Duration = Duration::from_secs(2);
+
 /// The log, shared by who records and who asks.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Lives(Arc<Mutex<Log>>);
+pub(crate) struct Lives(Arc<Recorded>);
+
+#[derive(Debug, Default)]
+struct Recorded {
+    log: Mutex<Log>,
+    /// How often all that had happened was added.
+    passes: Mutex<u64>,
+    passed: Condvar,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 impl Lives {
-    /// To be read, or added to.
+    /// To be read: with all in it that had happened when this was called, if the recorder keeps up.
     pub(super) fn log(&self) -> MutexGuard<'_, Log> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        let passes = lock(&self.0.passes);
+        // The pass that is under way may have begun before.
+        let wanted = *passes + 2;
+        let _ = self.0.passed.wait_timeout_while(passes, UP_TO_DATE, |passes| *passes < wanted);
+        lock(&self.0.log)
     }
 
     /// Records what these devices do, as long as anybody else has the log.
@@ -45,6 +64,8 @@ impl Lives {
             if self.advance(&mut recorders) {
                 passed_at = Instant::now();
             }
+            *lock(&self.0.passes) += 1;
+            self.0.passed.notify_all();
             thread::sleep(if passed_at.elapsed() > IDLE { IDLE } else { PAUSE });
         }
     }
@@ -62,11 +83,11 @@ impl Lives {
         // their order.
         for run in batch.chunk_by(|(one, ..), (other, ..)| one == other) {
             if let Some(recorder) = run.first().and_then(|(device, ..)| recorders.get_mut(*device)) {
-                recorder.add(run, &self.0);
+                recorder.add(run, &self.0.log);
             }
         }
         if missed > 0 {
-            self.log().miss(missed);
+            lock(&self.0.log).miss(missed);
         }
         any
     }
@@ -115,7 +136,7 @@ impl<'s> Recorder<'s> {
     }
 
     fn add(&mut self, run: &[(usize, Arc<str>, Box<Event>)], log: &Mutex<Log>) {
-        let log = || log.lock().unwrap_or_else(PoisonError::into_inner);
+        let log = || lock(log);
         let looked = self.open().and_then(|memory| {
             let look = self.shared.labels.watch(&memory, |eyes| {
                 for (_, queue, event) in run {
