@@ -13,6 +13,7 @@ use vnic_experiment::verdict;
 
 use comfy_table::Cell;
 
+use super::figures;
 use super::table::{Align, NULL, table as aligned};
 
 /// What the textbook says of a method.
@@ -220,7 +221,7 @@ pub(super) fn notes(run: &Run) -> Vec<String> {
             (line.cpu_copies.is_some() && !copied.is_empty()).then(|| format!("copied by {}", copied.join(" + ")));
         let claims: Vec<_> = line.kernel_claims.iter().map(|(claim, count)| format!("{claim} {count}")).collect();
         let claims = (!claims.is_empty()).then(|| format!("the kernel claims {}", claims.join(", ")));
-        for note in copied.into_iter().chain(method.notes.iter().cloned()).chain(claims) {
+        for note in copied.into_iter().chain(method.notes.iter().cloned()).chain(claims).chain(from_disk(method)) {
             match found.iter_mut().find(|(known, _)| *known == note) {
                 Some((_, rows)) => rows.push(name(method)),
                 None => found.push((note, vec![name(method)])),
@@ -228,6 +229,18 @@ pub(super) fn notes(run: &Run) -> Vec<String> {
         }
     }
     found.into_iter().map(|(note, rows)| format!("{}: {note}", rows.join(", "))).collect()
+}
+
+/// What the disk's own rings have to say of the file's way into memory.
+fn from_disk(method: &Method) -> Option<String> {
+    let (disk, payload) = (method.dma.disk.as_ref()?, method.device.payload_bytes?);
+    let share = figures::percent(disk.payload_bytes_in_pages_read, payload).filter(|_| disk.bytes > 0)?;
+    Some(format!(
+        "{share} of the payload lay in frames that the disk had filled: {} by {} descriptors of {} reads",
+        figures::bytes(disk.bytes),
+        figures::count(disk.descriptors),
+        figures::count(disk.requests)
+    ))
 }
 
 /// What is missing in the table and why: rows, columns, reason, each reason once.

@@ -29,6 +29,7 @@ fn method(device: DeviceAccounts) -> Method {
         introspection: None,
         dma: Dma::default(),
         cpu_copies: None,
+        page_life: None,
         dma_copies: None,
         verdict: None,
         why: String::new(),
