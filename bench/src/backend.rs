@@ -23,6 +23,10 @@ pub(crate) enum Backend {
     Watched(&'static str),
     /// The same without the account that it keeps for `vnic top`.
     Unaccounted(&'static str),
+    /// The same with an account of what its chains would cost a card of hardware.
+    Modelled(&'static str),
+    /// The same, as slow as that card on a link of the first generation with one lane.
+    Paced(&'static str),
     /// The same of another build.
     Other(&'static str),
     /// DPDK's `net_vhost` in testpmd with this forward mode.
@@ -37,6 +41,8 @@ impl Backend {
             Backend::Traced(link) => format!("{link} traced"),
             Backend::Watched(link) => format!("{link} with top"),
             Backend::Unaccounted(link) => format!("{link} --top asked"),
+            Backend::Modelled(link) => format!("{link} modelled"),
+            Backend::Paced(link) => format!("{link} paced"),
             Backend::Other(link) => format!("{link} before"),
             Backend::Dpdk(mode) => format!("dpdk {mode}"),
         }
@@ -66,6 +72,8 @@ impl Server {
             | Backend::Traced(link)
             | Backend::Watched(link)
             | Backend::Unaccounted(link)
+            | Backend::Modelled(link)
+            | Backend::Paced(link)
             | Backend::Other(link) => {
                 let mut command = Command::new(vnic);
                 command.args(["serve", "--link", link, "--cpu", "0", "--socket-path"]).arg(&socket);
@@ -75,6 +83,11 @@ impl Server {
                 }
                 if matches!(backend, Backend::Unaccounted(_)) {
                     command.args(["--top", "asked"]);
+                }
+                match backend {
+                    Backend::Modelled(_) => drop(command.args(["--hardware", "82599,iotlb=64"])),
+                    Backend::Paced(_) => drop(command.args(["--hardware", "82599,pcie=gen1x1:pace"])),
+                    _ => {}
                 }
                 command
             }

@@ -82,9 +82,11 @@ impl Case {
         let pairs = if self.pairs == 1 { String::new() } else { format!(", {} pairs", self.pairs) };
         let traced = self.backends.iter().any(|backend| matches!(backend, Backend::Traced(_)));
         let watched = self.backends.iter().any(|backend| matches!(backend, Backend::Watched(_)));
-        let looked = match (traced, watched) {
-            (true, _) => ", tracer on",
-            (_, true) => ", top on",
+        let modelled = self.backends.iter().any(|backend| matches!(backend, Backend::Modelled(_)));
+        let looked = match (traced, watched, modelled) {
+            (true, ..) => ", tracer on",
+            (_, true, _) => ", top on",
+            (_, _, true) => ", with a model of hardware",
             _ => "",
         };
         format!("{driver}, {} {}{pairs}{looked}", self.shape, self.format.name())
@@ -102,7 +104,7 @@ fn targets(shape: Shape, format: Format) -> [Option<f64>; 4] {
     }
 }
 
-/// What is to be left of a rate while `vnic top` runs, or an account is kept for it.
+/// What is to be left of a rate while `vnic top` runs, or an account is kept for it, or for a model of hardware.
 pub(crate) const UNDER_TOP: f64 = 0.97;
 
 /// The cases with a target, or `all` there are.
@@ -142,5 +144,11 @@ pub(crate) fn cases(all: bool) -> Vec<Case> {
     let backends = vec![Backend::Watched("sink"), Backend::Vnic("sink"), Backend::Unaccounted("sink")];
     let driver = Driver::Pump;
     cases.push(Case { driver, shape, format, pairs: 1, backends, targets: vec![Some(UNDER_TOP); 2] });
+    // Paced, what there is to be seen is its own rate.
+    let backends = vec![Backend::Modelled("sink"), Backend::Paced("sink"), Backend::Vnic("sink")];
+    for shape in SHAPES {
+        let targets = vec![Some(UNDER_TOP), None];
+        cases.push(Case { driver, shape, format, pairs: 1, backends: backends.clone(), targets });
+    }
     cases
 }

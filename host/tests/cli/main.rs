@@ -4,6 +4,7 @@ mod attach;
 mod device;
 mod doctor;
 mod guest;
+mod hardware;
 mod hazard;
 mod judge;
 mod looking;

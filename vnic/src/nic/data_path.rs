@@ -145,7 +145,7 @@ impl<P: Port + 'static> DataPath for NicDataPath<P> {
     fn pass(&mut self, queues: &mut Queues, now: Instant) -> Progress {
         self.port.poll(now);
         if let Some(pace) = &mut self.pace {
-            pace.pass(now, queues);
+            pace.pass(now);
         }
         let mut any = self.complete(queues);
         let mut best = if P::HAIRPIN { self.hairpin(queues, now) } else { self.both_ways(queues, now) };
@@ -168,6 +168,11 @@ impl<P: Port + 'static> DataPath for NicDataPath<P> {
     }
 
     fn quiesce(&mut self, queues: &mut Queues, index: u16) {
+        if let Some(place) = self.pace.as_ref().and_then(|pace| pace.place(index))
+            && let Some(queue) = queues.get_mut(&index).filter(|queue| !queue.held && !queue.stopped)
+        {
+            transmit::return_sent(queue, place);
+        }
         if P::KEEPS == 0 || !is_transmitq(index) {
             return;
         }

@@ -4,10 +4,12 @@
 //! looked at: what a guest's kernel sends, all of it as a rule; of a driver that sends a million frames a second, whole runs of them
 //! now and then. Who reads the account is told how many chains it rests on.
 //!
-//! Pace: a chain stays in the ring until the modelled card would be done with it; then its frame goes out and it goes back. So
-//! the ring fills as the card's would, and the driver feels it. Until then the worker sleeps, and a timer wakes it. A frame for
-//! the driver waits until the card is done with the ones before it. Limits: one worker; not the frames that a hairpin hands over,
-//! in the direction of the driver; an interrupt comes with its completion, and its throttle (`itr`) is in the account alone.
+//! Pace: a frame goes out when the modelled card begins with its chain, which is when it is done with the one before; the chain
+//! stays in the ring until the card is done with it, and only then goes back. So the ring fills as the card's would, and the
+//! driver feels it. Until then the worker sleeps, and a timer wakes it. A frame for the driver waits until the card is done with
+//! the ones before it. Limits: one worker; not the frames that a hairpin hands over, in the direction of the driver; a chain that a
+//! link keeps comes back when the link is done with it, and the next waits for the card; an interrupt comes with its
+//! completion, and its throttle (`itr`) is in the account alone.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -19,7 +21,7 @@ use nix::sys::time::TimeSpec;
 use nix::sys::timer::{Expiration, TimerSetTimeFlags};
 use nix::sys::timerfd::{ClockId, TimerFd, TimerFlags};
 
-use crate::backend::{QueueShared, Queues};
+use crate::backend::QueueShared;
 use crate::hardware::{Direction, Engine, Fold, Hardware, Kind, Shapes};
 use crate::memory::GuestSlice;
 use crate::net::Frame;
@@ -100,11 +102,31 @@ pub(super) fn kind(frame: &Frame<'_>) -> Kind {
     Kind { indirect: frame.chain().indirect, segment, headers: header.hdr_len.into() }
 }
 
+/// What a card is about with a chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Work {
+    /// It begins: the frame is to go out now.
+    Begins,
+    /// The frame has gone out, and the chain stays where it is.
+    Goes,
+    /// It is done: the chain goes back. So many bytes of it were read, and copied once more.
+    Done { read: u32, copied: u32 },
+}
+
+/// The chain that a card works on.
+#[derive(Debug)]
+struct WorksOn {
+    /// Where it is in the ring; `None`: the link has it.
+    place: Option<u16>,
+    done: Duration,
+    read: u32,
+    copied: u32,
+}
+
 /// A queue that is paced.
 #[derive(Debug, Default)]
 struct Turn {
-    /// The chain that the card works on, by its place in the ring, and when it is done.
-    works_on: Option<(u16, Duration)>,
+    works_on: Option<WorksOn>,
     /// There was nothing in it when it was looked at last.
     was_empty: bool,
     /// Since when there is something in it.
@@ -155,39 +177,46 @@ impl Pace {
     }
 
     /// A pass begins.
-    pub(super) fn pass(&mut self, now: Instant, queues: &Queues) {
-        // Of a queue that is held or gone, the card works on nothing.
-        for (index, turn) in &mut self.turns {
-            if !queues.get(index).is_some_and(|queue| queue.is_live()) {
-                turn.works_on = None;
-            }
-        }
+    pub(super) fn pass(&mut self, now: Instant) {
         self.now = now.saturating_duration_since(self.epoch);
         self.receive_waits = false;
     }
 
-    /// Is the card done with this frame of the driver's? Asked again and again for the same one until it is.
-    pub(super) fn has_sent(&mut self, index: u16, frame: &Frame<'_>) -> bool {
-        let Some(turn) = self.turns.get_mut(&index) else { return true };
-        let place = frame.chain().idx;
-        let done = match turn.works_on {
-            Some((works_on, done)) if works_on == place => done,
-            _ => {
-                if std::mem::take(&mut turn.was_empty) {
-                    turn.since = self.now;
-                }
-                self.engine.chain(Direction::Transmit, kind(frame), pieces_of(frame.segments()), turn.since)
+    /// This chain is the next of the queue's: what the card is about with it.
+    pub(super) fn work(&mut self, index: u16, frame: &Frame<'_>) -> Work {
+        let Some(turn) = self.turns.get_mut(&index) else { return Work::Begins };
+        match &turn.works_on {
+            Some(on) if on.done > self.now => Work::Goes,
+            Some(on) if on.place == Some(frame.chain().idx) => {
+                let (read, copied) = (on.read, on.copied);
+                turn.works_on = None;
+                Work::Done { read, copied }
             }
-        };
-        turn.works_on = Some((place, done));
-        done <= self.now
+            _ => Work::Begins,
+        }
     }
 
-    /// That frame has gone out.
-    pub(super) fn taken(&mut self, index: u16) {
-        if let Some(turn) = self.turns.get_mut(&index) {
-            turn.works_on = None;
+    /// The frame has gone out: when the card will be done with it is known from now on.
+    pub(super) fn begun(&mut self, index: u16, frame: &Frame<'_>, read: u32, copied: u32) {
+        let Some(turn) = self.turns.get_mut(&index) else { return };
+        if std::mem::take(&mut turn.was_empty) {
+            turn.since = self.now;
         }
+        let pieces = pieces_of(frame.segments());
+        let done = self.engine.chain(Direction::Transmit, kind(frame), pieces, turn.since);
+        turn.works_on = Some(WorksOn { place: Some(frame.chain().idx), done, read, copied });
+    }
+
+    /// The link has kept that chain: it is not in the ring any more.
+    pub(super) fn kept(&mut self, index: u16) {
+        if let Some(on) = self.turns.get_mut(&index).and_then(|turn| turn.works_on.as_mut()) {
+            on.place = None;
+        }
+    }
+
+    /// Where in the ring the chain of a queue is whose frame has gone out and that the card works on.
+    pub(super) fn place(&self, index: u16) -> Option<u16> {
+        self.turns.get(&index).and_then(|turn| turn.works_on.as_ref()?.place)
     }
 
     /// All that the driver has given has been looked at.
@@ -214,7 +243,7 @@ impl Pace {
     }
 
     fn due(&self) -> Option<Duration> {
-        let sends = self.turns.values().filter_map(|turn| Some(turn.works_on?.1));
+        let sends = self.turns.values().filter_map(|turn| Some(turn.works_on.as_ref()?.done));
         sends.chain(self.receive_waits.then_some(self.received)).filter(|done| *done > self.now).min()
     }
 

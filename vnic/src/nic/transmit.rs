@@ -1,6 +1,6 @@
 //! transmitq → link: one burst.
 
-use super::hardware::Pace;
+use super::hardware::{Pace, Work};
 use super::observers::ObserverPass;
 use crate::backend::{BURST, InFlight, Progress, Queue, QueueShared};
 use crate::link::{LinkError, Port, Transmitted};
@@ -184,17 +184,47 @@ impl<O: FrameSink> Transmit<'_, '_, O> {
     /// Offers a frame to the sink.
     #[inline(always)]
     fn offer(&mut self, frame: &Frame<'_>) -> Disposition {
-        if let Some((pace, index)) = &mut self.pace
-            && !pace.has_sent(*index, frame)
-        {
-            self.paced = true;
-            return Disposition::Leave;
+        if self.pace.is_some() { self.offer_paced(frame) } else { self.offer_now(frame) }
+    }
+
+    /// The same at a modelled card's pace.
+    #[inline(never)]
+    fn offer_paced(&mut self, frame: &Frame<'_>) -> Disposition {
+        let Some((pace, index)) = &mut self.pace else { return Disposition::Leave };
+        match pace.work(*index, frame) {
+            Work::Begins => {}
+            Work::Goes => {
+                self.paced = true;
+                return Disposition::Leave;
+            }
+            Work::Done { read, copied } => {
+                self.counts.taken(frame, read, copied);
+                return Disposition::Return;
+            }
         }
-        let disposition = self.offer_now(frame);
-        if let Some((pace, index)) = &mut self.pace
-            && disposition != Disposition::Leave
-        {
-            pace.taken(*index);
+        let observed = self.seen.then_some((self.shared, &mut *self.observers));
+        let (read, copied, disposition) = match self.sink.offer(frame, observed) {
+            Ok(Transmitted::Taken { read, copied }) => (read, copied, Disposition::Leave),
+            Ok(Transmitted::Kept { .. }) => {
+                self.counts.taken(frame, 0, 0);
+                self.counts.kept += 1;
+                (0, 0, Disposition::Retain)
+            }
+            Ok(Transmitted::Full) => return Disposition::Leave,
+            Err(_) => {
+                self.counts.lost(frame.view(), self.shared, "link_error");
+                return Disposition::Return;
+            }
+        };
+        pace.begun(*index, frame, read, copied);
+        if disposition == Disposition::Retain {
+            pace.kept(*index);
+        } else if let Work::Done { read, copied } = pace.work(*index, frame) {
+            // The worker woke late: by its own clock the card has been done for a while.
+            self.counts.taken(frame, read, copied);
+            return Disposition::Return;
+        } else {
+            self.paced = true;
         }
         disposition
     }
@@ -277,6 +307,39 @@ fn finish(queue: &mut Queue, counts: &BurstCounts, ended: Result<DrainEnd, RingE
         Ok(DrainEnd::Empty) if counts.chains > 0 => Progress::Some,
         Ok(DrainEnd::Empty) => Progress::Idle,
     }
+}
+
+/// Returns the chain at `place`, whose frame has gone out, if it is the next.
+struct Gone(u16, BurstCounts);
+
+impl Visitor for Gone {
+    const READS: bool = false;
+
+    fn takes_batches(&self) -> bool {
+        false
+    }
+
+    fn visit_batch(&mut self, _batch: SingleBufferBatch<'_>) -> usize {
+        0
+    }
+
+    fn visit(&mut self, chain: ChainView<'_>) -> Disposition {
+        if chain.chain.idx != self.0 {
+            return Disposition::Leave;
+        }
+        self.1.chains += 1;
+        self.1.descriptors += u64::from(chain.chain.descriptors);
+        Disposition::Return
+    }
+}
+
+/// A queue is taken away: the chain at `place`, whose frame a paced card has sent, goes back, and is not sent again.
+pub(super) fn return_sent(queue: &mut Queue, place: u16) {
+    let mut gone = Gone(place, BurstCounts::default());
+    // What is wrong with a chain is said when it is the device's turn to take it.
+    let _ = queue.ring.drain(&mut queue.segments, 1, &mut gone);
+    let Gone(_, counts) = gone;
+    finish(queue, &counts, Ok(DrainEnd::Empty));
 }
 
 /// What a disabled transmitq holds: "the back-end must process the ring without causing any side effects", which for what
