@@ -124,10 +124,13 @@ impl Told {
             sight.keep(seen);
         }
         let event = self.event(ram, seen, written, wanted.at_ns, is_collected);
+        // Not its bytes: those of what is missed nobody knows, and a share of both would say too much.
         self.shared.counters.chains.add(1);
-        self.shared.counters.bytes.add(event.frame_len.into());
         self.shared.events.record(&event);
-        self.shared.samples.record(&event);
+        // Whose it was is not to be said of what nobody looked at in time: to who wants to know that, it was missed.
+        if !seen.stamps.is_empty() {
+            self.shared.samples.record(&event);
+        }
     }
 
     /// So many chains went by unseen.
