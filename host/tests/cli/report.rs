@@ -16,7 +16,7 @@ fn row_of(method: &str, sg: bool, cached: u64, verdict: &str) -> Value {
         "device": {"chains": 300, "descriptors": 4500, "payload_bytes": bytes, "retransmitted_bytes": 0,
                    "from_page_cache_bytes": cached, "from_elsewhere_bytes": bytes - cached,
                    "dma_read_bytes": bytes, "device_copied_bytes": 0},
-        "memory": {"physical_instances": null}, "introspection": null, "dma": {"shapes": null, "hardware": null},
+        "memory": {"physical_instances": null}, "introspection": null, "dma": {"disk": null, "shapes": null, "hardware": null},
         "cpu_copies": null, "dma_copies": 1.0, "verdict": verdict, "why": "device: figures", "expected": verdict,
         "reasons": {"cpu_copies": "not watched"}
     })
@@ -105,6 +105,34 @@ fn no_line_is_wider_than_the_screen_whatever_the_record_has() {
             assert!(found, "{word:?} is broken in\n{}", outcome.stdout);
         }
     }
+}
+
+#[test]
+fn what_the_disk_filled_and_the_nic_sent_stands_under_the_table_with_the_life_of_a_page() {
+    let scratch = Scratch::new();
+    let mut record = record(vec![row_of("sendfile-cold", true, 16 << 20, "zero-copy")]);
+    let row = &mut record["methods"][0];
+    row["dma"]["disk"] = json!({
+        "requests": 128, "descriptors": 240, "bytes": 16 << 20,
+        "bytes_in_pages_sent": 16 << 20, "payload_bytes_in_pages_read": 16 << 20
+    });
+    row["page_life"] = json!({"page": 0, "gpa": 0x3f6_5000, "missed_chains": 7, "steps": [
+        {"seconds": 8.5, "bytes": 4096, "what": "filled from sector 270336 by requestq0 #32"},
+        {"seconds": 8.75, "bytes": 4096, "what": "sent by transmitq0 #24 to 10.0.2.2:9000 at seq 1"},
+    ]});
+    scratch.file("run.json", &record.to_string());
+    let outcome = scratch.run(&["report", "run.json", "--html", "page.html"]);
+    let evidence =
+        "sendfile-cold: 100.0 % of the payload lay in frames that the disk had filled: 16.0 MiB by 240 descriptors of";
+    let life = "sendfile-cold: what happened to page 0 of its file, at 0x3f65000:\n \
+                seconds  bytes  what\n\
+                8.500000   4096  filled from sector 270336 by requestq0 #32\n\
+                8.750000   4096  sent by transmitq0 #24 to 10.0.2.2:9000 at seq 1\n\
+                7 chains went by unseen: they came faster than they are recorded\n";
+    assert!(outcome.stdout.split_whitespace().collect::<Vec<_>>().join(" ").contains(evidence), "{outcome:?}");
+    assert!(outcome.stdout.contains(life), "{outcome:?}");
+    let page = std::fs::read_to_string(scratch.path("page.html")).unwrap();
+    assert!(page.contains("<b>8.750000 s</b> sent by transmitq0 #24"), "{page}");
 }
 
 #[test]
