@@ -33,6 +33,19 @@ const SCAN: Duration = Duration::from_secs(60);
 /// The longest line a device may send.
 const LINE: u64 = 64 << 20;
 
+/// What is known of a page.
+#[derive(Debug, Serialize)]
+pub(crate) struct Page {
+    #[serde(flatten)]
+    pub(crate) label: Label,
+    /// Where in the file the address is, bytes; `null` where it is no file's.
+    pub(crate) offset: Option<u64>,
+    /// The names of the flags that the guest's kernel has set.
+    pub(crate) flags: Vec<String>,
+    /// When a device last had it, and what for; `null` where that is not recorded, or none had.
+    pub(crate) last_use: Option<Step>,
+}
+
 /// A connection to a device's control socket.
 #[derive(Debug)]
 pub(crate) struct Client {
@@ -166,12 +179,16 @@ impl Client {
         }
     }
 
-    /// Whose the pages at these guest-physical addresses are, and when a device last had them.
-    pub(crate) fn page(&mut self, addresses: Vec<u64>) -> Result<(Vec<Label>, Vec<Option<Step>>)> {
-        match self.ask(&Request::Page { addresses })? {
-            Reply::Page { labels, last_uses } => Ok((labels, last_uses)),
-            other => Err(self.unexpected(&other)),
-        }
+    /// What is known of the pages at these guest-physical addresses.
+    pub(crate) fn page(&mut self, addresses: Vec<u64>) -> Result<Vec<Page>> {
+        let (labels, mut flags, mut last_uses) = match self.ask(&Request::Page { addresses })? {
+            Reply::Page { labels, flags, last_uses } => (labels, flags, last_uses),
+            other => return Err(self.unexpected(&other)),
+        };
+        flags.resize(labels.len(), Vec::new());
+        last_uses.resize(labels.len(), None);
+        let pages = labels.into_iter().zip(flags).zip(last_uses);
+        Ok(pages.map(|((label, flags), last_use)| Page { offset: label.offset(), label, flags, last_use }).collect())
     }
 
     /// What has happened to a page, or to a file's.

@@ -20,8 +20,8 @@ pub(crate) fn rings(client: &mut Client, queue: Option<&String>) -> Result<Vec<R
     addresses.sort_unstable();
     addresses.dedup();
     addresses.truncate(MAX_PAGES);
-    let (labels, _) = client.page(addresses.clone())?;
-    let labels: BTreeMap<u64, Label> = addresses.into_iter().zip(labels).collect();
+    let pages = client.page(addresses.clone())?;
+    let labels: BTreeMap<u64, Label> = addresses.into_iter().zip(pages.into_iter().map(|page| page.label)).collect();
     let mut rings = client.rings(queue.cloned())?;
     for ring in &mut rings {
         let known = before.iter().find(|known| known.queue == ring.queue && known.size == ring.size);

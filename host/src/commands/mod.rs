@@ -13,7 +13,7 @@ mod doctor;
 mod hold;
 mod judge;
 mod life;
-pub(crate) mod page;
+mod page;
 mod release;
 mod report;
 mod rings;

@@ -1,8 +1,6 @@
 //! `vnic page`: whose memory a page of the guest is.
 
 use anyhow::Result;
-use serde::Serialize;
-use vnic::observe::protocol::{Label, Step};
 
 use super::ControlArgs;
 use crate::{Finding, views};
@@ -28,21 +26,9 @@ pub(super) fn address(text: &str) -> Result<u64, String> {
     number.map_err(|_| format!("`{text}` is no address: write 0x2ee1000"))
 }
 
-/// What is known of a page.
-#[derive(Debug, Serialize)]
-pub(crate) struct Page {
-    #[serde(flatten)]
-    pub(crate) label: Label,
-    /// When a device last had it, and what for; `null` where that is not recorded, or none had.
-    pub(crate) last_use: Option<Step>,
-}
-
 /// Looks the pages up.
 pub(super) fn run(args: Args) -> Result<Finding> {
-    let (labels, mut last_uses) = args.control.open()?.page(args.addresses)?;
-    last_uses.resize(labels.len(), None);
-    let pages: Vec<Page> =
-        labels.into_iter().zip(last_uses).map(|(label, last_use)| Page { label, last_use }).collect();
+    let pages = args.control.open()?.page(args.addresses)?;
     if args.json {
         pages.iter().try_for_each(views::json_line)?;
     } else {

@@ -3,13 +3,13 @@
 use std::fmt::Write;
 
 use super::style::ADDRESS;
-use crate::commands::page::Page;
+use crate::control::Page;
 use anyhow::Result;
 
 /// The address, whose page it is, and what else is known.
 pub(crate) fn show(pages: &[Page]) -> Result<()> {
     let mut text = String::new();
-    for Page { label, last_use } in pages {
+    for Page { label, offset, flags, last_use } in pages {
         write!(text, "{ADDRESS}{:#x}{ADDRESS:#}  {label}", label.gpa)?;
         let mut more = Vec::new();
         match (&label.filesystem, &label.device) {
@@ -17,12 +17,16 @@ pub(crate) fn show(pages: &[Page]) -> Result<()> {
             (Some(filesystem), _) => more.push(filesystem.to_string()),
             _ => {}
         }
+        more.extend(offset.map(|offset| format!("offset {offset}")));
         more.extend(label.inode.map(|inode| format!("inode {inode}")));
         more.extend(label.address.map(|address| format!("at {address:#x}")));
         if more.is_empty() {
             writeln!(text)?;
         } else {
             writeln!(text, " ({})", more.join(", "))?;
+        }
+        if !flags.is_empty() {
+            writeln!(text, "  flags: {}", flags.join(" "))?;
         }
         if let Some(step) = last_use {
             writeln!(text, "  last at {:.6} s: {step}, {} bytes", step.at_ns as f64 / 1e9, step.bytes)?;

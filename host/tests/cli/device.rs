@@ -102,6 +102,7 @@ fn serve(stream: UnixStream, script: &Script, asked: &Mutex<Vec<Asked>>, memory:
                     Request::Trace { .. } | Request::Ping { .. } | Request::Top { .. } => Reply::Done,
                     Request::Page { addresses } => Reply::Page {
                         labels: addresses.iter().map(label).collect(),
+                        flags: addresses.iter().map(|_| names(&["uptodate", "lru"])).collect(),
                         last_uses: addresses.iter().map(|gpa| life(&LifeOf::Page { gpa: *gpa }).steps.pop()).collect(),
                     },
                     Request::Life(of) => Reply::Life(Box::new(life(of))),

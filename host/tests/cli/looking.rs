@@ -341,13 +341,29 @@ fn page_says_whose_memory_each_address_is() {
     let page = |more: &[&str]| scratch.run(&[&["page", "--control", device.control()], more].concat());
     let outcome = page(&["0x2008", "4096"]);
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
-    let line = |gpa, page| format!("{gpa}  /var/www/big.bin page {page} (ext4 on vda1, inode 12)\n");
-    assert_eq!(outcome.stdout, line("0x2008", 2) + &line("0x1000", 1));
+    let line = |gpa, page, offset| {
+        let flags = "  flags: uptodate lru\n";
+        format!("{gpa}  /var/www/big.bin page {page} (ext4 on vda1, offset {offset}, inode 12)\n{flags}")
+    };
+    assert_eq!(outcome.stdout, line("0x2008", 2, 8200) + &line("0x1000", 1, 4096));
     let outcome = page(&["--json", "0x2008", "4096"]);
     let objects: Vec<serde_json::Value> =
         outcome.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(objects.len(), 2, "{outcome:?}");
-    for key in ["kind", "path", "filesystem", "page", "deleted", "program", "pid", "cache", "why", "last_use"] {
+    for key in [
+        "kind",
+        "path",
+        "filesystem",
+        "page",
+        "deleted",
+        "program",
+        "pid",
+        "cache",
+        "why",
+        "offset",
+        "flags",
+        "last_use",
+    ] {
         assert!(objects[0].get(key).is_some(), "no {key} in {outcome:?}");
     }
     assert_eq!(objects[0]["gpa"], json!(0x2008));

@@ -110,7 +110,8 @@ impl Source for Answers {
             Request::Status => state.status().map(|status| Reply::Status(Box::new(status))),
             Request::Rings { queue } => state.rings(queue.as_deref()).map(|rings| Reply::Rings { rings }),
             Request::Page { addresses } => {
-                Ok(Reply::Page { labels: state.attached.labels(&addresses), last_uses: Vec::new() })
+                let (labels, flags) = (state.attached.labels(&addresses), state.attached.flags(&addresses));
+                Ok(Reply::Page { labels, flags, last_uses: Vec::new() })
             }
             Request::Life(_) => {
                 let message = "what happens to pages is recorded by `vnic serve --life` only".to_owned();

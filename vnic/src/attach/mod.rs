@@ -144,6 +144,11 @@ impl Attached {
         gpas.iter().map(|gpa| self.eyes.label(*gpa)).collect()
     }
 
+    /// The names of the flags that the guest's kernel has set on these pages.
+    pub fn flags(&mut self, gpas: &[u64]) -> Vec<Vec<String>> {
+        gpas.iter().map(|gpa| self.eyes.flags(*gpa)).collect()
+    }
+
     /// The guest's memory.
     #[must_use]
     pub fn ram(&self) -> &Ram {

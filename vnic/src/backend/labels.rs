@@ -96,6 +96,18 @@ impl Labels {
         self.with(memory, Duration::ZERO, |eyes| gpas.iter().map(|gpa| eyes.label(*gpa)).collect())
     }
 
+    /// The same, each with the names of its page's flags.
+    ///
+    /// # Errors
+    /// As [`look`](Labels::look).
+    pub(crate) fn look_closely(
+        &self,
+        memory: &Arc<Memory>,
+        gpas: &[u64],
+    ) -> Result<(Vec<Label>, Vec<Vec<String>>), AttachError> {
+        self.with(memory, Duration::ZERO, |eyes| gpas.iter().map(|gpa| (eyes.label(*gpa), eyes.flags(*gpa))).unzip())
+    }
+
     /// The eyes, for someone who looks again and again.
     ///
     /// # Errors

@@ -207,6 +207,15 @@ impl<'b> Btf<'b> {
         })
     }
 
+    /// The members of the first enumeration of this name, and their values; no more than `most`.
+    #[must_use]
+    pub fn members(&self, enumeration: &str, most: u32) -> Vec<(&'b [u8], u32)> {
+        let Some(one) = self.ids(enumeration).find(|one| one.kind == KIND_ENUM) else { return Vec::new() };
+        let places = (0..one.len.min(most)).map(|index| one.at + 12 + 8 * index as usize);
+        let member = |at| Some((self.name(number(one.bytes, at)?), number(one.bytes, at + 4)?));
+        places.map_while(|at| self.step().and_then(|()| member(at))).collect()
+    }
+
     fn ids(&self, name: &str) -> impl Iterator<Item = Type<'b>> {
         // What a module shares with the kernel is only there.
         let own = |btf: &'b Btf<'_>| btf.named.get(name.as_bytes()).into_iter().flatten();

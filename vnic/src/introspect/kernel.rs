@@ -34,7 +34,7 @@ pub(super) struct Page {
     /// Pages from the block's first to this one.
     pub(super) within: u64,
     head: u64,
-    flags: u64,
+    pub(super) flags: u64,
     mapping: u64,
     /// In units of pages, of this page.
     pub(super) index: u64,

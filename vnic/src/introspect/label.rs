@@ -99,6 +99,12 @@ impl Label {
         }
     }
 
+    /// Where in the file the address is, bytes.
+    #[must_use]
+    pub fn offset(&self) -> Option<u64> {
+        self.page.map(|page| page.wrapping_mul(4096).wrapping_add(self.gpa % 4096))
+    }
+
     /// With a reason.
     #[must_use]
     pub fn because(self, why: impl Into<String>) -> Self {

@@ -5,6 +5,9 @@
 use super::btf::Btf;
 use super::vmcoreinfo::VmCoreInfo;
 
+/// Page flags with a name, at most.
+const MAX_FLAGS: u32 = 64;
+
 /// The structures and enumerations that [`Layout::new`] asks for.
 pub(super) const NAMES: &[&str] = &[
     "page",
@@ -93,6 +96,8 @@ macro_rules! layout {
             pub slab: SlabMark,
             pub mounts: MountChain,
             pub flags: Flags,
+            /// Each flag's name, by its bit.
+            pub flag_names: Vec<(u32, String)>,
             /// Page types that have a name, from 6.11 on.
             pub types: Types,
             /// Is a page's type the top byte of `page_type`? Else each type is a bit.
@@ -131,6 +136,7 @@ macro_rules! layout {
                     slab,
                     mounts,
                     flags: Flags::new(btf)?,
+                    flag_names: flag_names(btf),
                     types: Types::new(btf),
                     types_by_byte: btf.value("pagetype", "PGTY_buddy").is_some(),
                     buddy: notes.buddy.or_else(|| Some(btf.value("pagetype", "PGTY_buddy")? << 24)),
@@ -190,6 +196,15 @@ layout! {
     task_mm = task_struct: "mm";
     task_comm = task_struct: "comm";
     task_tgid = task_struct: "tgid";
+}
+
+/// The flags' own names, as in `/proc/kpageflags`' documentation: `uptodate`. Behind their number there are only other names for some of
+/// them.
+fn flag_names(btf: &Btf<'_>) -> Vec<(u32, String)> {
+    let members = btf.members("pageflags", MAX_FLAGS);
+    let own = members.iter().take_while(|(name, _)| *name != b"__NR_PAGEFLAGS").filter(|(_, bit)| *bit < 64);
+    own.map(|(name, bit)| (*bit, String::from_utf8_lossy(name.strip_prefix(b"PG_").unwrap_or(name)).into_owned()))
+        .collect()
 }
 
 /// Page flags, as masks.

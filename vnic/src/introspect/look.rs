@@ -30,6 +30,13 @@ impl<'k, M: GuestPhysical> Look<'k, M> {
         self.reader.steps()
     }
 
+    /// The names of the flags that the page has; of a large one, those of all of it.
+    pub(super) fn flags(&self, gpa: u64) -> Result<Vec<String>, Stop> {
+        let set = self.kernel.page(&self.reader, gpa >> 12)?.map_or(0, |page| page.flags);
+        let names = self.kernel.layout.flag_names.iter();
+        Ok(names.filter(|(bit, _)| set >> bit & 1 == 1).map(|(_, name)| name.clone()).collect())
+    }
+
     /// Whose the byte is, and the stamp of its page as it was then.
     pub(super) fn label(&mut self, gpa: u64) -> (Label, Stamp) {
         if !self.reader.memory.has(gpa) {

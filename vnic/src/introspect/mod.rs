@@ -126,6 +126,13 @@ impl<M: GuestPhysical> Introspection<M> {
         self.look(gpa).0
     }
 
+    /// The names of the flags that the kernel has set on the page at this guest-physical address; none where it keeps no account.
+    #[must_use]
+    pub fn flags(&mut self, gpa: u64) -> Vec<String> {
+        let look = Look::new(&self.memory, &self.kernel, &mut self.names, MAX_STEPS);
+        look.flags(gpa).unwrap_or_default()
+    }
+
     /// Whose the pages of a buffer were when it was given this stamp: a label for each of them in their order, or one for all.
     /// Of pages that have another stamp by now, the kind is told that they had then, and no more.
     pub fn labels_of(&mut self, gpa: u64, len: u32, stamp: u64, labels: &mut Vec<Label>) {

@@ -223,6 +223,14 @@ fn a_dead_kernel_is_refused() {
 }
 
 #[test]
+fn flags_have_the_kernels_names() {
+    let Guest { image, .. } = guest();
+    let mut eyes = attach(&image).unwrap();
+    assert_eq!(eyes.flags(FILE << 12), ["uptodate", "lru"]);
+    assert_eq!(eyes.flags(u64::MAX), [""; 0]);
+}
+
+#[test]
 fn a_kernel_that_is_gone_is_not_alive() {
     let Guest { image, .. } = guest();
     let mut eyes = attach(&image).unwrap();

@@ -103,6 +103,9 @@ pub enum Reply {
     Page {
         /// One per address, in the order asked.
         labels: Vec<Label>,
+        /// The names of the flags that the guest's kernel has set on each page.
+        #[serde(default)]
+        flags: Vec<Vec<String>>,
         /// When a device last had the page, and what for; empty where that is not recorded.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         last_uses: Vec<Option<Step>>,

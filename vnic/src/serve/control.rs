@@ -27,6 +27,7 @@ use crate::backend::{QueueState, Shared, Workers};
 use crate::introspect::Label;
 use crate::life::Step;
 use crate::link::peer::Pinger;
+use crate::memory::Memory;
 use crate::observe::protocol::{LifeOf, Reply, Request, RingSnapshot, Status};
 use crate::spec::Feature;
 
@@ -300,7 +301,7 @@ impl Control {
             Request::Hold { queue } => self.hold(&queue, true),
             Request::Release { queue } => self.hold(&queue, false),
             Request::Ping { to } => self.ping(to),
-            Request::Page { addresses } => self.pages(&addresses),
+            Request::Page { addresses } => self.pages(&addresses).unwrap_or_else(|message| Reply::Error { message }),
             Request::Life(of) => self.life(&of),
             Request::Trace { .. } | Request::Top { .. } => Reply::Done,
         }
@@ -348,18 +349,21 @@ impl Control {
     /// # Errors
     /// There is no kernel that can be looked into: a sentence.
     pub fn labels(&self, addresses: &[u64]) -> Result<Vec<Label>, String> {
-        // Devices of one process are one guest's, as a rule; the first that knows its memory will do.
-        let known = |device: &Device| Some((device.shared.clone(), device.shared.view().memory.clone()?));
-        let found = self.devices.iter().find_map(known);
-        let (shared, memory) = found.ok_or("no front-end has shared a guest's memory")?;
+        let (shared, memory) = self.guest()?;
         shared.labels.look(&memory, addresses).map_err(|error| error.to_string())
     }
 
-    fn pages(&self, addresses: &[u64]) -> Reply {
-        match self.labels(addresses) {
-            Ok(labels) => Reply::Page { labels, last_uses: self.last_uses(addresses) },
-            Err(message) => Reply::Error { message },
-        }
+    /// The first device that knows its guest's memory: devices of one process are one guest's, as a rule.
+    fn guest(&self) -> Result<(Arc<Shared>, Arc<Memory>), String> {
+        let known = |device: &Device| Some((device.shared.clone(), device.shared.view().memory.clone()?));
+        self.devices.iter().find_map(known).ok_or_else(|| "no front-end has shared a guest's memory".to_owned())
+    }
+
+    fn pages(&self, addresses: &[u64]) -> Result<Reply, String> {
+        let (shared, memory) = self.guest()?;
+        let looked = shared.labels.look_closely(&memory, addresses);
+        let (labels, flags) = looked.map_err(|error| error.to_string())?;
+        Ok(Reply::Page { labels, flags, last_uses: self.last_uses(addresses) })
     }
 
     /// When a device last had these pages, and what for, as far as that is recorded.
