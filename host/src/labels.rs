@@ -15,7 +15,9 @@ const MAX_PAGES: usize = 4096;
 
 /// The rings, with labels for what the device is to read.
 pub(crate) fn rings(client: &mut Client, queue: Option<&String>) -> Result<Vec<RingSnapshot>> {
-    let before = client.rings(queue.cloned())?;
+    let translated = translated(client)?;
+    let mut before = client.rings(queue.cloned())?;
+    before.retain(|ring| !translated.iter().any(|device| ring.queue.starts_with(device)));
     let mut addresses: Vec<u64> = before.iter().flat_map(|ring| &ring.chains).flat_map(readable).collect();
     addresses.sort_unstable();
     addresses.dedup();
@@ -35,6 +37,14 @@ pub(crate) fn rings(client: &mut Client, queue: Option<&String>) -> Result<Vec<R
         }
     }
     Ok(rings)
+}
+
+/// Of a VM that is looked at from outside, the devices behind the guest's IOMMU, as their queues' names begin: their addresses lead
+/// nowhere that can be said.
+fn translated(client: &mut Client) -> Result<Vec<String>> {
+    let status = client.status()?;
+    let names = status.features.negotiated.iter().filter_map(|name| name.strip_suffix("access_platform"));
+    Ok(names.filter(|device| device.ends_with('.')).map(str::to_owned).collect())
 }
 
 /// Where the device is to read, guest-physical.

@@ -146,7 +146,10 @@ impl State {
     /// The devices there are now. Why not, if not, is remembered.
     fn devices(&mut self) -> Result<Vec<Device>, AttachError> {
         let found = self.attached.refresh().and_then(|()| self.attached.devices());
-        self.trouble = found.as_ref().err().map(ToString::to_string);
+        self.trouble = match &found {
+            Ok(devices) => translated(devices),
+            Err(error) => Some(error.to_string()),
+        };
         found
     }
 
@@ -156,7 +159,11 @@ impl State {
         for device in &devices {
             for queue in &device.queues {
                 let look = self.attached.look(queue, device)?;
-                queues.push(self.queue(queue, &look));
+                let mut status = self.queue(queue, &look);
+                if let Some(waits) = status.waits.as_mut().filter(|_| device.behind_iommu()) {
+                    waits.push_str("; behind the guest's IOMMU: its addresses are no guest-physical ones");
+                }
+                queues.push(status);
             }
         }
         let process = self.attached.ram().process();
@@ -246,6 +253,15 @@ impl State {
         }
     }
 }
+
+/// Why no frame can be followed, where every NIC is behind the guest's IOMMU.
+fn translated(devices: &[Device]) -> Option<String> {
+    let mut nics = devices.iter().filter(|device| device.kind == NET).peekable();
+    (nics.peek().is_some() && nics.all(Device::behind_iommu)).then(|| format!("the guest's NICs are {IOMMU}"))
+}
+
+/// Behind the name of a device whose features have `access_platform`.
+const IOMMU: &str = "behind its IOMMU (access_platform): where their addresses lead cannot be said from outside, so that no trace follows them";
 
 /// What a device's driver negotiated, by name; what only devices of another kind than a NIC have, by number.
 fn features(device: &Device) -> Vec<String> {

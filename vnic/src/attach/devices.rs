@@ -86,6 +86,14 @@ pub enum Frames {
     None,
 }
 
+impl Device {
+    /// May its rings hold addresses that only the guest's IOMMU can translate? From outside nobody can say where they lead.
+    #[must_use]
+    pub fn behind_iommu(&self) -> bool {
+        self.features.has(Feature::AccessPlatform)
+    }
+}
+
 impl Finder {
     /// Learns where things are in this kernel.
     pub(super) fn new<M: GuestPhysical>(eyes: &Introspection<M>) -> Result<Finder, AttachError> {

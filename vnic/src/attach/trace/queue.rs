@@ -49,13 +49,17 @@ pub(super) struct Told {
 }
 
 impl Watched {
-    /// From now on; `None`: the ring is none that can be looked at so, or out of reach.
+    /// From now on; `None`: the ring is none that can be looked at so, out of reach, or behind the guest's IOMMU.
     pub(in crate::attach) fn new(
         ram: &Ram,
         queue: &Queue,
         features: Features,
         shared: Arc<QueueShared>,
     ) -> Option<Watched> {
+        // Where such addresses lead cannot be said.
+        if features.has(Feature::AccessPlatform) {
+            return None;
+        }
         let ring = match queue.packed {
             Some(books) => Ring::Packed(PackedRing::new(ram, queue, books, features)?),
             None => Ring::Split(SplitRing::new(ram, queue)?),
@@ -69,6 +73,11 @@ impl Watched {
         let same = |one: &Queue| (one.layout, one.last_used_at, one.frames, one.packed);
         let own = &self.told;
         own.queue.name == queue.name && same(&own.queue) == same(queue) && own.features == features
+    }
+
+    #[cfg(test)]
+    pub(super) fn queue(&self) -> &Queue {
+        &self.told.queue
     }
 
     /// The frames that it carries.

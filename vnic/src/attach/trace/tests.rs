@@ -187,6 +187,15 @@ fn an_index_that_jumps_is_so_many_missed_and_nothing_of_it_is_told() {
 }
 
 #[test]
+fn a_ring_behind_the_guests_iommu_is_not_followed() {
+    let bench = Bench::new(Frames::Sent);
+    let Bench { seen_through, layout, shared, .. } = bench;
+    let queue = Queue { layout, ..bench.watched.unwrap().queue().clone() };
+    let features = Features::of(&[Feature::Version1, Feature::AccessPlatform]);
+    assert!(Watched::new(&seen_through, &queue, features, shared).is_none());
+}
+
+#[test]
 fn a_received_frames_bytes_are_told_until_the_driver_has_collected_it() {
     let mut bench = Bench::new(Frames::Received);
     let shared = bench.shared.clone();

@@ -1,6 +1,6 @@
 //! Files straight into guest memory, and out of it: what a request for a disk moves.
 //!
-//! Place: a chain's view fills a [`Transfer`] ([`ChainView::gather`](crate::ring::ChainView::gather)); it is carried out here and now
+//! Place: a [chain's view](crate::ring::ChainView) fills a [`Transfer`]; it is carried out here and now
 //! ([`Transfer::run`]), or by io_uring with others.
 //!
 //! Invariants: each piece lies in the memory that the transfer holds, and so stays mapped for as long as it is there. The guest may
