@@ -13,4 +13,5 @@ mod serve;
 mod usage;
 mod util;
 mod watch;
+mod whose;
 mod witnesses;
