@@ -13,7 +13,9 @@ use std::process::Command;
 use std::thread;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use guest_fixture::{Agent, Child, Deadline, Device, Folder, Machine, Namespace, is_root, receiver, spec, until};
+use guest_fixture::{
+    Agent, Child, Deadline, Device, Folder, Machine, Namespace, available, is_root, receiver, spec, until,
+};
 
 use crate::Args;
 use crate::case::UNDER_TOP;
@@ -175,6 +177,8 @@ impl Guest {
             Nic::QemuUser => (None, "user"),
             Nic::QemuTap => (None, tap.as_str()),
         };
+        // Kernel and image are fetched and built where there is a network.
+        available(&["--netdev", netdev]).map_err(|why| anyhow!(why))?;
         let (device, passt, (machine, agent)) = namespace.enter(|| -> Result<_> {
             if let Some(address) = listens {
                 let address = SocketAddr::new(IpAddr::V4(address), PORT);
