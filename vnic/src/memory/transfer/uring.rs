@@ -24,11 +24,16 @@ use super::{Direction, MOST_PIECES, MOST_UNDER_WAY, Operation, Transfer};
 /// The name of what is no request.
 const NO_REQUEST: u64 = u64::MAX;
 
+/// How often a request is tried again that the kernel puts off, before it is an error: nobody else has a turn meanwhile.
+const MOST_PUT_OFF: u32 = 1000;
+
 /// A request under way.
 #[derive(Debug)]
 struct Slot {
     operation: Operation,
     transfer: Transfer,
+    /// How often the kernel has put it off.
+    put_off: u32,
 }
 
 /// See the [module](self).
@@ -62,7 +67,7 @@ impl Transfers {
             .map_err(io::Error::other)?;
         ring.submit_and_wait(1)?;
         ring.completion().for_each(drop);
-        let slot = || Slot { operation: Operation::Sync, transfer: Transfer::default() };
+        let slot = || Slot { operation: Operation::Sync, transfer: Transfer::default(), put_off: 0 };
         Ok(Transfers {
             ring,
             file,
@@ -96,7 +101,7 @@ impl Transfers {
     pub fn start(&mut self, operation: Operation, transfer: &mut Transfer) -> Option<u16> {
         let ticket = self.unused.pop()?;
         let slot = self.slots.get_mut(usize::from(ticket))?;
-        slot.operation = operation;
+        (slot.operation, slot.put_off) = (operation, 0);
         std::mem::swap(&mut slot.transfer, transfer);
         self.push(ticket);
         Some(ticket)
@@ -193,7 +198,10 @@ impl Slot {
     /// What the kernel says. `None`: it is to go on.
     fn take_result(&mut self, result: i32) -> Option<io::Result<()>> {
         match (&mut self.operation, u64::try_from(result)) {
-            (_, Err(_)) if matches!(-result, libc::EINTR | libc::EAGAIN) => None,
+            (_, Err(_)) if matches!(-result, libc::EINTR | libc::EAGAIN) && self.put_off < MOST_PUT_OFF => {
+                self.put_off += 1;
+                None
+            }
             (_, Err(_)) => Some(Err(io::Error::from_raw_os_error(-result))),
             (Operation::Move { .. }, Ok(0)) if self.transfer.left() > 0 => {
                 Some(Err(io::ErrorKind::UnexpectedEof.into()))

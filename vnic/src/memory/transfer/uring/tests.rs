@@ -98,3 +98,13 @@ fn a_ring_that_is_dropped_with_requests_under_way_ends_them_first() {
     drop(transfers);
     assert!(ram.read(0x1000, 4096).unwrap() == pattern(4096));
 }
+
+#[test]
+fn a_request_that_the_kernel_puts_off_without_end_is_an_error() {
+    let mut slot = Slot { operation: Operation::Sync, transfer: Transfer::default(), put_off: 0 };
+    for _ in 0..MOST_PUT_OFF {
+        assert!(slot.take_result(-libc::EAGAIN).is_none());
+    }
+    let ended = slot.take_result(-libc::EAGAIN).expect("an end").unwrap_err();
+    assert_eq!(ended.raw_os_error(), Some(libc::EAGAIN));
+}
