@@ -9,7 +9,7 @@ use crate::control::Client;
 const LAST: usize = 16;
 
 /// The life of the page of this number, which is at this address. `None`: the device does not record any, or saw none of it.
-pub(super) fn of_page(control: &mut Client, (page, gpa): (u64, u64)) -> Option<PageLife> {
+pub(super) fn of_page(control: &mut Client, page: u64, gpa: u64) -> Option<PageLife> {
     let life = control.life(LifeOf::Page { gpa }).ok().filter(|life| !life.steps.is_empty())?;
     let steps = life.steps.get(life.steps.len().saturating_sub(LAST)..).unwrap_or_default();
     let steps = steps.iter().map(|step| PageStep {

@@ -106,8 +106,6 @@ struct Conductor<'a> {
     csum_offered: bool,
     /// The model of hardware that the device was told.
     model: Option<Model>,
-    /// The first page of the file that was sent cold, and where it is.
-    first_page: Option<(u64, u64)>,
 }
 
 /// Runs the plan. The record is there even if the run came to an early end, which is the second value then.
@@ -150,7 +148,7 @@ impl<'a> Conductor<'a> {
             return Err(port::out_of_turn("coming up", &ready));
         };
         progress.say(&format!("guest is up: Linux {kernel}, NIC {nic}"));
-        Ok((Conductor { port, control, plan, progress, csum_offered, model, first_page: None }, kernel, nic))
+        Ok((Conductor { port, control, plan, progress, csum_offered, model }, kernel, nic))
     }
 
     fn rows(&mut self, run: &mut Run, nic: NicState) -> Result<()> {
@@ -175,9 +173,6 @@ impl<'a> Conductor<'a> {
                 },
                 Err(error) => row::failed(row, expected, nic, &format!("not run: {error:#}")),
             };
-            if row.cold && method.dma.disk.is_some() {
-                method.page_life = self.first_page.and_then(|first| life::of_page(&mut self.control, first));
-            }
             if let Some(model) = &self.model {
                 row::on_hardware(&mut method, model);
             }
@@ -246,7 +241,6 @@ impl<'a> Conductor<'a> {
             Ok(Event::TransferEnd { pages, .. }) if cold => pages.clone(),
             _ => Vec::new(),
         };
-        self.first_page = pages.first().map(|run| (run.page, run.gpa));
         let accounts = if self.plan.witnesses.watch() {
             let introspect = self.plan.witnesses.introspection;
             self.control.end_watch(pages, introspect).context("the device gives no accounts of the transfer")?
@@ -255,7 +249,11 @@ impl<'a> Conductor<'a> {
         };
         match end? {
             Event::TransferEnd { bytes_sent, seconds, receipt, pages, accounts: guest } => {
-                let end = row::End { bytes_sent, seconds, receipt, pages, accounts: guest };
+                // Where the disk's way into memory was seen, the life of one page goes with it.
+                let told = cold && self.plan.witnesses.device && matches!(accounts.disk, Some(Ok(_)));
+                let first = pages.first().filter(|_| told);
+                let page_life = first.and_then(|run| life::of_page(&mut self.control, run.page, run.gpa));
+                let end = row::End { bytes_sent, seconds, receipt, pages, accounts: guest, page_life };
                 Ok(Outcome::Done(Box::new(Transfer::new(self.plan.witnesses, begin, end, accounts, memory))))
             }
             Event::Failed { error } => Ok(Outcome::Failed(error)),

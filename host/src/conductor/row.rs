@@ -8,7 +8,7 @@ use vnic_experiment::flow::FlowAccounts;
 use vnic_experiment::introspection::Introspected;
 use vnic_experiment::row::Row;
 use vnic_experiment::run::{
-    ContextSwitches, DeviceAccounts, Dma, GuestAccounts, MemoryAccounts, Method, NicState, Verdict,
+    ContextSwitches, DeviceAccounts, Dma, GuestAccounts, MemoryAccounts, Method, NicState, PageLife, Verdict,
 };
 use vnic_experiment::verdict::{self, Circumstances};
 use vnic_experiment::wire::{Accounts, PAGE_SIZE, PageRun, Receipt};
@@ -46,6 +46,8 @@ pub(super) struct End {
     pub(super) receipt: Receipt,
     pub(super) pages: Vec<PageRun>,
     pub(super) accounts: Accounts,
+    /// Of the file's first page, where the device has recorded it.
+    pub(super) page_life: Option<PageLife>,
 }
 
 /// A transfer that came to its end.
@@ -61,6 +63,7 @@ pub(super) struct Transfer {
     introspection: Introspected,
     memory: Memory,
     pages_moved: u64,
+    page_life: Option<PageLife>,
 }
 
 impl Transfer {
@@ -84,6 +87,7 @@ impl Transfer {
             device,
             memory,
             pages_moved: moved(&begin.pages, &end.pages),
+            page_life: end.page_life,
         }
     }
 
@@ -176,7 +180,7 @@ pub(super) fn judged(row: &Row, expected: Option<Verdict>, transfer: &Transfer, 
         memory: MemoryAccounts { physical_instances },
         introspection,
         dma,
-        page_life: None,
+        page_life: transfer.page_life.clone(),
         cpu_copies: None,
         dma_copies: None,
         verdict: None,

@@ -55,16 +55,8 @@ pub(super) fn text(run: &Run, models: &[Model]) -> String {
 }
 
 fn on(run: &Run, model: &Model) -> String {
-    let columns = [
-        ("method", Align::Left),
-        ("verdict", Align::Left),
-        ("descriptors", Align::Right),
-        ("round trips", Align::Right),
-        ("bus bytes", Align::Right),
-        ("bus time", Align::Right),
-        ("limit", Align::Left),
-        ("at most", Align::Right),
-    ];
+    let columns = [("method", Align::Left), ("verdict", Align::Left)];
+    let columns = [&columns[..], &COLUMNS].concat();
     let row = |method: &Method| {
         let style = match method.verdict {
             Some(Verdict::ZeroCopy) => GOOD,
@@ -85,7 +77,17 @@ fn on(run: &Run, model: &Model) -> String {
     text
 }
 
-/// Descriptors, round trips, bus bytes, bus time, limit, and the rate at most.
+/// What [`cells`] are of.
+pub(super) const COLUMNS: [(&str, Align); 6] = [
+    ("descriptors", Align::Right),
+    ("round trips", Align::Right),
+    ("bus bytes", Align::Right),
+    ("bus time", Align::Right),
+    ("limit", Align::Left),
+    ("at most", Align::Right),
+];
+
+/// A cost, as [`COLUMNS`] have it.
 pub(super) fn cells(cost: &Figures) -> [String; 6] {
     [
         figures::count(cost.descriptors),

@@ -136,16 +136,8 @@ fn write_hardware(out: &mut String, hardware: &HardwareStatus, label: &dyn Fn(&s
     if queues.is_empty() {
         return Ok(());
     }
-    let columns = [
-        ("queue", Align::Left),
-        ("looked at", Align::Right),
-        ("descriptors", Align::Right),
-        ("round trips", Align::Right),
-        ("bus bytes", Align::Right),
-        ("bus time", Align::Right),
-        ("limit", Align::Left),
-        ("at most", Align::Right),
-    ];
+    let columns = [("queue", Align::Left), ("looked at", Align::Right)];
+    let columns = [&columns[..], &super::hardware::COLUMNS].concat();
     let row = |queue: &QueueCost| {
         let cost = &queue.cost;
         let share = figures::percent(cost.chains, queue.chains);

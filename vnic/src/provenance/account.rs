@@ -2,10 +2,9 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::frame::Attribution;
+use super::frame::{Attribution, Flow};
 use super::report::{FlowReport, Others, Passed, Report, SourceReport};
 use super::source::{Source, SourceKind};
 use crate::introspect::Label;
@@ -18,14 +17,6 @@ pub const MAX_FLOWS: usize = 256;
 pub const MAX_SOURCES: usize = 256;
 /// Sources of one flow that are listed, at most; what comes from further ones is in the flow's sums alone.
 pub const MAX_FLOW_SOURCES: usize = 16;
-
-/// Who talks to whom.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Flow {
-    pub(super) protocol: u8,
-    pub(super) source: SocketAddr,
-    pub(super) destination: SocketAddr,
-}
 
 /// Payload, and what is known of it.
 #[derive(Debug, Clone, Copy, Default)]

@@ -1,10 +1,19 @@
 //! A frame taken apart: how much of its payload was read from what.
 
-use super::account::Flow;
+use std::net::SocketAddr;
+
 use super::source::{Source, SourceKind};
 use crate::introspect::{Kind, Label};
 use crate::net::parse::{Packet, parse};
 use crate::observe::tracer::{Event, EventBuffer};
+
+/// Who talks to whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Flow {
+    pub(super) protocol: u8,
+    pub(super) source: SocketAddr,
+    pub(super) destination: SocketAddr,
+}
 
 /// What of a frame is whose. To be used again for the next one.
 #[derive(Debug, Default)]

@@ -271,7 +271,7 @@ impl Source for Served {
     }
 
     fn metrics(&self) -> String {
-        metrics::text(&self.control.shared()) + &hardware::metrics(&self.control.devices)
+        metrics::text(&self.control.shared()) + &hardware::metrics(self.control.devices.iter().map(Device::parts))
     }
 }
 
@@ -308,7 +308,10 @@ impl Control {
     }
 
     fn status(&self) -> Status {
-        let device = |device: &Device| Status { hardware: hardware::status(device), ..status::device(&device.shared) };
+        let device = |device: &Device| {
+            let (shared, workers) = device.parts();
+            Status { hardware: hardware::status(shared, workers), ..status::device(shared) }
+        };
         status::joined(self.devices.iter().map(device).collect())
     }
 
@@ -378,7 +381,7 @@ impl Control {
             let message = "what happens to pages is not recorded here: start `vnic serve --life`".to_owned();
             return Reply::Error { message };
         };
-        let log = lives.log();
+        let log = lives.up_to_date();
         Reply::Life(Box::new(match of {
             LifeOf::Page { gpa } => log.of_page(*gpa),
             LifeOf::File { path } => log.of_file(path),
@@ -412,6 +415,10 @@ impl Control {
 }
 
 impl Device {
+    fn parts(&self) -> (&Shared, &Workers) {
+        (&self.shared, &self.workers)
+    }
+
     /// Behind an IOMMU: has the translations fetched of what a held queue was given, as far as they come.
     fn look_over(&self, index: u16) {
         let held = self.shared.queues.get(usize::from(index)).is_some_and(|queue| queue.state() == QueueState::Held);

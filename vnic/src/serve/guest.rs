@@ -36,10 +36,12 @@ impl Served<'_> {
 
 impl Guest for Served<'_> {
     fn open(&mut self) -> Result<String, String> {
-        self.stamper = None;
         let memory = self.shared.view().memory.clone();
-        let memory = memory.ok_or_else(|| "no front-end has shared a guest's memory".to_owned())?;
-        Ok(self.stamper.insert(self.shared.labels.want_stamps(&memory)?).release().to_owned())
+        let memory = memory.ok_or_else(|| "no front-end has shared a guest's memory".to_owned());
+        let stamper = memory.and_then(|memory| self.shared.labels.want_stamps(&memory));
+        // The one before goes only now: where it will still do, the workers go on with it.
+        self.stamper = stamper.as_ref().ok().cloned();
+        stamper.map(|stamper| stamper.release().to_owned())
     }
 
     fn look(&mut self, show: &mut dyn FnMut(Labelled<'_>)) -> Option<()> {

@@ -2,18 +2,18 @@
 
 use std::fmt::Write as _;
 
-use super::control::Device;
+use crate::backend::{Shared, Workers};
 use crate::hardware::{Direction, Figures};
 use crate::nic;
 use crate::observe::protocol::{HardwareStatus, QueueCost};
 
 /// The account of one device; `None`: it has no model.
-pub(super) fn status(device: &Device) -> Option<HardwareStatus> {
-    let applied = device.shared.about.hardware.as_ref()?;
-    let shapes = nic::shapes(&device.workers);
-    let queues = device.shared.queues.iter().filter_map(|queue| {
+pub(super) fn status(shared: &Shared, workers: &Workers) -> Option<HardwareStatus> {
+    let applied = shared.about.hardware.as_ref()?;
+    let shapes = nic::shapes(workers);
+    let queues = shared.queues.iter().filter_map(|queue| {
         let shapes = shapes.get(&queue.name).filter(|shapes| shapes.chains > 0)?;
-        let direction = if queue.name.contains("transmitq") { Direction::Transmit } else { Direction::Receive };
+        let direction = if queue.is_transmitq() { Direction::Transmit } else { Direction::Receive };
         let cost = Figures::new(&applied.model, &applied.model.account(direction, shapes));
         // The worker may have gone on since it told.
         let chains = queue.counters.chains.get().max(shapes.chains);
@@ -26,8 +26,9 @@ pub(super) fn status(device: &Device) -> Option<HardwareStatus> {
 type Figure = fn(&Figures) -> u64;
 
 /// The same in Prometheus text form.
-pub(super) fn metrics(devices: &[Device]) -> String {
-    let all: Vec<QueueCost> = devices.iter().filter_map(status).flat_map(|status| status.queues).collect();
+pub(super) fn metrics<'d>(devices: impl Iterator<Item = (&'d Shared, &'d Workers)>) -> String {
+    let costs = devices.filter_map(|(shared, workers)| status(shared, workers));
+    let all: Vec<QueueCost> = costs.flat_map(|status| status.queues).collect();
     let families: [(&str, Figure); 9] = [
         ("chains", |cost| cost.chains),
         ("descriptors", |cost| cost.descriptors),

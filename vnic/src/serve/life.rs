@@ -11,18 +11,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::client::give_way;
+use super::guest::{Guest, Served};
 use super::trace::Following;
-use crate::backend::labels::EyesStamper;
 use crate::backend::{QueueShared, Shared};
 use crate::life::Log;
-use crate::memory::Memory;
 use crate::observe::tracer::{Event, Read, Reader};
 
 /// Between two looks, and while nothing passes.
 const PAUSE: Duration = Duration::from_millis(20);
 const IDLE: Duration = Duration::from_millis(100);
-/// How long until a guest that could not be looked into is tried again.
-const TRY_AGAIN: Duration = Duration::from_secs(2);
 /// Events taken from a queue before the others have their turn.
 const BATCH: usize = 512;
 
@@ -46,8 +43,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Lives {
-    /// To be read: with all in it that had happened when this was called, if the recorder keeps up.
+    /// To be read as it is: what has just happened may not be in it yet.
     pub(super) fn log(&self) -> MutexGuard<'_, Log> {
+        lock(&self.0.log)
+    }
+
+    /// To be read: with all in it that had happened when this was called, if the recorder keeps up.
+    pub(super) fn up_to_date(&self) -> MutexGuard<'_, Log> {
         let passes = lock(&self.0.passes);
         // The pass that is under way may have begun before.
         let wanted = *passes + 2;
@@ -95,12 +97,9 @@ impl Lives {
 
 /// A device that is followed.
 struct Recorder<'s> {
-    shared: &'s Shared,
     queues: Vec<(Arc<str>, Reader<'s>)>,
-    /// Sends frames: of these there are stamps.
-    sends: bool,
-    stamper: Option<Arc<EyesStamper>>,
-    try_at: Instant,
+    /// Of a device that sends frames: of these there are stamps.
+    guest: Option<Box<dyn Guest + 's>>,
     _following: Following<'s>,
 }
 
@@ -109,7 +108,7 @@ impl<'s> Recorder<'s> {
         let queue = |queue: &'s Arc<QueueShared>| (Arc::from(queue.name.as_str()), queue.events.reader());
         let queues = shared.queues.iter().map(queue).collect();
         let sends = shared.queues.iter().any(|queue| queue.is_transmitq());
-        Recorder { shared, queues, sends, stamper: None, try_at: Instant::now(), _following: Following::all(shared) }
+        Recorder { queues, guest: sends.then(|| Served::boxed(shared)), _following: Following::all(shared) }
     }
 
     fn read(&mut self, missed: &mut u64, mut take: impl FnMut(&Arc<str>, Box<Event>)) {
@@ -123,34 +122,22 @@ impl<'s> Recorder<'s> {
         }
     }
 
-    /// The guest's memory, with stamps taken of what is sent from it, as far as the guest can be looked into.
-    fn open(&mut self) -> Option<Arc<Memory>> {
-        let memory = self.shared.view().memory.clone().filter(|_| self.sends)?;
-        if Instant::now() >= self.try_at {
-            match self.shared.labels.want_stamps(&memory) {
-                Ok(stamper) => self.stamper = Some(stamper),
-                Err(_) => (self.stamper, self.try_at) = (None, Instant::now() + TRY_AGAIN),
-            }
-        }
-        self.stamper.is_some().then_some(memory)
-    }
-
     fn add(&mut self, run: &[(usize, Arc<str>, Box<Event>)], log: &Mutex<Log>) {
-        let log = || lock(log);
-        let looked = self.open().and_then(|memory| {
-            let look = self.shared.labels.watch(&memory, |eyes| {
+        let looked = self.guest.as_mut().and_then(|guest| {
+            // Without a kernel there is nothing to be said: the next one may be there soon.
+            let _ = guest.open();
+            guest.look(&mut |label| {
                 for (_, queue, event) in run {
-                    log().record(queue, event, |buffer, stamp, labels| match stamp {
+                    lock(log).record(queue, event, |buffer, stamp, labels| match stamp {
                         // Nobody looked when it was read; whose it is now is no answer.
                         0 => {}
-                        stamp => eyes.labels_of(buffer.gpa, buffer.len, stamp, labels),
+                        stamp => label(buffer, stamp, labels),
                     });
                 }
-            });
-            look.ok()
+            })
         });
         if looked.is_none() {
-            run.iter().for_each(|(_, queue, event)| log().record(queue, event, |_, _, _| {}));
+            run.iter().for_each(|(_, queue, event)| lock(log).record(queue, event, |_, _, _| {}));
         }
     }
 }

@@ -14,6 +14,7 @@ mod sight;
 mod split;
 #[cfg(test)]
 mod tests;
+mod told;
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Weak};
@@ -27,8 +28,9 @@ use crate::serve::client::{give_way, start};
 use crate::serve::guest::{Guest, Labelled};
 use crate::serve::top;
 use crate::serve::trace::{self, Client};
-pub(super) use queue::{Wanted, Watched};
+pub(super) use queue::Watched;
 use sight::{Named, Sight};
+pub(super) use told::Wanted;
 
 /// How often the devices are looked up.
 const ANEW: Duration = Duration::from_millis(500);

@@ -1,29 +1,15 @@
-//! A queue that is watched, whatever its ring's format: what its followers are told.
+//! A queue that is watched, whatever its ring's format.
 
 use std::sync::Arc;
 
 use super::super::devices::{Frames, Queue};
 use super::super::ram::Ram;
-use super::chain::Seen;
 use super::packed::PackedRing;
 use super::sight::Sight;
 use super::split::SplitRing;
+use super::told::{Told, Wanted};
 use crate::backend::QueueShared;
-use crate::introspect::GuestPhysical;
-use crate::observe::tracer::{Event, HEAD_BYTES};
 use crate::spec::{Feature, Features};
-
-/// Pages that are looked at in one look at a ring, at most: meanwhile it misses chains.
-const SIGHTED: u64 = 64;
-
-/// What one look is for.
-#[derive(Debug, Clone, Copy)]
-pub(in crate::attach) struct Wanted {
-    /// The time.
-    pub(in crate::attach) at_ns: u64,
-    /// Somebody follows all chains: not only those with stamps.
-    pub(in crate::attach) all: bool,
-}
 
 /// A queue that is watched.
 #[derive(Debug)]
@@ -36,16 +22,6 @@ pub(in crate::attach) struct Watched {
 enum Ring {
     Split(SplitRing),
     Packed(PackedRing),
-}
-
-/// Who is told, and of what.
-#[derive(Debug)]
-pub(super) struct Told {
-    pub(super) shared: Arc<QueueShared>,
-    pub(super) queue: Queue,
-    pub(super) features: Features,
-    /// Of the frames' headers, bytes.
-    pub(super) header: usize,
 }
 
 impl Watched {
@@ -75,11 +51,6 @@ impl Watched {
         own.queue.name == queue.name && same(&own.queue) == same(queue) && own.features == features
     }
 
-    #[cfg(test)]
-    pub(super) fn queue(&self) -> &Queue {
-        &self.told.queue
-    }
-
     /// The frames that it carries.
     pub(super) fn frames(&self) -> Frames {
         self.told.queue.frames
@@ -100,101 +71,4 @@ impl Watched {
             Ring::Packed(ring) => ring.look(ram, &self.told, wanted, sight),
         }
     }
-}
-
-impl Told {
-    /// Of chains that were just followed, if the guest sends them: whose their pages are.
-    pub(super) fn look_into<'s>(&self, new: impl DoubleEndedIterator<Item = &'s mut Seen>, sight: Option<&mut Sight>) {
-        let Some(sight) = sight.filter(|_| self.queue.frames == Frames::Sent) else { return };
-        let mut pages = 0;
-        sight.begin();
-        // The youngest will be there longest.
-        for seen in new.rev() {
-            if pages >= SIGHTED {
-                break;
-            }
-            pages += sight.look(seen);
-        }
-    }
-
-    /// A chain was used; `written` bytes, says the device. `is_collected`: may what the device has written be another's by now?
-    pub(super) fn pass(
-        &self,
-        ram: &Ram,
-        seen: &Seen,
-        written: u32,
-        (wanted, sight): (Wanted, Option<&Sight>),
-        is_collected: impl FnOnce() -> bool,
-    ) {
-        if !seen.is_whole || !wanted.all && seen.stamps.is_empty() {
-            return self.miss(1);
-        }
-        if let Some(sight) = sight {
-            sight.keep(seen);
-        }
-        let event = self.event(ram, seen, written, wanted.at_ns, is_collected);
-        // Not its bytes: those of what is missed nobody knows, and a share of both would say too much.
-        self.shared.counters.chains.add(1);
-        self.shared.events.record(&event);
-        // Whose it was is not to be said of what nobody looked at in time: to who wants to know that, it was missed.
-        if !seen.stamps.is_empty() {
-            self.shared.samples.record(&event);
-        }
-    }
-
-    /// So many chains went by unseen.
-    pub(super) fn miss(&self, chains: u16) {
-        self.shared.counters.chains.add(chains.into());
-        self.shared.events.lose(chains.into());
-    }
-
-    fn event(&self, ram: &Ram, seen: &Seen, written: u32, at_ns: u64, is_collected: impl FnOnce() -> bool) -> Event {
-        let mut event = Event {
-            at_ns,
-            head: seen.head,
-            idx: seen.idx,
-            descriptors: seen.descriptors,
-            indirect: seen.indirect,
-            written,
-            ..Event::default()
-        };
-        seen.buffers.iter().for_each(|buffer| event.push(*buffer));
-        event.stamps.iter_mut().zip(&seen.stamps).for_each(|(stamp, seen)| *stamp = *seen);
-        let (first, bytes) = match self.queue.frames {
-            Frames::Sent => (seen.first.clone(), seen.readable),
-            Frames::Received => {
-                let first = seen.peek(ram, true, self.header);
-                // Once it is collected, others write there.
-                (if is_collected() { Vec::new() } else { first }, written.into())
-            }
-            Frames::None => return event,
-        };
-        event.net_header_len = self.header as u8;
-        event.frame_len = bytes.saturating_sub(self.header as u64).try_into().unwrap_or(u32::MAX);
-        // VIRTIO 1.3, 5.1.6 Device Operation: flags, gso_type, hdr_len, gso_size.
-        event.gso_size = if number(&first, 1, 1) == 0 { 0 } else { number(&first, 4, 2) as u16 };
-        let known = first.get(self.header..).unwrap_or_default();
-        let len = known.len().min(HEAD_BYTES).min(event.frame_len as usize);
-        if let (Some(room), Some(known)) = (event.head_bytes.get_mut(..len), known.get(..len)) {
-            room.copy_from_slice(known);
-            event.head_len = len as u8;
-        }
-        event
-    }
-
-    /// Does the device use chains in the order in which they came?
-    pub(super) fn in_order(&self) -> bool {
-        self.features.has(Feature::InOrder)
-    }
-}
-
-pub(super) fn number(bytes: &[u8], at: usize, len: usize) -> u64 {
-    let bytes = bytes.get(at..at + len).unwrap_or_default();
-    bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
-}
-
-pub(super) fn short(ram: &Ram, at: u64) -> Option<u16> {
-    let mut bytes = [0; 2];
-    ram.copy(at, &mut bytes)?;
-    Some(u16::from_le_bytes(bytes))
 }

@@ -14,8 +14,8 @@ use std::collections::{HashMap, VecDeque};
 use super::super::devices::{Frames, Queue};
 use super::super::ram::Ram;
 use super::chain::Seen;
-use super::queue::{Told, Wanted, number, short};
 use super::sight::Sight;
+use super::told::{Told, Wanted, number, short};
 use crate::introspect::GuestPhysical;
 use crate::ring::RingLayout;
 

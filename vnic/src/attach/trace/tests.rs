@@ -8,8 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use proptest::prelude::*;
 
 use super::super::devices::{Frames, Queue};
+use super::super::packed::Packed;
 use super::super::ram::Ram;
-use super::queue::{Wanted, Watched};
+use super::queue::Watched;
+use super::told::Wanted;
 use crate::backend::QueueShared;
 use crate::memory::testing::GuestRam;
 use crate::observe::tracer::{Event, Read, Reader};
@@ -24,6 +26,22 @@ const RAM: u64 = 1 << 20;
 const LAST_USED: u64 = 0x8000;
 const TABLES: u64 = 0x1_0000;
 const FRAMES: u64 = 0x2_0000;
+
+/// The NIC's queue for what is sent, with this ring.
+fn queue(layout: RingLayout, packed: Option<Packed>, frames: Frames) -> Queue {
+    Queue {
+        name: "transmitq0".to_owned(),
+        index: 1,
+        layout,
+        broken: false,
+        free: 0,
+        added: 0,
+        last_used: 0,
+        packed,
+        frames,
+        last_used_at: LAST_USED,
+    }
+}
 
 /// A ring with its driver and its device, and somebody who looks at it.
 struct Bench {
@@ -50,18 +68,7 @@ impl Bench {
         let seen_through = Arc::new(Ram::of_file(ram.fd().try_clone_to_owned().unwrap().into(), RAM));
         let shared = Arc::new(QueueShared::new("transmitq0".to_owned(), 1));
         shared.events.make_room();
-        let queue = Queue {
-            name: "transmitq0".to_owned(),
-            index: 1,
-            layout,
-            broken: false,
-            free: 0,
-            added: 0,
-            last_used: 0,
-            packed: None,
-            frames,
-            last_used_at: LAST_USED,
-        };
+        let queue = queue(layout, None, frames);
         let watched = Watched::new(&seen_through, &queue, features, shared.clone());
         let (device, used) = (Vec::new(), Vec::new());
         Bench { ram, layout, driver, watched, shared, seen_through, device, used, added: 0, collected: 0 }
@@ -190,7 +197,7 @@ fn an_index_that_jumps_is_so_many_missed_and_nothing_of_it_is_told() {
 fn a_ring_behind_the_guests_iommu_is_not_followed() {
     let bench = Bench::new(Frames::Sent);
     let Bench { seen_through, layout, shared, .. } = bench;
-    let queue = Queue { layout, ..bench.watched.unwrap().queue().clone() };
+    let queue = queue(layout, None, Frames::Sent);
     let features = Features::of(&[Feature::Version1, Feature::AccessPlatform]);
     assert!(Watched::new(&seen_through, &queue, features, shared).is_none());
 }

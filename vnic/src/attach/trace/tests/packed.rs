@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::*;
-use crate::attach::packed::Packed;
 use crate::ring::PackedDriver;
 use crate::ring::packed::Position;
 use crate::spec::ring::{DESC_F_AVAIL, DESC_F_USED};
@@ -42,18 +41,8 @@ impl PackedBench {
         let start = Position { slot: 0, wrap: true };
         ram.write(WRAP, &[1]).unwrap();
         ram.write(LAST_USED, &start.to_bits().to_le_bytes()).unwrap();
-        let queue = Queue {
-            name: "transmitq0".to_owned(),
-            index: 1,
-            layout,
-            broken: false,
-            free: 0,
-            added: 0,
-            last_used: start.to_bits(),
-            packed: Some(Packed::at(STATES, NEXT, WRAP)),
-            frames: Frames::Sent,
-            last_used_at: LAST_USED,
-        };
+        let books = Some(Packed::at(STATES, NEXT, WRAP));
+        let queue = Queue { last_used: start.to_bits(), ..queue(layout, books, Frames::Sent) };
         let mut watched = Watched::new(&seen_through, &queue, features, shared.clone()).unwrap();
         watched.believe(Duration::MAX);
         let (next, device_at, collected_at) = (start, start, start);
