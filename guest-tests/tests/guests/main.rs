@@ -12,6 +12,7 @@ mod introspection;
 mod launcher;
 mod lies;
 mod peer;
+mod qemu_args;
 mod queues;
 mod restart;
 mod rng;

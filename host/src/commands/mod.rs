@@ -9,11 +9,14 @@ use crate::Finding;
 use crate::control::Client;
 
 mod attach;
+mod completions;
 mod doctor;
 mod hold;
 mod judge;
 mod life;
+mod man;
 mod page;
+mod qemu_args;
 mod release;
 mod report;
 mod rings;
@@ -56,7 +59,7 @@ enum Command {
     Top(top::Args),
     /// Whose memory a page of the guest is: a file's, a program's, the kernel's
     Page(page::Args),
-    /// What has happened to a page, or to a file's: who read and wrote it, when, by which chain
+    /// What has happened to a page, or to a file's: who read and wrote it, and when
     Life(life::Args),
     /// Stop returning buffers of a queue
     Hold(hold::Args),
@@ -66,12 +69,19 @@ enum Command {
     Scan(scan::Args),
     /// Conduct a transfer run in a guest, leave its record
     Judge(Box<judge::Args>),
-    /// Watch a VM for a while, and judge flow by flow whether it sends without copying: no agent in it
+    /// Watch a VM for a while, judge each of its flows: zero-copy or copied
     Verdict(verdict::Args),
     /// The verdicts of a transfer run, or of a VM that was watched
     Report(report::Args),
     /// What this machine can do, and how to fix what it can't
     Doctor(doctor::Args),
+    /// QEMU's options for a VM that uses what `serve` serves, or libvirt's elements
+    QemuArgs(qemu_args::Args),
+    /// A script with which a shell completes commands and options
+    Completions(completions::Args),
+    /// Write the manual pages into a folder
+    #[command(hide = true)]
+    Man(man::Args),
 }
 
 impl Cli {
@@ -94,6 +104,9 @@ impl Cli {
             Command::Verdict(args) => verdict::run(&args),
             Command::Report(args) => report::run(&args),
             Command::Doctor(args) => doctor::run(&args),
+            Command::QemuArgs(args) => qemu_args::run(&args),
+            Command::Completions(args) => completions::run(&args),
+            Command::Man(args) => man::run(&args),
         }
     }
 }

@@ -95,7 +95,7 @@ fn queue_size(text: &str) -> Result<u16, String> {
     }
 }
 
-fn queue_pairs(text: &str) -> Result<u16, String> {
+pub(super) fn queue_pairs(text: &str) -> Result<u16, String> {
     match text.parse() {
         Ok(pairs) if (1..=MAX_QUEUE_PAIRS).contains(&pairs) => Ok(pairs),
         _ => Err(format!("{text} is no number of queue pairs; this device has 1 to {MAX_QUEUE_PAIRS}")),

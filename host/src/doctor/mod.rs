@@ -61,6 +61,11 @@ impl Check {
     }
 }
 
+/// The first number of the version of the QEMU that the scripts would use.
+pub(crate) fn qemu_major() -> Option<u32> {
+    qemu::find().ok()?.major()
+}
+
 /// All checks, in the order a run needs things.
 pub(crate) fn examine() -> Vec<Check> {
     let qemu = qemu::find();

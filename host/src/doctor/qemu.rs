@@ -17,6 +17,13 @@ pub(super) struct Qemu {
     version: String,
 }
 
+impl Qemu {
+    /// The first number of its version.
+    pub(super) fn major(&self) -> Option<u32> {
+        major(&self.version)
+    }
+}
+
 /// The QEMU the scripts use: `$QEMU`, or the one in `PATH`; an error says why there is none.
 pub(super) fn find() -> Result<Qemu, String> {
     let program = match env::var_os("QEMU").filter(|program| !program.is_empty()) {

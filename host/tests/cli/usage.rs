@@ -6,8 +6,24 @@ use std::path::{Path, PathBuf};
 use crate::util::{Scratch, root};
 
 const COMMANDS: &[&str] = &[
-    "serve", "attach", "status", "rings", "watch", "trace", "top", "page", "hold", "release", "scan", "judge",
-    "report", "doctor",
+    "serve",
+    "attach",
+    "status",
+    "rings",
+    "watch",
+    "trace",
+    "top",
+    "page",
+    "life",
+    "hold",
+    "release",
+    "scan",
+    "judge",
+    "verdict",
+    "report",
+    "doctor",
+    "qemu-args",
+    "completions",
 ];
 
 #[test]
@@ -21,6 +37,21 @@ fn every_command_has_help() {
         assert_eq!(help.code, Some(0), "{help:?}");
         assert!(help.stdout.contains("Usage: vnic "), "{help:?}");
     }
+}
+
+#[test]
+fn every_command_has_a_manual_page_and_is_completed() {
+    let scratch = Scratch::new();
+    let folder = scratch.path("man1");
+    let written = scratch.run(&["man", folder.to_str().unwrap()]);
+    assert_eq!(written.code, Some(0), "{written:?}");
+    let shells = ["bash", "zsh", "fish"].map(|shell| scratch.run(&["completions", shell]).stdout);
+    for command in COMMANDS {
+        let page = fs::read_to_string(folder.join(format!("vnic-{command}.1"))).unwrap();
+        assert!(page.starts_with(".ie") && page.contains(".SH SYNOPSIS"), "{page}");
+        assert!(shells.iter().all(|script| script.contains(command)), "{command} is not completed");
+    }
+    assert_eq!(scratch.run(&["completions", "csh"]).code, Some(2));
 }
 
 #[test]
