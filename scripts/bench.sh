@@ -9,18 +9,21 @@
 #                                   or 'latency', 'idle' or 'memory' for what is no rate
 #   scripts/bench.sh --iommu        only what a guest's IOMMU costs: our back-end behind one against itself without
 #   scripts/bench.sh --sendfile     only a guest's sendfile: peer against -netdev user, tap against QEMU's tap
+#   scripts/bench.sh --disk         only our disk beside qemu-storage-daemon's and QEMU's own: from a driver without a VM and by fio in a
+#                                   guest; --only 'random read', 'tmpfs', 'guest'
 #   scripts/bench.sh --rounds N     rounds of each comparison (5)
 #   scripts/bench.sh --against PROGRAM  another build of vnic as the yardstick, in place of DPDK
 #   scripts/bench.sh --engine       only the ring engine, against virtio-queue
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
-WORDS=() ENGINE='' WITH_DPDK=1
+WORDS=() ENGINE='' WITH_DPDK=1 WITH_DISK=''
 while [ $# -gt 0 ]; do
   case $1 in
     --all) WORDS+=(--all) && shift ;;
     --engine) ENGINE=1 && shift ;;
     --iommu) WORDS+=(--only IOMMU) WITH_DPDK='' && shift ;;
+    --disk) WORDS+=(--disk) WITH_DPDK='' WITH_DISK=1 && shift ;;
     --sendfile) WORDS+=(--only sendfile) WITH_DPDK='' && shift ;;
     --against | --only | --rounds | --seconds)
       [ $# -ge 2 ] || usage_error "$1 wants a value"
@@ -60,6 +63,11 @@ put_back() {
 }
 [ -z "$WITH_DPDK" ] || use_dpdk
 need ip iproute2 iproute2
+if [ -n "$WITH_DISK" ]; then
+  need qemu-storage-daemon qemu-system-common qemu-storage-daemon
+  need fio fio fio
+  need taskset util-linux util-linux
+fi
 
 OUT=$ROOT/target/bench
 run cargo build --release --workspace --locked --bin vnic --bin vnic-bench

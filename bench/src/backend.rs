@@ -49,11 +49,52 @@ impl Backend {
     }
 }
 
-/// A back-end at work; ended when dropped.
+/// A process of ours; [ended](end) when dropped.
+#[derive(Debug)]
+pub(crate) struct Process(Child);
+
+impl Process {
+    /// Starts it without a terminal, its output into `NAME.log`, and waits until its socket is there.
+    pub(crate) fn listening(name: &str, mut command: Command, socket: &Path, folder: &Path) -> Result<Self> {
+        let log = File::create(folder.join(format!("{name}.log")))?;
+        command.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log);
+        let mut process = Process::start(command)?;
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !socket.exists() {
+            if let Some(status) = process.0.try_wait()? {
+                bail!("{name} ended at once: {status}; see {}/{name}.log", folder.display());
+            }
+            if Instant::now() > deadline {
+                bail!("{name} does not listen after 20 s; see {}/{name}.log", folder.display());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(process)
+    }
+
+    fn start(mut command: Command) -> Result<Self> {
+        Ok(Process(command.spawn().with_context(|| format!("start {command:?}"))?))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        end(&mut self.0);
+    }
+}
+
+/// A program that has this CPU only.
+pub(crate) fn on_cpu(cpu: usize, program: &str) -> Command {
+    let mut command = Command::new("taskset");
+    command.args(["--cpu-list", &cpu.to_string(), program]);
+    command
+}
+
+/// A back-end at work; ended when dropped, after what looks at it.
 #[derive(Debug)]
 pub(crate) struct Server {
-    child: Child,
-    looks: Option<(Child, &'static str)>,
+    looks: Option<(Process, &'static str)>,
+    process: Process,
     socket: PathBuf,
     vnic: Option<PathBuf>,
 }
@@ -65,8 +106,7 @@ impl Server {
         let name = backend.name().replace([' ', ':'], "-");
         let socket = folder.join(format!("{name}.sock"));
         let _ = fs::remove_file(&socket);
-        let log = File::create(folder.join(format!("{name}.log")))?;
-        let mut command = match backend {
+        let command = match backend {
             Backend::Vnic(link)
             | Backend::Sleepy(link)
             | Backend::Traced(link)
@@ -101,20 +141,9 @@ impl Server {
                 command
             }
         };
-        command.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log);
-        let child = command.spawn().with_context(|| format!("start {command:?}"))?;
+        let process = Process::listening(&name, command, &socket, folder)?;
         let vnic = (!matches!(backend, Backend::Dpdk(_))).then(|| vnic.to_owned());
-        let mut server = Server { child, looks: None, socket, vnic };
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while !server.socket.exists() {
-            if let Some(status) = server.child.try_wait()? {
-                bail!("{} ended at once: {status}; see {}/{name}.log", backend.name(), folder.display());
-            }
-            if Instant::now() > deadline {
-                bail!("{} does not listen after 20 s; see {}/{name}.log", backend.name(), folder.display());
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        let mut server = Server { looks: None, process, socket, vnic };
         match backend {
             Backend::Traced(_) => server.looks = Some(server.look("trace")?),
             Backend::Watched(_) => server.looks = Some(server.look("top")?),
@@ -126,17 +155,16 @@ impl Server {
     /// Follows its events with `vnic trace` or `vnic top`; what that says goes nowhere. The client is the nicest there is, as is
     /// the thread that feeds it: both CPUs are taken, and what is asked is what looking costs the data path, not how two
     /// programs share a CPU.
-    fn look(&self, with: &'static str) -> Result<(Child, &'static str)> {
+    fn look(&self, with: &'static str) -> Result<(Process, &'static str)> {
         let mut command = Command::new("nice");
         command.args(["-n", "19"]).arg(self.vnic.as_ref().context("only ours is looked at")?);
         command.args([with, "--json", "--control"]).arg(self.control());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let child = command.spawn().with_context(|| format!("start {command:?}"))?;
-        Ok((child, with))
+        Ok((Process::start(command)?, with))
     }
 
     pub(crate) fn id(&self) -> u32 {
-        self.child.id()
+        self.process.0.id()
     }
 
     fn control(&self) -> PathBuf {
@@ -174,13 +202,6 @@ impl Server {
     /// Nanoseconds in which it had nothing to do, so far; only ours says so.
     pub(crate) fn idle_ns(&self) -> Option<u64> {
         self.status()?.get("idle_ns")?.as_u64()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.looks.iter_mut().for_each(|(child, _)| end(child));
-        end(&mut self.child);
     }
 }
 

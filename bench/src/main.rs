@@ -6,6 +6,7 @@
 
 mod backend;
 mod case;
+mod disk;
 mod front_end;
 mod iommu;
 mod latency;
@@ -50,6 +51,9 @@ struct Args {
     /// Every ring format and frame size, also those without a target
     #[arg(long)]
     all: bool,
+    /// Only what drives a disk
+    #[arg(long)]
+    disk: bool,
     /// Another build of vnic, as the yardstick in the place of DPDK's back-end
     #[arg(long, value_name = "PROGRAM")]
     against: Option<PathBuf>,
@@ -67,6 +71,10 @@ fn main() -> Result<()> {
     fs::create_dir_all(&args.out)?;
     let mut record = Record::new(&args.out);
     println!("{}", Outcome::head());
+    if args.disk {
+        disk::measure_all(&args, |outcome| record.add(|record| &mut record.disk, outcome))?;
+        return plot::draw(record.outcomes(), &args.out.join("ratios.svg"));
+    }
     let cases = side_by_side::cases(&args);
     let (iommu, sendfile) = match args.against {
         // Those have yardsticks of their own.
@@ -90,6 +98,15 @@ fn main() -> Result<()> {
         record.add(|record| &mut record.guest_sendfile, sendfile::measure(case, &args))?;
     }
     plot::draw(record.outcomes(), &args.out.join("ratios.svg"))
+}
+
+/// Does what may panic, as the guest tests' fixtures do about what they cannot do.
+fn caught<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let done = std::thread::scope(|scope| scope.spawn(work).join());
+    done.unwrap_or_else(|panic| {
+        let said = panic.downcast_ref::<String>().map(String::as_str);
+        Err(anyhow!(said.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked").to_owned()))
+    })
 }
 
 /// Does the driver's work on CPU 1, on a thread of its own: processes started later would inherit the CPU.

@@ -13,6 +13,8 @@ pub(crate) enum Unit {
     Frames,
     /// Bytes of the file.
     Bytes,
+    /// Requests for a disk.
+    Requests,
 }
 
 /// Runs of one back-end in one case.
@@ -112,8 +114,12 @@ impl Outcome {
         let mut lines = Vec::new();
         for runs in &self.runs {
             let Some([median, least, most]) = spread(&runs.figures) else { continue };
-            let unit = if self.unit == Unit::Frames { "fr/s" } else { "B/s" };
-            let rate = format!("{:7.2} ({:.2}–{:.2}) M{unit}", median / 1e6, least / 1e6, most / 1e6);
+            let (unit, name) = match self.unit {
+                Unit::Frames => (1e6, "Mfr/s"),
+                Unit::Bytes => (1e6, "MB/s"),
+                Unit::Requests => (1e3, "kIO/s"),
+            };
+            let rate = format!("{:7.2} ({:.2}–{:.2}) {name}", median / unit, least / unit, most / unit);
             let idle = runs.idle.map_or_else(|| "–".to_owned(), |idle| format!("{:.0} %", idle * 100.0));
             let ratio = runs.ratio.map_or_else(String::new, |[m, l, h]| format!("{m:5.2} ({l:.2}–{h:.2})"));
             let target = match (runs.target, runs.ratio) {

@@ -140,6 +140,10 @@ impl Raw {
         Ok(Raw(at.context("mapping guest memory")?.as_ptr().cast()))
     }
 
+    pub(crate) const fn as_ptr(&self) -> *mut u8 {
+        self.0
+    }
+
     #[inline(always)]
     pub(crate) fn u16(&self, at: u64) -> &AtomicU16 {
         // SAFETY: every caller computes `at` from a layout inside the RAM bytes that are mapped for good, aligned to 2.

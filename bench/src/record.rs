@@ -21,12 +21,15 @@ pub(crate) struct Record {
     kernel: Option<String>,
     /// DPDK's version, where it is installed.
     dpdk: Option<String>,
+    /// The same of `qemu-storage-daemon`.
+    qemu: Option<String>,
     /// When the run began, UTC.
     date: Option<String>,
     pub(crate) side_by_side: Vec<Outcome>,
     pub(crate) iommu: Vec<Outcome>,
     latency_idle_memory: Vec<Single>,
     pub(crate) guest_sendfile: Vec<Outcome>,
+    pub(crate) disk: Vec<Outcome>,
 }
 
 impl Record {
@@ -37,11 +40,13 @@ impl Record {
             cpus: std::thread::available_parallelism().ok().map(usize::from),
             kernel: said("uname", &["-r"]),
             dpdk: said("dpkg-query", &["-W", "-f", "${Version}", "dpdk-dev"]),
+            qemu: said("dpkg-query", &["-W", "-f", "${Version}", "qemu-system-common"]),
             date: said("date", &["-u", "+%FT%TZ"]),
             side_by_side: Vec::new(),
             iommu: Vec::new(),
             latency_idle_memory: Vec::new(),
             guest_sendfile: Vec::new(),
+            disk: Vec::new(),
         }
     }
 
@@ -60,7 +65,7 @@ impl Record {
 
     /// All comparisons.
     pub(crate) fn outcomes(&self) -> impl Iterator<Item = &Outcome> {
-        self.side_by_side.iter().chain(&self.iommu).chain(&self.guest_sendfile)
+        self.side_by_side.iter().chain(&self.iommu).chain(&self.guest_sendfile).chain(&self.disk)
     }
 
     fn write(&self) -> Result<()> {

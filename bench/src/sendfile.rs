@@ -4,22 +4,20 @@
 //! it, where the link has none. They send in turn, round after round; the one that does not send sleeps. What `vnic top` costs is
 //! asked of one guest, with it and without in turn.
 
-use std::any::Any;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
-use std::thread;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use guest_fixture::{
     Agent, Child, Deadline, Device, Folder, Machine, Namespace, available, is_root, receiver, spec, until,
 };
 
-use crate::Args;
 use crate::case::UNDER_TOP;
 use crate::outcome::{Outcome, Runs, Unit};
+use crate::{Args, caught};
 
 /// Bytes of the file, which is on tmpfs.
 const BYTES: u64 = 64 << 20;
@@ -95,11 +93,7 @@ pub(crate) fn cases(args: &Args) -> Vec<Case> {
 pub(crate) fn measure(case: &Case, args: &Args) -> Outcome {
     let targets = [Some(case.target), None];
     let mut runs = [0, 1].map(|at: usize| Runs::of(case.nics[at].name(), targets[at]));
-    // What the guest tests' fixtures cannot do, they panic about.
-    let ran = thread::scope(|scope| {
-        let rounds = scope.spawn(|| rounds(case, args, &mut runs));
-        rounds.join().unwrap_or_else(|panic| Err(anyhow!(words(panic.as_ref()))))
-    });
+    let ran = caught(|| rounds(case, args, &mut runs));
     let not_run = ran.err().map(|error| format!("{error:#}"));
     let mut outcome = Outcome { case: case.name(), unit: Unit::Bytes, runs: runs.into(), not_run };
     if outcome.not_run.is_none() {
@@ -222,10 +216,4 @@ fn passt(folder: &Folder, socket: &Path) -> Child {
     let child = Child::start("passt", folder.path(), command);
     until(Deadline::secs("passt to listen", 20), || socket.exists().then_some(()));
     child
-}
-
-/// What a panic said.
-fn words(panic: &(dyn Any + Send)) -> String {
-    let said = panic.downcast_ref::<String>().map(String::as_str);
-    said.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked").to_owned()
 }

@@ -25,7 +25,7 @@ use crate::backend::{BURST, DataPath, Progress, Queue, QueueShared, Queues, Shar
 use crate::memory::transfer::{Direction, MOST_UNDER_WAY, Operation, Transfer};
 use crate::ring::{ChainView, DeviceRing};
 use crate::spec::Features;
-use crate::spec::blk::{BlkFeature, HEADER_LEN, S_IOERR, S_OK, S_UNSUPP};
+use crate::spec::blk::{BlkFeature, HEADER_LEN, S_IOERR, S_OK, S_UNSUPP, T_IN};
 use crate::vhost_user::DeviceError;
 
 /// Most bytes moved here and now in one pass over a queue: so the others, and the session, have their turn.
@@ -127,7 +127,7 @@ impl BlkDataPath {
     fn take(&mut self, queue: u16, chain: ChainView<'_>, shared: &QueueShared, moved: &mut u64) -> Taken {
         let header = read_header(chain);
         self.tracing.take(chain, header.ok(), shared);
-        let asked = header.and_then(|header| check(chain, header, self.bounds()));
+        let asked = header.and_then(|header| check(chain, header, self.bounds(header.kind)));
         let request = match asked {
             Ok(request) => request,
             Err(malformed) => {
@@ -200,10 +200,14 @@ impl BlkDataPath {
         }
     }
 
-    /// The disk as it is now: a write past the end of an image that has shrunk would make it longer again.
-    fn bounds(&mut self) -> Bounds {
+    /// The disk as it is now for a request of this kind: a write past the end of an image that has shrunk would make it longer again.
+    /// A read finds the end by itself, and saves the system call.
+    fn bounds(&mut self, kind: u32) -> Bounds {
         let image = &self.disk.image;
-        let there = *self.image_len.get_or_insert_with(|| image.len_now());
+        let there = match kind {
+            T_IN => image.bytes(),
+            _ => *self.image_len.get_or_insert_with(|| image.len_now()),
+        };
         Bounds { bytes: image.bytes(), there, read_only: image.is_read_only() }
     }
 

@@ -103,13 +103,11 @@ pub enum MemoryError {
         /// Its size.
         size: u64,
     },
-    /// A region that is not of whole pages: no guest has such memory.
-    #[error("memory region at {gpa:#x}+{size} is not of whole pages")]
-    PartialPages {
+    /// A region that begins within a page: no driver has such memory.
+    #[error("memory region at {gpa:#x} begins within a page")]
+    WithinPage {
         /// Its guest-physical address.
         gpa: u64,
-        /// Its size.
-        size: u64,
     },
     /// Two regions say different things of one user address.
     #[error("memory region at {gpa:#x}+{size} shares user addresses with another, and not its memory")]

@@ -30,8 +30,9 @@ pub struct RegionSpec {
 }
 
 impl RegionSpec {
-    /// The end in each of the three address spaces must exist. Every guest's memory is of whole pages, whatever the size of its
-    /// host's pages; where in the file a region begins is the front-end's choice.
+    /// The end in each of the three address spaces must exist. Every driver's memory begins with a page, whatever the size of its
+    /// host's pages. It may end within one, as the rings of a driver without a VM do (libblkio); where in the file a region begins is the
+    /// front-end's choice.
     pub(super) fn check(&self) -> Result<(), MemoryError> {
         if self.size == 0 {
             return Err(MemoryError::EmptyRegion { gpa: self.gpa.0 });
@@ -41,8 +42,8 @@ impl RegionSpec {
                 return Err(MemoryError::Wraps { addr: start, len: self.size });
             }
         }
-        if !(self.gpa.0 | self.size).is_multiple_of(GUEST_PAGE) {
-            return Err(MemoryError::PartialPages { gpa: self.gpa.0, size: self.size });
+        if !self.gpa.0.is_multiple_of(GUEST_PAGE) {
+            return Err(MemoryError::WithinPage { gpa: self.gpa.0 });
         }
         Ok(())
     }

@@ -272,9 +272,23 @@ fn a_large_guest_costs_no_private_memory() {
 }
 
 #[test]
-fn a_region_that_is_not_of_whole_pages_is_refused_by_name() {
-    for (gpa, size) in [(0, PAGE - 1), (PAGE, PAGE + 8), (8, PAGE), (PAGE / 2, PAGE / 2)] {
-        assert_eq!(table(&[(gpa, size)]).unwrap_err(), MemoryError::PartialPages { gpa, size });
+fn a_region_that_begins_within_a_page_is_refused_by_name() {
+    for (gpa, size) in [(8, PAGE), (PAGE / 2, PAGE / 2), (PAGE + 1, PAGE - 1)] {
+        assert_eq!(table(&[(gpa, size)]).unwrap_err(), MemoryError::WithinPage { gpa });
+    }
+}
+
+/// As libblkio announces the memory of its rings.
+#[test]
+fn a_region_may_end_within_a_page_and_ends_there_to_the_byte() {
+    for size in [1, PAGE - 1, PAGE + 8] {
+        let memory = table(&[(PAGE, size)]).unwrap();
+        let last = PAGE + size - 1;
+        memory.write(last, b"x").unwrap();
+        let mut byte = [0];
+        memory.read(last, &mut byte).unwrap();
+        assert_eq!(byte, *b"x");
+        assert!(memory.read(last + 1, &mut byte).is_err() && memory.slice(last, 2, Access::Read).is_err());
     }
 }
 

@@ -27,6 +27,9 @@ const NO_REQUEST: u64 = u64::MAX;
 /// How often a request is tried again that the kernel puts off, before it is an error: nobody else has a turn meanwhile.
 const MOST_PUT_OFF: u32 = 1000;
 
+/// The most that a request of one piece moves at once: what is left goes on, as the kernel stops there anyway. (`MAX_RW_COUNT`)
+const MOST_BYTES: usize = 0x7fff_f000;
+
 /// A request under way.
 #[derive(Debug)]
 struct Slot {
@@ -183,8 +186,18 @@ impl Slot {
             }
             Operation::Move { direction, offset } => {
                 let pieces = self.transfer.rest();
-                let count = pieces.len().min(MOST_PIECES) as u32;
                 let flags = if direction == Direction::ToDisk { libc::RWF_DSYNC } else { 0 };
+                // One piece needs no list, which the kernel would read first.
+                if let [piece] = pieces {
+                    let (at, len) = (piece.iov_base.cast::<u8>(), piece.iov_len.min(MOST_BYTES) as u32);
+                    return match direction {
+                        Direction::FromFile => opcode::Read::new(file, at, len).offset(offset).build(),
+                        Direction::ToFile | Direction::ToDisk => {
+                            opcode::Write::new(file, at, len).offset(offset).rw_flags(flags).build()
+                        }
+                    };
+                }
+                let count = pieces.len().min(MOST_PIECES) as u32;
                 match direction {
                     Direction::FromFile => opcode::Readv::new(file, pieces.as_ptr(), count).offset(offset).build(),
                     Direction::ToFile | Direction::ToDisk => {
@@ -224,6 +237,9 @@ impl Drop for Transfers {
                 self.open -= 1;
             }
         }
+        // The kernel takes a ring apart when it likes, and the file would stay open, and locked, for as long. A ring that has no
+        // files any more is as good.
+        let _ = self.ring.submitter().unregister_files();
     }
 }
 
