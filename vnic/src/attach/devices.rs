@@ -5,7 +5,7 @@
 //! their drivers.
 
 use super::AttachError;
-use super::layout::{KERNEL, Sysfs as SysfsOffsets, VIRTIO, Virtio};
+use super::layout::{KERNEL, Ring, Sysfs as SysfsOffsets, VIRTIO, Virtio};
 use super::packed::Packed;
 use super::sysfs::Sysfs;
 use crate::introspect::btf::{Btf, MAGIC};
@@ -28,6 +28,9 @@ pub(super) struct Finder {
     super_block: u64,
     sysfs: SysfsOffsets,
     virtio: Virtio,
+    ring: Ring,
+    /// Were the ring's types there, or is its layout known by the kernel's version alone?
+    has_types: bool,
 }
 
 /// A virtio device.
@@ -109,15 +112,14 @@ impl Finder {
         let tree = tree.ok_or_else(|| unknown("it has no /sys mounted".to_owned()))?;
         // Where virtio is a module, so are its types.
         let module = module_types(&tree).map_err(|stop| unknown(stop.to_string()))?;
-        let virtio = match &module {
-            None => Virtio::new(&kernel),
-            Some(bytes) => {
-                let module = Btf::parse_module(&kernel, bytes, VIRTIO);
-                Virtio::new(&module.map_err(|error| unknown(format!("module virtio_ring: {error}")))?)
-            }
-        };
-        let virtio = virtio.map_err(|lacks| unknown(lacks.to_string()))?;
-        Ok(Finder { super_block, sysfs, virtio })
+        let module = module.as_deref().map(|bytes| Btf::parse_module(&kernel, bytes, VIRTIO)).transpose();
+        let module = module.map_err(|error| unknown(format!("module virtio_ring: {error}")))?;
+        let types = module.as_ref().unwrap_or(&kernel);
+        let virtio = Virtio::new(types).map_err(|lacks| unknown(lacks.to_string()))?;
+        let has_types = types.size("vring_virtqueue").is_some();
+        let ring = if has_types { Ring::new(types) } else { Ok(Ring::without_types(virtio.queue_size)) };
+        let ring = ring.map_err(|lacks| unknown(lacks.to_string()))?;
+        Ok(Finder { super_block, sysfs, virtio, ring, has_types })
     }
 
     /// The devices there are now.
@@ -184,11 +186,11 @@ impl Finder {
     }
 
     fn queue<M: GuestPhysical>(&self, reader: &Reader<'_, M>, queue: u64, device: &Device) -> Result<Queue, Stop> {
-        let at = &self.virtio;
+        let at = &self.ring;
         let ring = queue.wrapping_sub(at.ring_queue);
         let in_ring = |offset: u64| ring.wrapping_add(offset);
-        let index = reader.half(queue.wrapping_add(at.queue_index))?;
-        let is_packed = byte(reader, in_ring(at.is_packed))? != 0;
+        let index = reader.half(queue.wrapping_add(self.virtio.queue_index))?;
+        let is_packed = byte(reader, in_ring(at.is_packed))? & 1 == 1;
         let (size, parts) = if is_packed {
             (at.packed_size, [at.packed_desc, at.packed_driver, at.packed_device])
         } else {
@@ -196,25 +198,34 @@ impl Finder {
         };
         let size = u16::try_from(reader.half(in_ring(size))?).map_err(|_| Stop::Pointer(ring))?;
         let [desc, avail, used] = parts.map(|part| reader.word(in_ring(part)));
+        let (desc, avail, used) = (desc?, avail?, used?);
+        if !self.has_types && !is_packed && desc.checked_add(16 * u64::from(size)) != Some(avail) {
+            return Err(Stop::Pointer(ring));
+        }
         // The descriptors are the longest part, and lie before the others in the same block.
-        let desc = contiguous(reader, desc?, 16 * u64::from(size))?;
+        let desc = contiguous(reader, desc, 16 * u64::from(size))?;
+        let last_used = in_ring(at.last_used);
         let packed = is_packed.then(|| {
             let states = contiguous(reader, reader.word(in_ring(at.packed_state))?, at.state_size * u64::from(size))?;
             let [next, wrap] = [at.packed_next, at.packed_wrap].map(|offset| reader.physical(in_ring(offset)));
-            Ok(Packed::new(states, at, next?, wrap?))
+            let used_wrap = at.packed_used_wrap.map(|offset| reader.physical(in_ring(offset))).transpose()?;
+            Ok(Packed::new(states, at, (next?, wrap?), used_wrap))
         });
+        let packed = packed.transpose()?;
+        let last_used_at = reader.physical(last_used)?;
+        let collected = packed.and_then(|books| books.collected(reader.memory, last_used_at));
         let (name, frames) = self.queue_name(reader, queue, index, device)?;
         Ok(Queue {
             name: format!("{}.{name}", device.name),
             frames,
-            last_used_at: reader.physical(in_ring(at.last_used))?,
+            last_used_at,
             index,
-            layout: RingLayout { size, desc, avail: reader.physical(avail?)?, used: reader.physical(used?)? },
+            layout: RingLayout { size, desc, avail: reader.physical(avail)?, used: reader.physical(used)? },
             broken: byte(reader, in_ring(at.is_broken))? != 0,
-            free: reader.half(queue.wrapping_add(at.queue_free))?,
+            free: reader.half(queue.wrapping_add(self.virtio.queue_free))?,
             added: reader.half(in_ring(at.added))?,
-            last_used: short(reader, in_ring(at.last_used))?,
-            packed: packed.transpose()?,
+            last_used: collected.map_or_else(|| short(reader, last_used), Ok)?,
+            packed,
         })
     }
 

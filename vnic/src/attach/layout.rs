@@ -45,12 +45,13 @@ impl fmt::Display for Lacks {
 
 macro_rules! offsets {
     ($(#[$doc:meta])* $type:ident { $($name:ident = $structure:ident: $members:literal;)* }
-        sizes { $($size:ident = $of:ident;)* }) => {
+        sizes { $($size:ident = $of:ident;)* } may { $($may:ident = $within:ident: $member:literal;)* }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub(super) struct $type {
             $(pub(super) $name: u64,)*
             $(pub(super) $size: u64,)*
+            $(pub(super) $may: Option<u64>,)*
         }
 
         impl $type {
@@ -62,6 +63,7 @@ macro_rules! offsets {
                         .ok_or(Lacks { structure: stringify!($structure), member: $members })?,)*
                     $($size: btf.size(stringify!($of))
                         .ok_or(Lacks { structure: stringify!($of), member: "size" })?.into(),)*
+                    $($may: offset(btf, stringify!($within), $member),)*
                 })
             }
         }
@@ -93,7 +95,7 @@ offsets! {
         driver_name = device_driver: "name";
         kobj_name = kobject: "name";
     }
-    sizes {}
+    sizes {} may {}
 }
 
 offsets! {
@@ -109,8 +111,16 @@ offsets! {
         queue_device = virtqueue: "vdev";
         queue_index = virtqueue: "index";
         queue_free = virtqueue: "num_free";
+    }
+    sizes { queue_size = virtqueue; } may {}
+}
+
+offsets! {
+    /// A queue's ring, whatever its format: types of the ring's own module.
+    Ring {
         ring_queue = vring_virtqueue: "vq";
-        is_packed = vring_virtqueue: "packed_ring";
+        // Its least bit says so, whether it is a `bool` or, in newer kernels (7.3), the number of a format: the odd ones are packed.
+        is_packed = vring_virtqueue: "packed_ring|layout";
         is_broken = vring_virtqueue: "broken";
         added = vring_virtqueue: "num_added";
         last_used = vring_virtqueue: "last_used_idx";
@@ -118,7 +128,6 @@ offsets! {
         split_desc = vring_virtqueue: "split.vring.desc";
         split_avail = vring_virtqueue: "split.vring.avail";
         split_used = vring_virtqueue: "split.vring.used";
-        split_shadow = vring_virtqueue: "split.avail_idx_shadow";
         packed_size = vring_virtqueue: "packed.vring.num";
         packed_desc = vring_virtqueue: "packed.vring.desc";
         packed_driver = vring_virtqueue: "packed.vring.driver";
@@ -129,4 +138,37 @@ offsets! {
         state_slots = vring_desc_state_packed: "num";
     }
     sizes { state_size = vring_desc_state_packed; }
+    // Before 6.0; then it became the highest bit of `last_used_idx`.
+    may { packed_used_wrap = vring_virtqueue: "packed.used_wrap_counter"; }
+}
+
+impl Ring {
+    /// As the kernels from 5.0 to 5.10 have it, whose modules bring no types: behind the `virtqueue`, which has so many bytes.
+    /// Who goes by this checks that it leads to rings.
+    pub(super) fn without_types(virtqueue: u64) -> Self {
+        let at = |offset: u64| virtqueue + offset;
+        // Both formats are in one union.
+        let [num, first, second, third] = [24, 32, 40, 48].map(at);
+        Ring {
+            ring_queue: 0,
+            is_packed: at(0),
+            is_broken: at(3),
+            added: at(12),
+            last_used: at(16),
+            split_size: num,
+            split_desc: first,
+            split_avail: second,
+            split_used: third,
+            packed_size: num,
+            packed_desc: first,
+            packed_driver: second,
+            packed_device: third,
+            packed_wrap: at(56),
+            packed_used_wrap: Some(at(57)),
+            packed_next: at(60),
+            packed_state: at(64),
+            state_slots: 16,
+            state_size: 24,
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! A packed ring's books, as its driver keeps them: they say how far the device is, which nobody can tell from the ring alone.
 
-use super::layout::Virtio;
+use super::layout::Ring;
 use crate::introspect::GuestPhysical;
 use crate::ring::RingLayout;
 use crate::ring::packed::Position;
@@ -16,17 +16,19 @@ pub struct Packed {
     /// Where it stands which slot the driver fills next, and its wrap counter; guest-physical.
     next: u64,
     wrap: u64,
+    /// Where the wrap counter stands that belongs to how far it has collected, if not in that number itself.
+    used_wrap: Option<u64>,
 }
 
 impl Packed {
-    pub(super) fn new(states: u64, virtio: &Virtio, next: u64, wrap: u64) -> Self {
-        Packed { states, size: virtio.state_size, slots: virtio.state_slots, next, wrap }
+    pub(super) fn new(states: u64, ring: &Ring, (next, wrap): (u64, u64), used_wrap: Option<u64>) -> Self {
+        Packed { states, size: ring.state_size, slots: ring.state_slots, next, wrap, used_wrap }
     }
 
     /// For a driver that is none of a kernel's: each state is the number of slots.
     #[cfg(test)]
     pub(super) fn at(states: u64, next: u64, wrap: u64) -> Self {
-        Packed { states, size: 2, slots: 0, next, wrap }
+        Packed { states, size: 2, slots: 0, next, wrap, used_wrap: None }
     }
 
     /// Where the driver is.
@@ -36,6 +38,17 @@ impl Packed {
         memory.copy(self.wrap, &mut wrap)?;
         let [wrap] = wrap;
         Some(Position { slot: u16::from_le_bytes(slot), wrap: wrap != 0 }).filter(|at| at.slot < layout.size)
+    }
+
+    /// How far the driver has collected: a slot and, in bit 15, the wrap counter.
+    pub(super) fn collected(&self, memory: &impl GuestPhysical, last_used_at: u64) -> Option<u16> {
+        let (mut slot, mut wrap) = ([0; 2], [0; 1]);
+        memory.copy(last_used_at, &mut slot)?;
+        let slot = u16::from_le_bytes(slot);
+        let Some(at) = self.used_wrap else { return Some(slot) };
+        memory.copy(at, &mut wrap)?;
+        let [wrap] = wrap;
+        Some(slot & 0x7fff | u16::from(wrap & 1) << 15)
     }
 
     /// How many slots the chain of this id takes, or took when it was last in the ring.

@@ -42,6 +42,43 @@ fn devices_their_drivers_and_queues_are_found() {
     assert_eq!(eyes(&made).look(), (2, 3));
 }
 
+/// Rings as Linux 5.10 has them, whose module `virtio_ring` brings no types.
+#[test]
+fn rings_without_types_are_found_where_that_kernel_has_them_and_checked_to_be_rings() {
+    let mut made = vm();
+    let name = b"\0vring_virtqueue\0";
+    let at = made.image.bytes.windows(name.len()).position(|bytes| bytes == name).unwrap();
+    made.image.put_bytes(at as u64 + 1, b"-");
+    let [first, second, _] = made.queues;
+    let behind = |number: u64| 80 + number;
+    for (queue, packed) in [(first, 0), (second, 1_u64)] {
+        let [table, avail] = [made.image.take(16 * SIZE), made.image.take(16 * SIZE)];
+        let states = made.image.take(24 * SIZE);
+        for word in (behind(0)..256).step_by(8) {
+            made.image.put(queue + word, 0);
+        }
+        made.image.put(queue + behind(0), packed);
+        made.image.put(queue + behind(8), 3 << 32);
+        made.image.put(queue + behind(16), 5);
+        for (offset, value) in [(24, SIZE), (32, table), (40, avail), (48, avail + 64), (64, states)] {
+            made.image.put(queue + behind(offset), value);
+        }
+        // Of the driver's wrap counter and the device's, the second is 1.
+        made.image.put(queue + behind(56), packed << 8 | 2 << 32);
+    }
+    let head = made.nic + made.image.offset("virtio_device", "vqs");
+    made.image.put(second, head);
+    let found = nic(&made);
+    assert!(found.fault.is_none(), "{:?}", found.fault);
+    let books: Vec<_> =
+        found.queues.iter().map(|queue| (queue.added, queue.last_used, queue.packed.is_some())).collect();
+    assert_eq!(books, [(3, 5, false), (3, 5 | 1 << 15, true)]);
+    assert_eq!(eyes(&made).look(), (2, 2));
+    // Of a split ring, what is available lies behind the descriptors.
+    made.image.put(first + behind(40), 0);
+    assert!(nic(&made).fault.is_some_and(|fault| fault.contains("nothing of the kernel's")));
+}
+
 #[test]
 fn a_list_of_queues_that_never_ends_is_a_fault_and_what_was_found_is_there() {
     let mut made = vm();

@@ -19,7 +19,7 @@ use super::super::packed::Packed;
 use super::super::ram::Ram;
 use super::chain::{DESC, Desc, Seen};
 use super::sight::Sight;
-use super::told::{Told, Wanted, short};
+use super::told::{Told, Wanted};
 use crate::introspect::GuestPhysical;
 use crate::ring::RingLayout;
 use crate::ring::packed::Position;
@@ -50,7 +50,7 @@ impl PackedRing {
     pub(super) fn new(ram: &Ram, queue: &Queue, books: Packed, features: Features) -> Option<Self> {
         let known = queue.frames != Frames::None && !features.has(Feature::InOrder);
         let (layout, last_used_at) = (queue.layout, queue.last_used_at);
-        let device = books.device(ram, &layout, short(ram, last_used_at)?).filter(|_| known)?;
+        let device = books.device(ram, &layout, books.collected(ram, last_used_at)?).filter(|_| known)?;
         Some(PackedRing {
             layout,
             books,
@@ -76,7 +76,9 @@ impl PackedRing {
         lost |= !met_driver;
         told.look_into(new.iter_mut(), sight.as_deref_mut());
         // Not before all of them have been read.
-        let Some((after, collected)) = self.copy(ram).zip(short(ram, self.last_used_at)) else { return false };
+        let Some((after, collected)) = self.copy(ram).zip(self.books.collected(ram, self.last_used_at)) else {
+            return false;
+        };
         let Some(collected) = Position::from_bits(collected, self.layout.size) else { return false };
         let in_time = start.elapsed() <= self.believed;
         let mut at = self.next_avail;
@@ -111,7 +113,7 @@ impl PackedRing {
     }
 
     fn collected(&self, ram: &Ram) -> Option<Position> {
-        Position::from_bits(short(ram, self.last_used_at)?, self.layout.size)
+        Position::from_bits(self.books.collected(ram, self.last_used_at)?, self.layout.size)
     }
 
     /// Slots from one to the other, up to twice round.
@@ -171,11 +173,11 @@ impl PackedRing {
 
     /// From where the device is by the driver's books, which hold as long as the driver collects nothing meanwhile.
     fn begin_anew(&mut self, ram: &Ram, told: &Told) {
-        let before = short(ram, self.last_used_at);
+        let before = self.books.collected(ram, self.last_used_at);
         let device = before.and_then(|collected| self.books.device(ram, &self.layout, collected));
         self.open.clear();
         self.before.clear();
-        let Some(device) = device.filter(|_| short(ram, self.last_used_at) == before) else { return };
+        let Some(device) = device.filter(|_| self.books.collected(ram, self.last_used_at) == before) else { return };
         told.miss(self.distance(self.next_used, device));
         (self.next_used, self.next_avail) = (device, device);
     }
