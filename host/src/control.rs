@@ -3,8 +3,10 @@
 //! Place: every command that looks at a device opens one [`Client`]. Its errors are whole sentences that say what to do
 //! next; none of them is a bare I/O error.
 
+use std::cell::Cell;
 use std::fmt::Debug;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -34,7 +36,7 @@ const SCAN: Duration = Duration::from_secs(60);
 const LINE: u64 = 64 << 20;
 
 /// What is known of a page.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub(crate) struct Page {
     #[serde(flatten)]
     pub(crate) label: Label,
@@ -51,6 +53,19 @@ pub(crate) struct Page {
 pub(crate) struct Client {
     stream: BufReader<UnixStream>,
     path: PathBuf,
+    /// What was asked last has no answer, and may get it still: nothing more can be asked.
+    broken: Cell<bool>,
+}
+
+/// Ends a connection from another thread, when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Hangup(UnixStream);
+
+impl Drop for Hangup {
+    fn drop(&mut self) {
+        // One that is closed already is as good.
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
 }
 
 /// Which control socket: the one that is named, `VNIC_CONTROL`, or that of the one device that runs.
@@ -83,7 +98,7 @@ impl Client {
             ),
             _ => anyhow!("cannot connect to the control socket {}: {error}", path.display()),
         })?;
-        let client = Client { stream: BufReader::new(stream), path };
+        let client = Client { stream: BufReader::new(stream), path, broken: Cell::new(false) };
         client.set_timeout(Some(ANSWER))?;
         Ok(client)
     }
@@ -91,6 +106,16 @@ impl Client {
     /// The socket's path.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What ends the connection.
+    pub(crate) fn hangup(&self) -> Result<Hangup> {
+        self.stream.get_ref().try_clone().map(Hangup).map_err(|error| self.failed(&error))
+    }
+
+    /// Is it of no more use?
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.get()
     }
 
     fn set_timeout(&self, timeout: Option<Duration>) -> Result<()> {
@@ -102,6 +127,7 @@ impl Client {
     }
 
     fn failed(&self, error: &io::Error) -> anyhow::Error {
+        self.broken.set(true);
         let path = self.path.display();
         match error.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {

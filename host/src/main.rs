@@ -6,7 +6,9 @@
 //! | [`control`] | the client of a device's control socket |
 //! | [`conductor`] | conducts a run: the guest's agent on one side, the device on the other |
 //! | [`doctor`] | looks at this machine |
-//! | [`views`] | the only place that writes to standard output |
+//! | [`views`] | what is printed: with the two below the only place that writes to standard output |
+//! | [`screen`] | a full screen, and what comes from its keyboard |
+//! | [`watch`] | a device on such a screen, live |
 //!
 //! Exit codes: 0 fine, 1 the thing looked at is broken, 2 could not look or bad usage. A reader who closes the pipe early
 //! is no error.
@@ -19,12 +21,16 @@ use clap::Parser;
 use clap::error::{ContextKind, ErrorKind};
 use tracing_subscriber::EnvFilter;
 
+mod address;
 mod commands;
 mod conductor;
 mod control;
 mod doctor;
+mod filter;
 mod labels;
+mod screen;
 mod views;
+mod watch;
 
 /// What a command found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

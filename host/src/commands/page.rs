@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::ControlArgs;
-use crate::{Finding, views};
+use crate::{Finding, address, views};
 
 /// Options of `vnic page`.
 #[derive(Debug, clap::Args)]
@@ -11,19 +11,11 @@ pub(super) struct Args {
     #[command(flatten)]
     control: ControlArgs,
     /// Guest-physical addresses, as `vnic rings` and `vnic trace` show them: 0x2ee1000
-    #[arg(value_name = "GPA", required = true, value_parser = address)]
+    #[arg(value_name = "GPA", required = true, value_parser = address::parse)]
     addresses: Vec<u64>,
     /// One JSON object per address
     #[arg(long)]
     json: bool,
-}
-
-pub(super) fn address(text: &str) -> Result<u64, String> {
-    let number = match text.strip_prefix("0x") {
-        Some(digits) => u64::from_str_radix(digits, 16),
-        None => text.parse(),
-    };
-    number.map_err(|_| format!("`{text}` is no address: write 0x2ee1000"))
 }
 
 /// Looks the pages up.

@@ -1,7 +1,7 @@
 //! Figures for people.
 
 /// A size with a binary unit: `16.0 MiB`, `78 B`.
-pub(super) fn bytes(count: u64) -> String {
+pub(crate) fn bytes(count: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     if count < 1024 {
         return format!("{count} B");
@@ -17,7 +17,7 @@ pub(super) fn bytes(count: u64) -> String {
 }
 
 /// A time, the longer the less exact: `1.5 s`, `2 min 5 s`, `3 d 4 h`.
-pub(super) fn seconds(seconds: f64) -> String {
+pub(crate) fn seconds(seconds: f64) -> String {
     let whole = seconds as u64;
     let (larger, smaller) = (["d", "h", "min"], ["h", "min", "s"]);
     let sizes: [(u64, u64); 3] = [(86_400, 3600), (3600, 60), (60, 1)];
@@ -30,7 +30,7 @@ pub(super) fn seconds(seconds: f64) -> String {
 }
 
 /// A count with its thousands apart: `16 777 216`.
-pub(super) fn count(count: u64) -> String {
+pub(crate) fn count(count: u64) -> String {
     let digits = count.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (at, digit) in digits.chars().enumerate() {
@@ -43,7 +43,7 @@ pub(super) fn count(count: u64) -> String {
 }
 
 /// A share: `99.9 %`. Rounded towards the middle, so that only all is 100.0 and only nothing is 0.0.
-pub(super) fn percent(part: u64, whole: u64) -> Option<String> {
+pub(crate) fn percent(part: u64, whole: u64) -> Option<String> {
     if whole == 0 {
         return None;
     }

@@ -9,7 +9,7 @@ use vnic_experiment::run::{Method, PageLife, PageStep, Run};
 
 use super::figures;
 use super::style::{DIM, GOOD, PLAIN, WARN};
-use super::table::{Align, paragraph, styled, table};
+use super::table::{Align, paragraph, paragraph_within, styled, table, table_within};
 
 /// Behind how many chains the recorder was not shown.
 const MISSED: &str = "chains went by unseen: they came faster than they are recorded";
@@ -19,10 +19,12 @@ const LAST: usize = 40;
 
 /// What has happened, in the order of time, and what is not known of it.
 pub(crate) fn show(of: &LifeOf, life: &Life, all: bool) -> Result<()> {
-    super::put(text(of, life, all))
+    super::put(text(of, life, all, super::table::width()))
 }
 
-fn text(of: &LifeOf, life: &Life, all: bool) -> String {
+/// The same as text, no wider than `width`.
+pub(crate) fn text(of: &LifeOf, life: &Life, all: bool, width: u16) -> String {
+    let paragraph = |text: String, style| paragraph_within(width, text, style);
     let name = match of {
         LifeOf::Page { gpa } => format!("the page at {gpa:#x}"),
         LifeOf::File { path } => format!("the pages of {path}"),
@@ -42,7 +44,7 @@ fn text(of: &LifeOf, life: &Life, all: bool) -> String {
             let more = if life.left_out == 0 { "; --all shows them" } else { "" };
             text += &paragraph(format!("{} times before these{more}", figures::count(earlier)), DIM);
         }
-        text += &steps(&life.steps[life.steps.len() - shown..]);
+        text += &steps(&life.steps[life.steps.len() - shown..], width);
     }
     for (count, what) in
         [(life.forgotten, "older steps of any page are forgotten: the log is full"), (life.missed_chains, MISSED)]
@@ -54,7 +56,7 @@ fn text(of: &LifeOf, life: &Life, all: bool) -> String {
     text
 }
 
-fn steps(steps: &[Step]) -> String {
+fn steps(steps: &[Step], width: u16) -> String {
     let columns = [
         ("seconds", Align::Right),
         ("address", Align::Left),
@@ -77,7 +79,7 @@ fn steps(steps: &[Step]) -> String {
             whose,
         ]
     };
-    table(&columns, steps.iter().map(row).collect())
+    table_within(width, &columns, steps.iter().map(row).collect())
 }
 
 /// The lives of pages that a run has recorded.

@@ -12,24 +12,22 @@ use serde::Serialize;
 
 pub(crate) mod classic;
 pub(crate) mod doctor;
-mod figures;
+pub(crate) mod figures;
 pub(crate) mod hardware;
 pub(crate) mod hazard;
 pub(crate) mod html;
 pub(crate) mod life;
-mod notation;
+pub(crate) mod notation;
 pub(crate) mod page;
 pub(crate) mod report;
 pub(crate) mod rings;
 pub(crate) mod scan;
-mod screen;
 pub(crate) mod status;
 mod style;
 mod table;
 pub(crate) mod top;
 pub(crate) mod trace;
 pub(crate) mod verdict;
-pub(crate) mod watch;
 
 /// Standard output with colour where it is a terminal.
 fn out() -> BufWriter<AutoStream<StdoutLock<'static>>> {

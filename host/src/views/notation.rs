@@ -11,7 +11,7 @@ const FEW: usize = 4;
 
 /// A ring as people read it: its lines no wider than `width`. A receiveq is full of buffers that wait for frames; unless
 /// `all` of them are asked for, one line stands for the many.
-pub(super) fn ring(ring: &RingSnapshot, all: bool, width: usize) -> String {
+pub(crate) fn ring(ring: &RingSnapshot, all: bool, width: usize) -> String {
     let waits = |chain: &ChainSnapshot| chain.fault.is_none() && chain.buffers.iter().all(|buffer| buffer.writable);
     let sizes: Vec<u64> = (ring.chains.iter().filter(|chain| waits(chain)))
         .map(|chain| chain.buffers.iter().map(|buffer| u64::from(buffer.len)).sum())
@@ -50,7 +50,7 @@ fn wrap(line: &str, width: usize) -> String {
 }
 
 /// The same text with addresses, file pages and faults coloured.
-pub(super) fn paint(text: &str) -> String {
+pub(crate) fn paint(text: &str) -> String {
     let mut painted = String::with_capacity(text.len() * 2);
     for (at, line) in text.split('\n').enumerate() {
         if at > 0 {

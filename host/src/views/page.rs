@@ -1,6 +1,6 @@
 //! `vnic page`: a line per page.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 
 use super::style::ADDRESS;
 use crate::control::Page;
@@ -8,6 +8,11 @@ use anyhow::Result;
 
 /// The address, whose page it is, and what else is known.
 pub(crate) fn show(pages: &[Page]) -> Result<()> {
+    super::put(text(pages)?)
+}
+
+/// The same as text.
+pub(crate) fn text(pages: &[Page]) -> Result<String, fmt::Error> {
     let mut text = String::new();
     for Page { label, offset, flags, last_use } in pages {
         write!(text, "{ADDRESS}{:#x}{ADDRESS:#}  {label}", label.gpa)?;
@@ -32,5 +37,5 @@ pub(crate) fn show(pages: &[Page]) -> Result<()> {
             writeln!(text, "  last at {:.6} s: {step}, {} bytes", step.at_ns as f64 / 1e9, step.bytes)?;
         }
     }
-    super::put(text)
+    Ok(text)
 }

@@ -46,7 +46,12 @@ pub(super) fn styled(text: impl ToString, style: Style) -> Cell {
 
 /// A line for the heads, unless all are empty, and at least one per row.
 pub(super) fn table(columns: &[(&str, Align)], rows: Vec<Vec<Cell>>) -> String {
-    let mut table = empty();
+    table_within(width(), columns, rows)
+}
+
+/// The same, no wider than this.
+pub(super) fn table_within(width: u16, columns: &[(&str, Align)], rows: Vec<Vec<Cell>>) -> String {
+    let mut table = empty(width);
     if columns.iter().any(|(head, _)| !head.is_empty()) {
         table.set_header(columns.iter().map(|(head, _)| styled(head, HEAD)));
     }
@@ -72,7 +77,12 @@ pub(super) fn table(columns: &[(&str, Align)], rows: Vec<Vec<Cell>>) -> String {
 
 /// Text of one colour, on as many lines as it takes.
 pub(super) fn paragraph(text: impl ToString, style: Style) -> String {
-    let mut table = empty();
+    paragraph_within(width(), text, style)
+}
+
+/// The same, no wider than this.
+pub(super) fn paragraph_within(width: u16, text: impl ToString, style: Style) -> String {
+    let mut table = empty(width);
     table.add_row([styled(text, style)]);
     for column in table.column_iter_mut() {
         column.set_padding((0, 0));
@@ -80,9 +90,9 @@ pub(super) fn paragraph(text: impl ToString, style: Style) -> String {
     table.trim_fmt() + "\n"
 }
 
-fn empty() -> Table {
+fn empty(width: u16) -> Table {
     let mut table = Table::new();
-    table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(width());
+    table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
     // Whether there is colour is decided where it is written.
     table.enforce_styling().style_text_only();
     table

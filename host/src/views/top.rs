@@ -1,17 +1,21 @@
 //! `vnic top`: flows and files, with where their bytes came from.
 
 use std::fmt::{self, Write as _};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
+use ansi_to_tui::IntoText as _;
 use anyhow::{Result, bail};
 use comfy_table::Cell;
+use ratatui::Frame;
+use ratatui::widgets::Paragraph;
 use vnic::observe::protocol::{FlowReport, Report, SourceKind, SourceReport};
 
-use super::screen::{self, Why};
 use super::style::{BAD, DIM, GOOD, HEAD, WARN};
 use super::table::Align;
 use super::{figures, table};
 use crate::control::Top;
+use crate::screen::{self, Happening, Input, Key, Next, Show, Signals};
 
 /// How often it is drawn at least: reports come as they come.
 const REFRESH: Duration = Duration::from_secs(5);
@@ -21,8 +25,9 @@ const LINES: usize = 20;
 const SOURCES: usize = 3;
 
 /// What comes first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub(crate) enum By {
+    #[default]
     /// Who talks to whom.
     Flow,
     /// What is sent.
@@ -31,39 +36,65 @@ pub(crate) enum By {
 
 /// Prints a report.
 pub(crate) fn show(report: &Report, by: By) -> Result<()> {
-    super::put(text(report, None, by)?)
+    super::put(text(report, None, by, table::width())?)
 }
 
 /// Shows reports live until somebody or the time ends it; what was seen at the end stays on the ordinary screen.
-pub(crate) fn run(mut top: Top, by: By, time: Option<Duration>) -> Result<()> {
+pub(crate) fn run(top: Top, by: By, time: Option<Duration>) -> Result<()> {
     let news = top.news()?;
-    let (mut last, mut before, mut by) = (Report::default(), None, by);
-    let told = screen::run(REFRESH, Some(&news), |why| {
-        let over = |report: &Report| time.is_some_and(|time| report.seconds >= time.as_secs_f64());
-        if why == Why::Key(b'f') {
-            by = by.other();
-        }
-        // What was received already makes no news.
-        let mut news = why == Why::News;
-        while (news || top.has_more()) && !over(&last) {
-            let Some(report) = top.next()? else { bail!("`vnic serve` has ended") };
-            before = Some(std::mem::replace(&mut last, report));
-            news = false;
-        }
-        let lines = format!("{DIM}q quits, f: by flow, by file{DIM:#}\n{}", text(&last, before.as_ref(), by)?);
-        Ok((!over(&last)).then(|| lines.lines().map(str::to_owned).collect()))
-    })?;
-    if told { show(&last, by) } else { Ok(()) }
+    let mut live = Live { top, last: Report::default(), before: None, by, time };
+    if screen::run(&Signals::block()?, REFRESH, news.as_fd(), &mut live)? { show(&live.last, live.by) } else { Ok(()) }
 }
 
-/// A report; with the one before, how fast it goes.
-fn text(report: &Report, before: Option<&Report>, by: By) -> Result<String, fmt::Error> {
+/// Reports on a screen.
+struct Live {
+    top: Top,
+    last: Report,
+    before: Option<Report>,
+    by: By,
+    time: Option<Duration>,
+}
+
+impl Live {
+    fn is_over(&self) -> bool {
+        self.time.is_some_and(|time| self.last.seconds >= time.as_secs_f64())
+    }
+}
+
+impl Show for Live {
+    fn happens(&mut self, what: Happening) -> Result<Next> {
+        match what {
+            Happening::Input(Input::Key(Key::Char('f'))) => self.by = self.by.other(),
+            Happening::Input(Input::Key(Key::Char('q') | Key::Escape)) => return Ok(Next::End),
+            _ => {}
+        }
+        // What was received already makes no news.
+        let mut news = what == Happening::News;
+        while (news || self.top.has_more()) && !self.is_over() {
+            let Some(report) = self.top.next()? else { bail!("`vnic serve` has ended") };
+            self.before = Some(std::mem::replace(&mut self.last, report));
+            news = false;
+        }
+        Ok(if self.is_over() { Next::End } else { Next::Draw })
+    }
+
+    fn draw(&self, frame: &mut Frame<'_>) {
+        let area = frame.area();
+        // Writing to a string does not fail.
+        let text = text(&self.last, self.before.as_ref(), self.by, area.width).unwrap_or_default();
+        let lines = format!("{DIM}q quits, f: by flow, by file{DIM:#}\n{text}");
+        frame.render_widget(Paragraph::new(lines.into_text().unwrap_or_default()), area);
+    }
+}
+
+/// A report, no wider than `width`; with the one before, how fast it goes.
+pub(crate) fn text(report: &Report, before: Option<&Report>, by: By, width: u16) -> Result<String, fmt::Error> {
     let rates = before.map(|before| Rates { before, seconds: report.seconds - before.seconds });
     let mut text = head(report, rates)?;
     if report.bytes > 0 {
         let (first, second) = match by {
-            By::Flow => (flows(report, rates), files(report, rates)),
-            By::File => (files(report, rates), flows(report, rates)),
+            By::Flow => (flows(report, rates, width), files(report, rates, width)),
+            By::File => (files(report, rates, width), flows(report, rates, width)),
         };
         write!(text, "\n{first}\n{second}")?;
     }
@@ -72,7 +103,8 @@ fn text(report: &Report, before: Option<&Report>, by: By) -> Result<String, fmt:
 }
 
 impl By {
-    fn other(self) -> By {
+    /// The other one.
+    pub(crate) fn other(self) -> By {
         match self {
             By::Flow => By::File,
             By::File => By::Flow,
@@ -137,7 +169,7 @@ fn head(report: &Report, rates: Option<Rates<'_>>) -> Result<String, fmt::Error>
     Ok(text)
 }
 
-fn flows(report: &Report, rates: Option<Rates<'_>>) -> String {
+fn flows(report: &Report, rates: Option<Rates<'_>>, width: u16) -> String {
     let mut columns =
         vec![("flow", Align::Left), ("bytes", Align::Right), ("zero-copy", Align::Right), ("from", Align::Left)];
     if rates.is_some() {
@@ -159,7 +191,7 @@ fn flows(report: &Report, rates: Option<Rates<'_>>) -> String {
     let mut all: Vec<&FlowReport> = report.flows.iter().collect();
     // What moves comes first.
     all.sort_by_key(|flow| rates.is_some_and(|rates| rates.flow(flow) == 0));
-    table::table(&columns, all.into_iter().take(LINES).map(row).collect())
+    table::table_within(width, &columns, all.into_iter().take(LINES).map(row).collect())
 }
 
 /// Its addresses; of what is not TCP, its protocol, too.
@@ -183,7 +215,7 @@ fn from(flow: &FlowReport) -> String {
     all.join(", ")
 }
 
-fn files(report: &Report, rates: Option<Rates<'_>>) -> String {
+fn files(report: &Report, rates: Option<Rates<'_>>, width: u16) -> String {
     let mut columns = vec![("from", Align::Left), ("bytes", Align::Right), ("share", Align::Right)];
     if rates.is_some() {
         columns.insert(2, ("rate", Align::Right));
@@ -209,7 +241,7 @@ fn files(report: &Report, rates: Option<Rates<'_>>) -> String {
         }
         row
     };
-    table::table(&columns, all.iter().take(LINES).map(row).collect())
+    table::table_within(width, &columns, all.iter().take(LINES).map(row).collect())
 }
 
 /// What is not listed.

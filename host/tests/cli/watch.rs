@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::num::NonZero;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -14,12 +15,17 @@ use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{LocalFlags, tcgetattr};
 use nix::unistd::Pid;
+use vnic::observe::protocol::Request;
 
-use crate::device::{self, Device};
+use crate::device::{self, Asked, Device};
 use crate::util::{Scratch, wait_for};
 
 const ENTER: &str = "\u{1b}[?1049h";
 const LEAVE: &str = "\u{1b}[?1049l";
+
+fn some(size: u16) -> NonZero<u16> {
+    NonZero::new(size).unwrap()
+}
 
 /// A command that outlives no test.
 struct Killed(Child);
@@ -40,7 +46,10 @@ struct Terminal {
     keyboard: File,
     /// Kept open: the terminal's settings are looked at after the end.
     inside: File,
-    screen: Arc<Mutex<String>>,
+    /// All that was written to it.
+    written: Arc<Mutex<String>>,
+    /// What it shows of that.
+    screen: Arc<Mutex<vt100::Parser>>,
     /// Tells the reader to close its side after what it reads next.
     enough: Arc<AtomicBool>,
     reader: JoinHandle<()>,
@@ -49,7 +58,7 @@ struct Terminal {
 
 impl Terminal {
     fn start(scratch: &Scratch, device: &Device) -> Self {
-        Terminal::with(scratch.vnic(), &["watch", "--control", device.control()], "in-flight=1")
+        Terminal::with(scratch.vnic(), &["watch", "--control", device.control()], "in flight 1")
     }
 
     /// Waits for what the first picture has.
@@ -69,25 +78,44 @@ impl Terminal {
         drop(command);
         let keyboard = File::from(OwnedFd::from(outside));
         let mut outside = keyboard.try_clone().unwrap();
-        let screen = Arc::new(Mutex::new(String::new()));
+        let written = Arc::new(Mutex::new(String::new()));
+        let screen = Arc::new(Mutex::new(vt100::Parser::new(some(20), some(80), 0)));
         let enough = Arc::new(AtomicBool::new(false));
-        let (shown, stop) = (screen.clone(), enough.clone());
+        let (raw, shown, stop) = (written.clone(), screen.clone(), enough.clone());
         let reader = thread::spawn(move || {
             let mut buffer = [0; 4096];
             while let Ok(count @ 1..) = outside.read(&mut buffer) {
                 if stop.load(Ordering::Relaxed) {
                     break;
                 }
-                shown.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..count]));
+                raw.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..count]));
+                shown.lock().unwrap().process(&buffer[..count]);
             }
         });
-        let terminal = Terminal { keyboard, inside, screen, enough, reader, child: Killed(child) };
+        let terminal = Terminal { keyboard, inside, written, screen, enough, reader, child: Killed(child) };
         wait_for("the first picture", || terminal.shows(first).then_some(()));
         terminal
     }
 
+    /// The screen as somebody sees it.
+    fn picture(&self) -> String {
+        self.screen.lock().unwrap().screen().contents()
+    }
+
     fn shows(&self, words: &str) -> bool {
-        self.screen.lock().unwrap().contains(words)
+        self.picture().contains(words)
+    }
+
+    /// Presses these keys, and waits until the screen has these words.
+    #[track_caller]
+    fn press(&mut self, keys: &str, words: &str) {
+        self.keyboard.write_all(keys.as_bytes()).unwrap();
+        self.waits_for(words);
+    }
+
+    #[track_caller]
+    fn waits_for(&self, words: &str) {
+        wait_for(&format!("{words:?} on the screen"), || self.shows(words).then_some(()));
     }
 
     fn is_raw(&self) -> bool {
@@ -112,7 +140,7 @@ impl Terminal {
         // The terminal's inside closes with this, and ends the reader.
         drop(self.inside);
         self.reader.join().unwrap();
-        let screen = self.screen.lock().unwrap();
+        let screen = self.written.lock().unwrap();
         assert_eq!((screen.matches(ENTER).count(), screen.matches(LEAVE).count()), (1, 1), "{screen:?}");
     }
 }
@@ -150,7 +178,7 @@ fn a_closed_window_that_sends_sighup_ends_it() {
     // As in a shell: the terminal is the session's own, and its end is a SIGHUP to the session.
     let mut command = Command::new("setsid");
     command.args(["--ctty", env!("CARGO_BIN_EXE_vnic")]);
-    Terminal::with(command, &["watch", "--control", device.control()], "in-flight=1").closes();
+    Terminal::with(command, &["watch", "--control", device.control()], "in flight 1").closes();
 }
 
 #[test]
@@ -161,8 +189,7 @@ fn top_is_by_flow_then_by_file_and_its_last_picture_stays() {
     // The second report has a rate.
     let mut terminal = Terminal::with(scratch.vnic(), &words, "rate");
     let first = |terminal: &Terminal| {
-        let screen = terminal.screen.lock().unwrap();
-        let last = screen.rsplit("q quits").next().unwrap_or_default().to_owned();
+        let last = terminal.picture();
         last.find("zero-copy").zip(last.find("share")).map(|(flows, files)| flows < files)
     };
     assert!(terminal.is_raw());
@@ -170,8 +197,56 @@ fn top_is_by_flow_then_by_file_and_its_last_picture_stays() {
     terminal.keyboard.write_all(b"f").unwrap();
     wait_for("files first", || (first(&terminal) == Some(false)).then_some(()));
     terminal.keyboard.write_all(b"q").unwrap();
-    let screen = terminal.screen.clone();
+    let written = terminal.written.clone();
     terminal.ends_well();
-    let screen = screen.lock().unwrap();
+    let screen = written.lock().unwrap();
     assert!(screen.rsplit(LEAVE).next().unwrap_or_default().contains("/var/www/html/big.bin"), "{screen:?}");
+}
+
+#[test]
+fn every_view_is_a_key_away() {
+    let scratch = Scratch::new();
+    let device = Device::start(&scratch.path("control"), device::busy());
+    let mut terminal = Terminal::start(&scratch, &device);
+    assert!(terminal.shows("page 17") || terminal.shows("/var/www/big.bin"), "{}", terminal.picture());
+    terminal.press("?", "any key closes");
+    terminal.press("x2", "10.0.2.15:40000 > 10.0.2.2:9000");
+    terminal.press("\r", "2 descriptors");
+    terminal.press("\u{1b}[Z", "in flight 1");
+    terminal.press("3", "/var/www/html/big.bin");
+    terminal.press("4", "no frame was lost");
+    terminal.press("5/0x2ee1000\r", "sent by transmitq0 #14");
+    terminal.press("6", "these two keys touch the device");
+    assert!(!device.asked.lock().unwrap().iter().any(is_touch), "only looked so far");
+    terminal.press("H", "transmitq0: held");
+    terminal.press("R", "transmitq0: released");
+    assert!(device.asked.lock().unwrap().iter().any(is_touch));
+    terminal.keyboard.write_all(b"q").unwrap();
+    terminal.ends_well();
+}
+
+fn is_touch(asked: &Asked) -> bool {
+    matches!(asked, Asked::Device(Request::Hold { .. } | Request::Release { .. }))
+}
+
+#[test]
+fn a_click_chooses_a_view_and_the_size_may_change() {
+    let scratch = Scratch::new();
+    let device = Device::start(&scratch.path("control"), device::busy());
+    let mut terminal = Terminal::start(&scratch, &device);
+    // The views' names stand below head, queues.
+    let picture = terminal.picture();
+    let row = 1 + picture.lines().position(|line| line.contains("6 Hold")).unwrap();
+    let (before, _) = picture.lines().nth(row - 1).unwrap().split_once("6 Hold").unwrap();
+    let column = 1 + before.chars().count();
+    terminal.press(&format!("\u{1b}[<0;{column};{row}M"), "these two keys");
+    let inside = terminal.inside.try_clone().unwrap();
+    assert!(Command::new("stty").args(["rows", "12", "cols", "40"]).stdin(inside).status().unwrap().success());
+    terminal.screen.lock().unwrap().screen_mut().set_size(some(12), some(40));
+    kill(Pid::from_raw(terminal.child.0.id() as i32), Signal::SIGWINCH).unwrap();
+    wait_for("a picture of the new size", || {
+        terminal.picture().lines().next_back().is_some_and(|line| line.starts_with("? keys")).then_some(())
+    });
+    terminal.keyboard.write_all(b"q").unwrap();
+    terminal.ends_well();
 }

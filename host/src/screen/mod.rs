@@ -1,0 +1,272 @@
+//! A live screen: what a view draws, on the terminal's other screen, until somebody ends it.
+//!
+//! Operation: it is drawn anew when it is time, when there is something new to be read, and when a key asks for it; in between
+//! it waits for these, for a signal (read from a signalfd) or the terminal's end. News that come fast are drawn a few times a second
+//! only. The terminal is put back by [`Screen`]'s drop and by the panic hook.
+//!
+//! The keyboard is read here and not by crossterm, whose reader spins in its own loop once the terminal is gone: `read`
+//! then says 0 for ever.
+
+mod keys;
+
+use std::env;
+use std::io::{self, Stdout};
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::panic;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use crossterm::{Command, cursor, execute, terminal};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::read;
+use ratatui::backend::CrosstermBackend;
+use ratatui::buffer::Buffer;
+use ratatui::style::Color;
+use ratatui::{Frame, Terminal};
+
+use keys::Keyboard;
+pub(crate) use keys::{Input, Key};
+
+/// Between two pictures that nobody asked for by a key.
+const PICTURE: Duration = Duration::from_millis(100);
+/// How long the rest of a key's bytes may take.
+const REST: Duration = Duration::from_millis(60);
+
+/// What happens to a view.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Happening {
+    /// It is time, or the screen has another size.
+    Time,
+    /// There is something to be read.
+    News,
+    /// Somebody did something.
+    Input(Input),
+}
+
+/// Does it go on?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// It is drawn again.
+    Draw,
+    /// It ends.
+    End,
+}
+
+/// What is shown.
+pub(crate) trait Show {
+    /// Takes notice.
+    fn happens(&mut self, what: Happening) -> Result<Next>;
+
+    /// Draws all of it.
+    fn draw(&self, frame: &mut Frame<'_>);
+}
+
+/// Takes reports of clicks and of the wheel, in the form that has room for any column.
+struct Mouse(bool);
+
+impl Command for Mouse {
+    fn write_ansi(&self, f: &mut impl std::fmt::Write) -> std::fmt::Result {
+        f.write_str(if self.0 { "\x1b[?1000h\x1b[?1006h" } else { "\x1b[?1006l\x1b[?1000l" })
+    }
+}
+
+/// The terminal in raw mode on its other screen; dropping it puts everything back.
+struct Screen;
+
+impl Screen {
+    fn enter() -> io::Result<Self> {
+        terminal::enable_raw_mode()?;
+        // From here on `drop` puts back whatever part was done.
+        let screen = Screen;
+        execute!(io::stdout(), terminal::EnterAlternateScreen, cursor::Hide, Mouse(true))?;
+        Ok(screen)
+    }
+
+    fn leave() {
+        // Nothing better can be done about a terminal that refuses.
+        let _ = execute!(io::stdout(), Mouse(false), cursor::Show, terminal::LeaveAlternateScreen);
+        let _ = terminal::disable_raw_mode();
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        Screen::leave();
+    }
+}
+
+/// The signals that end a screen, or tell its new size, as something to be waited for.
+#[derive(Debug)]
+pub(crate) struct Signals(SignalFd);
+
+impl Signals {
+    /// Blocks them, in this thread and in those that it starts from now on: in others they would end the program.
+    pub(crate) fn block() -> Result<Signals> {
+        let mut set = SigSet::empty();
+        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGWINCH] {
+            set.add(signal);
+        }
+        set.thread_block().context("cannot block signals")?;
+        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+        SignalFd::with_flags(&set, flags).context("cannot receive signals").map(Signals)
+    }
+}
+
+/// Runs until the view ends, Ctrl-C, a signal, the terminal's end, or an error. It is drawn again after `refresh` at the latest, and
+/// when `news` has something to be read. Is there somebody left to be told more?
+pub(crate) fn run(signals: &Signals, refresh: Duration, news: BorrowedFd<'_>, show: &mut impl Show) -> Result<bool> {
+    // A panic's words must land on the ordinary screen.
+    let told = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        Screen::leave();
+        told(panic);
+    }));
+    let screen = Screen::enter().context("cannot take over the terminal")?;
+    let files = [signals.0.as_fd(), news];
+    let ended = Live { refresh, signals: &signals.0, files, keyboard: Keyboard::default() }.run(show);
+    drop(screen);
+    if matches!(wait(&files, Duration::ZERO), Ok(Woken::Gone)) {
+        // Whatever failed, nobody is left to be told.
+        return Ok(false);
+    }
+    ended.map(|()| true)
+}
+
+struct Live<'s> {
+    refresh: Duration,
+    signals: &'s SignalFd,
+    files: [BorrowedFd<'s>; 2],
+    keyboard: Keyboard,
+}
+
+impl Live<'_> {
+    fn run(&mut self, show: &mut impl Show) -> Result<()> {
+        let colour = env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
+        // Its drop would show the cursor, which [`Screen`] does, and panic where there is nobody left to be told that it could not.
+        let mut terminal: ManuallyDrop<Terminal<CrosstermBackend<Stdout>>> =
+            ManuallyDrop::new(Terminal::new(CrosstermBackend::new(io::stdout())).context("cannot draw")?);
+        let mut what = vec![Happening::Time];
+        loop {
+            for what in what.drain(..) {
+                if show.happens(what)? == Next::End {
+                    return Ok(());
+                }
+            }
+            let draw = |frame: &mut Frame<'_>| {
+                show.draw(frame);
+                if !colour {
+                    bleach(frame.buffer_mut());
+                }
+            };
+            execute!(io::stdout(), terminal::BeginSynchronizedUpdate).context("cannot draw")?;
+            terminal.draw(draw).context("cannot draw")?;
+            execute!(io::stdout(), terminal::EndSynchronizedUpdate).context("cannot draw")?;
+            let Some(next) = self.next(show)? else { return Ok(()) };
+            what = next;
+        }
+    }
+
+    /// Waits for what is to be drawn; `None`: it is over.
+    fn next(&mut self, show: &mut impl Show) -> Result<Option<Vec<Happening>>> {
+        let drawn = Instant::now();
+        let mut next = drawn + self.refresh;
+        loop {
+            let limit = next.saturating_duration_since(Instant::now());
+            let limit = if self.keyboard.waits() { limit.min(REST) } else { limit };
+            match wait(&self.files, limit)? {
+                Woken::Time => match self.keyboard.give_up() {
+                    Some(input) => return Ok(Some(vec![Happening::Input(input)])),
+                    None if Instant::now() >= next => return Ok(Some(vec![Happening::Time])),
+                    None => {}
+                },
+                Woken::News => {
+                    if show.happens(Happening::News)? == Next::End {
+                        return Ok(None);
+                    }
+                    next = next.min(drawn + PICTURE);
+                }
+                Woken::Gone => return Ok(None),
+                Woken::Signal => match self.signals.read_signal().context("cannot receive signals")? {
+                    Some(signal) if signal.ssi_signo == Signal::SIGWINCH as u32 => {
+                        return Ok(Some(vec![Happening::Time]));
+                    }
+                    Some(_) => return Ok(None),
+                    None => {}
+                },
+                Woken::Keyboard => {
+                    let mut bytes = [0; 256];
+                    let count = read(io::stdin(), &mut bytes).context("cannot read the keyboard")?;
+                    let inputs = self.keyboard.take(&bytes[..count]);
+                    if inputs.contains(&Input::Key(Key::Interrupt)) {
+                        return Ok(None);
+                    }
+                    if !inputs.is_empty() {
+                        return Ok(Some(inputs.into_iter().map(Happening::Input).collect()));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Takes the colours out; what is bold, dim or reversed stays so.
+fn bleach(buffer: &mut Buffer) {
+    for cell in &mut buffer.content {
+        cell.set_fg(Color::Reset).set_bg(Color::Reset);
+    }
+}
+
+/// What ended a wait.
+enum Woken {
+    Time,
+    Signal,
+    News,
+    Keyboard,
+    /// The terminal's other end is closed.
+    Gone,
+}
+
+/// Waits for the keyboard, and for these files: signals, and what is new.
+fn wait(files: &[BorrowedFd<'_>], limit: Duration) -> Result<Woken> {
+    let keyboard = io::stdin();
+    let all = [keyboard.as_fd()].into_iter().chain(files.iter().copied());
+    let mut all: Vec<PollFd<'_>> = all.map(|file| PollFd::new(file, PollFlags::POLLIN)).collect();
+    // Rounded up: 0 would return at once, again and again, for the last millisecond.
+    let limit = PollTimeout::try_from(limit + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX);
+    match poll(&mut all, limit) {
+        Ok(0) | Err(Errno::EINTR) => return Ok(Woken::Time),
+        Ok(_) => {}
+        Err(error) => return Err(error).context("cannot wait for the keyboard"),
+    }
+    let seen = |at: usize| all.get(at).and_then(PollFd::revents).unwrap_or(PollFlags::empty());
+    Ok(if seen(0).intersects(PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL) {
+        Woken::Gone
+    } else if seen(1).contains(PollFlags::POLLIN) {
+        Woken::Signal
+    } else if seen(0).contains(PollFlags::POLLIN) {
+        Woken::Keyboard
+    } else {
+        Woken::News
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use ratatui::layout::Rect;
+    use ratatui::style::{Modifier, Style};
+
+    use super::*;
+
+    #[test]
+    fn without_colour_what_is_bold_stays_bold() {
+        let mut buffer = Buffer::empty(Rect::new(0, 0, 4, 1));
+        buffer.set_string(0, 0, "ab", Style::new().fg(Color::Red).bg(Color::Blue).add_modifier(Modifier::BOLD));
+        bleach(&mut buffer);
+        let cell = &buffer[(0, 0)];
+        assert_eq!((cell.fg, cell.bg, cell.modifier), (Color::Reset, Color::Reset, Modifier::BOLD));
+    }
+}
