@@ -7,12 +7,14 @@
 //! | [`client`] | the clients on the host, and whether they got the right bytes |
 //! | [`account`] | where the bytes came from, as the card tells |
 //! | [`result`] | what came of a row, for people and as JSON |
+//! | [`record`] | the rows that were measured, on disk after each |
 
 #![expect(clippy::print_stderr, clippy::print_stdout, reason = "a program for people")]
 
 mod account;
 mod client;
 mod guest;
+mod record;
 mod result;
 mod row;
 
@@ -29,11 +31,12 @@ use vnic::provenance::Report;
 
 use crate::client::Fetch;
 use crate::guest::{Card, Guest};
+use crate::record::Record;
 use crate::result::{Measured, Outcome};
 use crate::row::{ROWS, Row, server};
 
 /// Starts real servers in a Debian guest that knows nothing of us, fetches a file of 64 MiB from each with its client, and says
-/// where the bytes that they sent came from. Leaves target/servers/servers.json.
+/// where the bytes that they sent came from. Leaves target/servers/servers.json, after each row.
 ///
 /// Exit codes: 0; 1 a row could not be measured (its line says why); 2 bad usage, or no guest; 130 a signal.
 #[derive(Debug, Parser)]
@@ -45,6 +48,9 @@ struct Options {
     /// The card is QEMU's own, on its user network, and `vnic attach --pid` looks at it from outside
     #[arg(long)]
     outside: bool,
+    /// Goes on where a run was cut short: rows that servers.json has are not measured again
+    #[arg(long)]
+    resume: bool,
     /// As JSON, one object a row
     #[arg(long)]
     json: bool,
@@ -78,7 +84,12 @@ fn main() -> ExitCode {
 /// Were all rows measured?
 fn run(options: &Options) -> Result<bool, Failure> {
     let asked = |row: &&Row| options.names.is_empty() || options.names.iter().any(|name| is_meant(row, name));
-    let rows: Vec<&Row> = ROWS.iter().filter(asked).collect();
+    let path = repository().join("target/servers/servers.json");
+    let mut record = if options.resume { Record::resumed(path)? } else { Record::fresh(path) };
+    let rows: Vec<&Row> = ROWS.iter().filter(asked).filter(|row| !record.has(row.name)).collect();
+    if rows.is_empty() {
+        return finish(options, &record);
+    }
     let folder = repository().join("target/guest/servers");
     let versions = result::versions(&folder)?;
     let signals = Signals::watch()?;
@@ -87,7 +98,6 @@ fn run(options: &Options) -> Result<bool, Failure> {
     ports.dedup();
     eprintln!("Booting the guest: half a minute under TCG …");
     let mut guest = Guest::boot(&signals, &ports, if options.outside { Card::Qemus } else { Card::Ours })?;
-    let mut outcomes = Vec::new();
     for (at, row) in rows.iter().enumerate() {
         eprint!("[{}/{}] {}: {} … ", at + 1, rows.len(), row.name, row.setting);
         let measured = match measure(&mut guest, &signals, row, &folder.join("big.bin")) {
@@ -95,20 +105,24 @@ fn run(options: &Options) -> Result<bool, Failure> {
             Err(Failure::Interrupted) => return Err(Failure::Interrupted),
             Err(failure) => Measured::Not(failure.to_string()),
         };
-        eprintln!("{}", if matches!(measured, Measured::Sent(_)) { "done" } else { "could not be measured" });
         let outcome = Outcome::new(row, &versions, measured);
-        if options.json {
-            println!("{}", serde_json::to_string(&outcome).context("JSON")?);
+        eprintln!("{}", if outcome.is_measured() { "done" } else { "could not be measured" });
+        record.put(outcome)?;
+    }
+    finish(options, &record)
+}
+
+/// Shows all rows that there are. Were all measured?
+fn finish(options: &Options, record: &Record) -> Result<bool, Failure> {
+    if options.json {
+        for outcome in record.outcomes() {
+            println!("{}", serde_json::to_string(outcome).context("JSON")?);
         }
-        outcomes.push(outcome);
+    } else {
+        print!("{}", result::table(record.outcomes()));
     }
-    if !options.json {
-        print!("{}", result::table(&outcomes));
-    }
-    let record = repository().join("target/servers/servers.json");
-    result::write(&outcomes, &record)?;
-    eprintln!("{}", record.display());
-    Ok(outcomes.iter().all(|outcome| matches!(outcome.measured, Measured::Sent(_))))
+    eprintln!("{}", record.path().display());
+    Ok(record.outcomes().iter().all(Outcome::is_measured))
 }
 
 /// Starts a row's server, fetches the file, and counts.

@@ -2,11 +2,12 @@
 
 use std::cmp::Reverse;
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, Width};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use vnic::provenance::{Report, SourceReport, descriptors_per_mib};
 
 use crate::row::{Row, server};
@@ -18,23 +19,25 @@ const WIDTH: u16 = 100;
 const COLUMNS: [u16; 6] = [16, 22, 11, 28, 8, 17];
 
 /// What came of a row.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Outcome {
     /// The row's name.
-    pub(crate) row: &'static str,
+    pub(crate) row: String,
     /// The package's version.
     pub(crate) version: String,
     /// What the configuration has.
-    pub(crate) setting: &'static str,
+    pub(crate) setting: String,
     /// What the manual has one expect.
-    pub(crate) manual: &'static str,
+    pub(crate) manual: String,
+    /// When its measurement ended, seconds since 1970.
+    pub(crate) measured_at: u64,
     /// What was sent; none: why there is none.
     #[serde(flatten)]
     pub(crate) measured: Measured,
 }
 
 /// What was sent, or why nothing was.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Measured {
     /// All bytes arrived as they were.
@@ -46,15 +49,15 @@ pub(crate) enum Measured {
 impl Outcome {
     pub(crate) fn new(row: &Row, versions: &str, measured: Measured) -> Self {
         let version = version(versions, row.package).unwrap_or_else(|| "?".to_owned());
-        Outcome { row: row.name, version, setting: row.setting, manual: row.manual, measured }
+        let [name, setting, manual] = [row.name, row.setting, row.manual].map(str::to_owned);
+        let measured_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        Outcome { row: name, version, setting, manual, measured_at, measured }
     }
-}
 
-/// Leaves the rows as a JSON array.
-pub(crate) fn write(outcomes: &[Outcome], to: &Path) -> Result<()> {
-    let written = to.parent().map_or(Ok(()), std::fs::create_dir_all);
-    let text = serde_json::to_vec_pretty(outcomes)?;
-    written.and_then(|()| std::fs::write(to, text)).with_context(|| to.display().to_string())
+    /// Did all bytes arrive, and were they counted?
+    pub(crate) fn is_measured(&self) -> bool {
+        matches!(self.measured, Measured::Sent(_))
+    }
 }
 
 /// The file with a package and its version on each line.
@@ -124,10 +127,10 @@ pub(crate) fn table(outcomes: &[Outcome]) -> String {
             }
             Measured::Not(why) => (none(), why.lines().next().unwrap_or_default().to_owned(), none()),
         };
-        let name = server(outcome.row);
+        let name = server(&outcome.row);
         let shown = if name == last { String::new() } else { format!("{name} {}", outcome.version) };
         last = name;
-        table.add_row([&shown, outcome.setting, &zero_copy, &from, &density, outcome.manual]);
+        table.add_row([&shown, &outcome.setting, &zero_copy, &from, &density, &outcome.manual]);
     }
     for (column, width) in table.column_iter_mut().zip(COLUMNS) {
         column.set_padding((0, 2)).set_constraint(ColumnConstraint::UpperBoundary(Width::Fixed(width)));
