@@ -16,12 +16,14 @@
 //! | [`iommu`] | the IOTLB and whom to ask |
 //! | `event` | a chain as a trace shows it |
 //! | [`labels`] | whose the guest's pages are |
+//! | `guest` | whoever knows the guest of a device, and labels what it sends |
 //! | [`shared`] | what the threads share |
 
 pub mod command;
 pub mod data_path;
 pub mod device;
 mod event;
+pub(crate) mod guest;
 pub mod in_flight;
 pub mod iommu;
 pub mod labels;

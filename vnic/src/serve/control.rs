@@ -22,8 +22,8 @@ use serde_json::Value;
 use super::client::{Admitted, send, start};
 use super::life::Lives;
 use super::top::Keeping;
-use super::{guest, hardware, metrics, status, top, trace};
-use crate::backend::{QueueState, Shared, Workers};
+use super::{hardware, metrics, status, top, trace};
+use crate::backend::{QueueState, Shared, Workers, guest};
 use crate::introspect::Label;
 use crate::life::Step;
 use crate::link::peer::Pinger;
@@ -154,7 +154,7 @@ impl ControlSocket {
     pub fn serve(&self, control: Control) -> io::Result<()> {
         let (tracing, clients) = channel();
         let traced: Vec<Arc<Shared>> = control.devices.iter().map(|device| device.shared.clone()).collect();
-        let keeper = top::Kept::start(control.keeping, traced.clone(), guest::Served::boxed)?;
+        let keeper = top::Kept::start(control.keeping, traced.clone(), |shared| guest::Served::boxed(shared))?;
         if let Some(lives) = control.lives.clone() {
             let devices = traced.clone();
             start("life", move || lives.record(&devices))?;

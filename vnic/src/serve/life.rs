@@ -11,8 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::client::give_way;
-use super::guest::{Guest, Served};
 use super::trace::Following;
+use crate::backend::guest::{Guest, Served};
 use crate::backend::{QueueShared, Shared};
 use crate::life::Log;
 use crate::observe::tracer::{Event, Read, Reader};

@@ -18,7 +18,6 @@
 pub(crate) mod client;
 pub mod control;
 mod error;
-pub(crate) mod guest;
 mod hardware;
 mod life;
 pub(crate) mod metrics;

@@ -10,7 +10,7 @@ use std::sync::mpsc::Receiver;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::client::{Admitted, give_way, send};
-use super::guest::Guest;
+use crate::backend::guest::Guest;
 use crate::backend::{QueueShared, Shared};
 use crate::blk;
 use crate::memory::FilePages;

@@ -22,10 +22,10 @@ use std::time::{Duration, Instant};
 
 use super::devices::{Device, Frames};
 use super::ram::Ram;
+use crate::backend::guest::{Guest, Labelled};
 use crate::backend::{About, Shared};
 use crate::introspect::Introspection;
 use crate::serve::client::{give_way, start};
-use crate::serve::guest::{Guest, Labelled};
 use crate::serve::top;
 use crate::serve::trace::{self, Client};
 pub(super) use queue::Watched;

@@ -1,6 +1,7 @@
 //! Whose memory the buffers of frames are, from the worker's stamp to what a client reads.
 
 use super::*;
+use crate::backend::guest::{Guest as _, Served};
 use crate::backend::labels::StamperCopy;
 use crate::introspect::testing::{Image, UPTODATE};
 use crate::observe::protocol::{Reply, Report, SourceKind};
@@ -90,6 +91,21 @@ fn what_was_sent_before_anybody_asked_is_told_at_once() {
     // The account goes on without clients; without the socket it would not.
     drop((now, so_far));
     assert!(rig.shared.sampled());
+    drop(socket);
+}
+
+#[test]
+fn the_workers_are_never_without_stamps_while_the_kernel_is_looked_for_again_and_again() {
+    let (rig, _image, _, socket) = served("stamps", Keeping::Asked);
+    let taken = |rig: &Rig| rig.shared.labels.stamper(&mut StamperCopy::default());
+    assert!(taken(&rig).is_none(), "nobody asked");
+    let mut guest = Served::new(Arc::clone(&rig.shared));
+    assert_eq!(guest.open().as_deref(), Ok("6.12-test"));
+    let before = taken(&rig).as_ref().map(Arc::downgrade).unwrap();
+    assert_eq!(guest.open().as_deref(), Ok("6.12-test"));
+    assert!(before.upgrade().is_some(), "for a moment there was none");
+    drop(guest);
+    assert!(taken(&rig).is_none(), "nobody wants any more");
     drop(socket);
 }
 

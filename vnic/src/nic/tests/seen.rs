@@ -59,7 +59,7 @@ fn a_follower_that_is_too_slow_is_told_what_it_missed_and_it_is_counted() {
     asked.send(crate::serve::trace::Client { stream, _admitted: None }.into()).unwrap();
     drop(asked);
     let follower = std::thread::spawn(move || {
-        crate::serve::trace::serve(&[shared], &clients, &|shared| crate::serve::guest::Served::boxed(shared))
+        crate::serve::trace::serve(&[shared], &clients, &|shared| crate::backend::guest::Served::boxed(shared))
     });
     rig.wait_for("tracing", |rig| rig.shared.traced());
     // Nobody reads meanwhile: what the socket does not hold is lost in the end.

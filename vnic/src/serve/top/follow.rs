@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::backend::guest::Guest;
 use crate::backend::{QueueShared, Shared};
 use crate::introspect::{Kind, Label};
 use crate::observe::tracer::{Event, Read, Reader};
 use crate::provenance::{Attribution, Passed};
-use crate::serve::guest::Guest;
 use crate::serve::trace::Following;
 
 /// What an event costs the worker that records it, about, and each page that it takes a stamp of.

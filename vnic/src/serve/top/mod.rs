@@ -27,8 +27,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use self::follow::{Device, passed};
 use super::client::{Admitted, give_way, send, start};
-use super::guest::Guest;
 use crate::backend::Shared;
+use crate::backend::guest::Guest;
 use crate::observe::protocol::Reply;
 use crate::provenance::{Account, Passed, Report};
 

@@ -1,9 +1,10 @@
-//! Whoever knows the guest of a device, and labels what it sends: for `top` and for a trace with labels.
+//! Whoever knows the guest of a device, and labels what it sends: for accounts, lives, traces and captures with labels.
 
+use std::ops::Deref;
 use std::sync::Arc;
 
-use crate::backend::Shared;
-use crate::backend::labels::EyesStamper;
+use super::Shared;
+use super::labels::EyesStamper;
 use crate::introspect::{GuestPhysical, Introspection, Label};
 use crate::observe::tracer::EventBuffer;
 
@@ -23,18 +24,26 @@ pub(crate) trait Guest {
 }
 
 /// A device that is served has its front-end's memory.
-pub(crate) struct Served<'s> {
-    shared: &'s Shared,
+#[derive(Debug)]
+pub(crate) struct Served<S> {
+    shared: S,
+    /// As long as it is here, the workers take stamps.
     stamper: Option<Arc<EyesStamper>>,
 }
 
-impl Served<'_> {
-    pub(crate) fn boxed(shared: &Shared) -> Box<dyn Guest + '_> {
-        Box::new(Served { shared, stamper: None })
+impl<S: Deref<Target = Shared>> Served<S> {
+    pub(crate) fn new(shared: S) -> Self {
+        Served { shared, stamper: None }
     }
 }
 
-impl Guest for Served<'_> {
+impl Served<&Shared> {
+    pub(crate) fn boxed(shared: &Shared) -> Box<dyn Guest + '_> {
+        Box::new(Served::new(shared))
+    }
+}
+
+impl<S: Deref<Target = Shared>> Guest for Served<S> {
     fn open(&mut self) -> Result<String, String> {
         let memory = self.shared.view().memory.clone();
         let memory = memory.ok_or_else(|| "no front-end has shared a guest's memory".to_owned());
