@@ -12,7 +12,7 @@
 //! 3. Frames to the driver are read many at a time, and go to the pair their flow was sent on ([`super::steering`]).
 //! 4. A far end that is gone is dialled again by a [thread](connector) of its own. Meanwhile frames are dropped and counted, as
 //!    by a card whose cable is out.
-//! 5. What passt leaves out of a TCP [handshake] is said here.
+//! 5. What passt leaves out of a TCP [handshake] is said here, and what it drops is sent to it [again](unacknowledged).
 //!
 //! Limits: with several pairs, a frame whose receiveq has no buffers waits, and those behind it wait too.
 
@@ -23,13 +23,14 @@ mod receive;
 mod send;
 #[cfg(test)]
 mod tests;
+mod unacknowledged;
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
@@ -38,6 +39,7 @@ use self::handshake::Handshakes;
 use self::passt::{Passt, Publish};
 use self::receive::ReceiveBuffer;
 use self::send::{PREFIX, SendBuffer};
+use self::unacknowledged::Unacknowledged;
 use super::counters::counters;
 use super::segmentation::{MAX_HEADERS, Segmentation};
 use super::steering::Steering;
@@ -49,6 +51,9 @@ use crate::spec::net::{GSO_NONE, HDR_F_NEEDS_CSUM, NetHeader};
 /// The longest frame that passt takes, bytes (its `ETH_MAX_MTU`): longer ones end its connection.
 const WHOLE_LIMIT: u32 = 65_535;
 
+/// Bytes that can be sent to passt again: more than a guest has on the way with Linux' own limits.
+const KEPT: usize = 4 << 20;
+
 counters!(Count {
     Frames = "transmitted_frames",
     Bytes = "transmitted_bytes",
@@ -59,6 +64,7 @@ counters!(Count {
     Lost = "dropped_at_disconnect",
     Received = "received_frames",
     Acknowledged = "handshakes_acknowledged",
+    Again = "sent_again",
     ReceivedBytes = "received_bytes",
     NoRoom = "dropped_no_room",
     Disconnected = "disconnected",
@@ -94,11 +100,15 @@ pub struct Stream {
     send: SendBuffer,
     receive: ReceiveBuffer,
     handshakes: Handshakes,
+    /// Of a far end that drops what it has taken.
+    unacknowledged: Option<Unacknowledged>,
     /// Nothing more is to be read before the next `poll`.
     drained: bool,
     steering: Steering,
     /// Where the driver's last frame came from: a new far end has to be told.
     guest: Mac,
+    /// The clock, as of the last `poll`.
+    now: Instant,
     counters: Arc<LinkCounters>,
 }
 
@@ -129,12 +139,14 @@ impl Stream {
             socket: None,
             events,
             connector,
-            send: SendBuffer::new(),
+            send: SendBuffer::keeping(if far_end == FarEnd::SuperFrames { KEPT } else { 0 }),
             receive: ReceiveBuffer::new(),
             handshakes: Handshakes::default(),
+            unacknowledged: (far_end == FarEnd::SuperFrames).then(Unacknowledged::new),
             drained: false,
             steering: Steering::new(pairs.max(1)),
             guest: SOMEBODY,
+            now: Instant::now(),
             counters: Count::fresh(),
         };
         stream.connected(socket)?;
@@ -157,6 +169,9 @@ impl Stream {
         self.socket = None;
         self.receive.clear();
         self.handshakes.clear();
+        if let Some(unacknowledged) = &mut self.unacknowledged {
+            unacknowledged.clear();
+        }
         Count::Lost.add(&self.counters, self.send.clear());
         Count::Disconnected.add(&self.counters, 1);
         self.connector.request(self.guest);
@@ -190,11 +205,6 @@ impl Stream {
         }
     }
 
-    /// The next frame for the driver.
-    fn next(&self) -> Option<&[u8]> {
-        self.handshakes.frame().or_else(|| self.receive.frame().ok().flatten())
-    }
-
     /// Is there room for so many bytes, perhaps once what is there has been written?
     fn makes_room(&mut self, len: usize) -> bool {
         if !self.send.has_room(len) {
@@ -215,7 +225,7 @@ impl Stream {
         }
         let mut start = [0; MAX_HEADERS];
         let cut = Segmentation::new(frame.peek(&mut start), frame.len as usize, frame.header);
-        match cut.filter(|cut| cut.framed_len(PREFIX) <= send::CAPACITY) {
+        match cut.filter(|cut| cut.framed_len(PREFIX) <= send::UNWRITTEN) {
             Some(cut) => Ok(Some(cut)),
             None => {
                 Count::Unsegmentable.add(&self.counters, 1);
@@ -226,7 +236,7 @@ impl Stream {
 
     /// Gathers a frame as it is.
     fn gather_whole(&mut self, pair: usize, frame: &Frame<'_>) {
-        let bytes = self.send.frame(frame.len as usize);
+        let (place, bytes) = self.send.frame(frame.len as usize);
         frame.copy_to(bytes);
         let NetHeader { flags, csum_start, csum_offset, .. } = frame.header;
         if flags & HDR_F_NEEDS_CSUM != 0 {
@@ -238,6 +248,9 @@ impl Stream {
         if self.far_end == FarEnd::SuperFrames && self.handshakes.note(bytes) {
             Count::Acknowledged.add(&self.counters, 1);
         }
+        if let Some(unacknowledged) = &mut self.unacknowledged {
+            unacknowledged.sent(bytes, place, self.now);
+        }
     }
 
     /// Gathers a frame piece by piece.
@@ -245,7 +258,7 @@ impl Stream {
         let headers_len = cut.headers_len();
         let mut payload = Payload::new(frame.segments(), headers_len);
         for (at, place) in cut.places().enumerate() {
-            let piece = self.send.frame(place.len());
+            let (_, piece) = self.send.frame(place.len());
             payload.copy_to(piece.get_mut(headers_len..).unwrap_or_default());
             cut.finish(at, piece);
             if at == 0 {
@@ -255,6 +268,11 @@ impl Stream {
         }
         Count::Segmented.add(&self.counters, 1);
     }
+}
+
+/// The next frame for the driver.
+fn next<'a>(handshakes: &'a Handshakes, receive: &'a ReceiveBuffer) -> Option<&'a [u8]> {
+    handshakes.frame().or_else(|| receive.frame().ok().flatten())
 }
 
 /// A locally administered address, for a guest that has not sent anything yet.
@@ -325,14 +343,17 @@ impl Port for Stream {
         if self.handshakes.frame().is_none() {
             self.fill();
         }
-        let frame = self.next()?;
+        let frame = next(&self.handshakes, &self.receive)?;
         (self.steering.pair(frame) == pair).then_some(frame.len())
     }
 
     fn receive(&mut self, _pair: usize, space: &mut ReceiveSpace<'_>) -> Result<Received, LinkError> {
-        let Some(frame) = self.next() else { return Ok(Received::Nothing) };
+        let Some(frame) = next(&self.handshakes, &self.receive) else { return Ok(Received::Nothing) };
         // A frame's length is 32 bits. Its checksum is the far end's, and for the guest to look at.
         let bytes = frame.len() as u32;
+        if let Some(unacknowledged) = &mut self.unacknowledged {
+            unacknowledged.came(frame, self.now);
+        }
         let written = space.write(NetHeader::default(), &[frame]);
         match self.handshakes.frame() {
             Some(_) => self.handshakes.take(),
@@ -351,7 +372,8 @@ impl Port for Stream {
         self.steering.set_receiving(pair, on);
     }
 
-    fn poll(&mut self, _now: Instant) {
+    fn poll(&mut self, now: Instant) {
+        self.now = now;
         if self.socket.is_none()
             && let Some(socket) = self.connector.socket()
             && let Err(error) = self.connected(socket)
@@ -362,8 +384,18 @@ impl Port for Stream {
             // Taken note of before the socket is tried again: what comes after that is a new event.
             let _ = self.events.wait(&mut [EpollEvent::empty(); 2], EpollTimeout::ZERO);
         }
+        // A socket that takes no more is silence enough.
+        if let Some(unacknowledged) = self.unacknowledged.as_mut().filter(|_| self.send.is_empty()) {
+            let again = unacknowledged.say_again(&mut self.send, now);
+            Count::Again.add(&self.counters, again);
+        }
         self.write();
         self.drained = false;
+    }
+
+    fn deadline(&mut self, now: Instant) -> Option<Duration> {
+        let due = self.unacknowledged.as_ref().filter(|_| self.send.is_empty())?.due()?;
+        Some(due.saturating_duration_since(now))
     }
 
     fn readable_fds(&self) -> Vec<BorrowedFd<'_>> {

@@ -178,6 +178,38 @@ fn a_far_end_that_is_slow_pushes_back_and_loses_nothing() {
 }
 
 #[test]
+fn what_the_far_end_has_taken_and_dropped_comes_again_though_the_driver_says_it_once() {
+    let (mut far, mut port) = FarSide::new("dropped", FarEnd::SuperFrames, 1);
+    let mut nic = nic();
+    let (header, mut frame) = tcp_frame(1000);
+    let mut says = |port: &mut Stream, seq: u32| {
+        frame[38..42].copy_from_slice(&seq.to_be_bytes());
+        nic.transmit(port, header, &frame).unwrap();
+        port.poll(Instant::now());
+    };
+    let mut driver = self::nic();
+    let mut answers = |far: &mut FarSide, port: &mut Stream, ack: u32| {
+        let (_, mut answer) = tcp_frame(0);
+        answer[26..34].rotate_left(4);
+        answer[34..38].rotate_left(2);
+        answer[42..46].copy_from_slice(&ack.to_be_bytes());
+        far.send(&answer);
+        until(port, "the answer", |port| port.pending(0).is_some());
+        driver.receive(port).unwrap().unwrap();
+    };
+    says(&mut port, 1);
+    far.frame();
+    answers(&mut far, &mut port, 1001);
+    says(&mut port, 1001);
+    let dropped = far.frame();
+    until(&mut port, "it comes again", |port| count(port, "sent_again") > 0);
+    assert!(far.frame() == dropped);
+    assert_eq!(count(&port, "transmitted_frames"), 2);
+    answers(&mut far, &mut port, 2001);
+    assert_eq!(port.deadline(Instant::now()).filter(|left| left.is_zero()), None);
+}
+
+#[test]
 fn frames_to_the_driver_arrive_whole_however_they_are_cut_on_the_way() {
     let (mut far, mut port) = FarSide::new("receive", FarEnd::Segments, 1);
     let mut nic = nic();
