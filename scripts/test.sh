@@ -50,6 +50,7 @@ skip() {
 
 # What the tests use of others. Each of these lists is installed or skipped as a whole.
 wish shellcheck tshark g++ iproute2
+wish chromium
 [ -n "$QUICK" ] || {
   wish "${DPDK[@]}"
   wish ipxe-qemu ovmf systemd-boot-efi u-boot-qemu dnsmasq-base

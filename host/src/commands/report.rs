@@ -9,6 +9,7 @@ use vnic::hardware::{BadModel, Model};
 use vnic_experiment::run::Run;
 use vnic_experiment::verdict;
 
+use crate::views::changes::{Change, changes};
 use crate::{Finding, views};
 
 /// Options of `vnic report`.
@@ -17,6 +18,9 @@ pub(super) struct Args {
     /// The run's record: target/run/run.json
     #[arg(value_name = "RUN.json")]
     run: PathBuf,
+    /// A second record: what changed from the first to it. Exits with 1 if a verdict did
+    #[arg(value_name = "LATER.json", conflicts_with = "hardware")]
+    later: Option<PathBuf>,
     /// What the NIC's part would cost on these cards, with commas between: 82599, e810-like, simple, ideal, each with settings such
     /// as 82599,pcie=gen1x1,iotlb=64 [default: the one that `serve --hardware` was told]
     #[arg(long, value_name = "MODEL,…", value_parser = parse_models)]
@@ -51,13 +55,15 @@ struct Document<'a> {
 /// Shows the table; broken if a verdict is not the expected one or a digest is wrong.
 pub(super) fn run(args: &Args) -> Result<Finding> {
     let run = read(&args.run)?;
+    if let Some(later) = &args.later {
+        return compare(args, &run, &read(later)?);
+    }
     let models = models(args, &run)?;
     // Of what was only watched, nothing was expected.
     let conducted = run.methods.iter().filter(|_| run.watched.is_none());
     let surprises: Vec<String> = conducted.flat_map(verdict::surprises).collect();
     if let Some(path) = &args.html {
-        let page = views::html::page(&run, &surprises, &models);
-        fs::write(path, page).with_context(|| format!("cannot write the page {}", path.display()))?;
+        write(path, &views::html::page(&run, &surprises, &models))?;
     }
     if args.json {
         let classic = views::classic::lines(&run);
@@ -68,6 +74,37 @@ pub(super) fn run(args: &Args) -> Result<Finding> {
         views::report::show(&run, &surprises, &models)?;
     }
     Ok(Finding::fine_if(surprises.is_empty()))
+}
+
+/// The document of `--json` for two records.
+#[derive(Debug, Serialize)]
+struct Comparison<'a> {
+    changes: &'a [Change],
+    before: &'a Run,
+    after: &'a Run,
+}
+
+/// Shows what changed; broken if a verdict did.
+fn compare(args: &Args, before: &Run, after: &Run) -> Result<Finding> {
+    if before.watched.is_some() || after.watched.is_some() {
+        bail!(
+            "flows of a VM that was watched have no counterparts in another record: compare records of conducted runs"
+        );
+    }
+    let changes = changes(before, after);
+    if let Some(path) = &args.html {
+        write(path, &views::html::page_of_two(before, after, &changes))?;
+    }
+    if args.json {
+        views::json(&Comparison { changes: &changes, before, after })?;
+    } else {
+        views::changes::show(before, after, &changes)?;
+    }
+    Ok(Finding::fine_if(!changes.iter().any(Change::is_verdict)))
+}
+
+fn write(path: &Path, page: &str) -> Result<()> {
+    fs::write(path, page).with_context(|| format!("cannot write the page {}", path.display()))
 }
 
 /// The cards to be shown: those that were asked for, or the one that the run was told.

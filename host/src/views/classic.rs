@@ -42,7 +42,7 @@ pub(crate) struct Line<'a> {
     filesystem: Option<&'a str>,
     nic: NicState,
     mode_switches: Option<f64>,
-    mode_switches_per: Per,
+    pub(super) mode_switches_per: Per,
     page_faults: Option<u64>,
     /// What [`Per`] counts in this transfer.
     #[serde(skip)]
@@ -51,12 +51,12 @@ pub(crate) struct Line<'a> {
     cpu_copies: Option<f64>,
     /// Copies per payload byte by each of the kernel's functions that made some.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    copied_by: BTreeMap<&'a str, f64>,
+    pub(super) copied_by: BTreeMap<&'a str, f64>,
     dma_copies: Option<f64>,
     /// Of `dma_copies`, the disk's.
     disk_copies: Option<f64>,
     physical_instances: Option<u64>,
-    cpu_seconds_per_gib: Option<f64>,
+    pub(super) cpu_seconds_per_gib: Option<f64>,
     kernel_claims: &'a BTreeMap<String, u64>,
     textbook: Option<Textbook>,
 }
@@ -124,13 +124,21 @@ impl<'a> Line<'a> {
         }
     }
 
+    /// Mode switches by page faults, in all.
+    fn faults(&self) -> f64 {
+        2.0 * self.page_faults.unwrap_or_default() as f64
+    }
+
+    /// Mode switches by system calls, for what [`Per`] says. Page faults stand apart: the textbook leaves them out.
+    pub(super) fn calls(&self) -> Option<f64> {
+        self.mode_switches.map(|count| (count - self.faults() / self.pieces as f64).max(0.0))
+    }
+
     /// The cells of [`HEADS`]; `None` where a figure is missing.
     pub(super) fn cells(&self) -> [Option<String>; HEADS.len()] {
         let book = |figure: fn(&Textbook) -> u64| self.textbook.as_ref().map(figure);
-        // Page faults apart: the textbook leaves them out.
-        let faults = 2.0 * self.page_faults.unwrap_or_default() as f64;
-        let switches = self.mode_switches.map(|count| {
-            let calls = (count - faults / self.pieces as f64).max(0.0);
+        let faults = self.faults();
+        let switches = self.calls().map(|calls| {
             let unit = match self.mode_switches_per {
                 Per::Chunk => "a chunk",
                 Per::Transfer => "in all",
@@ -167,7 +175,7 @@ fn by(function: &str, count: f64) -> String {
 }
 
 /// With as many decimals as say something.
-fn trimmed(count: f64) -> String {
+pub(super) fn trimmed(count: f64) -> String {
     if (count - count.round()).abs() < 0.005 { format!("{count:.0}") } else { format!("{count:.2}") }
 }
 

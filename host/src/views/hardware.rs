@@ -39,7 +39,8 @@ pub(crate) fn lines<'a>(run: &'a Run, models: &'a [Model]) -> Vec<WhatIf<'a>> {
     models.iter().map(|model| WhatIf { model: &model.name, rows: on(model) }).collect()
 }
 
-fn cost(method: &Method, model: &Model) -> Option<Figures> {
+/// What a row would cost that card, where the record has the shapes of its chains.
+pub(super) fn cost(method: &Method, model: &Model) -> Option<Figures> {
     let shapes = method.dma.shapes.as_ref()?;
     Some(Figures::new(model, &model.account(Direction::Transmit, shapes)))
 }

@@ -10,6 +10,7 @@ use anstream::AutoStream;
 use anyhow::Result;
 use serde::Serialize;
 
+pub(crate) mod changes;
 pub(crate) mod classic;
 pub(crate) mod doctor;
 pub(crate) mod figures;

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
-use crate::util::{Outcome, Scratch, wait_for};
+use crate::util::{Outcome, Scratch, skip, wait_for};
 
 /// Ended when dropped.
 struct Process(Child);
@@ -34,11 +34,6 @@ fn refused(outcome: &Outcome, words: &str) {
     assert_eq!(outcome.code, Some(2), "{outcome:?}");
     assert!(outcome.stderr.contains(words), "`{words}` is not in {outcome:?}");
     assert_eq!((outcome.stderr.lines().count(), outcome.stdout.as_str()), (1, ""), "{outcome:?}");
-}
-
-#[expect(clippy::print_stderr, reason = "how a test says that it was skipped")]
-fn skip(why: &str) {
-    eprintln!("SKIP: {why}");
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod hardware;
 mod hazard;
 mod judge;
 mod looking;
+mod page;
 mod report;
 mod serve;
 mod usage;

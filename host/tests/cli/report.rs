@@ -5,7 +5,7 @@ use vnic_experiment::row::Row;
 
 use crate::util::{self, Scratch};
 
-fn row_of(method: &str, sg: bool, cached: u64, verdict: &str) -> Value {
+pub(crate) fn row_of(method: &str, sg: bool, cached: u64, verdict: &str) -> Value {
     let bytes = 16u64 << 20;
     json!({
         "method": method, "nic": {"csum": true, "sg": sg, "tso": sg},
@@ -22,7 +22,7 @@ fn row_of(method: &str, sg: bool, cached: u64, verdict: &str) -> Value {
     })
 }
 
-fn record(methods: Vec<Value>) -> Value {
+pub(crate) fn record(methods: Vec<Value>) -> Value {
     json!({"kernel": "6.1.0-test", "qemu": "7.2.22", "accel": "tcg",
            "file": {"bytes": 16u64 << 20, "filesystem": "tmpfs"}, "methods": methods})
 }

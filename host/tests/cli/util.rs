@@ -135,3 +135,9 @@ pub(crate) fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) 
 pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
+
+/// Says that a test was skipped, and why.
+#[expect(clippy::print_stderr, reason = "how a test says that it was skipped")]
+pub(crate) fn skip(why: &str) {
+    eprintln!("SKIP: {why}");
+}
