@@ -21,6 +21,8 @@ pub(crate) enum Backend {
     Traced(&'static str),
     /// The same with `vnic top` beside it.
     Watched(&'static str),
+    /// The same with `vnic watch` beside it, once for each view that asks for something of its own.
+    Viewed(&'static str),
     /// The same without the account that it keeps for `vnic top`.
     Unaccounted(&'static str),
     /// The same with an account of what its chains would cost a card of hardware.
@@ -40,6 +42,7 @@ impl Backend {
             Backend::Sleepy(link) => format!("{link} sleepy"),
             Backend::Traced(link) => format!("{link} traced"),
             Backend::Watched(link) => format!("{link} with top"),
+            Backend::Viewed(link) => format!("{link} with watch"),
             Backend::Unaccounted(link) => format!("{link} --top asked"),
             Backend::Modelled(link) => format!("{link} modelled"),
             Backend::Paced(link) => format!("{link} paced"),
@@ -93,7 +96,7 @@ pub(crate) fn on_cpu(cpu: usize, program: &str) -> Command {
 /// A back-end at work; ended when dropped, after what looks at it.
 #[derive(Debug)]
 pub(crate) struct Server {
-    looks: Option<(Process, &'static str)>,
+    looks: Vec<(Process, &'static str)>,
     process: Process,
     socket: PathBuf,
     vnic: Option<PathBuf>,
@@ -111,6 +114,7 @@ impl Server {
             | Backend::Sleepy(link)
             | Backend::Traced(link)
             | Backend::Watched(link)
+            | Backend::Viewed(link)
             | Backend::Unaccounted(link)
             | Backend::Modelled(link)
             | Backend::Paced(link)
@@ -143,10 +147,15 @@ impl Server {
         };
         let process = Process::listening(&name, command, &socket, folder)?;
         let vnic = (!matches!(backend, Backend::Dpdk(_))).then(|| vnic.to_owned());
-        let mut server = Server { looks: None, process, socket, vnic };
+        let mut server = Server { looks: Vec::new(), process, socket, vnic };
         match backend {
-            Backend::Traced(_) => server.looks = Some(server.look("trace")?),
-            Backend::Watched(_) => server.looks = Some(server.look("top")?),
+            Backend::Traced(_) => server.looks.push(server.look("trace")?),
+            Backend::Watched(_) => server.looks.push(server.look("top")?),
+            Backend::Viewed(_) => {
+                for view in ["rings", "chains", "flows", "counters"] {
+                    server.looks.push(server.view(view)?);
+                }
+            }
             _ => {}
         }
         Ok(server)
@@ -161,6 +170,21 @@ impl Server {
         command.args([with, "--json", "--control"]).arg(self.control());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         Ok((Process::start(command)?, with))
+    }
+
+    /// Looks with `vnic watch` in a large terminal of its own; as nice as the others.
+    fn view(&self, view: &str) -> Result<(Process, &'static str)> {
+        let vnic = self.vnic.as_ref().context("only ours is looked at")?;
+        let watch = format!(
+            "stty rows 60 cols 200; exec nice -n 19 '{}' watch --view {view} --control '{}'",
+            vnic.display(),
+            self.control().display()
+        );
+        let mut command = Command::new("script");
+        command.args(["--quiet", "--return", "--command", &watch, "/dev/null"]);
+        // Its keyboard is a pipe that stays open and says nothing.
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).env("TERM", "xterm-256color");
+        Ok((Process::start(command)?, "watch"))
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -180,7 +204,7 @@ impl Server {
 
     /// Share of the first transmitq's chains that the tracer lost, if there is one.
     pub(crate) fn trace_lost(&self) -> Option<f64> {
-        self.looks.as_ref().filter(|(_, with)| *with == "trace")?;
+        self.looks.iter().find(|(_, with)| *with == "trace")?;
         // It is behind: it counts what it has lost as it comes to the gap.
         let (deadline, mut before) = (Instant::now() + Duration::from_secs(3), None);
         loop {

@@ -82,13 +82,15 @@ impl Case {
         let pairs = if self.pairs == 1 { String::new() } else { format!(", {} pairs", self.pairs) };
         let traced = self.backends.iter().any(|backend| matches!(backend, Backend::Traced(_)));
         let watched = self.backends.iter().any(|backend| matches!(backend, Backend::Watched(_)));
+        let viewed = self.backends.iter().any(|backend| matches!(backend, Backend::Viewed(_)));
         let modelled = self.backends.iter().any(|backend| matches!(backend, Backend::Modelled(_)));
-        let looked = match (traced, watched, modelled) {
-            (true, ..) => ", tracer on",
-            (_, true, _) => ", top on",
-            (_, _, true) => ", with a model of hardware",
-            _ => "",
-        };
+        let looks = [
+            (traced, ", tracer on"),
+            (watched, ", top on"),
+            (viewed, ", watch on"),
+            (modelled, ", with a model of hardware"),
+        ];
+        let looked = looks.iter().find(|(on, _)| *on).map_or("", |(_, words)| words);
         format!("{driver}, {} {}{pairs}{looked}", self.shape, self.format.name())
     }
 }
@@ -104,7 +106,7 @@ fn targets(shape: Shape, format: Format) -> [Option<f64>; 4] {
     }
 }
 
-/// What is to be left of a rate while `vnic top` runs, or an account is kept for it, or for a model of hardware.
+/// What is to be left of a rate while `vnic top` runs, or every view of `vnic watch`, or an account is kept for it, or for a model of hardware.
 pub(crate) const UNDER_TOP: f64 = 0.97;
 
 /// The cases with a target, or `all` there are.
@@ -144,6 +146,8 @@ pub(crate) fn cases(all: bool) -> Vec<Case> {
     let backends = vec![Backend::Watched("sink"), Backend::Vnic("sink"), Backend::Unaccounted("sink")];
     let driver = Driver::Pump;
     cases.push(Case { driver, shape, format, pairs: 1, backends, targets: vec![Some(UNDER_TOP); 2] });
+    let backends = vec![Backend::Viewed("sink"), Backend::Vnic("sink")];
+    cases.push(Case { driver, shape, format, pairs: 1, backends, targets: vec![Some(UNDER_TOP)] });
     // Paced, what there is to be seen is its own rate.
     let backends = vec![Backend::Modelled("sink"), Backend::Paced("sink"), Backend::Vnic("sink")];
     for shape in SHAPES {

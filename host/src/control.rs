@@ -256,9 +256,9 @@ impl Client {
     }
 
     /// Starts a trace: from now on the connection carries events only.
-    pub(crate) fn trace(mut self, labels: bool) -> Result<Trace> {
+    pub(crate) fn trace(mut self, Wanted { labels, headers }: Wanted) -> Result<Trace> {
         self.set_timeout(Some(ATTACH))?;
-        self.order(&Request::Trace { labels })?;
+        self.order(&Request::Trace { labels, headers })?;
         self.set_timeout(None)?;
         Ok(Trace(self))
     }
@@ -315,6 +315,15 @@ impl Top {
             other => Err(self.0.unexpected(&other)),
         }
     }
+}
+
+/// What a trace tells of a chain beside the chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Wanted {
+    /// Whose memory its buffers are.
+    pub(crate) labels: bool,
+    /// The headers of its frame.
+    pub(crate) headers: bool,
 }
 
 /// A running trace.

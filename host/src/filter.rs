@@ -2,6 +2,12 @@
 
 use vnic::observe::protocol::ChainEvent;
 
+/// Did it go wrong? A request that the disk could not answer well, a frame that ends within its headers.
+pub(crate) fn is_error(chain: &ChainEvent) -> bool {
+    let ends = ["ioerr", "unsupp", "unanswered", "no request"];
+    ends.iter().any(|end| chain.summary.ends_with(end)) || chain.summary.contains("header cut short")
+}
+
 /// All that is set must hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Filter {
@@ -12,9 +18,9 @@ pub(crate) struct Filter {
     /// Words of what its memory is: a file's path.
     pub(crate) file: Option<String>,
     /// Addresses, as the driver wrote them or guest-physical, of which one is in a buffer.
-    addresses: Vec<u64>,
+    pub(crate) addresses: Vec<u64>,
     /// Words of the queue's name, the summary or the labels.
-    words: Vec<String>,
+    pub(crate) words: Vec<String>,
 }
 
 impl Filter {
@@ -31,6 +37,11 @@ impl Filter {
             }
         }
         Ok(filter)
+    }
+
+    /// Is this queue one of those?
+    pub(crate) fn is_of(&self, queue: &str) -> bool {
+        self.queue.as_ref().is_none_or(|wanted| wanted == queue)
     }
 
     /// Is it one of those?
@@ -76,6 +87,7 @@ mod tests {
             descriptors: 2,
             written: 0,
             summary: "10.0.2.15:55706 > 10.0.2.2:9000 tcp seq 1 len 7300 gso 1460".to_owned(),
+            headers: None,
         };
         for (line, admitted) in [
             ("", true),

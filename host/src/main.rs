@@ -29,6 +29,7 @@ mod doctor;
 mod filter;
 mod labels;
 mod screen;
+mod trouble;
 mod views;
 mod watch;
 

@@ -91,7 +91,7 @@ impl Cli {
             Command::Serve(args) => serve::run(*args),
             Command::Attach(args) => attach::run(args),
             Command::Status(args) => status::run(&args),
-            Command::Rings(args) => rings::run(args),
+            Command::Rings(args) => rings::run(&args),
             Command::Watch(args) => watch::run(&args),
             Command::Trace(args) => trace::run(&args),
             Command::Top(args) => top::run(&args),

@@ -16,6 +16,7 @@ pub(crate) mod doctor;
 pub(crate) mod figures;
 pub(crate) mod hardware;
 pub(crate) mod hazard;
+pub(crate) mod headers;
 pub(crate) mod html;
 pub(crate) mod life;
 pub(crate) mod notation;

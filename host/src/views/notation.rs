@@ -12,39 +12,51 @@ const FEW: usize = 4;
 /// A ring as people read it: its lines no wider than `width`. A receiveq is full of buffers that wait for frames; unless
 /// `all` of them are asked for, one line stands for the many.
 pub(crate) fn ring(ring: &RingSnapshot, all: bool, width: usize) -> String {
-    let waits = |chain: &ChainSnapshot| chain.fault.is_none() && chain.buffers.iter().all(|buffer| buffer.writable);
-    let sizes: Vec<u64> = (ring.chains.iter().filter(|chain| waits(chain)))
-        .map(|chain| chain.buffers.iter().map(|buffer| u64::from(buffer.len)).sum())
-        .collect();
+    let waiting = waiting(ring).filter(|_| !all);
     let mut shown = ring.clone();
-    let summed_up = !all && sizes.len() > FEW;
-    if summed_up {
+    if waiting.is_some() {
         shown.chains.retain(|chain| !waits(chain));
     }
     let text = shown.to_string();
     let mut lines: Vec<String> = text.lines().map(|line| wrap(line, width)).collect();
-    if summed_up && let (Some(least), Some(most)) = (sizes.iter().min(), sizes.iter().max()) {
-        let count = figures::count(sizes.len() as u64);
-        let bytes = if least == most { figures::count(*most) } else { format!("{least} to {most}") };
-        lines.insert(1, format!("  … {count} chains wait to be written to, {bytes} bytes each"));
+    if let Some(line) = waiting {
+        lines.insert(1, line);
     }
     paint(&lines.join("\n"))
 }
 
-/// Goes on below where a line is full, before an arrow.
-fn wrap(line: &str, width: usize) -> String {
+/// Does it wait to be written to?
+pub(crate) fn waits(chain: &ChainSnapshot) -> bool {
+    chain.fault.is_none() && chain.buffers.iter().all(|buffer| buffer.writable)
+}
+
+/// A line that stands for all chains that wait, where there are many.
+pub(crate) fn waiting(ring: &RingSnapshot) -> Option<String> {
+    let len = |chain: &ChainSnapshot| chain.buffers.iter().map(|buffer| u64::from(buffer.len)).sum::<u64>();
+    let sizes: Vec<u64> = ring.chains.iter().filter(|chain| waits(chain)).map(len).collect();
+    let (least, most) = (sizes.iter().min()?, sizes.iter().max()?);
+    let bytes = if least == most { figures::count(*most) } else { format!("{least} to {most}") };
+    let count = figures::count(sizes.len() as u64);
+    (sizes.len() > FEW).then(|| format!("  … {count} chains wait to be written to, {bytes} bytes each"))
+}
+
+/// Goes on below where a line is full, before an arrow, or before what is said of the chain.
+pub(crate) fn wrap(line: &str, width: usize) -> String {
     let mut wrapped = String::new();
     let mut room = width;
-    for (at, buffer) in line.split(" -> ").enumerate() {
-        let arrow = if at == 0 { "" } else { " -> " };
-        let len = arrow.len() + buffer.chars().count();
-        if at > 0 && len > room {
+    let mut rest = line;
+    while !rest.is_empty() {
+        // From the second byte on: a piece begins with its arrow.
+        let next = [" -> ", " | "].iter().filter_map(|sign| rest.get(1..)?.find(sign)).min();
+        let (piece, behind) = rest.split_at(next.map_or(rest.len(), |at| at + 1));
+        let len = piece.chars().count();
+        if len > room && !wrapped.is_empty() {
             wrapped.push_str("\n     ");
-            room = width - 5;
+            room = width.saturating_sub(5);
         }
-        wrapped.push_str(arrow);
-        wrapped.push_str(buffer);
+        wrapped.push_str(piece);
         room = room.saturating_sub(len);
+        rest = behind;
     }
     wrapped
 }

@@ -21,6 +21,8 @@ use crate::screen::{self, Happening, Input, Key, Next, Show, Signals};
 const REFRESH: Duration = Duration::from_secs(5);
 /// Lines of a table that are shown to people, at most.
 const LINES: usize = 20;
+/// A screen on which the first line has to be two.
+const NARROW: u16 = 100;
 /// What a flow is told to come from, at most.
 const SOURCES: usize = 3;
 
@@ -90,7 +92,7 @@ impl Show for Live {
 /// A report, no wider than `width`; with the one before, how fast it goes.
 pub(crate) fn text(report: &Report, before: Option<&Report>, by: By, width: u16) -> Result<String, fmt::Error> {
     let rates = before.map(|before| Rates { before, seconds: report.seconds - before.seconds });
-    let mut text = head(report, rates)?;
+    let mut text = head(report, rates, width)?;
     if report.bytes > 0 {
         let (first, second) = match by {
             By::Flow => (flows(report, rates, width), files(report, rates, width)),
@@ -142,7 +144,7 @@ impl Rates<'_> {
 }
 
 /// What is said of all of it.
-fn head(report: &Report, rates: Option<Rates<'_>>) -> Result<String, fmt::Error> {
+fn head(report: &Report, rates: Option<Rates<'_>>, width: u16) -> Result<String, fmt::Error> {
     let mut text = String::new();
     let kernel = report.kernel.as_deref().map_or("guest".to_owned(), |kernel| format!("Linux {kernel}"));
     let (passed, time) = (figures::bytes(report.passed.bytes), figures::seconds(report.seconds));
@@ -156,6 +158,7 @@ fn head(report: &Report, rates: Option<Rates<'_>>) -> Result<String, fmt::Error>
     match share {
         None => writeln!(text, ", nothing yet")?,
         Some(_) if report.seen == report.passed => writeln!(text, ", all of it seen")?,
+        Some(share) if width < NARROW => writeln!(text, "\n{WARN}{share} seen{WARN:#}: the figures are of that")?,
         Some(share) => writeln!(text, ", {WARN}{share} seen{WARN:#}: the figures are of that")?,
     }
     if let Some(rates) = rates {

@@ -125,6 +125,7 @@ mod tests {
             descriptors: 0,
             written: 0,
             summary: String::new(),
+            headers: None,
         })
     }
 

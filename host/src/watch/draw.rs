@@ -15,7 +15,7 @@ use super::theme::{BAD, CHOSEN, DIM, GOOD, HEAD, WARN};
 /// From here on the queues stand beside the views.
 const WIDE: u16 = 150;
 /// How wide they are there.
-const BESIDE: u16 = 62;
+const BESIDE: u16 = 64;
 
 /// Where the parts are.
 struct Parts {
@@ -83,7 +83,7 @@ fn head(model: &Model) -> Line<'static> {
     let status = &model.status;
     let mut line = vec![Span::styled("vnic ", HEAD)];
     if let Some(why) = &model.gone {
-        let why = format!("the device is gone ({why}); it is looked for again and again");
+        let why = format!("the device is gone, and looked for again and again: {why}");
         line.push(Span::styled(if model.seen { why } else { "no device yet".to_owned() }, BAD));
         return Line::from(line);
     }
@@ -101,8 +101,10 @@ fn head(model: &Model) -> Line<'static> {
     }
     line.push(Span::styled(format!("  session {}", status.sessions), DIM));
     let held: Vec<&str> = model.held().map(|queue| queue.queue.as_str()).collect();
-    if !held.is_empty() {
-        line.push(Span::styled(format!("  held: {}", held.join(", ")), WARN));
+    match held.as_slice() {
+        [] => {}
+        [one] => line.push(Span::styled(format!("  held: {one}"), WARN)),
+        several => line.push(Span::styled(format!("  {} queues are held", several.len()), WARN)),
     }
     if let Some(error) = &status.last_error {
         line.push(Span::styled(format!("  {error}"), BAD));
@@ -113,7 +115,7 @@ fn head(model: &Model) -> Line<'static> {
 /// What the keys do here.
 fn foot(model: &Model) -> Line<'static> {
     let own = match model.tab {
-        Tab::Rings => "↑↓ queue  PgDn more  L labels",
+        Tab::Rings => "↑↓ queue  Enter each buffer  PgDn more",
         Tab::Chains if model.chains.editing.is_some() => "Enter shows these only  Esc not",
         Tab::Chains if model.chains.open.is_some() => "↑↓ buffer  Enter whose page  Esc back",
         Tab::Chains => "↑↓ chain  G newest  Space stand still  / filter  Enter all of it",

@@ -17,13 +17,15 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use vnic::observe::protocol::{Life, LifeOf, Report, Request, RingSnapshot, Status, TraceEvent};
 
-use crate::control::{Client, Hangup, Page, Since};
+use crate::control::{Client, Hangup, Page, Since, Wanted};
 use crate::labels;
 
 /// How often the device is asked.
 const REFRESH: Duration = Duration::from_millis(250);
 /// How often a device that is gone is looked for.
 const AGAIN: Duration = Duration::from_millis(500);
+/// How long a connection that was refused is not asked for again.
+const REFUSED: Duration = Duration::from_secs(1);
 /// How long labels are not asked for where there were none.
 const NOT_YET: Duration = Duration::from_secs(3);
 /// So many events of a trace are read in so long at most.
@@ -116,6 +118,7 @@ impl Post {
 struct Following {
     ended: Arc<AtomicBool>,
     hangup: Arc<Mutex<Option<Hangup>>>,
+    started: Instant,
 }
 
 impl Drop for Following {
@@ -150,6 +153,11 @@ impl Line {
 }
 
 impl Following {
+    /// Has it ended, and is it time to try again? A device that refuses is not asked without a pause.
+    fn is_due(&self) -> bool {
+        self.ended.load(Ordering::Relaxed) && self.started.elapsed() > REFUSED
+    }
+
     /// Starts one, with a connection to the device at `path`. Says `over` when it ends by itself.
     fn start(
         path: PathBuf,
@@ -157,7 +165,7 @@ impl Following {
         follow: impl FnOnce(&Line, &Post) -> Result<()> + Send + 'static,
         over: impl FnOnce(String) -> News + Send + 'static,
     ) -> Following {
-        let following = Following { ended: Arc::default(), hangup: Arc::default() };
+        let following = Following { ended: Arc::default(), hangup: Arc::default(), started: Instant::now() };
         let line = Line { path, ended: following.ended.clone(), hangup: following.hangup.clone() };
         thread::spawn(move || {
             let why = follow(&line, &post).err();
@@ -229,17 +237,17 @@ impl Feed {
 fn keep(following: &mut Option<Following>, wanted: bool, start: impl FnOnce() -> Following) {
     if !wanted {
         *following = None;
-    } else if following.as_ref().is_none_or(|following| following.ended.load(Ordering::Relaxed)) {
+    } else if following.as_ref().is_none_or(Following::is_due) {
         *following = Some(start());
     }
 }
 
 fn follow_trace(line: &Line, post: &Post) -> Result<()> {
-    let mut trace = match line.open()?.trace(true) {
+    let mut trace = match line.open()?.trace(Wanted { labels: true, headers: true }) {
         Ok(trace) => trace,
         // Where the guest's kernel cannot be looked into, the chains can be followed still.
         Err(error) => {
-            let trace = line.open()?.trace(false)?;
+            let trace = line.open()?.trace(Wanted { labels: false, headers: true })?;
             post.send(News::NoLabels(format!("{error:#}")));
             trace
         }

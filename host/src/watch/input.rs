@@ -22,16 +22,18 @@ pub(super) enum Done {
 /// Keys, and what they do, as `?` lists them.
 pub(super) const KEYS: &[(&str, &str)] = &[
     ("1 … 6, Tab, ← →, h l", "the views; or a click on their names"),
-    ("↑ ↓, j k", "a queue, a chain, a buffer up or down; or the wheel, or a click"),
-    ("PgUp PgDn, g G", "a page up or down; to the first, to the last"),
+    ("↑ ↓, j k", "a queue, a chain, a buffer; or wheel, or click"),
+    ("PgUp PgDn, g G", "a page; to the first, to the last"),
     ("[ ]", "the queue before, the queue behind, in any view"),
+    ("Enter", "Rings: each buffer, or a line for a chain"),
     ("L", "Rings: whose memory the buffers are, or not"),
     ("Space", "Chains: stand still, go on"),
-    ("/", "Chains: only these: queue, flow, file, 0xADDRESS; an empty line for all"),
-    ("Enter", "Chains: the chain as a whole; in it: whose page the buffer is"),
+    ("/", "Chains: only these: queue, flow, file, 0xADDRESS"),
+    ("Enter", "Chains: the whole chain; in it: a buffer's page"),
     ("f", "Flows and files: what comes first"),
     ("/, Enter", "Page: an address or a file's path"),
-    ("H, R", "Hold: hold the queue, release it: the only keys that touch the device"),
+    ("H, R", "Hold: hold the queue, release it: these two keys"),
+    ("", "are the only ones that touch the device"),
     ("Esc", "back"),
     ("q, Ctrl-C", "the end"),
 ];
@@ -158,6 +160,7 @@ fn press(model: &mut Model, key: Key) -> Done {
 fn own(model: &mut Model, key: Key) -> Done {
     match (model.tab, key) {
         (Tab::Rings, Key::Char('L')) => model.labels = !model.labels,
+        (Tab::Rings, Key::Enter) => model.buffers = !model.buffers,
         (Tab::Chains, Key::Char(' ' | 'p')) => {
             model.chains.paused = !model.chains.paused;
             model.chains.ignored = 0;

@@ -5,6 +5,7 @@
 //! | [`feed`] | asks the device, on threads of its own |
 //! | [`model`] | what is known and what is chosen |
 //! | [`chains`] | the part of it that a trace fills |
+//! | [`sources`] | whose memory a chain is of, in few words |
 //! | [`input`] | what keys and clicks do to it |
 //! | [`draw`] | a picture of it: where everything stands |
 //! | [`tabs`] | the views, one file each |
@@ -16,7 +17,10 @@ mod draw;
 mod feed;
 mod input;
 mod model;
+mod sources;
 mod tabs;
+#[cfg(test)]
+mod tests;
 mod theme;
 
 use std::cell::Cell;

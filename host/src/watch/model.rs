@@ -131,6 +131,8 @@ pub(crate) struct Model {
     pub(crate) queue: Option<String>,
     pub(crate) chosen: bool,
     pub(crate) labels: bool,
+    /// Rings: each buffer, and not a line for a chain.
+    pub(crate) buffers: bool,
     pub(crate) help: bool,
     /// Lines that are above the picture, by tab.
     pub(crate) scroll: [u16; Tab::ALL.len()],

@@ -10,9 +10,9 @@ use std::vec::IntoIter;
 
 use serde::{Deserialize, Serialize};
 use vnic::observe::protocol::{
-    BufferSnapshot, ChainEvent, ChainSnapshot, EventSuppression, FeatureSets, FlowReport, Kind, Label, Life, LifeOf,
-    NotifyWhen, Owner, Passed, QueueStatus, RegionStatus, Reply, Report, Request, RingSnapshot, Segment, Source,
-    SourceKind, SourceReport, Status, Step, TraceEvent, Use,
+    BufferSnapshot, ChainEvent, ChainSnapshot, EventSuppression, FeatureSets, FlowReport, Headers, Kind, Label, Life,
+    LifeOf, NetHeaderStatus, NotifyWhen, Owner, Passed, QueueStatus, RegionStatus, Reply, Report, Request,
+    RingSnapshot, Segment, Source, SourceKind, SourceReport, Status, Step, TraceEvent, Use,
 };
 use vnic_experiment::control;
 use vnic_experiment::flow::FlowAccounts;
@@ -285,6 +285,10 @@ fn readable(addr: u64, len: u32, file_page: Option<u64>) -> BufferSnapshot {
     BufferSnapshot { file_page, ..BufferSnapshot::at(addr, len) }
 }
 
+/// Of a large TCP segment.
+const NET_HEADER: NetHeaderStatus =
+    NetHeaderStatus { flags: 1, gso_type: 1, hdr_len: 66, gso_size: 1448, csum_start: 34, csum_offset: 16 };
+
 /// A device with a guest at work.
 pub(crate) fn busy() -> Script {
     let ring = |queue: &str, chains: Vec<ChainSnapshot>| RingSnapshot {
@@ -344,6 +348,7 @@ pub(crate) fn busy() -> Script {
                 descriptors: 2,
                 written: 0,
                 summary: "10.0.2.15:40000 > 10.0.2.2:9000 tcp seq 1 len 4096".to_owned(),
+                headers: Some(Headers { net: Some(NET_HEADER), frame_len: 4162, bytes: "52550a0000020800".to_owned() }),
             }),
             TraceEvent::Lost { queue: "transmitq0".to_owned(), events: 7 },
         ],

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixListener;
 use std::process::Stdio;
 
 use serde_json::json;
-use vnic::observe::protocol::{BufferSnapshot, ChainSnapshot, Request};
+use vnic::observe::protocol::{BufferSnapshot, ChainEvent, ChainSnapshot, Request, TraceEvent};
 
 use crate::device::{self, Asked, Device};
 use crate::util::{Scratch, outcome, wait_for};
@@ -206,6 +206,103 @@ fn trace_json_is_an_object_per_line() {
     assert_eq!(events.len(), 2, "{outcome:?}");
     assert_eq!((&events[0]["event"], &events[0]["head"]), (&json!("chain"), &json!(12)));
     assert_eq!(events[1], json!({"event": "lost", "queue": "transmitq0", "events": 7}));
+}
+
+/// A trace of several chains: one of the file, one that was received, a request that failed.
+fn several() -> device::Script {
+    let mut script = device::busy();
+    let TraceEvent::Chain(sent) = script.events[0].clone() else { panic!("no chain") };
+    let mut of_file = sent.clone();
+    of_file.buffers[1].label = Some("/srv/big.bin page 17".to_owned());
+    let received = ChainEvent {
+        at_ns: 1_500_250_000,
+        queue: "receiveq0".to_owned(),
+        summary: "10.0.2.2:9000 > 10.0.2.15:40000 tcp ack 4097".to_owned(),
+        ..sent.clone()
+    };
+    let failed = ChainEvent {
+        at_ns: 1_600_000_000,
+        queue: "requestq0".to_owned(),
+        summary: "read sector 8 len 4096 ioerr".to_owned(),
+        ..sent
+    };
+    let lost = script.events.pop().unwrap();
+    script.events = [of_file, received, failed].map(TraceEvent::Chain).to_vec();
+    script.events.push(lost);
+    script
+}
+
+#[test]
+fn a_trace_shows_only_what_is_asked_for() {
+    let scratch = Scratch::new();
+    let device = Device::start(&scratch.path("control"), several());
+    let shown = |more: &[&str]| {
+        let outcome = scratch.run(&[&["trace", "--control", device.control()], more].concat());
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        let first = |line: &str| line.split(' ').nth(1).unwrap_or_default().to_owned();
+        outcome.stdout.lines().map(first).collect::<Vec<_>>()
+    };
+    let lost = "transmitq0:";
+    assert_eq!(shown(&[]), ["transmitq0", "receiveq0", "requestq0", lost]);
+    assert_eq!(shown(&["--queue", "receiveq0"]), ["receiveq0"]);
+    assert_eq!(shown(&["--queue", "transmitq0"]), ["transmitq0", lost]);
+    assert_eq!(shown(&["--flow", "10.0.2.2:9000 >"]), ["receiveq0", lost]);
+    assert_eq!(shown(&["--file", "/srv/big.bin"]), ["transmitq0", lost]);
+    assert_eq!(shown(&["--only", "errors"]), ["requestq0", lost]);
+    assert_eq!(shown(&["--count", "2"]), ["transmitq0", "receiveq0"]);
+    assert_eq!(shown(&["--only", "errors", "--count", "1"]), ["requestq0"]);
+    let asked = device.asked.lock().unwrap();
+    let wanted = |request: &&Asked| **request == Asked::Device(Request::Trace { labels: true, headers: false });
+    assert_eq!(asked.iter().filter(wanted).count(), 1, "labels are wanted with --file only");
+}
+
+#[test]
+fn a_traces_times_are_absolute_or_from_a_line_on() {
+    let scratch = Scratch::new();
+    let device = Device::start(&scratch.path("control"), several());
+    let times = |how: &str| {
+        let outcome = scratch.run(&["trace", "--control", device.control(), "--count", "3", "--time", how]);
+        outcome.stdout.lines().map(|line| line.split(' ').next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(times("absolute"), ["1.500000", "1.500250", "1.600000"]);
+    assert_eq!(times("relative"), ["+0.000000", "+0.000250", "+0.100000"]);
+    assert_eq!(times("delta"), ["+0.000000", "+0.000250", "+0.099750"]);
+}
+
+#[test]
+fn a_trace_in_hex_has_the_virtio_net_header_in_words_and_the_frames_first_bytes() {
+    let scratch = Scratch::new();
+    let device = start(&scratch);
+    let outcome = scratch.run(&["trace", "--control", device.control(), "--hex", "--count", "1"]);
+    let below: Vec<&str> = outcome.stdout.lines().skip(1).collect();
+    assert_eq!(
+        below,
+        [
+            "    virtio-net  checksum to be completed: from 34 on, to be put at +16; to be cut into segments of 1448 bytes, \
+             TCP over IPv4; headers of 66 bytes",
+            "    0000  52 55 0a 00 00 02 08 00                          RU......",
+            "    0008  4154 more bytes, which a trace has no room for",
+        ]
+    );
+}
+
+#[test]
+fn rings_looks_again_and_says_what_has_changed() {
+    let scratch = Scratch::new();
+    let device = start(&scratch);
+    let rings = |more: &[&str]| {
+        scratch.run(&[&["rings", "--control", device.control(), "--every", "10ms", "--count", "3"], more].concat())
+    };
+    let text = rings(&[]);
+    assert_eq!(text.code, Some(0), "{text:?}");
+    assert!(text.stdout.starts_with("receiveq0 split size=256"), "{text:?}");
+    assert_eq!(text.stdout.matches("\nafter ").count(), 2, "{text:?}");
+    assert_eq!(text.stdout.matches("\nreceiveq0  as before, nothing in flight\n").count(), 2, "{text:?}");
+    assert_eq!(text.stdout.matches("\ntransmitq0  as before, 1 in flight\n").count(), 2, "{text:?}");
+    assert_eq!(rings(&["--json"]).stdout.lines().count(), 3);
+    let every = scratch.run(&["rings", "--control", device.control(), "--every", "never"]);
+    assert_eq!((every.code, every.stdout.as_str()), (Some(2), ""), "{every:?}");
+    assert!(every.stderr.contains("`never` is no time"), "{every:?}");
 }
 
 #[test]

@@ -14,11 +14,11 @@ use serde_json::json;
 use crate::util::{Outcome, Scratch, outcome, wait_for};
 
 /// A running `vnic serve`; killed with the test.
-struct Serve(Child);
+pub(crate) struct Serve(Child);
 
 impl Serve {
     /// Starts one and waits until it can be looked at.
-    fn start(scratch: &Scratch, socket: &str, options: &[&str]) -> Self {
+    pub(crate) fn start(scratch: &Scratch, socket: &str, options: &[&str]) -> Self {
         let child = scratch
             .vnic()
             .args(["serve", "--link", "sink", "--socket-path", socket])

@@ -18,6 +18,7 @@ use nix::unistd::Pid;
 use vnic::observe::protocol::Request;
 
 use crate::device::{self, Asked, Device};
+use crate::serve::Serve;
 use crate::util::{Scratch, wait_for};
 
 const ENTER: &str = "\u{1b}[?1049h";
@@ -210,7 +211,7 @@ fn every_view_is_a_key_away() {
     let mut terminal = Terminal::start(&scratch, &device);
     assert!(terminal.shows("page 17") || terminal.shows("/var/www/big.bin"), "{}", terminal.picture());
     terminal.press("?", "any key closes");
-    terminal.press("x2", "10.0.2.15:40000 > 10.0.2.2:9000");
+    terminal.press("x2", "10.0.2.15:40000 > 10.0.2.2");
     terminal.press("\r", "2 descriptors");
     terminal.press("\u{1b}[Z", "in flight 1");
     terminal.press("3", "/var/www/html/big.bin");
@@ -249,4 +250,42 @@ fn a_click_chooses_a_view_and_the_size_may_change() {
     });
     terminal.keyboard.write_all(b"q").unwrap();
     terminal.ends_well();
+}
+
+#[test]
+fn it_waits_for_a_device_that_goes_and_comes_back() {
+    let scratch = Scratch::new();
+    let serve = Serve::start(&scratch, "vnic.sock", &[]);
+    let mut terminal = Terminal::with(scratch.vnic(), &["watch", "--control", "vnic.sock.control"], "no front-end");
+    drop(serve);
+    terminal.waits_for("the device is gone");
+    assert!(!terminal.shows("no front-end"));
+    let _again = Serve::start(&scratch, "vnic.sock", &[]);
+    terminal.waits_for("no front-end");
+    terminal.keyboard.write_all(b"q").unwrap();
+    terminal.ends_well();
+}
+
+/// Colours that were set, in the parameters of what sets styles: 30 to 38, 40 to 48, 90 to 107.
+fn colours(written: &str) -> usize {
+    let styles = written.split("\u{1b}[").filter_map(|code| code.split_once('m')).map(|(style, _)| style);
+    let numbers = styles.flat_map(|style| style.split(';')).filter_map(|number| number.parse::<u8>().ok());
+    numbers.filter(|number| matches!(number, 30..=38 | 40..=48 | 90..=107)).count()
+}
+
+#[test]
+fn no_color_means_no_colour() {
+    let scratch = Scratch::new();
+    let device = Device::start(&scratch.path("control"), device::busy());
+    let written = |no_color: &str| {
+        let mut command = scratch.vnic();
+        command.env("NO_COLOR", no_color);
+        let mut terminal = Terminal::with(command, &["watch", "--control", device.control()], "in flight 1");
+        let written = terminal.written.clone();
+        terminal.keyboard.write_all(b"q").unwrap();
+        terminal.ends_well();
+        written.lock().unwrap().clone()
+    };
+    assert_eq!(colours(&written("1")), 0);
+    assert!(colours(&written("")) > 0, "empty is as if it were not there");
 }

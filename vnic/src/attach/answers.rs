@@ -19,7 +19,7 @@ use crate::serve::Admitted;
 use crate::serve::client::send;
 use crate::serve::control::Source;
 use crate::serve::top;
-use crate::serve::trace::Client;
+use crate::serve::trace::{self, Client, Wanted};
 use crate::spec::Features;
 
 /// What a client may ask of a VM that is looked into.
@@ -60,14 +60,6 @@ impl Answers {
             None => tracing.insert(new()?),
         };
         Ok(add(tracing))
-    }
-
-    fn follow(&self, stream: UnixStream, admitted: Admitted, labels: bool) {
-        let Ok(mut refused) = stream.try_clone() else { return };
-        let client = Client { stream, _admitted: Some(admitted) };
-        if let Err(message) = self.with_tracing(|tracing| tracing.add(client, labels)) {
-            let _ = send(&mut refused, &Reply::Error { message });
-        }
     }
 
     /// Did the process end?
@@ -126,12 +118,12 @@ impl Source for Answers {
         reply.unwrap_or_else(|error| Reply::Error { message: error.to_string() })
     }
 
-    fn trace(&self, stream: UnixStream, admitted: Admitted) {
-        self.follow(stream, admitted, false);
-    }
-
-    fn trace_with_labels(&self, stream: UnixStream, admitted: Admitted) {
-        self.follow(stream, admitted, true);
+    fn trace(&self, stream: UnixStream, admitted: Admitted, wanted: Wanted) {
+        let Ok(mut refused) = stream.try_clone() else { return };
+        let client = Client { stream, _admitted: Some(admitted) };
+        if let Err(message) = self.with_tracing(|tracing| tracing.add(trace::Asked { client, wanted })) {
+            let _ = send(&mut refused, &Reply::Error { message });
+        }
     }
 
     fn top(&self, client: top::Client) {

@@ -14,7 +14,7 @@ use crate::link::Capture;
 use crate::memory::Memory;
 use crate::net::{Frame, ReceiveSpace};
 use crate::observe::observer::{Observer, TransmittedFrame};
-use crate::observe::tracer::Event;
+use crate::observe::tracer::{Event, EventHeader};
 use crate::ring::{ChainView, Segments};
 
 /// The observers of one worker.
@@ -115,6 +115,7 @@ impl ObserverPass<'_> {
             let mut event = self.event(frame.view(), 0);
             event.frame_len = frame.len;
             event.gso_size = frame.header.gso_size;
+            event.net_header = Some(EventHeader::of(&frame.header));
             event.head_len = frame.peek(&mut event.head_bytes).len() as u8;
             event.net_header_len = (frame.chain().readable_len - frame.len) as u8;
             if let Some(stamper) = &self.stamper {

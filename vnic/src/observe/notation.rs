@@ -59,6 +59,7 @@ mod tests {
             descriptors: 3,
             written: 0,
             summary: "10.0.2.15:1 > 10.0.2.2:9000 tcp seq 1 len 8192".to_owned(),
+            headers: None,
         });
         assert_eq!(
             event.to_string(),

@@ -35,6 +35,9 @@ pub enum Request {
         /// With whose memory the buffers are that the device has read.
         #[serde(default)]
         labels: bool,
+        /// With the headers of the frames.
+        #[serde(default)]
+        headers: bool,
     },
     /// From what the frames come that the guest sends: [`Reply::Done`], then a [`Reply::Top`] each time so much has gone by,
     /// until either side closes the connection.
@@ -302,4 +305,36 @@ pub struct ChainEvent {
     pub written: u32,
     /// The frame in words: `10.0.2.15:34512 > 10.0.2.2:9000 tcp seq 1 len 65160 gso 1448`.
     pub summary: String,
+    /// The frame's headers, where somebody has asked for them, and the chain has them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub headers: Option<Headers>,
+}
+
+/// What stands in front of a frame's payload, or of a disk's request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Headers {
+    /// The virtio-net header; of a frame that the guest receives it is not recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub net: Option<NetHeaderStatus>,
+    /// The frame's length, bytes, without the virtio-net header.
+    pub frame_len: u32,
+    /// Its first bytes, as many as a trace has room for, in hexadecimal digits.
+    pub bytes: String,
+}
+
+/// A virtio-net header, as far as what was negotiated gives it a meaning (VIRTIO 1.3, 5.1.6 Device Operation).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct NetHeaderStatus {
+    /// `flags`: 1, the checksum is to be completed.
+    pub flags: u8,
+    /// `gso_type`: 0 none, 1 TCP over IPv4, 3 UDP fragments, 4 TCP over IPv6, 5 UDP; and 0x80 with ECN.
+    pub gso_type: u8,
+    /// `hdr_len`: a hint, bytes.
+    pub hdr_len: u16,
+    /// `gso_size`: payload of a segment, bytes.
+    pub gso_size: u16,
+    /// `csum_start`: where the checksum begins, bytes from the frame's first.
+    pub csum_start: u16,
+    /// `csum_offset`: where it goes, bytes from `csum_start`.
+    pub csum_offset: u16,
 }

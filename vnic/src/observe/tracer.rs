@@ -18,6 +18,8 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
+use crate::spec::net::NetHeader;
+
 /// Descriptors that fit into an event: a 64 KiB TSO frame of page-sized buffers has 17 or 18.
 pub const MAX_BUFFERS: usize = 24;
 /// Bytes of the frame's start that an event carries: Ethernet, IPv6 and TCP with options fit.
@@ -28,7 +30,7 @@ const SLOTS: usize = 2048;
 const SAMPLES: (usize, usize, usize) = (512, 64, 8192);
 
 const HEAD_WORDS: usize = HEAD_BYTES / 8;
-const FIXED_WORDS: usize = 5;
+const FIXED_WORDS: usize = 6;
 /// The word that says how many events were lost before this one.
 const LOST_WORD: usize = 4;
 const BUFFER_WORDS: usize = 4;
@@ -45,6 +47,49 @@ pub struct EventBuffer {
     pub len: u32,
     /// Device-writable?
     pub writable: bool,
+}
+
+/// Of a virtio-net header what an event does not have otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EventHeader {
+    /// `flags`.
+    pub flags: u8,
+    /// `gso_type`.
+    pub gso_type: u8,
+    /// `hdr_len`.
+    pub hdr_len: u16,
+    /// `csum_start`.
+    pub csum_start: u16,
+    /// `csum_offset`.
+    pub csum_offset: u16,
+}
+
+impl EventHeader {
+    /// Of this header.
+    #[must_use]
+    pub fn of(header: &NetHeader) -> Self {
+        let NetHeader { flags, gso_type, hdr_len, csum_start, csum_offset, .. } = *header;
+        EventHeader { flags, gso_type, hdr_len, csum_start, csum_offset }
+    }
+
+    fn to_word(self) -> u64 {
+        let [start, offset] = [self.csum_start, self.csum_offset].map(u64::from);
+        u64::from(self.flags)
+            | u64::from(self.gso_type) << 8
+            | u64::from(self.hdr_len) << 16
+            | start << 32
+            | offset << 48
+    }
+
+    fn from_word(word: u64) -> Self {
+        EventHeader {
+            flags: word as u8,
+            gso_type: (word >> 8) as u8,
+            hdr_len: (word >> 16) as u16,
+            csum_start: (word >> 32) as u16,
+            csum_offset: (word >> 48) as u16,
+        }
+    }
 }
 
 /// A chain as it went through a queue.
@@ -66,6 +111,8 @@ pub struct Event {
     pub frame_len: u32,
     /// The frame's GSO segment size, bytes; 0 without.
     pub gso_size: u16,
+    /// The rest of its virtio-net header, where there is one.
+    pub net_header: Option<EventHeader>,
     /// The frame's first bytes.
     pub head_bytes: [u8; HEAD_BYTES],
     /// How many of them there are.
@@ -91,6 +138,7 @@ impl Default for Event {
             written: 0,
             frame_len: 0,
             gso_size: 0,
+            net_header: None,
             head_bytes: [0; HEAD_BYTES],
             head_len: 0,
             buffers: [EventBuffer::default(); MAX_BUFFERS],
@@ -218,8 +266,10 @@ impl EventRing {
         put(u64::from(event.head_len)
             | u64::from(event.buffer_count) << 8
             | u64::from(event.indirect) << 16
+            | u64::from(event.net_header.is_some()) << 17
             | u64::from(event.net_header_len) << 24);
         put(self.lost.load(Ordering::Relaxed));
+        put(event.net_header.map_or(0, EventHeader::to_word));
         for bytes in event.head_bytes.as_chunks::<8>().0 {
             put(u64::from_le_bytes(*bytes));
         }
@@ -335,6 +385,7 @@ fn decode(words: &[u64]) -> Event {
         frame_len: (word(2) >> 32) as u32,
         head_len: word(3) as u8,
         indirect: word(3) >> 16 & 1 == 1,
+        net_header: (word(3) >> 17 & 1 == 1).then(|| EventHeader::from_word(word(5))),
         net_header_len: (word(3) >> 24) as u8,
         ..Event::default()
     };

@@ -22,6 +22,7 @@ use serde_json::Value;
 use super::client::{Admitted, send, start};
 use super::life::Lives;
 use super::top::Keeping;
+use super::trace::Wanted;
 use super::{hardware, metrics, status, top, trace};
 use crate::backend::{QueueState, Shared, Workers, guest};
 use crate::introspect::Label;
@@ -56,11 +57,8 @@ pub trait Source: fmt::Debug + Send + Sync {
     /// The answer to a request; `Trace` and `Top` are none of them.
     fn answer(&self, request: Request) -> Reply;
 
-    /// Tells the client of every chain from now on. It is one for as long as `admitted` lives.
-    fn trace(&self, stream: UnixStream, admitted: Admitted);
-
-    /// The same, with whose memory the buffers are.
-    fn trace_with_labels(&self, stream: UnixStream, admitted: Admitted);
+    /// Tells the client of every chain from now on, with what is wanted of it. It is one for as long as `admitted` lives.
+    fn trace(&self, stream: UnixStream, admitted: Admitted, wanted: Wanted);
 
     /// Tells the client again and again from what the frames come that the guest sends.
     fn top(&self, mut client: top::Client) {
@@ -219,11 +217,8 @@ impl Server {
                 return metrics::serve_http(&mut stream, &mut lines, &line, || self.source.metrics());
             }
             match serde_json::from_str(&line) {
-                Ok(Request::Trace { labels }) => {
-                    match labels {
-                        true => self.source.trace_with_labels(stream, admitted),
-                        false => self.source.trace(stream, admitted),
-                    }
+                Ok(Request::Trace { labels, headers }) => {
+                    self.source.trace(stream, admitted, Wanted { labels, headers });
                     return Ok(());
                 }
                 Ok(Request::Top { every_ms, so_far }) => {
@@ -241,25 +236,15 @@ impl Server {
     }
 }
 
-impl Served {
-    fn follow(&self, stream: UnixStream, admitted: Admitted, labels: bool) {
-        let client = trace::Client { stream, _admitted: Some(admitted) };
-        // Nobody is left to hear that the thread is gone.
-        let _ = self.tracing.send(trace::Asked { client, labels });
-    }
-}
-
 impl Source for Served {
     fn answer(&self, request: Request) -> Reply {
         self.control.answer(request)
     }
 
-    fn trace(&self, stream: UnixStream, admitted: Admitted) {
-        self.follow(stream, admitted, false);
-    }
-
-    fn trace_with_labels(&self, stream: UnixStream, admitted: Admitted) {
-        self.follow(stream, admitted, true);
+    fn trace(&self, stream: UnixStream, admitted: Admitted, wanted: Wanted) {
+        let client = trace::Client { stream, _admitted: Some(admitted) };
+        // Nobody is left to hear that the thread is gone.
+        let _ = self.tracing.send(trace::Asked { client, wanted });
     }
 
     fn top(&self, client: top::Client) {

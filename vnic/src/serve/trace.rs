@@ -15,8 +15,8 @@ use crate::backend::{QueueShared, Shared};
 use crate::blk;
 use crate::memory::FilePages;
 use crate::net::parse::Summary;
-use crate::observe::protocol::{BufferSnapshot, ChainEvent, Reply, TraceEvent};
-use crate::observe::tracer::{Event, Read, Reader};
+use crate::observe::protocol::{BufferSnapshot, ChainEvent, Headers, NetHeaderStatus, Reply, TraceEvent};
+use crate::observe::tracer::{Event, EventHeader, Read, Reader};
 use crate::provenance::in_words;
 use crate::spec::Feature;
 
@@ -72,14 +72,22 @@ pub(crate) struct Client {
 #[derive(Debug)]
 pub(crate) struct Asked {
     pub(crate) client: Client,
-    /// Whose memory the buffers are, too.
-    pub(crate) labels: bool,
+    pub(crate) wanted: Wanted,
 }
 
-/// Without labels.
+/// What is told of a chain beside the chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Wanted {
+    /// Whose memory the buffers are.
+    pub labels: bool,
+    /// The frame's headers.
+    pub headers: bool,
+}
+
+/// The chains only.
 impl From<Client> for Asked {
     fn from(client: Client) -> Self {
-        Asked { client, labels: false }
+        Asked { client, wanted: Wanted::default() }
     }
 }
 
@@ -88,6 +96,8 @@ struct Follower<'s> {
     client: Client,
     /// Who has stamps taken, where labels are wanted, by device.
     labels: Option<Vec<Box<dyn Guest + 's>>>,
+    /// Wants the frames' headers.
+    headers: bool,
     /// By device.
     readers: Vec<Vec<(&'s QueueShared, Reader<'s>)>>,
     /// What its socket had no room for yet. Meanwhile it reads no more: what is overwritten by then is counted as lost.
@@ -113,7 +123,7 @@ impl<'s> Moment<'s> {
 impl<'s> Follower<'s> {
     /// From now on, every chain; the client is told so.
     fn new(asked: Asked, devices: &'s [Arc<Shared>], guest: GuestOf<'_, 's>) -> io::Result<Self> {
-        let Asked { client, labels } = asked;
+        let Asked { client, wanted: Wanted { labels, headers } } = asked;
         // Before anything is recorded: from then on all of it has stamps.
         let stamps = |shared: &'s Arc<Shared>| {
             let mut guest = guest(shared);
@@ -135,7 +145,7 @@ impl<'s> Follower<'s> {
         let readers = devices.iter().map(readers).collect();
         let following = devices.iter().map(|shared| Following::all(shared)).collect();
         client.stream.set_nonblocking(true)?;
-        let mut follower = Follower { client, labels, readers, unsent: Vec::new(), _following: following };
+        let mut follower = Follower { client, labels, headers, readers, unsent: Vec::new(), _following: following };
         follower.say(&Reply::Done)?;
         Ok(follower)
     }
@@ -177,7 +187,9 @@ impl<'s> Follower<'s> {
                     let at = batch.last().map_or(0, |(at, _)| *at);
                     batch.push(match read {
                         Read::Event(event) => {
-                            let described = TraceEvent::Chain(describe(&queue.name, &event, moment));
+                            let mut described = describe(&queue.name, &event, moment);
+                            described.headers = if self.headers { headers(&event) } else { None };
+                            let described = TraceEvent::Chain(described);
                             events.push(event);
                             (events.last().map_or(0, |event| event.at_ns), described)
                         }
@@ -268,6 +280,20 @@ fn describe(queue: &str, event: &Event, moment: &Moment<'_>) -> ChainEvent {
             head if moment.shared.about.device == "blk" => blk::summary(head, event.frame_len),
             head => Summary::new(head, event.frame_len, event.gso_size).to_string(),
         },
+        headers: None,
+    }
+}
+
+/// The headers that the event has.
+fn headers(event: &Event) -> Option<Headers> {
+    let digits = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let net = |header: EventHeader| {
+        let EventHeader { flags, gso_type, hdr_len, csum_start, csum_offset } = header;
+        NetHeaderStatus { flags, gso_type, hdr_len, gso_size: event.gso_size, csum_start, csum_offset }
+    };
+    match event.head() {
+        [] => None,
+        head => Some(Headers { net: event.net_header.map(net), frame_len: event.frame_len, bytes: digits(head) }),
     }
 }
 

@@ -8,17 +8,20 @@ use vnic::observe::protocol::{BufferSnapshot, ChainEvent};
 use super::super::theme::{ADDRESS, CHOSEN, DIM, HEAD, PAGE};
 use super::chains::seconds;
 
+/// Lines above the buffers, about.
+const ABOVE: usize = 4;
+
 /// Draws it, with this of its buffers in the middle.
 pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, chain: &ChainEvent, at: usize) {
     let lines = lines(chain, at);
-    // The buffers stand behind the lines on the chain.
-    let first = lines.len().saturating_sub(chain.buffers.len());
-    let scroll = (first + at + 2).saturating_sub(usize::from(area.height));
+    // The one that is looked at stands in the picture; where it is the last, so does what is behind it.
+    let behind = if at + 1 == chain.buffers.len() { lines.len() } else { ABOVE + at + 2 };
+    let scroll = behind.saturating_sub(usize::from(area.height)).min(ABOVE + at);
     super::scrolled(frame, area, Text::from(lines), u16::try_from(scroll).unwrap_or(u16::MAX));
 }
 
 fn lines(chain: &ChainEvent, at: usize) -> Vec<Line<'static>> {
-    let ChainEvent { at_ns, queue, head, idx, indirect, buffers, descriptors, written, summary } = chain;
+    let ChainEvent { at_ns, queue, head, idx, indirect, buffers, descriptors, written, summary, headers } = chain;
     let mut lines = vec![Line::from(vec![
         Span::styled(format!("{queue} #{idx}"), HEAD),
         Span::raw(format!(
@@ -41,6 +44,10 @@ fn lines(chain: &ChainEvent, at: usize) -> Vec<Line<'static>> {
     let unseen = usize::from(*descriptors).saturating_sub(buffers.len());
     if unseen > 0 {
         lines.push(Line::styled(format!("  and {unseen} more, for which the trace has no room"), DIM));
+    }
+    if let Some(headers) = headers {
+        lines.extend([Line::default(), Line::styled("headers", HEAD)]);
+        lines.extend(crate::views::headers::lines(headers).into_iter().map(|line| Line::raw(format!("  {line}"))));
     }
     lines
 }

@@ -8,6 +8,7 @@ use vnic::observe::protocol::ChainEvent;
 
 use super::super::chains::{Chains, Entry};
 use super::super::model::Model;
+use super::super::sources;
 use super::super::theme::{ADDRESS, BAD, CHOSEN, DIM, HEAD, PAGE, WARN};
 use super::{chain, window};
 use crate::views::figures;
@@ -23,13 +24,10 @@ pub(crate) fn draw(frame: &mut Frame<'_>, area: Rect, model: &Model) {
     let [state, heads, list] =
         Layout::vertical([Constraint::Length(1), Constraint::Length(1), Constraint::Fill(1)]).areas(area);
     frame.render_widget(Paragraph::new(state_line(chains)), state);
-    let heads_line = format!(
-        "{:>12} {:<12} {:>6} {:>4} {:>7}  {}",
-        "seconds", "queue", "index", "bufs", "bytes", "frame, and what it is of"
-    );
-    frame.render_widget(Paragraph::new(heads_line).style(HEAD), heads);
+    let columns = Columns::of(model, list.width);
+    frame.render_widget(Paragraph::new(columns.heads()).style(HEAD), heads);
     let shown = window(chains.list.len(), chains.at(), list.height);
-    let lines: Vec<Line<'_>> = chains.list.range(shown).map(|entry| line(entry, chains)).collect();
+    let lines: Vec<Line<'_>> = chains.list.range(shown).map(|entry| columns.line(entry, chains)).collect();
     if lines.is_empty() {
         let words = if chains.line.is_empty() { "no chain has passed yet" } else { "no such chain has passed yet" };
         return frame.render_widget(Paragraph::new(words).style(DIM), list);
@@ -73,26 +71,62 @@ fn state_line(chains: &Chains) -> Line<'static> {
     Line::from(line)
 }
 
-fn line(entry: &Entry, chains: &Chains) -> Line<'static> {
-    let chain = &entry.chain;
-    let words = format!(
-        "{:>12} {:<12.12} {:>6} {:>4} {:>7}  ",
-        seconds(chain.at_ns),
-        chain.queue,
-        format!("#{}", chain.idx),
-        chain.descriptors,
-        bytes(chain),
-    );
-    let chosen = chains.selected == Some(entry.number);
-    let mut spans = vec![Span::raw(words), Span::raw(chain.summary.clone())];
-    if let Some(source) = source(chain) {
-        spans.push(Span::styled("  ← ", DIM));
-        spans.push(Span::styled(source, PAGE));
-    } else if chain.summary.is_empty() {
-        spans.extend(chain.buffers.first().map(|buffer| Span::styled(buffer.to_string(), ADDRESS)));
+/// How wide the columns are.
+struct Columns {
+    queue: usize,
+    /// Index and number of buffers, where there is room.
+    numbers: bool,
+    source: usize,
+}
+
+impl Columns {
+    fn of(model: &Model, width: u16) -> Columns {
+        let queue = model.queues().map(|queue| queue.queue.chars().count()).max().unwrap_or_default().clamp(10, 22);
+        let numbers = width >= 100;
+        // Seconds, bytes and gaps.
+        let taken = 12 + 1 + queue + 1 + if numbers { 12 } else { 0 } + 7 + 2;
+        let rest = usize::from(width).saturating_sub(taken);
+        let words = |entry: &Entry| sources::of(&entry.chain.buffers).first().map(|first| first.words(usize::MAX));
+        // Of those that may be on the screen.
+        let last = model.chains.list.iter().rev().take(100).filter_map(words);
+        let longest = last.map(|words| words.chars().count()).max().unwrap_or_default();
+        Columns { queue, numbers, source: longest.min(rest / 2) }
     }
-    let line = Line::from(spans);
-    if chosen { line.style(CHOSEN) } else { line }
+
+    fn heads(&self) -> String {
+        let numbers = if self.numbers { format!(" {:>6} {:>4}", "index", "bufs") } else { String::new() };
+        let source = if self.source > 0 { format!("{:<1$}", "of", self.source + 2) } else { String::new() };
+        format!(
+            "{:>12} {:<queue$}{numbers} {:>7}  {source}{}",
+            "seconds",
+            "queue",
+            "bytes",
+            "frame",
+            queue = self.queue
+        )
+    }
+
+    fn line(&self, entry: &Entry, chains: &Chains) -> Line<'static> {
+        let chain = &entry.chain;
+        let Columns { queue, numbers, source } = *self;
+        let numbers = match numbers {
+            true => format!(" {:>6} {:>4}", format!("#{}", chain.idx), chain.descriptors),
+            false => String::new(),
+        };
+        let time = seconds(chain.at_ns);
+        let words = format!("{time:>12} {:<queue$.queue$}{numbers} {:>7}  ", chain.queue, bytes(chain));
+        let mut spans = vec![Span::raw(words)];
+        if source > 0 {
+            let of = sources::of(&chain.buffers).first().map(|first| first.words(source)).unwrap_or_default();
+            spans.push(Span::styled(format!("{of:<width$}", width = source + 2), PAGE));
+        }
+        spans.push(Span::raw(chain.summary.clone()));
+        if chain.summary.is_empty() {
+            spans.extend(chain.buffers.first().map(|buffer| Span::styled(buffer.to_string(), ADDRESS)));
+        }
+        let line = Line::from(spans);
+        if chains.selected == Some(entry.number) { line.style(CHOSEN) } else { line }
+    }
 }
 
 /// As `vnic trace` has it.
@@ -104,15 +138,4 @@ pub(super) fn seconds(at_ns: u64) -> String {
 fn bytes(chain: &ChainEvent) -> u64 {
     let read = chain.buffers.iter().filter(|buffer| !buffer.writable).map(|buffer| u64::from(buffer.len)).sum::<u64>();
     if read > 0 { read } else { chain.written.into() }
-}
-
-/// What most of it is of, where that is known: without the page's number.
-fn source(chain: &ChainEvent) -> Option<String> {
-    let largest = chain.buffers.iter().filter(|buffer| buffer.label.is_some() || buffer.file_page.is_some());
-    let largest = largest.max_by_key(|buffer| buffer.len)?;
-    match (&largest.label, largest.file_page) {
-        (Some(label), _) => Some(label.clone()),
-        (None, Some(page)) => Some(format!("page {page} of the file")),
-        (None, None) => None,
-    }
 }

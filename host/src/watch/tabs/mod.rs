@@ -14,7 +14,7 @@ use std::ops::Range;
 use ratatui::Frame;
 use ratatui::layout::Rect;
 use ratatui::text::Text;
-use ratatui::widgets::Paragraph;
+use ratatui::widgets::{Clear, Paragraph, Wrap};
 
 use super::theme::DIM;
 
@@ -27,14 +27,15 @@ pub(super) fn window(len: usize, looked_at: usize, height: u16) -> Range<usize> 
 
 /// Text that is scrolled by so many lines, as far as there is more of it; and how many lines are below.
 fn scrolled(frame: &mut Frame<'_>, area: Rect, text: Text<'_>, scroll: u16) {
-    let lines = u16::try_from(text.lines.len()).unwrap_or(u16::MAX);
+    let text = Paragraph::new(text).wrap(Wrap { trim: false });
+    let lines = u16::try_from(text.line_count(area.width)).unwrap_or(u16::MAX);
     let most = lines.saturating_sub(area.height);
     let scroll = scroll.min(most);
-    frame.render_widget(Paragraph::new(text).scroll((scroll, 0)), area);
+    frame.render_widget(text.scroll((scroll, 0)), area);
     let below = most - scroll;
     if below > 0 && area.height > 0 {
         let place = Rect { y: area.bottom() - 1, height: 1, ..area };
-        frame.render_widget(ratatui::widgets::Clear, place);
+        frame.render_widget(Clear, place);
         frame.render_widget(Paragraph::new(format!("… {} more lines", below + 1)).style(DIM), place);
     }
 }

@@ -65,7 +65,7 @@ pub(crate) fn draw(frame: &mut Frame<'_>, area: Rect, model: &Model) {
     let name = longest.clamp(10, 22);
     let heads = format!(
         "{:name$} {:8} {:>9} {:>9} {:>11}  {}",
-        "queue", "state", "in flight", "chains/s", "bytes/s", "last minutes"
+        "queue", "state", "in flight", "chains/s", "bytes/s", "history"
     );
     let line = |at: u16| Rect { y: area.y + at, height: 1, ..area };
     frame.render_widget(Paragraph::new(heads).style(HEAD), line(0));
@@ -82,19 +82,21 @@ pub(crate) fn draw(frame: &mut Frame<'_>, area: Rect, model: &Model) {
 
 fn draw_queue(frame: &mut Frame<'_>, area: Rect, model: &Model, queue: &QueueStatus, name: usize) {
     let rates = model.rates.get(&queue.queue);
-    let of = |counter: &str| rates.map_or(0.0, |rates| rates.of(counter));
+    // None before there were two looks.
+    let known = rates.filter(|rates| !rates.now.is_empty());
+    let rate = |counter: &str| known.filter(|_| queue.counters.contains_key(counter)).map(|rates| rates.of(counter));
     let in_flight = match (model.ring(&queue.queue), queue.counters.get("in_flight")) {
         (Some(ring), _) => format!("{}/{}", ring.in_flight, ring.size),
         (None, Some(count)) => format!("{count}/{}", queue.size),
         (None, None) => String::new(),
     };
-    let chains = if queue.counters.contains_key("chains") { of("chains") } else { of("used_idx") };
-    let bytes = queue.counters.contains_key("bytes").then(|| figures::bytes(of("bytes") as u64));
+    let chains = rate("chains").or_else(|| rate("used_idx")).map(|chains| figures::count(chains as u64));
+    let bytes = rate("bytes").map(|bytes| figures::bytes(bytes as u64));
     let chosen = model.queue.as_ref() == Some(&queue.queue);
     let words = vec![
         Span::styled(format!("{:name$.name$}", queue.queue), if chosen { CHOSEN } else { HEAD }),
         Span::styled(format!(" {:8.8}", queue.state), theme::of_state(&queue.state)),
-        Span::raw(format!(" {in_flight:>9} {:>9} {:>11}", figures::count(chains as u64), bytes.unwrap_or_default())),
+        Span::raw(format!(" {in_flight:>9} {:>9} {:>11}", chains.unwrap_or_default(), bytes.unwrap_or_default())),
     ];
     let line = Line::from(words);
     let width = u16::try_from(line.width()).unwrap_or(u16::MAX);

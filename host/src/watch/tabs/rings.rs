@@ -3,11 +3,12 @@
 use ratatui::Frame;
 use ratatui::layout::Rect;
 use ratatui::text::{Line, Span, Text};
-use vnic::observe::protocol::{EventSuppression, QueueStatus, RingSnapshot};
+use vnic::observe::protocol::{ChainSnapshot, EventSuppression, QueueStatus, RingSnapshot};
 
 use super::super::model::{Model, Tab};
-use super::super::theme::{self, ADDRESS, BAD, DIM, HEAD, WARN};
-use crate::views::notation;
+use super::super::sources;
+use super::super::theme::{self, ADDRESS, BAD, DIM, HEAD, PAGE, WARN};
+use crate::views::{figures, notation};
 
 /// What a line of slots begins with.
 const LABEL: u16 = 6;
@@ -30,13 +31,13 @@ pub(crate) fn draw(frame: &mut Frame<'_>, area: Rect, model: &Model) {
             lines.extend(Slots::of(ring).lines(area.width, LINES.0));
             lines.push(legend());
             lines.extend(said(queue, model));
-            lines.extend(in_flight(ring, area.width));
+            lines.extend(in_flight(ring, model.buffers, area.width));
         }
     }
     for ring in model.rings.iter().filter(|ring| ring.queue != queue.queue) {
         lines.extend([Line::default(), stands(ring)]);
         lines.extend(Slots::of(ring).lines(area.width, LINES.1));
-        lines.extend(in_flight(ring, area.width));
+        lines.extend(in_flight(ring, false, area.width));
     }
     super::scrolled(frame, area, Text::from(lines), model.scroll[Tab::Rings.at()]);
 }
@@ -57,7 +58,7 @@ fn stands(ring: &RingSnapshot) -> Line<'static> {
 }
 
 fn legend() -> Line<'static> {
-    Line::styled("      █ the device's  · the driver's  A: the next to be made available  U: the next to be used", DIM)
+    Line::styled("      █ the device's  · the driver's  A next to be available  U next to be used", DIM)
 }
 
 /// What is said of the queue beside its ring.
@@ -74,11 +75,50 @@ fn said(queue: &QueueStatus, model: &Model) -> Vec<Line<'static>> {
     lines
 }
 
-/// What is in flight, oldest first, in the ring notation; buffers that wait to be written to are one line.
-fn in_flight(ring: &RingSnapshot, width: u16) -> Vec<Line<'static>> {
-    let text = notation::ring(ring, false, usize::from(width));
-    let lines: Vec<Line<'static>> = theme::printed(&text).lines.into_iter().skip(1).collect();
-    if lines.is_empty() { vec![Line::styled("  nothing is in flight", DIM)] } else { lines }
+/// What is in flight, oldest first: a line for a chain, or each of its `buffers` in the ring notation. Buffers that wait to be
+/// written to are one line.
+fn in_flight(ring: &RingSnapshot, buffers: bool, width: u16) -> Vec<Line<'static>> {
+    if ring.chains.is_empty() && ring.faults.is_empty() {
+        return vec![Line::styled("  nothing is in flight", DIM)];
+    }
+    if buffers {
+        let text = notation::ring(ring, false, usize::from(width));
+        return theme::printed(&text).lines.into_iter().skip(1).collect();
+    }
+    let waiting = notation::waiting(ring);
+    let shown = ring.chains.iter().filter(|chain| waiting.is_none() || !notation::waits(chain));
+    let chains: Vec<_> = shown.map(|chain| self::chain(chain, usize::from(width))).collect();
+    let faults = ring.faults.iter().map(|fault| Line::styled(format!("  ! {fault}"), BAD));
+    waiting.map(Line::raw).into_iter().chain(chains).chain(faults).collect()
+}
+
+/// A chain in one line: how much it is, and of what.
+fn chain(chain: &ChainSnapshot, width: usize) -> Line<'static> {
+    let ChainSnapshot { slot, head, buffers, fault, .. } = chain;
+    let bytes: u64 = buffers.iter().map(|buffer| u64::from(buffer.len)).sum();
+    let many = if buffers.len() == 1 { "buffer " } else { "buffers" };
+    let count = figures::count(bytes);
+    let words = format!("  {:<7}head {head:<5} {:>3} {many} {count:>7} bytes", format!("[{slot}]"), buffers.len());
+    let mut room = width.saturating_sub(words.chars().count() + 2);
+    let mut line = vec![Span::raw(words)];
+    if let Some(fault) = fault {
+        line.push(Span::styled(format!("  ! {fault}"), BAD));
+        return Line::from(line);
+    }
+    let sources = sources::of(buffers);
+    if sources.is_empty() {
+        line.extend(buffers.first().map(|buffer| Span::styled(format!("  {buffer}"), ADDRESS)));
+    }
+    for (at, source) in sources.iter().enumerate() {
+        let words = source.words(room);
+        if at > 0 && (room < 16 || words.starts_with('…')) {
+            break;
+        }
+        line.push(Span::raw(if at == 0 { "  " } else { ", " }));
+        room = room.saturating_sub(words.chars().count() + 2);
+        line.push(Span::styled(words, if source.pages.is_some() { PAGE } else { DIM }));
+    }
+    Line::from(line)
 }
 
 /// Whose each slot of a ring is.

@@ -27,7 +27,7 @@ use crate::backend::{About, Shared};
 use crate::introspect::Introspection;
 use crate::serve::client::{give_way, start};
 use crate::serve::top;
-use crate::serve::trace::{self, Client};
+use crate::serve::trace;
 pub(super) use queue::Watched;
 use sight::{Named, Sight};
 pub(super) use told::Wanted;
@@ -97,9 +97,9 @@ impl Tracing {
     }
 
     /// One more follows.
-    pub(super) fn add(&self, client: Client, labels: bool) {
+    pub(super) fn add(&self, asked: trace::Asked) {
         // Nobody is left to hear that a thread is gone.
-        let _ = self.clients.send(trace::Asked { client, labels });
+        let _ = self.clients.send(asked);
         let _ = self.wake.send(());
     }
 

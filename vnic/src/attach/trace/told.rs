@@ -8,7 +8,7 @@ use super::chain::Seen;
 use super::sight::Sight;
 use crate::backend::QueueShared;
 use crate::introspect::GuestPhysical;
-use crate::observe::tracer::{Event, HEAD_BYTES};
+use crate::observe::tracer::{Event, EventHeader, HEAD_BYTES};
 use crate::spec::{Feature, Features};
 
 /// Pages that are looked at in one look at a ring, at most: meanwhile it misses chains.
@@ -104,6 +104,15 @@ impl Told {
         event.frame_len = bytes.saturating_sub(self.header as u64).try_into().unwrap_or(u32::MAX);
         // VIRTIO 1.3, 5.1.6 Device Operation: flags, gso_type, hdr_len, gso_size.
         event.gso_size = if number(&first, 1, 1) == 0 { 0 } else { number(&first, 4, 2) as u16 };
+        if first.len() >= self.header {
+            event.net_header = Some(EventHeader {
+                flags: number(&first, 0, 1) as u8,
+                gso_type: number(&first, 1, 1) as u8,
+                hdr_len: number(&first, 2, 2) as u16,
+                csum_start: number(&first, 6, 2) as u16,
+                csum_offset: number(&first, 8, 2) as u16,
+            });
+        }
         let known = first.get(self.header..).unwrap_or_default();
         let len = known.len().min(HEAD_BYTES).min(event.frame_len as usize);
         if let (Some(room), Some(known)) = (event.head_bytes.get_mut(..len), known.get(..len)) {

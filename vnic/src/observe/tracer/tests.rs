@@ -13,6 +13,7 @@ fn event(number: u64) -> Event {
         frame_len: 65226,
         gso_size: 1448,
         head_len: 54,
+        net_header: Some(EventHeader { flags: 1, gso_type: 0x81, hdr_len: 54, csum_start: 34, csum_offset: 16 }),
         net_header_len: 12,
         ..Event::default()
     };
