@@ -252,3 +252,30 @@ fn a_file_in_the_sockets_place_is_left_alone() {
     scratch.run(&args).is_refusal(&["precious"]);
     assert_eq!(std::fs::read_to_string(scratch.path("precious")).unwrap(), "data");
 }
+
+#[test]
+fn every_metric_says_what_it_counts_and_the_dashboard_asks_for_none_that_is_not_there() {
+    let scratch = Scratch::new();
+    let _serve = Serve::start(&scratch, "vnic.sock", &[]);
+    let mut stream = UnixStream::connect(scratch.path("vnic.sock.control")).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: vnic\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, text) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains("Content-Type: application/openmetrics-text; version=1.0.0"), "{head}");
+    assert!(text.ends_with("# EOF\n"), "{text}");
+    let families = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+    for family in families {
+        let help = format!("# HELP {family} ");
+        let said = text.lines().find_map(|line| line.strip_prefix(&help)).unwrap_or_else(|| panic!("{family}: {text}"));
+        assert!(said.len() > 5 && !said.ends_with('.'), "{family}: {said}");
+    }
+    let dashboard = std::fs::read_to_string(crate::util::root().join("contrib/grafana/vnic.json")).unwrap();
+    serde_json::from_str::<serde_json::Value>(&dashboard).unwrap();
+    let mut asked = 0;
+    for metric in dashboard.split("vnic_").skip(1).map(|rest| rest.split(['{', ',']).next().unwrap()) {
+        assert!(text.contains(&format!("\nvnic_{metric}{{")), "vnic_{metric} is not in\n{text}");
+        asked += 1;
+    }
+    assert!(asked > 10, "{asked}");
+}

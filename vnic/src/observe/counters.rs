@@ -25,17 +25,24 @@ impl Counter {
 }
 
 macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
+    ($($(#[doc = $doc:literal])+ $name:ident,)*) => {
         /// The counters of one queue, by the names that `vnic status` and the metrics use.
         #[derive(Debug, Default)]
         pub struct QueueCounters {
-            $($(#[$doc])* pub $name: Counter,)*
+            $($(#[doc = $doc])+ pub $name: Counter,)*
             named: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
         }
 
         impl QueueCounters {
             /// The names of all counters that every queue has.
             pub const NAMES: &'static [&'static str] = &[$(stringify!($name),)*];
+
+            /// What the counter of this name counts; of those that every queue has.
+            #[must_use]
+            pub fn help(name: &str) -> Option<&'static str> {
+                $(if name == stringify!($name) { return Some(concat!($($doc),+).trim()) })*
+                None
+            }
 
             /// All counters by name: the fixed ones, and `error_NAME` / `drop_NAME` for each that happened.
             #[must_use]

@@ -256,7 +256,9 @@ impl Source for Served {
     }
 
     fn metrics(&self) -> String {
-        metrics::text(&self.control.shared()) + &hardware::metrics(self.control.devices.iter().map(Device::parts))
+        let parts = self.control.devices.iter().map(Device::parts);
+        let costs: Vec<_> = parts.filter_map(|(shared, workers)| hardware::status(shared, workers)).collect();
+        metrics::text(&self.control.shared(), &costs)
     }
 }
 

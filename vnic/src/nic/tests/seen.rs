@@ -83,7 +83,7 @@ fn a_follower_that_is_too_slow_is_told_what_it_missed_and_it_is_counted() {
     assert_eq!(chains + lost, FRAMES);
     assert!(lost > 0 && chains > 0, "{chains} seen, {lost} lost");
     assert_eq!(rig.shared.queues[1].counts()["trace_lost"], lost);
-    let metrics = crate::serve::metrics::text(&[&rig.shared]);
+    let metrics = crate::serve::metrics::text(&[&rig.shared], &[]);
     assert!(metrics.contains(&format!("vnic_queue_trace_lost_total{{queue=\"transmitq0\"}} {lost}\n")), "{metrics}");
     client.shutdown(std::net::Shutdown::Both).unwrap();
     follower.join().unwrap();
@@ -97,7 +97,7 @@ fn every_counter_is_in_the_status_and_in_the_metrics() {
     rig.tx.add(&[Buffer::readable(RAM, 12)]);
     rig.wait_for("error", |rig| rig.counter(TX, "errors") == 1);
     let status = crate::serve::status::device(&rig.shared);
-    let metrics = crate::serve::metrics::text(&[&rig.shared]);
+    let metrics = crate::serve::metrics::text(&[&rig.shared], &[]);
     assert!(status.queues.iter().take(2).all(|queue| queue.event_suppression.is_some()), "{status:?}");
     let of_tx = &status.queues[usize::from(TX)].counters;
     for name in QueueCounters::NAMES.iter().copied().chain(["trace_lost", "error_unmapped"]) {
@@ -106,7 +106,7 @@ fn every_counter_is_in_the_status_and_in_the_metrics() {
     }
     // The link's own are published at its next poll.
     let link = "vnic_link_transmitted_bytes_total 100\n";
-    rig.wait_for("the link's counters", |rig| crate::serve::metrics::text(&[&rig.shared]).contains(link));
+    rig.wait_for("the link's counters", |rig| crate::serve::metrics::text(&[&rig.shared], &[]).contains(link));
 }
 
 #[test]
