@@ -10,7 +10,7 @@
 #   scripts/bench.sh --iommu        only what a guest's IOMMU costs: our back-end behind one against itself without
 #   scripts/bench.sh --sendfile     only a guest's sendfile: peer against -netdev user, tap against QEMU's tap
 #   scripts/bench.sh --disk         only our disk beside qemu-storage-daemon's and QEMU's own: from a driver without a VM and by fio in a
-#                                   guest; --only 'random read', 'tmpfs', 'guest'
+#                                   guest; --only 'no VM, tmpfs', 'guest', 'random read'
 #   scripts/bench.sh --rounds N     rounds of each comparison (5)
 #   scripts/bench.sh --against PROGRAM  another build of vnic as the yardstick, in place of DPDK
 #   scripts/bench.sh --engine       only the ring engine, against virtio-queue

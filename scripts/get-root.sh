@@ -16,10 +16,11 @@ SUITE=bookworm
 BYTES=64M
 DISK=4G
 
-# The kernel and what init needs, then the servers.
+# The kernel and what init needs, then the servers; and what tries the disk (scripts/disk.sh).
 PACKAGES=(linux-image-amd64 initramfs-tools kmod iproute2 openssl ca-certificates procps
   nginx apache2 lighttpd vsftpd samba nfs-kernel-server rsync iperf3
-  tomcat10 default-jre-headless golang-go nodejs python3)
+  tomcat10 default-jre-headless golang-go nodejs python3
+  fio)
 
 REFRESH=''
 while [ $# -gt 0 ]; do

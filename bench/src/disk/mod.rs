@@ -114,9 +114,9 @@ impl Case {
             (false, true) => "write",
         };
         let place = if self.place == Place::Tmpfs { "tmpfs" } else { "disk" };
-        let guest = if self.in_guest { "guest, " } else { "" };
+        let from = if self.in_guest { "guest" } else { "no VM" };
         let queues = if queues == 1 { String::new() } else { format!(", {queues} queues") };
-        format!("{guest}{place}, {} KiB {kind}, depth {depth}{queues}", block >> 10)
+        format!("{from}, {place}, {} KiB {kind}, depth {depth}{queues}", block >> 10)
     }
 }
 

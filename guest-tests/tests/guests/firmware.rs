@@ -87,7 +87,7 @@ fn crc32(bytes: &[u8]) -> u32 {
 }
 
 /// Kernel, image and command line as one program of UEFI, by systemd's stub. Returns its name.
-fn unified_image(folder: &Path, words: &str) -> &'static str {
+pub(super) fn unified_image(folder: &Path, words: &str) -> &'static str {
     let line = folder.join("words");
     fs::write(&line, words).expect("the kernel's words");
     let sections = [(".cmdline", line, 0x3_0000), (".linux", folder.join(KERNEL), 0x200_0000)];
@@ -102,7 +102,7 @@ fn unified_image(folder: &Path, words: &str) -> &'static str {
 
 const STUB: &str = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub";
 
-fn run(command: &mut Command) {
+pub(super) fn run(command: &mut Command) {
     let done = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(done.status.success(), "{command:?}: {}", String::from_utf8_lossy(&done.stderr));
 }

@@ -16,7 +16,13 @@ pub(super) enum Engine {
 }
 
 impl Engine {
-    /// For requests for this image.
+    /// What suits this image: one that lies in memory is read and written at once, while io_uring would hand each request to another
+    /// thread of the kernel's, as it cannot know that it will not wait (there is no `FMODE_NOWAIT` on tmpfs).
+    pub(super) fn suited(image: &Image) -> Self {
+        if image.is_in_memory() { Engine::Waiting } else { Engine::new(image) }
+    }
+
+    /// By io_uring, if it is there, for requests for this image.
     pub(super) fn new(image: &Image) -> Self {
         match image.file().try_clone().and_then(Transfers::new) {
             Ok(transfers) => Engine::Uring(Box::new(transfers)),

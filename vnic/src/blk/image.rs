@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 
 use super::options::{Cache, DiskOptions};
 use crate::memory::transfer::{Operation, Transfer};
@@ -149,6 +150,12 @@ impl Image {
     pub const fn block_exponent(&self) -> u8 {
         let sectors = self.block / SECTOR;
         if sectors.is_power_of_two() && sectors <= 1 << 15 { sectors.trailing_zeros() as u8 } else { 0 }
+    }
+
+    /// Does it lie in the host's memory, without a disk behind it?
+    #[must_use]
+    pub fn is_in_memory(&self) -> bool {
+        fstatfs(&self.file).is_ok_and(|filesystem| filesystem.filesystem_type() == TMPFS_MAGIC)
     }
 
     /// How long it is now.

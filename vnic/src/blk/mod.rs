@@ -109,7 +109,7 @@ impl Blk {
         move |plan| {
             let mut workers = Workers::new(1);
             for _ in 0..plan.cpus.len().clamp(1, queues.max(1)) {
-                let engine = Engine::new(&disk.image);
+                let engine = Engine::suited(&disk.image);
                 workers.add(BlkDataPath::new(Arc::clone(&disk), Arc::clone(plan.shared), engine), plan)?;
             }
             Ok(workers)

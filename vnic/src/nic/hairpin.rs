@@ -6,7 +6,7 @@
 //!
 //! Invariant: no chain of the receiveq is kept from burst to burst; those that were popped ahead and not needed go back.
 
-use super::hardware::Pace;
+use super::hardware::{Pace, pieces_of};
 use super::observers::ObserverPass;
 use super::transmit::{self, FrameSink, Observed};
 use crate::backend::{Progress, Queue, complete};
@@ -145,11 +145,17 @@ struct Hairpin<'a, P> {
 impl<P: Port> FrameSink for Hairpin<'_, P> {
     const KEEPS: bool = false;
     const READS: bool = true;
+    const BRINGS: bool = true;
 
     fn transmitted(&mut self, _frames: u64, _bytes: u64) {}
 
     #[inline(always)]
-    fn offer(&mut self, frame: &Frame<'_>, observed: Observed<'_, '_>) -> Result<Transmitted, LinkError> {
+    fn offer(
+        &mut self,
+        frame: &Frame<'_>,
+        observed: Observed<'_, '_>,
+        pace: Option<&mut Pace>,
+    ) -> Result<Transmitted, LinkError> {
         let needed = frame.len as usize + header_len(self.features);
         let count = match self.look_ahead.room(self.receiveq, needed, self.features.has(Feature::MrgRxbuf)) {
             Ok(Room::Chains(count)) => count,
@@ -171,6 +177,9 @@ impl<P: Port> FrameSink for Hairpin<'_, P> {
         if let Some((queue, observers)) = observed {
             observers.transmitted(queue, frame, frame.len, 0);
             observers.received(shared, segments, &space, frame.len);
+        }
+        if let Some(pace) = pace {
+            pace.received(pieces_of(space.frame()));
         }
         self.bytes += u64::from(frame.len);
         for (chain, written) in space.filled() {

@@ -7,9 +7,9 @@
 //! Pace: a frame goes out when the modelled card begins with its chain, which is when it is done with the one before; the chain
 //! stays in the ring until the card is done with it, and only then goes back. So the ring fills as the card's would, and the
 //! driver feels it. Until then the worker sleeps, and a timer wakes it. A frame for the driver waits until the card is done with
-//! the ones before it. Limits: one worker; not the frames that a hairpin hands over, in the direction of the driver; a chain that a
-//! link keeps comes back when the link is done with it, and the next waits for the card; an interrupt comes with its
-//! completion, and its throttle (`itr`) is in the account alone.
+//! the ones before it; one that comes straight back (loopback) begins when the card has brought the one before. Limits: one
+//! worker; a chain that a link keeps comes back when the link is done with it, and the next waits for the card; an interrupt comes
+//! with its completion, and its throttle (`itr`) is in the account alone.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};

@@ -69,12 +69,20 @@ pub(super) trait FrameSink {
     const KEEPS: bool;
     /// Does it read the frames itself?
     const READS: bool;
+    /// Does it hand them to a driver at once? Then a modelled card has to bring them there, too.
+    const BRINGS: bool;
 
     /// So many frames, of so many bytes together, were taken in this burst.
     fn transmitted(&mut self, frames: u64, bytes: u64);
 
-    /// Takes a frame, or says that it is full. What it has taken it shows to the observers.
-    fn offer(&mut self, frame: &Frame<'_>, observed: Observed<'_, '_>) -> Result<Transmitted, LinkError>;
+    /// Takes a frame, or says that it is full. What it has taken it shows to the observers, and to the card's model what it
+    /// [brings](FrameSink::BRINGS).
+    fn offer(
+        &mut self,
+        frame: &Frame<'_>,
+        observed: Observed<'_, '_>,
+        pace: Option<&mut Pace>,
+    ) -> Result<Transmitted, LinkError>;
 }
 
 /// The transmitq, and who looks on; `None` where nobody does.
@@ -90,13 +98,19 @@ pub(super) struct LinkTransmit<'a, P> {
 impl<P: Port> FrameSink for LinkTransmit<'_, P> {
     const KEEPS: bool = P::KEEPS > 0;
     const READS: bool = P::READS;
+    const BRINGS: bool = false;
 
     fn transmitted(&mut self, frames: u64, bytes: u64) {
         self.port.transmitted(frames, bytes);
     }
 
     #[inline(always)]
-    fn offer(&mut self, frame: &Frame<'_>, observed: Observed<'_, '_>) -> Result<Transmitted, LinkError> {
+    fn offer(
+        &mut self,
+        frame: &Frame<'_>,
+        observed: Observed<'_, '_>,
+        _pace: Option<&mut Pace>,
+    ) -> Result<Transmitted, LinkError> {
         let transmitted = self.port.transmit(self.pair, frame)?;
         let (read, copied) = match transmitted {
             Transmitted::Taken { read, copied } => (read, copied),
@@ -144,7 +158,7 @@ impl<O: FrameSink> Visitor for Transmit<'_, '_, O> {
         let mut counts = BurstCounts::default();
         for chain in batch.views() {
             let Some(frame) = Frame::plain(chain) else { break };
-            match self.sink.offer(&frame, None) {
+            match self.sink.offer(&frame, None, None) {
                 Ok(Transmitted::Taken { read, copied }) => counts.taken(&frame, read, copied),
                 // One that keeps frames takes no batches.
                 Ok(Transmitted::Full | Transmitted::Kept { .. }) => break,
@@ -192,6 +206,11 @@ impl<O: FrameSink> Transmit<'_, '_, O> {
     fn offer_paced(&mut self, frame: &Frame<'_>) -> Disposition {
         let Some((pace, index)) = &mut self.pace else { return Disposition::Leave };
         match pace.work(*index, frame) {
+            // It is not done yet with the one before, on its way to the driver.
+            Work::Begins if O::BRINGS && !pace.may_receive() => {
+                self.paced = true;
+                return Disposition::Leave;
+            }
             Work::Begins => {}
             Work::Goes => {
                 self.paced = true;
@@ -203,7 +222,7 @@ impl<O: FrameSink> Transmit<'_, '_, O> {
             }
         }
         let observed = self.seen.then_some((self.shared, &mut *self.observers));
-        let (read, copied, disposition) = match self.sink.offer(frame, observed) {
+        let (read, copied, disposition) = match self.sink.offer(frame, observed, Some(pace)) {
             Ok(Transmitted::Taken { read, copied }) => (read, copied, Disposition::Leave),
             Ok(Transmitted::Kept { .. }) => {
                 self.counts.taken(frame, 0, 0);
@@ -232,7 +251,7 @@ impl<O: FrameSink> Transmit<'_, '_, O> {
     #[inline(always)]
     fn offer_now(&mut self, frame: &Frame<'_>) -> Disposition {
         let observed = self.seen.then_some((self.shared, &mut *self.observers));
-        match self.sink.offer(frame, observed) {
+        match self.sink.offer(frame, observed, None) {
             Ok(Transmitted::Taken { read, copied }) => self.counts.taken(frame, read, copied),
             Ok(Transmitted::Kept { .. }) => {
                 self.counts.taken(frame, 0, 0);

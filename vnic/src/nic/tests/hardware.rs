@@ -170,3 +170,26 @@ fn frames_for_the_driver_come_no_faster_than_the_card_brings_them() {
     let cost = "82599".parse::<crate::hardware::Model>().unwrap().account(Direction::Receive, received);
     assert_eq!((cost.chains, cost.payload_bytes), (20, 20_000));
 }
+
+/// The card has one translation, and a look-up takes 5 ms: the driver's buffer and the frame's take it from each other. Sent to
+/// nobody, the frames would need no look-up but the first.
+#[test]
+fn what_comes_back_from_a_loopback_comes_no_faster_than_the_card_brings_it() {
+    for features in formats() {
+        let mut rig = rig("82599,iotlb=1,iotlb-miss=5ms:pace", crate::link::loopback::Loopback::new(), features);
+        let start = Instant::now();
+        for _ in 0..10 {
+            rig.rx.add(&[Buffer::writable(RECEIVE, 2000)]);
+            rig.send(1000);
+        }
+        for count in 0..10 {
+            rig.rx.used();
+            let took = start.elapsed();
+            assert!(took >= Duration::from_millis(10) * count, "{count} frames before this one, after {took:?}");
+        }
+        for _ in 0..10 {
+            rig.tx.used();
+        }
+        assert_eq!(rig.counter(TX, "link_full"), 0, "it is the card that holds them back: {features:?}");
+    }
+}

@@ -1,9 +1,12 @@
 //! A guest whose disks are ours: file systems on them, from the guest and from the host.
 
+mod boots;
+
+use std::fs::File;
 use std::path::Path;
 use std::process::Command;
 
-use guest_fixture::{Deadline, Device, Folder, Machine, judged_run, note, prepared, until};
+use guest_fixture::{Deadline, Device, Folder, Machine, is_root, judged_run, note, prepared, skip, until};
 
 const WRITES: Deadline = Deadline::secs("the guest to write to its disk", 60);
 
@@ -86,13 +89,29 @@ const WRITERS: &str = "set -e; mkdir -p /mnt; mount -t ext4 /dev/vda /mnt; head 
 
 #[test]
 fn a_disk_that_is_killed_again_and_again_under_writes_loses_nothing_that_was_acknowledged() {
+    killed_again_and_again("");
+}
+
+#[test]
+#[ignore = "dear: scripts/disk.sh"]
+fn a_disk_with_packed_rings_that_is_killed_again_and_again_loses_nothing_either() {
+    killed_again_and_again(",packed=on");
+}
+
+/// With these options for QEMU's device.
+fn killed_again_and_again(options: &str) {
     const DEATHS: u32 = 20;
     let folder = Folder::new();
     let machine = prepared(folder.path(), &["--disk", "vhost", "--append", "vnic.modules=base,disk"]);
+    let mut words = machine.command();
+    let of_disk = words.iter_mut().find(|word| word.starts_with("vhost-user-blk-pci,")).expect("a disk");
+    of_disk.push_str(options);
     let nic = Device::start(folder.path(), &[]);
     let mut disk = Device::disk(folder.path(), "disk.ext4");
-    let mut machine = Machine::run(folder.path(), &machine.command());
+    let mut machine = Machine::run(folder.path(), &words);
     let mut agent = machine.agent();
+    let negotiated = disk.status()["features"]["negotiated"].to_string();
+    assert_eq!(negotiated.contains("ring_packed"), options.contains("packed=on"), "{negotiated}");
     agent.run(&["sh", "-c", WRITERS]);
     let mut resumed = 0;
     for death in 0..DEATHS {
@@ -147,4 +166,65 @@ fn a_cold_file_leaves_out_of_the_frames_that_our_disk_filled_unless_it_is_copied
     let copied = disk(1);
     assert!(copied.bytes >= bytes && copied.payload_bytes_in_pages_read <= bytes / 1000, "{copied:?}");
     assert!(disk(2).bytes < bytes / 100, "it was in memory already: {:?}", disk(2));
+}
+
+/// A file system of the host's that is as large as this, until dropped.
+struct Small(std::path::PathBuf);
+
+impl Small {
+    fn mount(at: std::path::PathBuf, size: &str) -> Small {
+        std::fs::create_dir(&at).expect("a folder");
+        host(&["mount", "-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs", &at.display().to_string()]);
+        Small(at)
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_full_host_disk_a_locked_image_and_one_that_shrinks_are_errors_that_the_guest_survives() {
+    if !is_root() {
+        return skip("a small file system is mounted by root only");
+    }
+    let folder = Folder::new();
+    let small = Small::mount(folder.path().join("small"), "8M");
+    let image = small.0.join("disk.img");
+    File::create(&image).and_then(|file| file.set_len(64 << 20)).expect("a sparse image");
+    let machine = prepared(folder.path(), &["--disk", "vhost", "--append", "vnic.modules=base,disk"]);
+    let card = Device::start(folder.path(), &[]);
+    let device = Device::disk(folder.path(), "small/disk.img");
+    let locked = format!("{},file={}", folder.path().join("other.sock").display(), image.display());
+    let refused = Command::new(guest_fixture::vnic()).args(["serve", "--blk", &locked]).output().expect("vnic runs");
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(refused.status.code() == Some(2) && said.contains("is locked by another program"), "{said}");
+    let mut machine = Machine::run(folder.path(), &machine.command());
+    let mut agent = machine.agent();
+    let mut dd = |words: &str| {
+        let script = format!("dd {words} bs=1M 2>&1 && echo fine || echo failed");
+        agent.run(&["sh", "-c", &script])
+    };
+    let drops = |name: &str| device.counter("requestq0", name);
+
+    let said = dd("if=/dev/urandom of=/dev/vda count=32 oflag=direct");
+    assert!(said.contains("failed") && said.contains("Input/output error"), "{said}");
+    assert!(drops("drop_io_error") > 0, "{}", device.status());
+    let said = dd("if=/dev/vda of=/dev/null count=2 iflag=direct");
+    assert!(said.contains("fine"), "what is there is read: {said}");
+
+    File::options().write(true).open(&image).and_then(|file| file.set_len(1 << 20)).expect("it shrinks");
+    let before = drops("drop_io_error");
+    let said = dd("if=/dev/vda of=/dev/null skip=4 count=1 iflag=direct");
+    assert!(said.contains("failed") && drops("drop_io_error") > before, "behind its end: {said}");
+    let said = dd("if=/dev/zero of=/dev/vda seek=4 count=1 oflag=direct");
+    assert!(said.contains("failed") && drops("drop_image_shrank") > 0, "it is not made longer again: {said}");
+    assert_eq!(std::fs::metadata(&image).expect("the image").len(), 1 << 20);
+    let said = dd("if=/dev/zero of=/dev/vda count=1 oflag=direct");
+    assert!(said.contains("fine"), "what is left is written: {said}");
+    assert_eq!(drops("errors"), 0);
+    machine.power_off(agent);
+    assert!(device.stop().success() && card.stop().success());
 }

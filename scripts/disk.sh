@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# The tests of our disk that take minutes: SeaBIOS and EDK2 load from it, a Debian has its root file system there, and it is
+# killed twenty times while fio verifies, with split rings and packed. Makes what they need (scripts/get-root.sh).
+#
+#   scripts/disk.sh            all of them
+#   scripts/disk.sh WORDS      those whose name has these words: seabios, edk2, debian, packed
+set -euo pipefail
+. "$(dirname "$0")/lib.sh"
+case ${1:-} in
+  -h | --help) help && exit ;;
+  -*) usage_error "unknown option $1" ;;
+esac
+need_cargo
+need e2fsck e2fsprogs e2fsprogs
+wish ovmf seabios systemd-boot-efi binutils mtools
+[[ debian != *"${1:-}"* ]] || "$ROOT/scripts/get-root.sh"
+cd "$ROOT"
+run cargo test --workspace --locked --test guests -- --test-threads=1 --ignored --nocapture "${1:-disk::}"
