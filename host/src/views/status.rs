@@ -12,10 +12,13 @@ use comfy_table::Cell;
 
 use super::figures;
 use super::style::{self, BAD, DIM, GOOD, HEAD, PLAIN, WARN};
-use super::table::{Align, NULL, paragraph, styled, table};
+use super::table::{Align, NULL, paragraph, styled, table, width};
 
 /// The counters that have a column; the others are named where they are not zero.
 const COLUMNS: &[&str] = &["chains", "descriptors", "bytes", "kicks", "calls", "drops", "errors"];
+
+/// How wide a line's name is.
+const LABEL: usize = 10;
 
 /// As many queues as are shown one by one whether anybody uses them or not.
 const MANY: usize = 8;
@@ -30,21 +33,20 @@ pub(crate) fn show(status: &Status, control: &Path) -> Result<()> {
 fn text(status: &Status, control: &Path) -> Result<String, fmt::Error> {
     let mut text = String::new();
     let out = &mut text;
-    let label = |name: &str| format!("{HEAD}{name:<10}{HEAD:#}");
-    writeln!(
-        out,
-        "{}{}  {DIM}({}process {}, {}control {}){DIM:#}",
-        label("device"),
-        status.socket,
-        if status.device == "net" { String::new() } else { format!("{}, ", status.device) },
-        status.pid,
-        match (status.device.as_str(), status.link.as_str()) {
-            (_, "") => String::new(),
-            ("blk", image) => format!("image {image}, "),
-            (_, link) => format!("link {link}, "),
-        },
-        control.display()
-    )?;
+    let label = |name: &str| format!("{HEAD}{name:<LABEL$}{HEAD:#}");
+    let mut about: Vec<String> = Vec::new();
+    about.extend((status.device != "net").then(|| status.device.clone()));
+    about.push(format!("process {}", status.pid));
+    about.extend(match (status.device.as_str(), status.link.as_str()) {
+        (_, "") => None,
+        ("blk", image) => Some(format!("image {image}")),
+        (_, link) => Some(format!("link {link}")),
+    });
+    about.push(format!("control {}", control.display()));
+    let about = format!("({})", about.join(", "));
+    let fits = LABEL + status.socket.chars().count() + 2 + about.chars().count() <= usize::from(width());
+    let gap = if fits { "  ".to_owned() } else { format!("\n{:LABEL$}", "") };
+    writeln!(out, "{}{}{gap}{DIM}{about}{DIM:#}", label("device"), status.socket)?;
     let (style, state) = if status.connected { (GOOD, "connected") } else { (WARN, "no front-end") };
     writeln!(out, "{}{style}{state}{style:#}, {}", label("session"), served(status))?;
     if let Some(error) = &status.last_error {

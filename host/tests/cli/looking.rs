@@ -58,6 +58,7 @@ fn status_fits_the_screen() {
     script.status.protocol_features = names.clone();
     script.status.link_counters = names.iter().map(|name| (name.clone(), 1_000_000)).collect();
     script.status.queues[0].counters.extend(names.iter().map(|name| (name.clone(), u64::MAX)));
+    script.status.socket = "/run/a/folder/with/a/rather/long/name/vnic.sock".to_owned();
     script.status.queues[1].error = Some("head 12: a sentence that says what is wrong with it, ".repeat(4));
     let device = Device::start(&scratch.path("control"), script);
     let shown = scratch.run(&["status", "--control", device.control()]).stdout;

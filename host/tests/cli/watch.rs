@@ -157,6 +157,16 @@ fn q_puts_the_terminal_back() {
 }
 
 #[test]
+fn ctrl_c_puts_the_terminal_back_even_while_something_is_written() {
+    let scratch = Scratch::new();
+    let device = Device::start(&scratch.path("control"), device::busy());
+    let mut terminal = Terminal::start(&scratch, &device);
+    terminal.press("5/0x2ee", "address or file: 0x2ee");
+    terminal.keyboard.write_all(b"\x03").unwrap();
+    terminal.ends_well();
+}
+
+#[test]
 fn a_signal_puts_the_terminal_back() {
     let scratch = Scratch::new();
     let device = Device::start(&scratch.path("control"), device::busy());
