@@ -148,6 +148,34 @@ pub struct PageLife {
     pub steps: Vec<PageStep>,
     /// Chains of any page that the recorder was not shown.
     pub missed_chains: u64,
+    /// What happened to pages all over the file, each as often as a device had it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<PageDot>,
+}
+
+/// A device had a page of the file: a dot in the picture of all of them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PageDot {
+    /// Which page of the file, from 0.
+    pub page: u64,
+    /// When, in seconds since the device was first served.
+    pub seconds: f64,
+    /// What for.
+    pub what: Had,
+}
+
+/// What a device had a page for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Had {
+    /// A disk filled it.
+    Filled,
+    /// A NIC sent it.
+    Sent,
+    /// A device put something else there.
+    Overwritten,
+    /// A device read it for something else.
+    Read,
 }
 
 /// A device had a page.

@@ -249,10 +249,9 @@ impl<'a> Conductor<'a> {
         };
         match end? {
             Event::TransferEnd { bytes_sent, seconds, receipt, pages, accounts: guest } => {
-                // Where the disk's way into memory was seen, the life of one page goes with it.
+                // Where the disk's way into memory was seen, the lives of pages go with it.
                 let told = cold && self.plan.witnesses.device && matches!(accounts.disk, Some(Ok(_)));
-                let first = pages.first().filter(|_| told);
-                let page_life = first.and_then(|run| life::of_page(&mut self.control, run.page, run.gpa));
+                let page_life = told.then(|| life::of_file(&mut self.control, &pages)).flatten();
                 let end = row::End { bytes_sent, seconds, receipt, pages, accounts: guest, page_life };
                 Ok(Outcome::Done(Box::new(Transfer::new(self.plan.witnesses, begin, end, accounts, memory))))
             }

@@ -28,6 +28,7 @@ pub(crate) fn text(of: &LifeOf, life: &Life, all: bool, width: u16) -> String {
     let name = match of {
         LifeOf::Page { gpa } => format!("the page at {gpa:#x}"),
         LifeOf::File { path } => format!("the pages of {path}"),
+        LifeOf::Pages { addresses } => format!("{} pages", addresses.len()),
     };
     let mut text = String::new();
     if life.steps.is_empty() {

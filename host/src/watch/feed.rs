@@ -384,7 +384,7 @@ impl Asker {
                         let page = self.client().and_then(|client| client.page(vec![*gpa]));
                         Some(page.and_then(|mut page| page.pop().context("there is no answer")).map_err(words))
                     }
-                    LifeOf::File { .. } => None,
+                    LifeOf::File { .. } | LifeOf::Pages { .. } => None,
                 };
                 let life = self.client().and_then(|client| client.life(of.clone())).map_err(words);
                 Some(News::Known(of, Box::new(Known { page, life })))

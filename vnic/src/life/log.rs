@@ -14,6 +14,8 @@ use crate::spec::net::NET_HEADER_LEN;
 pub const MAX_STEPS: usize = 1 << 16;
 /// Bytes of the names that go with them: where files have very long names, fewer steps are kept.
 const MAX_TEXT: usize = 8 << 20;
+/// Pages in one question.
+const MAX_ASKED: usize = 1024;
 /// Steps in one answer.
 const MAX_TOLD: usize = 4096;
 
@@ -172,13 +174,24 @@ impl Log {
     /// The life of the page at this guest-physical address.
     #[must_use]
     pub fn of_page(&self, gpa: u64) -> Life {
-        let mut next = self.last.get(&(gpa / PAGE)).copied();
+        self.of_pages(&[gpa])
+    }
+
+    /// The lives of the pages at these addresses, one after the other.
+    #[must_use]
+    pub fn of_pages(&self, addresses: &[u64]) -> Life {
         let mut steps = Vec::new();
-        while let Some(kept) = next.and_then(|number| self.kept(number)) {
-            steps.push(&kept.step);
-            next = kept.before;
+        for gpa in addresses.iter().take(MAX_ASKED) {
+            let mut next = self.last.get(&(gpa / PAGE)).copied();
+            let first = steps.len();
+            while let Some(kept) = next.and_then(|number| self.kept(number)) {
+                steps.push(&kept.step);
+                next = kept.before;
+            }
+            if let Some(own) = steps.get_mut(first..) {
+                own.reverse();
+            }
         }
-        steps.reverse();
         self.told(steps)
     }
 

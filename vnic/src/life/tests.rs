@@ -52,6 +52,17 @@ fn a_page_that_was_sent_overwritten_and_sent_again_has_a_life_of_three_steps() {
 }
 
 #[test]
+fn the_lives_of_several_pages_come_one_after_the_other() {
+    let mut log = Log::default();
+    for at in 1..4 {
+        send(&mut log, at, 0x10_0000, "/a");
+    }
+    let life = log.of_pages(&[0x10_1000, 0x77_0000, 0x10_0000]);
+    let had: Vec<(u64, u64)> = life.steps.iter().map(|step| (step.gpa & !0xfff, step.at_ns)).collect();
+    assert_eq!(had, [0x10_1000, 0x10_0000].map(|gpa| [1, 2, 3].map(|at| (gpa, at))).concat());
+}
+
+#[test]
 fn a_files_life_is_that_of_its_pages_before_and_after_too() {
     let mut log = Log::default();
     let mut fill = Event { written: 8193, descriptors: 3, head_len: 17, ..Event::default() };

@@ -87,6 +87,11 @@ pub enum LifeOf {
         /// Its path, as labels have it.
         path: String,
     },
+    /// The pages' at these addresses, one page after the other.
+    Pages {
+        /// Guest-physical.
+        addresses: Vec<u64>,
+    },
 }
 
 /// The answer to a request.

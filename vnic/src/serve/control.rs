@@ -372,6 +372,7 @@ impl Control {
         Reply::Life(Box::new(match of {
             LifeOf::Page { gpa } => log.of_page(*gpa),
             LifeOf::File { path } => log.of_file(path),
+            LifeOf::Pages { addresses } => log.of_pages(addresses),
         }))
     }
 

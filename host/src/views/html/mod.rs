@@ -6,6 +6,7 @@
 //! | [`way`] | for each row the textbook's figure: switches above, copies between the lanes, DMA at the ends |
 //! | [`histogram`] | how long its descriptors are |
 //! | [`chart`] | the rows side by side, as bars |
+//! | [`lives`] | all pages of a file over time |
 //! | [`changes`] | two records side by side |
 //! | [`style`] | colours, light and dark, and for paper |
 //!
@@ -24,6 +25,7 @@ mod changes;
 mod chart;
 mod grid;
 mod histogram;
+mod lives;
 mod style;
 mod way;
 
@@ -132,6 +134,10 @@ fn files(watched: &Watched) -> Markup {
 /// What happened to one page of a row's file.
 fn page_life(method: &Method, life: &PageLife) -> Markup {
     html! {
+        @if !life.others.is_empty() {
+            h2 { (method.method) ": when the disk filled each page, and the NIC sent it" }
+            figure { (lives::figure(&life.others)) }
+        }
         h2 { (method.method) ": what happened to page " (life.page) " of its file, at " (format!("{:#x}", life.gpa)) }
         ol.life { @for step in &life.steps { li { b { (format!("{:.6} s", step.seconds)) } " " (step.what) ", " (step.bytes) " bytes" } } }
     }

@@ -17,6 +17,7 @@ pub(crate) fn draw(frame: &mut Frame<'_>, area: Rect, model: &Model) {
     let asked = tab.asked.as_ref().map(|of| match of {
         LifeOf::Page { gpa } => format!("{gpa:#x}"),
         LifeOf::File { path } => path.clone(),
+        LifeOf::Pages { addresses } => format!("{} pages", addresses.len()),
     });
     let mut line = vec![Span::styled("address or file: ", HEAD)];
     match (&tab.editing, &asked) {
