@@ -13,6 +13,8 @@ pub(crate) enum Unit {
     Frames,
     /// Bytes of the file.
     Bytes,
+    /// The same, for each second that the workers had a CPU.
+    BytesOfWorker,
     /// Requests for a disk.
     Requests,
 }
@@ -116,6 +118,7 @@ impl Outcome {
             let Some([median, least, most]) = spread(&runs.figures) else { continue };
             let (unit, name) = match self.unit {
                 Unit::Frames => (1e6, "Mfr/s"),
+                Unit::BytesOfWorker => (1e6, "MB/CPU s"),
                 Unit::Bytes => (1e6, "MB/s"),
                 Unit::Requests => (1e3, "kIO/s"),
             };

@@ -2,13 +2,17 @@
 //!
 //! Operation: both guests of a comparison are up at the same time, each in a network namespace of its own with the receiver in
 //! it, where the link has none. They send in turn, round after round; the one that does not send sleeps. What `vnic top` costs is
-//! asked of one guest, with it and without in turn.
+//! asked of one guest, with it and without in turn, and of its device's workers: how many bytes go out for each second that they
+//! have a CPU, while they never poll. What the guest makes of it is another thing: its rate halves and doubles from one send to
+//! the next.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use guest_fixture::{
@@ -24,7 +28,7 @@ const BYTES: u64 = 64 << 20;
 /// Rounds in place of each that is asked for: a transfer takes the blink of an eye, and so does a whim of the scheduler.
 const ROUNDS: u32 = 4;
 /// The same, where a ratio near 1 is asked for.
-const WATCHED_ROUNDS: u32 = 8;
+const WATCHED_ROUNDS: u32 = 16;
 /// Where QEMU's `user` network looks for what its guest sends to 10.0.2.2.
 const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
 const PORT: u16 = 9000;
@@ -82,6 +86,15 @@ impl Case {
         let [ours, theirs] = self.nics;
         format!("guest sendfile, {} and {}", ours.name(), theirs.name())
     }
+
+    /// Is it what looking costs?
+    fn is_watched(&self) -> bool {
+        self.nics[0] == Nic::PeerWatched
+    }
+
+    fn unit(&self) -> Unit {
+        if self.is_watched() { Unit::BytesOfWorker } else { Unit::Bytes }
+    }
 }
 
 /// The cases that are asked for.
@@ -95,7 +108,7 @@ pub(crate) fn measure(case: &Case, args: &Args) -> Outcome {
     let mut runs = [0, 1].map(|at: usize| Runs::of(case.nics[at].name(), targets[at]));
     let ran = caught(|| rounds(case, args, &mut runs));
     let not_run = ran.err().map(|error| format!("{error:#}"));
-    let mut outcome = Outcome { case: case.name(), unit: Unit::Bytes, runs: runs.into(), not_run };
+    let mut outcome = Outcome { case: case.name(), unit: case.unit(), runs: runs.into(), not_run };
     if outcome.not_run.is_none() {
         outcome.compare();
     }
@@ -105,7 +118,7 @@ pub(crate) fn measure(case: &Case, args: &Args) -> Outcome {
 fn rounds(case: &Case, args: &Args, runs: &mut [Runs; 2]) -> Result<()> {
     ensure!(is_root(), "network namespaces need root");
     let [ours, theirs] = case.nics;
-    if ours == Nic::PeerWatched {
+    if case.is_watched() {
         return watched_and_not(args, runs);
     }
     let mut guests = [Guest::boot(ours, args)?, Guest::boot(theirs, args)?];
@@ -128,7 +141,9 @@ fn watched_and_not(args: &Args, runs: &mut [Runs; 2]) -> Result<()> {
     for round in 0..WATCHED_ROUNDS * args.rounds {
         for at in if round % 2 == 0 { [0, 1] } else { [1, 0] } {
             let _client = (at == 0).then(|| guest.watch()).transpose()?;
-            runs[at].figures.push(guest.send());
+            let before = guest.workers_had()?;
+            guest.send();
+            runs[at].figures.push(BYTES as f64 / (guest.workers_had()? - before).as_secs_f64());
         }
     }
     guest.power_off();
@@ -178,8 +193,9 @@ impl Guest {
                 let address = SocketAddr::new(IpAddr::V4(address), PORT);
                 receiver::listen(address).with_context(|| format!("a receiver at {address}"))?;
             }
-            let keeping = if nic == Nic::PeerAlone { "asked" } else { "always" };
-            let device = link.map(|link| Device::of(&args.vnic, folder.path(), &["--link", link, "--top", keeping]));
+            let (keeping, poll) = if nic == Nic::PeerAlone { ("asked", "never") } else { ("always", "adaptive") };
+            let options = |link| ["--link", link, "--top", keeping, "--poll", poll];
+            let device = link.map(|link| Device::of(&args.vnic, folder.path(), &options(link)));
             let passt = (nic == Nic::QemuPasst).then(|| passt(&folder, &socket));
             Ok((device, passt, Machine::boot(folder.path(), &["--netdev", netdev])))
         })?;
@@ -201,6 +217,24 @@ impl Guest {
         client.read_line(&mut said)?;
         ensure!(said.contains("done"), "the device said {said}");
         Ok(client)
+    }
+
+    /// How long the device's workers have had a CPU so far.
+    fn workers_had(&mut self) -> Result<Duration> {
+        let device = self.device.as_mut().context("only ours is looked at")?;
+        let tasks = PathBuf::from(format!("/proc/{}/task", device.child().id()));
+        let mut had = Duration::ZERO;
+        for task in fs::read_dir(&tasks).with_context(|| tasks.display().to_string())? {
+            let task = task?.path();
+            // A thread that has ended meanwhile is none of the workers.
+            let read = |name| fs::read_to_string(task.join(name)).unwrap_or_default();
+            if read("comm").starts_with("worker") {
+                let on_cpu = read("schedstat").split(' ').next().and_then(|ns| ns.parse().ok());
+                had += Duration::from_nanos(on_cpu.context("the kernel does not say how long a thread had a CPU")?);
+            }
+        }
+        ensure!(!had.is_zero(), "there are no workers");
+        Ok(had)
     }
 
     fn power_off(self) {
