@@ -93,7 +93,8 @@ fn scan(queue: &str, device: &Control) -> Result<Reply, String> {
 fn watch(flow: Flow, runs: &[PageRun], later: bool, device: &Control) -> Result<Reply, String> {
     let pages = Arc::new(FilePages::new(runs).map_err(|error| error.to_string())?);
     device.name_pages(Some(&pages));
-    let watch = FlowWatch::new(flow, pages);
+    // Without a kernel that can be looked into there are no stamps, and the end of the watch says why.
+    let watch = FlowWatch::new(flow, pages).stamped(device.stamper().ok());
     let watch = if later { watch.later() } else { watch };
     device.observe(|| Some(Box::new(watch.part())));
     device.observe_disks(|| Some(Box::new(DiskWatch::default())));
@@ -136,8 +137,8 @@ fn introspected(parts: &[Box<FlowWatch>], device: &Control) -> Introspected {
     if forgotten > 0 {
         return Introspected::Unknown(format!("there was no room to remember where {forgotten} bytes lay"));
     }
-    let pieces = parts.iter().flat_map(|part| part.trail().0).copied();
-    match testify(pieces, |addresses| device.labels(addresses)) {
+    let pieces = parts.iter().flat_map(|part| part.stamped_trail());
+    match testify(pieces, |buffers| device.labels_of(buffers)) {
         Ok(accounts) => Introspected::Accounts(accounts),
         Err(why) => Introspected::Unknown(why),
     }

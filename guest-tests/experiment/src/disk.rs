@@ -25,7 +25,7 @@ impl DiskObserver for DiskWatch {
         let mut offset = read.offset;
         for &(gpa, len) in read.pieces {
             self.bytes += len;
-            self.trail.remember(Piece { gpa, len, offset });
+            self.trail.remember(Piece { gpa, len, offset }, 0);
             offset = offset.wrapping_add(len);
         }
     }

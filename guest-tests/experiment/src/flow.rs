@@ -23,7 +23,8 @@ use std::sync::{Arc, OnceLock};
 use serde::{Deserialize, Serialize};
 use vnic::datagram;
 use vnic::hardware::{self, Fold, Shapes};
-use vnic::memory::FilePages;
+use vnic::introspect::Stamper;
+use vnic::memory::{FilePages, Onlooker};
 use vnic::net::parse::{HEAD_LEN, Packet, Transport, parse};
 use vnic::observe::observer::{Observer, TransmittedFrame};
 
@@ -117,6 +118,8 @@ pub struct FlowWatch {
     trail: Trail,
     /// Are the file's pages known only when it is over?
     later: bool,
+    /// Who remembers what the pages were.
+    stamper: Option<Arc<Stamper<Arc<Onlooker>>>>,
 }
 
 impl FlowWatch {
@@ -131,7 +134,14 @@ impl FlowWatch {
             shapes: Fold::default(),
             trail: Trail::default(),
             later: false,
+            stamper: None,
         }
+    }
+
+    /// The same, with what the pages were remembered beside where they are.
+    #[must_use]
+    pub fn stamped(self, stamper: Option<Arc<Stamper<Arc<Onlooker>>>>) -> Self {
+        FlowWatch { stamper, ..self }
     }
 
     /// The same, for a file whose pages are known only when it is over.
@@ -143,8 +153,8 @@ impl FlowWatch {
     /// Another part of the same watch, for another worker: nothing seen yet.
     #[must_use]
     pub fn part(&self) -> Self {
-        let (pages, stream) = (self.pages.clone(), self.stream.clone());
-        FlowWatch { stream, later: self.later, ..FlowWatch::new(self.flow, pages) }
+        let (pages, stream, stamper) = (self.pages.clone(), self.stream.clone(), self.stamper.clone());
+        FlowWatch { stream, stamper, later: self.later, ..FlowWatch::new(self.flow, pages) }
     }
 
     /// Where in the stream the frame's payload starts. A frame from before the first one seen (the SYN's neighbours
@@ -170,7 +180,9 @@ impl FlowWatch {
             skip = 0;
             count -= piece.len;
             offset = offset.wrapping_add(piece.len);
-            self.trail.remember(piece);
+            // As long as the device has the buffer, its pages are nobody else's.
+            let stamp = self.stamper.as_ref().map_or(0, |stamper| stamper.stamp(piece.gpa, piece.len as u32));
+            self.trail.remember(piece, stamp);
             if !self.later {
                 sort(&mut self.totals, &self.stream.shift, &self.pages, piece);
             }
@@ -191,6 +203,11 @@ impl FlowWatch {
     #[must_use]
     pub fn trail(&self) -> (&[Piece], u64) {
         (self.trail.pieces(), self.trail.forgotten())
+    }
+
+    /// The pieces that it lay in, with what their pages were then.
+    pub fn stamped_trail(&self) -> impl Iterator<Item = (Piece, u64)> {
+        self.trail.stamped()
     }
 
     /// What was seen so far.

@@ -3,18 +3,19 @@
 //! Place: beside the device's own accounts ([`flow`](crate::flow)), which it shares nothing with but the addresses of the
 //! payload: it is not told which file was sent, nor where that file's pages are.
 //!
-//! Operation, when the last byte was sent: each page is looked up. Pages of one file that stand at their place in it, seen
-//! from the stream, are counted together; the file with most of them is the one that was sent.
+//! Operation: while the device has a buffer, the stamp of its pages is taken ([`Stamper`](vnic::introspect::Stamper)). When the last
+//! byte was sent, each page is looked up, and believed if it still has its stamp: what has changed hands since is *unsettled*, or
+//! of the kind that it was then. Pages of one file that stand at their place in it, seen from the stream, are counted together; the
+//! file with most of them is the one that was sent.
 //!
-//! Limits: the page is looked up after it was sent. One that was let go may belong to a file by then that it had nothing to do
-//! with; so a page in a file, but not at its place, is *unsettled*, and so is a page that is alone. A reader's pages that are
-//! filled from freed buffers stand ahead of the stream, never behind it: only places up to the stream's own count.
+//! Limits: of a page that went from one owner to another and back, the stamp says nothing. So a page in a file, but not at its
+//! place, is unsettled all the same, and so is a page that is alone; and only places up to the stream's own count.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use vnic::introspect::{Kind, Label};
+use vnic::introspect::{Kind, Label, Stamped};
 
 use crate::run::IntrospectionAccounts;
 use crate::trail::Piece;
@@ -45,15 +46,24 @@ struct Run {
 /// # Errors
 /// The guest's kernel cannot be looked into: why.
 pub fn testify(
-    pieces: impl IntoIterator<Item = Piece>,
-    mut label: impl FnMut(&[u64]) -> Result<Vec<Label>, String>,
+    pieces: impl IntoIterator<Item = (Piece, u64)>,
+    mut labels: impl FnMut(&[Stamped]) -> Result<Vec<Vec<Label>>, String>,
 ) -> Result<IntrospectionAccounts, String> {
-    let parts: Vec<Piece> = pieces.into_iter().flat_map(Piece::by_page).collect();
+    let pieces: Vec<(Piece, u64)> = pieces.into_iter().collect();
     let mut runs = BTreeMap::<(Option<Arc<str>>, Option<u64>, i64), Run>::new();
     let (mut payload, mut in_files, mut unsettled) = (0, 0, 0);
-    for parts in parts.chunks(AT_ONCE) {
-        let addresses: Vec<u64> = parts.iter().map(|part| part.gpa).collect();
-        for (part, label) in parts.iter().zip(label(&addresses)?) {
+    let mut parts = 0;
+    for pieces in pieces.chunks(AT_ONCE) {
+        let buffer = |(piece, stamp): &(Piece, u64)| Stamped { gpa: piece.gpa, len: piece.len as u32, stamp: *stamp };
+        let buffers: Vec<Stamped> = pieces.iter().map(buffer).collect();
+        // A label for each page, or one for all.
+        let labelled = pieces.iter().zip(labels(&buffers)?).flat_map(|((piece, _), labels)| {
+            let last = labels.last().cloned();
+            let labels = labels.into_iter().map(Some).chain(std::iter::repeat(last));
+            piece.by_page().zip(labels.map_while(|label| label))
+        });
+        for (part, label) in labelled {
+            parts += 1;
             payload += part.len;
             match (label.kind, label.page) {
                 (Kind::Unsettled, _) | (Kind::File, None) => unsettled += part.len,
@@ -71,7 +81,7 @@ pub fn testify(
             }
         }
     }
-    let one_page = parts.len() == 1;
+    let one_page = parts == 1;
     let believed = |shift: i64, run: &Run| shift <= 0 && (run.pages > 1 || one_page);
     let runs = runs.into_iter().filter(|((_, _, shift), run)| believed(*shift, run));
     let sent = runs.max_by_key(|(_, run)| run.bytes).map(|(_, run)| run).unwrap_or_default();
@@ -89,9 +99,10 @@ mod tests {
 
     /// Eight pages sent one after the other, that labels say these things of.
     fn eight(said: impl Fn(u64, Label) -> Label) -> IntrospectionAccounts {
-        let pieces = [Piece { gpa: 0x1000, len: 0x8000, offset: 0 }];
-        testify(pieces, |gpas| Ok(gpas.iter().map(|gpa| said(gpa / 4096 - 1, Label::of(*gpa, Kind::Slab))).collect()))
-            .unwrap()
+        let pieces = [(Piece { gpa: 0x1000, len: 0x8000, offset: 0 }, 7)];
+        let label = |gpa: u64| said(gpa / 4096 - 1, Label::of(gpa, Kind::Slab));
+        let labels = |buffer: &Stamped| (0..8).map(|page| label(buffer.gpa + page * 4096)).collect();
+        testify(pieces, |buffers| Ok(buffers.iter().map(labels).collect())).unwrap()
     }
 
     fn of_file(label: Label, inode: u64, page: u64) -> Label {
@@ -124,8 +135,22 @@ mod tests {
     }
 
     #[test]
+    fn pages_that_changed_hands_are_of_the_kind_that_they_were_and_of_no_file() {
+        let pieces = [0, 1].map(|at| (Piece { gpa: 0x1000 + (at << 15), len: 0x8000, offset: at << 15 }, 7 + at));
+        let labels = |buffer: &Stamped| match buffer.stamp {
+            7 => vec![Label::of(buffer.gpa, Kind::File)],
+            _ => vec![Label::of(buffer.gpa, Kind::Socket)],
+        };
+        let accounts = testify(pieces, |buffers| Ok(buffers.iter().map(labels).collect())).unwrap();
+        assert_eq!(
+            (accounts.payload_bytes, accounts.from_page_cache_bytes, accounts.unsettled_bytes),
+            (0x1_0000, 0, 0x8000)
+        );
+    }
+
+    #[test]
     fn a_kernel_that_cannot_be_looked_into_is_no_copy() {
-        let piece = Piece { gpa: 0, len: 1, offset: 0 };
+        let piece = (Piece { gpa: 0, len: 1, offset: 0 }, 7);
         assert_eq!(testify([piece], |_| Err("no Linux".to_owned())), Err("no Linux".to_owned()));
     }
 }

@@ -41,6 +41,8 @@ impl Piece {
 #[derive(Debug)]
 pub(super) struct Trail {
     pieces: Vec<Piece>,
+    /// What the pages of each were when it was sent, where somebody looked.
+    stamps: Vec<u64>,
     /// Bytes there was no room for.
     forgotten: u64,
 }
@@ -48,14 +50,17 @@ pub(super) struct Trail {
 impl Default for Trail {
     fn default() -> Self {
         // Room is touched only as far as it is used, and none is asked for while frames go by.
-        Trail { pieces: Vec::with_capacity(MAX_PIECES), forgotten: 0 }
+        let (pieces, stamps) = (Vec::with_capacity(MAX_PIECES), Vec::with_capacity(MAX_PIECES));
+        Trail { pieces, stamps, forgotten: 0 }
     }
 }
 
 impl Trail {
-    pub(super) fn remember(&mut self, piece: Piece) {
+    /// `stamp` is 0 where nobody looked.
+    pub(super) fn remember(&mut self, piece: Piece, stamp: u64) {
         if self.pieces.len() < self.pieces.capacity() {
             self.pieces.push(piece);
+            self.stamps.push(stamp);
         } else {
             self.forgotten += piece.len;
         }
@@ -63,6 +68,10 @@ impl Trail {
 
     pub(super) fn pieces(&self) -> &[Piece] {
         &self.pieces
+    }
+
+    pub(super) fn stamped(&self) -> impl Iterator<Item = (Piece, u64)> {
+        self.pieces.iter().copied().zip(self.stamps.iter().copied())
     }
 
     pub(super) fn forgotten(&self) -> u64 {

@@ -13,11 +13,15 @@ use crate::Finding;
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The VMM's process: $(pidof qemu-system-x86_64)
-    #[arg(long, value_name = "PID")]
+    #[arg(long, value_name = "PID", value_parser = pid)]
     pid: u32,
     /// The control socket to open [default: vnic-attach-PID.control in $XDG_RUNTIME_DIR or /tmp]
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
+}
+
+fn pid(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| "that is no process's number; `pgrep -a qemu` shows those of VMs".to_owned())
 }
 
 /// Looks until a signal, or until the VM ends.

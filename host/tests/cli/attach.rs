@@ -40,6 +40,7 @@ fn refused(outcome: &Outcome, words: &str) {
 fn a_process_that_does_not_exist_is_a_sentence() {
     let scratch = Scratch::new();
     refused(&scratch.run(&["attach", "--pid", "4194305"]), "there is no process 4194305");
+    refused(&scratch.run(&["attach", "--pid", "qemu"]), "that is no process's number");
 }
 
 #[test]

@@ -9,9 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
 use super::devices::{Device, Frames, Queue};
-use super::ram::Ram;
 use super::rings::{self, Look};
-use super::trace::{InSight, Tracing, Vm};
+use super::trace::{Found, Tracing, Vm};
 use super::{AttachError, Attached};
 use crate::backend::guest::{Labelled, labelled};
 use crate::observe::protocol::{FeatureSets, QueueStatus, RegionStatus, Reply, Request, RingSnapshot, Status};
@@ -74,12 +73,10 @@ impl Answers {
 }
 
 impl Vm for Answers {
-    fn look_up(&self, show: &mut dyn FnMut(&Ram, &[Device])) -> Option<InSight> {
+    fn look_up(&self) -> Option<Found> {
         let mut state = self.state();
         let devices = state.devices().ok()?;
-        let seen = (state.attached.shared_ram(), state.attached.eyes().more());
-        show(&seen.0, &devices);
-        Some(seen)
+        Some(Found { ram: state.attached.shared_ram(), eyes: state.attached.eyes().more(), devices })
     }
 
     fn kernel(&self) -> Result<String, String> {

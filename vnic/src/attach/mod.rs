@@ -16,6 +16,7 @@
 
 pub mod answers;
 pub mod devices;
+mod fetched;
 mod layout;
 mod packed;
 pub mod process;

@@ -31,6 +31,11 @@ impl Packed {
         Packed { states, size: 2, slots: 0, next, wrap, used_wrap: None }
     }
 
+    /// What is read to know where the driver is: addresses and bytes.
+    pub(super) fn places(&self) -> [(u64, usize); 2] {
+        [(self.next, 2), (self.wrap, 1)]
+    }
+
     /// Where the driver is.
     pub(super) fn driver(&self, memory: &impl GuestPhysical, layout: &RingLayout) -> Option<Position> {
         let (mut slot, mut wrap) = ([0; 2], [0; 1]);

@@ -183,6 +183,26 @@ impl Process {
         Some(())
     }
 
+    /// Reads pieces of the process's memory, in their order; in one call, if all of them are there. Says of each whether it is.
+    pub fn read_pieces(&self, pieces: &mut [(u64, &mut [u8])]) -> Vec<bool> {
+        let mut there = Vec::with_capacity(pieces.len());
+        while let Some(rest) = pieces.get_mut(there.len()..).filter(|rest| !rest.is_empty()) {
+            let part = |(address, bytes): &(u64, &mut [u8])| RemoteIoVec { base: *address as usize, len: bytes.len() };
+            let parts: Vec<_> = rest.iter().take(MOST_PARTS).map(part).collect();
+            let mut out: Vec<_> = rest.iter_mut().take(MOST_PARTS).map(|(_, bytes)| IoSliceMut::new(bytes)).collect();
+            let read = process_vm_readv(Pid::from_raw(self.pid.cast_signed()), &mut out, &parts);
+            // It ends within the first that is not all there.
+            let mut left = read.unwrap_or(0);
+            let whole = parts.iter().take_while(|part| left.checked_sub(part.len).map(|after| left = after).is_some());
+            let whole = whole.count();
+            there.extend(std::iter::repeat_n(true, whole));
+            if let Some((address, bytes)) = rest.get_mut(whole).filter(|_| whole < parts.len()) {
+                there.push(self.read(*address, bytes).is_some());
+            }
+        }
+        there
+    }
+
     fn read_parts(&self, parts: &[RemoteIoVec], out: &mut [u8]) -> nix::Result<usize> {
         process_vm_readv(Pid::from_raw(self.pid.cast_signed()), &mut [IoSliceMut::new(out)], parts)
     }
@@ -295,6 +315,18 @@ mod tests {
         process.read(start + PAGE, &mut bytes).unwrap();
         assert_eq!(bytes, [7; 16]);
         assert!(process.read(0, &mut bytes).is_none());
+        // Of several, one that is not there is no trouble for the others; more than one call takes, too.
+        let mut rooms = vec![[0; 4]; 2 * MOST_PARTS + 3];
+        let missing = |at: usize| matches!(at, 0 | 7 | MOST_PARTS);
+        let mut pieces: Vec<(u64, &mut [u8])> = Vec::new();
+        for (at, room) in rooms.iter_mut().enumerate() {
+            pieces.push((if missing(at) { 8 } else { start + at as u64 }, room.as_mut_slice()));
+        }
+        let there = process.read_pieces(&mut pieces);
+        assert_eq!(there.len(), rooms.len());
+        for (at, (there, room)) in there.iter().zip(rooms).enumerate() {
+            assert_eq!((*there, room), if missing(at) { (false, [0; 4]) } else { (true, [7; 4]) }, "{at}");
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use nix::unistd::{Whence, lseek};
 
 use super::AttachError;
 use super::process::{Mapping, Process};
-use crate::introspect::{self, GuestPhysical, Introspection};
+use crate::introspect::{self, GuestPhysical, Introspection, Piece};
 
 /// A smaller mapping is no guest's memory.
 const LEAST: u64 = 32 << 20;
@@ -185,6 +185,29 @@ impl GuestPhysical for Ram {
                 *words = [0; 3];
             }
         }
+    }
+
+    fn gather(&self, pieces: &mut [Piece]) {
+        if self.file.is_some() {
+            for piece in pieces {
+                piece.there = self.copy(piece.gpa, &mut piece.bytes).is_some();
+            }
+            return;
+        }
+        let (mut parts, mut found) = (Vec::with_capacity(pieces.len()), Vec::with_capacity(pieces.len()));
+        for Piece { gpa, bytes, there } in pieces {
+            *there = false;
+            if let Some((region, within)) = self.region(*gpa, bytes.len() as u64) {
+                parts.push((region.address + within, bytes.as_mut_slice()));
+                found.push(there);
+            }
+        }
+        let read = self.process.read_pieces(&mut parts);
+        found.into_iter().zip(read).for_each(|(there, read)| *there = read);
+    }
+
+    fn reads_are_calls(&self) -> bool {
+        true
     }
 
     fn has(&self, gpa: u64) -> bool {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::devices::Finder;
 use super::process::Process;
 use super::ram::Ram;
-use super::trace::{Wanted, Watched};
+use super::trace::{Sight, Wanted, Watched};
 use super::{AttachError, Attached, rings};
 use crate::backend::QueueShared;
 use crate::introspect::testing::{DIRECT, FileSystem, Image, UPTODATE};
@@ -175,8 +175,10 @@ impl Eyes {
                 if let Some(mut watched) = Watched::new(ram, queue, device.features, shared) {
                     watched.believe(Duration::MAX);
                     let any = ram.has(queue.layout.desc);
+                    let mut sight = Sight::alone(eyes.more());
                     for _ in 0..2 {
-                        watched.look(ram, Wanted { at_ns: 0, all: any }, None);
+                        watched.look(ram, Wanted { at_ns: 0, all: any }, Some(&mut sight));
+                        sight.name(ram, false);
                     }
                 }
             }

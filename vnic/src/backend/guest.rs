@@ -19,6 +19,11 @@ pub(crate) trait Guest {
     /// The guest cannot be looked into: why.
     fn open(&mut self) -> Result<String, String>;
 
+    /// Do the workers of the data path take the stamps? Then what that costs has a limit.
+    fn costs_workers(&self) -> bool {
+        true
+    }
+
     /// Shows who labels pages. `None`: nobody can at the moment.
     fn look(&mut self, show: &mut dyn FnMut(Labelled<'_>)) -> Option<()>;
 }
@@ -59,7 +64,8 @@ impl<S: Deref<Target = Shared>> Guest for Served<S> {
     }
 }
 
-/// Shows these eyes.
+/// Shows these eyes; to who has the stamps already.
 pub(crate) fn labelled<M: GuestPhysical>(eyes: &mut Introspection<M>, show: &mut dyn FnMut(Labelled<'_>)) {
-    show(&mut |buffer, stamp, labels| eyes.labels_of(buffer.gpa, buffer.len, stamp, labels));
+    let mut sitting = eyes.sit();
+    show(&mut |buffer, stamp, labels| sitting.labels_of(buffer.gpa, buffer.len, stamp, labels));
 }

@@ -88,18 +88,10 @@ impl Labels {
         }
     }
 
-    /// Labels for these guest-physical addresses.
+    /// Labels for these guest-physical addresses, each with the names of its page's flags.
     ///
     /// # Errors
     /// There is no kernel in the memory that can be looked into.
-    pub(crate) fn look(&self, memory: &Arc<Memory>, gpas: &[u64]) -> Result<Vec<Label>, AttachError> {
-        self.with(memory, Duration::ZERO, |eyes| gpas.iter().map(|gpa| eyes.label(*gpa)).collect())
-    }
-
-    /// The same, each with the names of its page's flags.
-    ///
-    /// # Errors
-    /// As [`look`](Labels::look).
     pub(crate) fn look_closely(
         &self,
         memory: &Arc<Memory>,
@@ -111,7 +103,7 @@ impl Labels {
     /// The eyes, for someone who looks again and again.
     ///
     /// # Errors
-    /// As [`look`](Labels::look).
+    /// As [`look_closely`](Labels::look_closely).
     pub(crate) fn watch<R>(&self, memory: &Arc<Memory>, look: impl FnOnce(&mut Eyes) -> R) -> Result<R, AttachError> {
         self.with(memory, ALIVE_AGAIN, look)
     }
@@ -160,7 +152,7 @@ impl Labels {
     /// called as often as one likes: in vain, it is tried again after a while.
     ///
     /// # Errors
-    /// As [`look`](Labels::look): a sentence.
+    /// As [`look_closely`](Labels::look_closely): a sentence.
     pub(crate) fn want_stamps(&self, memory: &Arc<Memory>) -> Result<Arc<EyesStamper>, String> {
         let epoch = self.epoch.load(Ordering::Acquire);
         if let Some(stamper) = lock(&self.stamper).upgrade() {

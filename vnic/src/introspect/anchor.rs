@@ -38,10 +38,6 @@ impl<M: GuestPhysical> Introspection<M> {
 
     /// The super block of a file, whichever; `None`: no file is in memory.
     pub(crate) fn super_block(&self) -> Option<u64> {
-        let mut all = 0;
-        self.memory.existing(&mut |from, to| all += (to - from) / 4096).ok()?;
-        let stride = (all / PAGES).max(1) as usize;
-        let mut found = None;
         let look = |number| -> Result<Option<u64>, Stop> {
             let reader = self.reader(STEPS);
             let Some(page) = self.kernel.page(&reader, number)? else { return Ok(None) };
@@ -49,6 +45,14 @@ impl<M: GuestPhysical> Introspection<M> {
             let Some(inode) = self.kernel.inode(&reader, mapping)? else { return Ok(None) };
             reader.word(inode.wrapping_add(self.kernel.layout.inode_sb)).map(Some)
         };
+        // It often still is one.
+        if let Some(block) = self.work.file_page.and_then(|number| look(number).ok().flatten()) {
+            return Some(block);
+        }
+        let mut all = 0;
+        self.memory.existing(&mut |from, to| all += (to - from) / 4096).ok()?;
+        let stride = (all / PAGES).max(1) as usize;
+        let mut found = None;
         let mut search = |from: u64, to: u64| {
             if found.is_none() {
                 found = (from / 4096..to / 4096).step_by(stride).find_map(|number| look(number).ok().flatten());

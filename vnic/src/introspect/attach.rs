@@ -19,7 +19,7 @@ use super::GuestPhysical;
 use super::btf::{self, Btf, BtfError, Header};
 use super::kernel::{Kernel, Use};
 use super::layout::{Layout, Missing, NAMES};
-use super::space::{IMAGE, Reader, Space, Stop, is_physical};
+use super::space::{IMAGE, Reader, Space, Stop, Translations, is_physical};
 use super::vmcoreinfo::{self, VmCoreInfo};
 
 /// How far behind the start of its code a kernel's types are looked for.
@@ -116,6 +116,8 @@ pub struct Work {
     pub bytes: u64,
     /// Pages looked at to see whether the kernel runs.
     pub sampled: u64,
+    /// The number of a page among them that was a file's.
+    pub file_page: Option<u64>,
 }
 
 /// Finds the kernel that runs.
@@ -221,15 +223,19 @@ impl Kernel {
         memory.existing(&mut |from, to| all += to / 4096 - from / 4096)?;
         let stride = (all / looks).max(1);
         let (mut pages, mut bad, mut skip) = (0, 0, 0);
+        let mut known = Translations::default();
         memory.existing(&mut |from, to| {
             let (from, to) = (from / 4096, to / 4096);
             let mut number = from + skip;
             while number < to {
                 work.sampled += 1;
-                match self.leads_back(memory, number) {
-                    Some(true) => pages += 1,
+                match self.leads_back(memory, number, &mut known) {
+                    Some(true) => {
+                        pages += 1;
+                        work.file_page = Some(number);
+                    }
                     // It may have changed meanwhile: it is asked once more.
-                    Some(false) if self.leads_back(memory, number) == Some(false) => {
+                    Some(false) if self.leads_back(memory, number, &mut known) == Some(false) => {
                         (pages, bad) = (pages + 1, bad + 1)
                     }
                     _ => {}
@@ -242,9 +248,11 @@ impl Kernel {
     }
 
     /// Does a file page's inode lead back to it? `None`: it does not look like one.
-    fn leads_back(&self, memory: &impl GuestPhysical, number: u64) -> Option<bool> {
-        let reader = Reader::new(memory, &self.space, SAMPLE_STEPS);
-        let page = self.page(&reader, number).ok()??;
+    fn leads_back(&self, memory: &impl GuestPhysical, number: u64, known: &mut Translations) -> Option<bool> {
+        let reader = Reader::knowing(memory, &self.space, SAMPLE_STEPS, std::mem::take(known));
+        let page = self.page(&reader, number);
+        *known = reader.known();
+        let page = page.ok()??;
         let Ok(Use::File(mapping)) = self.used_for(&reader, &page) else { return None };
         match self.inode(&reader, mapping) {
             Ok(Some(_)) => Some(true),

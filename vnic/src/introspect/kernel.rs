@@ -89,7 +89,8 @@ impl Use {
 }
 
 impl Kernel {
-    fn structure(&self, number: u64) -> Option<u64> {
+    /// Where the structure of a page is.
+    pub(super) fn structure(&self, number: u64) -> Option<u64> {
         self.vmemmap.checked_add(number.checked_mul(self.layout.page_size)?)
     }
 

@@ -25,6 +25,11 @@ impl<'k, M: GuestPhysical> Look<'k, M> {
         Look { reader: Reader::new(memory, &kernel.space, most_steps), kernel, names }
     }
 
+    /// So many reads of guest memory from now on.
+    pub(super) fn begin(&self, most_steps: u32) {
+        self.reader.begin(most_steps);
+    }
+
     /// Reads of guest memory so far.
     pub(super) fn steps(&self) -> u32 {
         self.reader.steps()

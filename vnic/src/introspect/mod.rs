@@ -25,6 +25,7 @@ mod names;
 mod owner;
 mod path;
 mod physical;
+mod sitting;
 mod space;
 mod stamp;
 mod stamper;
@@ -33,22 +34,22 @@ pub mod testing;
 mod tests;
 pub mod vmcoreinfo;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use kernel::Kernel;
 use look::Look;
 use names::Names;
-use stamp::{Stamp, pages};
 
 pub(crate) use anchor::offset;
 pub use attach::{AttachError, Work};
 pub(crate) use label::Plain;
 pub use label::{Kind, Label};
 pub use layout::Missing;
-pub use physical::GuestPhysical;
-pub(crate) use space::{Reader, Stop};
-pub use stamp::MAX_PAGES;
+pub use physical::{GuestPhysical, Piece};
+pub(crate) use sitting::Sitting;
+pub(crate) use space::{Reader, Stop, Translations};
+pub use stamp::{MAX_PAGES, Stamped};
+pub(crate) use stamper::Place;
 pub use stamper::Stamper;
 
 /// Reads of guest memory in one look-up, at most.
@@ -123,7 +124,7 @@ impl<M: GuestPhysical> Introspection<M> {
 
     /// Whose the byte at this guest-physical address is.
     pub fn label(&mut self, gpa: u64) -> Label {
-        self.look(gpa).0
+        self.sit().label(gpa).0
     }
 
     /// The names of the flags that the kernel has set on the page at this guest-physical address; none where it keeps no account.
@@ -136,24 +137,14 @@ impl<M: GuestPhysical> Introspection<M> {
     /// Whose the pages of a buffer were when it was given this stamp: a label for each of them in their order, or one for all.
     /// Of pages that have another stamp by now, the kind is told that they had then, and no more.
     pub fn labels_of(&mut self, gpa: u64, len: u32, stamp: u64, labels: &mut Vec<Label>) {
-        let first = labels.len();
-        let then = Stamp::from(stamp).kind();
-        let had = |why: &str| Label::of(gpa, then.unwrap_or(Kind::Unsettled)).because(why);
-        let pages = pages(gpa, len).filter(|_| stamp != 0);
-        let Some(pages) = pages else { return labels.push(had("nobody looked at it when it was sent")) };
-        let mut now = Stamp::default();
-        for number in pages {
-            let (mut label, stamp) = self.look((number << 12).max(gpa));
-            if label.kind == Kind::Unsettled && then.is_some() {
-                label = had("no more of it could be told");
-            }
-            labels.push(label);
-            now.add(stamp);
-        }
-        if u64::from(now) != stamp {
-            labels.truncate(first);
-            labels.push(had("it has changed hands since it was sent"));
-        }
+        self.sit().labels_of(gpa, len, stamp, labels);
+    }
+
+    /// Begins to look at buffers that were given their stamps before.
+    pub(crate) fn sit(&mut self) -> Sitting<'_, M> {
+        self.names.sit();
+        let look = Look::new(&self.memory, &self.kernel, &mut self.names, MAX_STEPS);
+        Sitting { look, statistics: &mut self.statistics }
     }
 
     /// What takes stamps of this kernel's pages.
@@ -165,6 +156,11 @@ impl<M: GuestPhysical> Introspection<M> {
         Stamper::new(self.memory.clone(), self.kernel.clone())
     }
 
+    /// The same through other memory: the same guest's, part of which was read beforehand.
+    pub(crate) fn stamper_through<T: GuestPhysical>(&self, memory: T) -> Stamper<T> {
+        Stamper::new(memory, self.kernel.clone())
+    }
+
     /// More eyes on this kernel, which remember for themselves.
     pub(crate) fn more(&self) -> Self
     where
@@ -172,39 +168,5 @@ impl<M: GuestPhysical> Introspection<M> {
     {
         let (memory, kernel) = (self.memory.clone(), self.kernel.clone());
         Introspection { memory, kernel, names: Names::default(), statistics: Statistics::default(), work: self.work }
-    }
-
-    /// The stamps of several buffers, all of one moment, and of those in a file's pages whose they are: the same name for all
-    /// pages of a file that `files` has seen already.
-    pub(crate) fn sight(
-        &mut self,
-        buffers: impl Iterator<Item = (u64, u32)>,
-        files: &mut HashMap<u64, Label>,
-    ) -> Vec<(u64, Option<Label>)>
-    where
-        M: Clone,
-    {
-        let stamped: Vec<_> = self.stamper().stamps_with_files(buffers).collect();
-        let mut label = |gpa, mapping| match files.get(&mapping) {
-            Some(label) => Some(Label { gpa, page: None, ..label.clone() }),
-            None => {
-                let label = self.label(gpa);
-                label.path.is_some().then(|| files.insert(mapping, label.clone()));
-                label.path.is_some().then_some(label)
-            }
-        };
-        stamped.into_iter().map(|(gpa, stamp, file)| (stamp, file.and_then(|file| label(gpa, file)))).collect()
-    }
-
-    fn look(&mut self, gpa: u64) -> (Label, Stamp) {
-        let mut look = Look::new(&self.memory, &self.kernel, &mut self.names, MAX_STEPS);
-        let (label, stamp) = look.label(gpa);
-        let steps = look.steps();
-        let all = &mut self.statistics;
-        all.looks += 1;
-        all.unsettled += u64::from(label.kind == Kind::Unsettled);
-        all.steps += u64::from(steps);
-        all.most_steps = all.most_steps.max(steps);
-        (label, stamp)
     }
 }

@@ -16,6 +16,8 @@ const MAX_SEEN: usize = 256;
 #[derive(Debug, Default)]
 pub(super) struct Names {
     known: HashMap<(u64, u64), Known>,
+    /// The sitting that is held; see [`Sitting`](super::Sitting).
+    sitting: u64,
     /// How often a name was still known.
     pub(super) remembered: u64,
     /// How often it was not.
@@ -26,12 +28,22 @@ pub(super) struct Names {
 struct Known {
     seen: Box<[Seen]>,
     name: Name,
+    /// The sitting in which it last was seen to hold.
+    held: u64,
 }
 
 impl Names {
+    /// From now on, each name has to be looked at once more.
+    pub(super) fn sit(&mut self) {
+        self.sitting += 1;
+    }
+
     /// The file's name, if it still holds.
     pub(super) fn get(&mut self, file: (u64, u64), memory: &impl GuestPhysical) -> Option<Name> {
-        let known = self.known.get(&file).filter(|known| still_stands(&known.seen, memory))?;
+        let sitting = self.sitting;
+        let holds = |known: &&mut Known| known.held == sitting || still_stands(&known.seen, memory);
+        let known = self.known.get_mut(&file).filter(holds)?;
+        known.held = sitting;
         self.remembered += 1;
         Some(known.name.clone())
     }
@@ -45,6 +57,6 @@ impl Names {
         if self.known.len() >= MAX_NAMES {
             self.known.clear();
         }
-        self.known.insert(file, Known { seen: seen.into(), name: name.clone() });
+        self.known.insert(file, Known { seen: seen.into(), name: name.clone(), held: self.sitting });
     }
 }

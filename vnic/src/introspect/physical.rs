@@ -4,6 +4,25 @@ use std::io;
 
 use crate::memory::Onlooker;
 
+/// Bytes that are wanted, and whether they were there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    /// Where.
+    pub gpa: u64,
+    /// As many as are wanted.
+    pub bytes: Vec<u8>,
+    /// Are they what stood there?
+    pub there: bool,
+}
+
+impl Piece {
+    /// So many bytes from there on, not read yet.
+    #[must_use]
+    pub fn new(gpa: u64, len: usize) -> Self {
+        Piece { gpa, bytes: vec![0; len], there: false }
+    }
+}
+
 /// Memory by guest-physical address, to look at: nothing here writes, and no read makes a page exist.
 pub trait GuestPhysical {
     /// The aligned eight bytes at `gpa`, each read once. `None`: there is no memory, or `gpa` is not aligned.
@@ -28,6 +47,18 @@ pub trait GuestPhysical {
                 *words = [0; 3];
             }
         }
+    }
+
+    /// Reads pieces in their order, each as [`copy`](GuestPhysical::copy) does; in one call for many, where each read is a call.
+    fn gather(&self, pieces: &mut [Piece]) {
+        for piece in pieces {
+            piece.there = self.copy(piece.gpa, &mut piece.bytes).is_some();
+        }
+    }
+
+    /// Is each read a call of the host's kernel, so that few large ones are better than many small ones?
+    fn reads_are_calls(&self) -> bool {
+        false
     }
 
     /// Is there memory at this address?
@@ -102,6 +133,14 @@ impl<M: GuestPhysical + ?Sized, P: std::ops::Deref<Target = M>> GuestPhysical fo
 
     fn first_words(&self, gpa: u64, out: &mut [[u64; 3]]) {
         (**self).first_words(gpa, out);
+    }
+
+    fn gather(&self, pieces: &mut [Piece]) {
+        (**self).gather(pieces);
+    }
+
+    fn reads_are_calls(&self) -> bool {
+        (**self).reads_are_calls()
     }
 
     fn has(&self, gpa: u64) -> bool {

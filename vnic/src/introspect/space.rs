@@ -8,7 +8,7 @@
 
 use std::cell::{Cell, RefCell};
 
-use super::GuestPhysical;
+use super::{GuestPhysical, Piece};
 
 /// Where the kernel's image is mapped.
 pub(crate) const IMAGE: u64 = 0xffff_ffff_8000_0000;
@@ -69,7 +69,12 @@ pub(crate) struct Seen {
 
 /// Does all of it still stand there?
 pub(crate) fn still_stands(seen: &[Seen], memory: &impl GuestPhysical) -> bool {
-    seen.iter().all(|one| memory.word(one.gpa) == Some(one.value))
+    if !memory.reads_are_calls() {
+        return seen.iter().all(|one| memory.word(one.gpa) == Some(one.value));
+    }
+    let mut pieces: Vec<_> = seen.iter().map(|one| Piece::new(one.gpa, 8)).collect();
+    memory.gather(&mut pieces);
+    seen.iter().zip(&pieces).all(|(one, piece)| piece.there && piece.bytes == one.value.to_le_bytes())
 }
 
 /// Reads that most names are made of.
@@ -83,40 +88,54 @@ struct Translated {
     size: u64,
 }
 
+/// Pages that page tables were walked for, of each part of the address space the last: enough for the page structures of a
+/// guest of 2 GiB, and those of a file are seldom far from each other.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Translations([Cell<Translated>; 16]);
+
+impl Translations {
+    fn slot(&self, va: u64) -> Option<&Cell<Translated>> {
+        self.0.get((va >> 21) as usize % self.0.len())
+    }
+}
+
 /// Counted reads in one look-up.
 pub(crate) struct Reader<'k, M> {
     pub(crate) memory: &'k M,
     space: &'k Space,
     left: Cell<u32>,
-    limit: u32,
-    /// The last page, small or large, that page tables were walked for.
-    page: Cell<Translated>,
+    limit: Cell<u32>,
+    pages: Translations,
     trail: RefCell<Vec<Seen>>,
     recording: Cell<bool>,
 }
 
 impl<'k, M: GuestPhysical> Reader<'k, M> {
     pub(crate) fn new(memory: &'k M, space: &'k Space, limit: u32) -> Self {
-        let trail = RefCell::default();
-        Reader {
-            memory,
-            space,
-            left: Cell::new(limit),
-            limit,
-            page: Cell::default(),
-            trail,
-            recording: Cell::new(false),
-        }
+        Reader::knowing(memory, space, limit, Translations::default())
+    }
+
+    /// One that knows what another has found in the page tables, not long ago.
+    pub(crate) fn knowing(memory: &'k M, space: &'k Space, limit: u32, pages: Translations) -> Self {
+        let (left, limit) = (Cell::new(limit), Cell::new(limit));
+        let (trail, recording) = (RefCell::default(), Cell::new(false));
+        Reader { memory, space, left, limit, pages, trail, recording }
+    }
+
+    /// What it knows of the page tables.
+    pub(crate) fn known(&self) -> Translations {
+        self.pages.clone()
     }
 
     /// So many steps from now on.
     pub(crate) fn begin(&self, limit: u32) {
+        self.limit.set(limit);
         self.left.set(limit);
     }
 
-    /// Steps taken so far.
+    /// Steps taken since then.
     pub(crate) fn steps(&self) -> u32 {
-        self.limit - self.left.get()
+        self.limit.get() - self.left.get()
     }
 
     /// From now on, what is read is remembered.
@@ -146,7 +165,7 @@ impl<'k, M: GuestPhysical> Reader<'k, M> {
     /// Where a kernel address lies in physical memory.
     pub(crate) fn physical(&self, va: u64) -> Result<u64, Stop> {
         let Space { direct, phys_base, .. } = *self.space;
-        let page = self.page.get();
+        let page = self.pages.slot(va).map(Cell::get).unwrap_or_default();
         if va.wrapping_sub(page.va) < page.size {
             return Ok(page.at + (va - page.va));
         }
@@ -160,7 +179,9 @@ impl<'k, M: GuestPhysical> Reader<'k, M> {
             return Ok(va - direct);
         }
         let page = self.page_of(self.space.root, va)?.ok_or(Stop::Pointer(va))?;
-        self.page.set(page);
+        if let Some(slot) = self.pages.slot(va) {
+            slot.set(page);
+        }
         Ok(page.at + (va - page.va))
     }
 

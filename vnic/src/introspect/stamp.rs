@@ -14,6 +14,17 @@ use super::label::Kind;
 /// Most pages of a buffer that are stamped: those of 64 KiB that begin within a page.
 pub const MAX_PAGES: u64 = 17;
 
+/// A buffer, and what its pages were.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamped {
+    /// Guest-physical address.
+    pub gpa: u64,
+    /// Bytes.
+    pub len: u32,
+    /// 0: nobody looked.
+    pub stamp: u64,
+}
+
 /// The numbers of a buffer's pages; `None`: it is empty, or has too many.
 pub(super) fn pages(gpa: u64, len: u32) -> Option<std::ops::RangeInclusive<u64>> {
     let last = gpa.checked_add(u64::from(len).checked_sub(1)?)? >> 12;

@@ -9,11 +9,18 @@ use std::sync::Arc;
 
 use super::GuestPhysical;
 use super::kernel::{Kernel, Use};
-use super::space::Reader;
+use super::space::{Reader, Translations};
 use super::stamp::{Stamp, pages};
 
 /// Reads of guest memory for each of them, at most.
 const STEPS: u32 = 64;
+
+/// Where the first page of a buffer is, if that is a file's: its `address_space`, and which page of the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) mapping: u64,
+    pub(crate) page: u64,
+}
 
 /// Takes stamps. See the [module](self).
 #[derive(Debug)]
@@ -41,24 +48,44 @@ impl<M: GuestPhysical> Stamper<M> {
 
     /// The stamps of several buffers, all of one moment.
     pub fn stamps(&self, buffers: impl IntoIterator<Item = (u64, u32)>) -> impl Iterator<Item = u64> {
-        self.stamps_with_files(buffers).map(|(_, stamp, _)| stamp)
-    }
-
-    /// The same, each behind its buffer's address; with the `address_space` of the file whose page is the buffer's first.
-    pub(super) fn stamps_with_files(
-        &self,
-        buffers: impl IntoIterator<Item = (u64, u32)>,
-    ) -> impl Iterator<Item = (u64, u64, Option<u64>)> {
         // Page tables are walked once for most of them.
         let reader = Reader::new(&self.memory, &self.kernel.space, STEPS);
-        buffers.into_iter().map(move |(gpa, len)| {
-            let mut file = None;
-            (gpa, self.stamp_by(&reader, gpa, len, &mut file), file)
-        })
+        buffers.into_iter().map(move |(gpa, len)| self.stamp_by(&reader, gpa, len).0)
     }
 
-    fn stamp_by(&self, reader: &Reader<'_, M>, gpa: u64, len: u32, file: &mut Option<u64>) -> u64 {
-        let Some(pages) = pages(gpa, len) else { return 0 };
+    /// The same, each with the place in a file that the buffer begins at.
+    pub(crate) fn stamps_with_places(
+        &self,
+        buffers: impl IntoIterator<Item = (u64, u32)>,
+        known: &mut Translations,
+    ) -> Vec<(u64, Option<Place>)> {
+        let reader = Reader::knowing(&self.memory, &self.kernel.space, STEPS, known.clone());
+        let stamps = buffers.into_iter().map(|(gpa, len)| self.stamp_by(&reader, gpa, len)).collect();
+        *known = reader.known();
+        stamps
+    }
+
+    /// Where the structures of these buffers' pages are, in physical memory, and how many bytes each has.
+    pub(crate) fn structures(
+        &self,
+        buffers: impl IntoIterator<Item = (u64, u32)>,
+        known: &mut Translations,
+    ) -> Vec<(u64, usize)> {
+        let reader = Reader::knowing(&self.memory, &self.kernel.space, STEPS, known.clone());
+        let structure = |number| {
+            reader.begin(STEPS);
+            reader.physical(self.kernel.structure(number)?).ok()
+        };
+        let pages = buffers.into_iter().filter_map(|(gpa, len)| pages(gpa, len));
+        let found = pages.flatten().filter_map(structure);
+        let found = found.map(|at| (at, self.kernel.layout.page_size as usize)).collect();
+        *known = reader.known();
+        found
+    }
+
+    fn stamp_by(&self, reader: &Reader<'_, M>, gpa: u64, len: u32) -> (u64, Option<Place>) {
+        let Some(pages) = pages(gpa, len) else { return (0, None) };
+        let mut place = None;
         let mut stamp = Stamp::default();
         let first = *pages.start();
         for number in pages {
@@ -67,13 +94,13 @@ impl<M: GuestPhysical> Stamper<M> {
                 let Some(page) = page else { return Ok(None) };
                 let used_for = self.kernel.used_for(reader, &page)?;
                 if let (true, Use::File(mapping)) = (number == first, used_for) {
-                    *file = Some(mapping);
+                    place = Some(Place { mapping, page: page.index });
                 }
                 self.kernel.stamp(reader, &page, used_for).map(Some)
             });
-            let Ok(Some(one)) = one else { return 0 };
+            let Ok(Some(one)) = one else { return (0, None) };
             stamp.add(one);
         }
-        stamp.into()
+        (stamp.into(), place)
     }
 }

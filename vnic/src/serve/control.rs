@@ -24,11 +24,12 @@ use super::life::Lives;
 use super::top::Keeping;
 use super::trace::Wanted;
 use super::{hardware, metrics, status, top, trace};
+use crate::backend::labels::Eyes;
 use crate::backend::{QueueState, Shared, Workers, guest};
-use crate::introspect::Label;
+use crate::introspect::{Label, Stamped, Stamper};
 use crate::life::Step;
 use crate::link::peer::Pinger;
-use crate::memory::Memory;
+use crate::memory::{Memory, Onlooker};
 use crate::observe::protocol::{LifeOf, Reply, Request, RingSnapshot, Status};
 use crate::spec::Feature;
 
@@ -334,13 +335,32 @@ impl Control {
         }
     }
 
-    /// Whose the pages at these guest-physical addresses are, by the guest kernel's own structures.
+    /// Whose the pages of buffers are that were given stamps, by the guest kernel's own structures: of each, a label for each page
+    /// or one for all. See [`Introspection::labels_of`](crate::introspect::Introspection::labels_of).
     ///
     /// # Errors
     /// There is no kernel that can be looked into: a sentence.
-    pub fn labels(&self, addresses: &[u64]) -> Result<Vec<Label>, String> {
+    pub fn labels_of(&self, buffers: &[Stamped]) -> Result<Vec<Vec<Label>>, String> {
         let (shared, memory) = self.guest()?;
-        shared.labels.look(&memory, addresses).map_err(|error| error.to_string())
+        let labels = |eyes: &mut Eyes| {
+            let mut sitting = eyes.sit();
+            let mut of_one = |buffer: &Stamped| {
+                let mut labels = Vec::new();
+                sitting.labels_of(buffer.gpa, buffer.len, buffer.stamp, &mut labels);
+                labels
+            };
+            buffers.iter().map(&mut of_one).collect()
+        };
+        shared.labels.watch(&memory, labels).map_err(|error| error.to_string())
+    }
+
+    /// What takes the stamps of buffers, of the kernel that runs now: for an observer.
+    ///
+    /// # Errors
+    /// No guest, or none whose kernel can be looked into: a sentence.
+    pub fn stamper(&self) -> Result<Arc<Stamper<Arc<Onlooker>>>, String> {
+        let (shared, memory) = self.guest()?;
+        shared.labels.want_stamps(&memory)
     }
 
     /// The first device that knows its guest's memory: devices of one process are one guest's, as a rule.

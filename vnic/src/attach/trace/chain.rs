@@ -1,7 +1,6 @@
 //! A chain in copies of a ring: its buffers, and of a frame that is sent its first bytes.
 
-use super::super::ram::Ram;
-use crate::introspect::{GuestPhysical, Label};
+use crate::introspect::{GuestPhysical, MAX_PAGES, Place};
 use crate::observe::tracer::{EventBuffer, HEAD_BYTES, MAX_BUFFERS};
 use crate::ring::MIN_CHAIN_LIMIT;
 use crate::ring::packed::Position;
@@ -29,16 +28,15 @@ pub(super) struct Seen {
     pub(super) readable: u64,
     /// The first descriptors.
     pub(super) buffers: Vec<EventBuffer>,
-    /// What the pages of these were, and whose, of those in files; empty: nobody looked.
-    pub(super) stamps: Vec<u64>,
-    pub(super) labels: Vec<Option<Label>>,
+    /// What the pages of these were, and where in a file; empty: nobody looked.
+    pub(super) stamps: Vec<(u64, Option<Place>)>,
     /// Of a frame that is sent: its header, and its first bytes.
     pub(super) first: Vec<u8>,
 }
 
 impl Seen {
     /// The chain that begins at `head` in this copy of the descriptor table. What cannot be followed ends it.
-    pub(super) fn follow(ram: &Ram, table: &[u8], idx: u16, head: u16) -> Seen {
+    pub(super) fn follow(ram: &impl GuestPhysical, table: &[u8], idx: u16, head: u16) -> Seen {
         let mut seen = Seen { idx, head, ..Seen::default() };
         let mut indirect;
         let (mut table, mut at, mut left) = (table, head, MIN_CHAIN_LIMIT);
@@ -66,7 +64,7 @@ impl Seen {
     }
 
     /// The chain that begins at `at` in this copy of a packed ring of `size` slots. What cannot be followed ends it.
-    pub(super) fn follow_packed(ram: &Ram, ring: &[u8], at: Position, size: u16) -> Seen {
+    pub(super) fn follow_packed(ram: &impl GuestPhysical, ring: &[u8], at: Position, size: u16) -> Seen {
         let mut seen = Seen { idx: at.slot, ..Seen::default() };
         let mut here = at;
         while let Some(desc) = Desc::read_packed(ring, here.slot).filter(|_| seen.slots < size) {
@@ -90,6 +88,11 @@ impl Seen {
         seen
     }
 
+    /// Pages that its buffers are in, about.
+    pub(super) fn pages(&self) -> u64 {
+        self.buffers.iter().map(|buffer| u64::from(buffer.len >> 12).min(MAX_PAGES) + 1).sum()
+    }
+
     fn push(&mut self, desc: &Desc) {
         self.descriptors += 1;
         let writable = desc.flags & DESC_F_WRITE != 0;
@@ -101,20 +104,35 @@ impl Seen {
 
     /// The first bytes of what the device reads, or has written, as many as a header of this length and the frame's start
     /// take; fewer where they are out of reach.
-    pub(super) fn peek(&self, ram: &Ram, writable: bool, header: usize) -> Vec<u8> {
+    pub(super) fn peek(&self, ram: &impl GuestPhysical, writable: bool, header: usize) -> Vec<u8> {
         let mut bytes = vec![0; header + HEAD_BYTES];
         let mut filled = 0;
-        for buffer in self.buffers.iter().filter(|buffer| buffer.writable == writable) {
-            let rest = bytes.get_mut(filled..).unwrap_or_default();
-            let len = rest.len().min(buffer.len as usize);
-            let Some(part) = rest.get_mut(..len).filter(|part| !part.is_empty()) else { break };
-            if ram.copy(buffer.gpa, part).is_none() {
+        for (gpa, len) in self.start(writable, header) {
+            let part = bytes.get_mut(filled..filled + len).unwrap_or_default();
+            if ram.copy(gpa, part).is_none() {
                 break;
             }
             filled += len;
         }
         bytes.truncate(filled);
         bytes
+    }
+
+    /// Where these bytes are: addresses and how many.
+    pub(super) fn start(&self, writable: bool, header: usize) -> impl Iterator<Item = (u64, usize)> {
+        let mut left = header + HEAD_BYTES;
+        self.buffers.iter().filter(move |buffer| buffer.writable == writable).map_while(move |buffer| {
+            let len = left.min(buffer.len as usize);
+            left -= len;
+            (len > 0).then_some((buffer.gpa, len))
+        })
+    }
+
+    /// Where the table is that the chain at this place of a copy of a ring leads to, if it is in one, and how many bytes are fetched
+    /// of it: as much as an event has room for. More is read when it comes to it.
+    pub(super) fn table(desc: Option<Desc>) -> Option<(u64, usize)> {
+        let desc = desc.filter(|desc| desc.flags & DESC_F_INDIRECT != 0)?;
+        Some((desc.addr, (desc.len as usize).min(DESC * (MAX_BUFFERS + 2))))
     }
 }
 
@@ -129,7 +147,7 @@ pub(super) struct Desc {
 
 impl Desc {
     /// VIRTIO 1.3, 2.7.5 The Virtqueue Descriptor Table.
-    fn read(table: &[u8], index: u16) -> Option<Desc> {
+    pub(super) fn read(table: &[u8], index: u16) -> Option<Desc> {
         let (desc, _) = table.get(DESC * usize::from(index)..)?.split_first_chunk::<DESC>()?;
         let number = u128::from_le_bytes(*desc);
         Some(Desc {

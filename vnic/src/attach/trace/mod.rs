@@ -29,25 +29,32 @@ use crate::serve::client::{give_way, start};
 use crate::serve::top;
 use crate::serve::trace;
 pub(super) use queue::Watched;
-use sight::{Named, Sight};
+use sight::Named;
+pub(super) use sight::Sight;
 pub(super) use told::Wanted;
 
 /// How often the devices are looked up.
 const ANEW: Duration = Duration::from_millis(500);
-/// How long a ring that stands still is looked at without a pause.
-const EAGER: Duration = Duration::from_millis(2);
-/// The pause then.
+/// The pause between two looks. A frame of 64 KiB takes longer at 1 GB/s; without it, the guest's CPUs would miss this one.
+const BREATH: Duration = Duration::from_micros(30);
+/// The pause once all rings have stood still for so long.
 const PAUSE: Duration = Duration::from_micros(200);
+const EAGER: Duration = Duration::from_millis(2);
 /// How long a client has to be taken by the thread that serves it.
 const TAKEN: Duration = Duration::from_secs(10);
 
-/// The guest's memory, and eyes on its kernel.
-pub(super) type InSight = (Arc<Ram>, Introspection<Arc<Ram>>);
+/// The guest's memory, eyes on its kernel, and its devices as they are now.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) ram: Arc<Ram>,
+    pub(super) eyes: Introspection<Arc<Ram>>,
+    pub(super) devices: Vec<Device>,
+}
 
 /// The VM whose rings are looked at.
 pub(super) trait Vm: Send + Sync {
-    /// Shows the guest's memory and its devices as they are now. `None`: they are not to be had now.
-    fn look_up(&self, show: &mut dyn FnMut(&Ram, &[Device])) -> Option<InSight>;
+    /// The guest's memory and its devices as they are now. `None`: they are not to be had now.
+    fn look_up(&self) -> Option<Found>;
 
     /// The kernel's release.
     ///
@@ -81,9 +88,16 @@ impl Tracing {
         start("trace", move || trace::serve(&traced, &served, &|_| Box::new(of_trace.clone())))?;
         let keeper = top::Kept::start(top::Keeping::Asked, shared.clone(), move |_| Box::new(outside.clone()))?;
         let watched = shared.clone();
-        start("rings", move || {
+        let ((ask, asked), (tell, told)) = (channel(), channel());
+        start("devices", move || {
             give_way();
-            watch(&watched, &woken, &vm, &named, &wish);
+            look_up(&asked, &tell, &vm);
+        })?;
+        let lookups = LookUps { ask, told };
+        start("rings", move || {
+            // It sleeps most of the time, and what it misses meanwhile is gone: it does not give way, and is woken in time.
+            let _ = nix::sys::prctl::set_timerslack(1000);
+            watch(&watched, &woken, &lookups, &named, &wish);
         })?;
         Ok(Tracing { devices: shared, clients, keeper, wake })
     }
@@ -126,15 +140,31 @@ impl Guest for Outside {
         self.vm.upgrade().ok_or_else(|| "it is about to end".to_owned())?.kernel()
     }
 
+    fn costs_workers(&self) -> bool {
+        false
+    }
+
     fn look(&mut self, show: &mut dyn FnMut(Labelled<'_>)) -> Option<()> {
         self.vm.upgrade()?.look(&mut |label| {
-            show(&mut |buffer, stamp, labels| {
-                let first = labels.len();
-                label(buffer, stamp, labels);
-                self.named.complete(stamp, labels.get_mut(first..).unwrap_or_default());
+            show(&mut |buffer, stamp, labels| match self.named.get(buffer.gpa, stamp) {
+                Some(known) => labels.push(known),
+                None => label(buffer, stamp, labels),
             });
         });
         Some(())
+    }
+}
+
+/// The other end of [`look_up`].
+struct LookUps {
+    ask: Sender<()>,
+    told: Receiver<Option<Found>>,
+}
+
+impl LookUps {
+    /// What was found, if the look-up that was asked for is done. `waits`: until it is.
+    fn found(&self, waits: bool) -> Option<Option<Found>> {
+        if waits { self.told.recv().ok() } else { self.told.try_recv().ok() }
     }
 }
 
@@ -153,8 +183,18 @@ fn followed(devices: &[Arc<Shared>]) -> bool {
     devices.iter().any(|shared| shared.traced() || shared.sampled())
 }
 
+/// Looks the devices up whenever it is asked to, and tells. That takes a while, in which the rings go on.
+fn look_up(asked: &Receiver<()>, found: &Sender<Option<Found>>, vm: &Weak<dyn Vm>) {
+    while asked.recv().is_ok() {
+        let Some(vm) = vm.upgrade() else { return };
+        if found.send(vm.look_up()).is_err() {
+            return;
+        }
+    }
+}
+
 /// Looks while somebody follows, until nobody can come any more.
-fn watch(devices: &[Arc<Shared>], wake: &Receiver<()>, vm: &Weak<dyn Vm>, named: &Arc<Named>, wish: &Arc<()>) {
+fn watch(devices: &[Arc<Shared>], wake: &Receiver<()>, lookups: &LookUps, named: &Arc<Named>, wish: &Arc<()>) {
     let traced = || followed(devices);
     while wake.recv().is_ok() {
         let deadline = Instant::now() + TAKEN;
@@ -162,18 +202,28 @@ fn watch(devices: &[Arc<Shared>], wake: &Receiver<()>, vm: &Weak<dyn Vm>, named:
             std::thread::sleep(PAUSE);
         }
         let mut rings: Vec<(Instant, Watched)> = Vec::new();
-        let (mut guest, mut looked_up, mut moved): (Option<(Arc<Ram>, Sight)>, _, _) = (None, None, Instant::now());
-        let mut looked_at_all = true;
+        let (mut guest, mut asked, mut moved): (Option<(Arc<Ram>, Sight)>, _, _) = (None, None, Instant::now());
+        let (mut looked_at_all, mut is_asked) = (true, false);
         while traced() {
             let now = Instant::now();
-            if looked_up.is_none_or(|at| now.duration_since(at) > ANEW) {
-                let Some(vm) = vm.upgrade() else { return };
-                let found = vm.look_up(&mut |ram, found| renew(devices, &mut rings, ram, found));
-                guest = found.map(|(ram, eyes)| (ram, Sight::new(eyes, named.clone())));
-                looked_up = Some(Instant::now());
+            if !is_asked && asked.is_none_or(|at| now.duration_since(at) > ANEW) {
+                if lookups.ask.send(()).is_err() {
+                    return;
+                }
+                (asked, is_asked) = (Some(now), true);
+            }
+            if let Some(found) = lookups.found(is_asked && guest.is_none()) {
+                is_asked = false;
+                if let Some((ram, sight)) = &mut guest {
+                    sight.name(ram, false);
+                }
+                guest = found.map(|Found { ram, eyes, devices: found }| {
+                    renew(devices, &mut rings, &ram, &found);
+                    (ram, Sight::new(eyes, named.clone()))
+                });
             }
             let Some((ram, sight)) = &mut guest else {
-                std::thread::sleep(ANEW);
+                std::thread::sleep(PAUSE);
                 continue;
             };
             // One is had here.
@@ -182,7 +232,7 @@ fn watch(devices: &[Arc<Shared>], wake: &Receiver<()>, vm: &Weak<dyn Vm>, named:
             if all && !looked_at_all {
                 // What went through the others until now was nobody's to follow.
                 rings.retain(|(_, ring)| ring.frames() == Frames::Sent);
-                looked_up = None;
+                asked = None;
             }
             looked_at_all = all;
             let mut any = false;
@@ -191,11 +241,17 @@ fn watch(devices: &[Arc<Shared>], wake: &Receiver<()>, vm: &Weak<dyn Vm>, named:
                 let wanted = Wanted { at_ns: epoch.elapsed().as_nanos() as u64, all };
                 any |= ring.look(ram, wanted, sight.as_deref_mut());
             }
+            if let Some(sight) = sight {
+                sight.name(ram, any);
+            }
             if any {
                 moved = now;
-            } else if now.duration_since(moved) > EAGER {
-                std::thread::sleep(PAUSE);
             }
+            std::thread::sleep(if now.duration_since(moved) > EAGER { PAUSE } else { BREATH });
+        }
+        // What was asked for is not for those who come later.
+        if is_asked {
+            lookups.found(true);
         }
     }
 }

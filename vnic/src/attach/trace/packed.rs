@@ -15,11 +15,12 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::super::devices::{Frames, Queue};
+use super::super::fetched::Fetched;
 use super::super::packed::Packed;
 use super::super::ram::Ram;
 use super::chain::{DESC, Desc, Seen};
 use super::sight::Sight;
-use super::told::{Told, Wanted};
+use super::told::{FETCHED, Told, Wanted};
 use crate::introspect::GuestPhysical;
 use crate::ring::RingLayout;
 use crate::ring::packed::Position;
@@ -66,19 +67,23 @@ impl PackedRing {
     /// Looks once. Returns whether anything has happened.
     pub(super) fn look(&mut self, ram: &Ram, told: &Told, wanted: Wanted, mut sight: Option<&mut Sight>) -> bool {
         let start = Instant::now();
-        let Some((driver, ring)) = self.books.driver(ram, &self.layout).zip(self.copy(ram)) else { return false };
+        let mut fetched = Fetched::new(ram);
+        fetched.fetch(self.books.places().into_iter().chain([self.place()]));
+        let driver = self.books.driver(&fetched, &self.layout);
+        let Some((driver, ring)) = driver.zip(self.copy(&fetched)) else { return false };
         if ring == self.before {
             return false;
         }
         // What is not as it was left is none of the chains that are remembered.
         let mut lost = !self.before.is_empty() && !self.open_stand(&ring);
-        let (mut new, next_avail, met_driver) = self.follow(ram, &ring, driver, told);
+        let (mut new, next_avail, met_driver) = self.follow(&mut fetched, &ring, driver);
         lost |= !met_driver;
-        told.look_into(new.iter_mut(), sight.as_deref_mut());
+        told.look_into(&mut new, &mut fetched, sight.as_deref_mut());
         // Not before all of them have been read.
-        let Some((after, collected)) = self.copy(ram).zip(self.books.collected(ram, self.last_used_at)) else {
-            return false;
-        };
+        let mut fetched = Fetched::new(ram);
+        fetched.fetch([self.place(), (self.last_used_at, 2)]);
+        let collected = self.books.collected(&fetched, self.last_used_at);
+        let Some((after, collected)) = self.copy(&fetched).zip(collected) else { return false };
         let Some(collected) = Position::from_bits(collected, self.layout.size) else { return false };
         let in_time = start.elapsed() <= self.believed;
         let mut at = self.next_avail;
@@ -97,7 +102,7 @@ impl PackedRing {
             self.next_used = behind;
             let is_collected =
                 || self.collected(ram).is_none_or(|by_now| self.distance(behind, by_now) <= self.layout.size);
-            told.pass(ram, &seen, desc.len, (wanted, sight.as_deref()), is_collected);
+            told.pass(ram, &seen, desc.len, (wanted, sight.as_deref_mut()), is_collected);
         }
         self.before = after;
         if lost {
@@ -106,7 +111,11 @@ impl PackedRing {
         true
     }
 
-    fn copy(&self, ram: &Ram) -> Option<Vec<u8>> {
+    fn place(&self) -> (u64, usize) {
+        (self.layout.desc, DESC * usize::from(self.layout.size))
+    }
+
+    fn copy(&self, ram: &impl GuestPhysical) -> Option<Vec<u8>> {
         let mut ring = vec![0; DESC * usize::from(self.layout.size)];
         ram.copy(self.layout.desc, &mut ring)?;
         Some(ring)
@@ -124,16 +133,17 @@ impl PackedRing {
     }
 
     /// What became available since the last look, where that ends, and whether it came by where the driver was.
-    fn follow(&self, ram: &Ram, ring: &[u8], driver: Position, told: &Told) -> (VecDeque<Seen>, Position, bool) {
+    fn follow(&self, fetched: &mut Fetched<'_>, ring: &[u8], driver: Position) -> (VecDeque<Seen>, Position, bool) {
         let size = self.layout.size;
         let (mut new, mut at) = (VecDeque::new(), self.next_avail);
         let mut held: u16 = self.open.iter().map(|seen| seen.slots).sum();
         let mut met = at == driver;
-        while held < size && Desc::read_packed(ring, at.slot).is_some_and(|desc| at.is_available(desc.flags)) {
-            let mut seen = Seen::follow_packed(ram, ring, at, size);
-            if told.queue.frames == Frames::Sent {
-                seen.first = seen.peek(ram, false, told.header);
-            }
+        // Most chains are one slot each.
+        let ahead = (0..size).map(|slots| at.after(slots, size));
+        let here = |at: &Position| Desc::read_packed(ring, at.slot).filter(|desc| at.is_available(desc.flags));
+        fetched.fetch(ahead.map_while(|at| here(&at)).take(FETCHED).filter_map(|desc| Seen::table(Some(desc))));
+        while held < size && here(&at).is_some() {
+            let seen = Seen::follow_packed(fetched, ring, at, size);
             held = held.saturating_add(seen.slots);
             at = at.after(seen.slots, size);
             met |= at == driver;

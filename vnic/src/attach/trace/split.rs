@@ -1,7 +1,9 @@
 //! The chains of one split ring, as far as they can be seen by looking at it again and again.
 //!
 //! Operation, at each look at a ring whose indices moved:
-//! 1. `used.idx`, `avail.idx`, and what was made available since the last look is followed: its buffers, its frame's start.
+//! 1. `used.idx`, `avail.idx`, and what was made available since the last look is followed: its buffers, its frame's start, what
+//!    its pages are. Each in one call for all chains ([`Fetched`]): the driver frees a chain's table when it collects it, and what
+//!    was not read by then is missed.
 //! 2. How far the driver has collected used chains, and which these are. What it has collected it may have overwritten
 //!    while it was followed: such a chain is missed. All others are as the driver made them.
 //! 3. Each used chain is an event if it was seen, and else counted as missed.
@@ -12,10 +14,11 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::super::devices::{Frames, Queue};
+use super::super::fetched::Fetched;
 use super::super::ram::Ram;
-use super::chain::Seen;
+use super::chain::{DESC, Desc, Seen};
 use super::sight::Sight;
-use super::told::{Told, Wanted, number, short};
+use super::told::{FETCHED, Told, Wanted, number, short};
 use crate::introspect::GuestPhysical;
 use crate::ring::RingLayout;
 
@@ -87,19 +90,23 @@ impl SplitRing {
         if (avail, used) == (self.next_avail, self.next_used) {
             return false;
         }
-        let mut table = vec![0; 16 * usize::from(layout.size)];
-        if ram.copy(layout.desc, &mut table).is_none() {
+        let mut fetched = Fetched::new(ram);
+        fetched.fetch([(layout.desc, DESC * usize::from(layout.size))].into_iter().chain(self.parts()));
+        let mut table = vec![0; DESC * usize::from(layout.size)];
+        if fetched.copy(layout.desc, &mut table).is_none() {
             return false;
         }
-        let Some(before) = self.rings(ram) else { return false };
-        let mut new = self.follow(ram, &table, &before, avail, told);
-        told.look_into(new.iter_mut(), sight.as_deref_mut());
-        // Not before all of them have been read.
-        let (Some(collected), Some(after)) = (short(ram, self.last_used_at), self.rings(ram)) else {
+        let Some(before) = self.rings(&fetched) else { return false };
+        let mut new = self.follow(&mut fetched, &table, &before, avail);
+        told.look_into(&mut new, &mut fetched, sight.as_deref_mut());
+        // Not before all of them have been read. The indices last: had one come round by now, entries could be those of later chains.
+        let mut fetched = Fetched::new(ram);
+        fetched.fetch([(self.last_used_at, 2)].into_iter().chain(self.parts()));
+        let (collected, after) = (short(&fetched, self.last_used_at), self.rings(&fetched));
+        let Some(((avail_by_now, used_by_now), (collected, after))) = indices(ram, &layout).zip(collected.zip(after))
+        else {
             return false;
         };
-        // Had an index come round by now, entries could be those of later chains.
-        let Some((avail_by_now, used_by_now)) = indices(ram, &layout) else { return false };
         let is_round = |now: u16, next: u16| now.wrapping_sub(next) > layout.size;
         // `avail.idx` was read later than `used.idx`: there may be more of them than the ring holds, but not twice as many.
         let is_too_many = self.open.len() + new.len() > 2 * usize::from(layout.size);
@@ -116,12 +123,18 @@ impl SplitRing {
         self.open.append(&mut new);
         // What was used since may have been made available since, too: its turn is the next look's.
         while self.next_used != used {
-            self.pass(ram, &after, told, (wanted, sight.as_deref()));
+            self.pass(ram, &after, told, (wanted, sight.as_deref_mut()));
         }
         true
     }
 
-    fn rings(&self, ram: &Ram) -> Option<Rings> {
+    /// Where the variable parts are, the used ring first.
+    fn parts(&self) -> [(u64, usize); 2] {
+        let RingLayout { size, avail, used, .. } = self.layout;
+        [(used, 4 + 8 * usize::from(size)), (avail, 4 + 2 * usize::from(size))]
+    }
+
+    fn rings(&self, ram: &impl GuestPhysical) -> Option<Rings> {
         let RingLayout { size, avail: avail_at, used: used_at, .. } = self.layout;
         let (mut avail, mut used) = (vec![0; 4 + 2 * usize::from(size)], vec![0; 4 + 8 * usize::from(size)]);
         ram.copy(used_at, &mut used)?;
@@ -130,19 +143,15 @@ impl SplitRing {
     }
 
     /// What was made available since the last look.
-    fn follow(&self, ram: &Ram, table: &[u8], rings: &Rings, avail: u16, told: &Told) -> VecDeque<Seen> {
+    fn follow(&self, fetched: &mut Fetched<'_>, table: &[u8], rings: &Rings, avail: u16) -> VecDeque<Seen> {
         // Where it is more than the ring holds, none of it is told.
         let count = Some(avail.wrapping_sub(self.next_avail)).filter(|count| *count <= rings.size).unwrap_or(0);
         let first = avail.wrapping_sub(count);
-        let one = |n| {
-            let idx = first.wrapping_add(n);
-            let mut seen = Seen::follow(ram, table, idx, rings.head(idx));
-            if told.queue.frames == Frames::Sent {
-                seen.first = seen.peek(ram, false, told.header);
-            }
-            seen
-        };
-        (0..count).map(one).collect()
+        let indices = (0..count).map(|n| first.wrapping_add(n));
+        let tables =
+            indices.clone().rev().take(FETCHED).filter_map(|idx| Seen::table(Desc::read(table, rings.head(idx))));
+        fetched.fetch(tables);
+        indices.map(|idx| Seen::follow(fetched, table, idx, rings.head(idx))).collect()
     }
 
     /// Forgets what the driver may have overwritten before it was seen, and what cannot be there any more.
@@ -181,7 +190,7 @@ impl SplitRing {
     }
 
     /// The next used chain.
-    fn pass(&mut self, ram: &Ram, rings: &Rings, told: &Told, by: (Wanted, Option<&Sight>)) {
+    fn pass(&mut self, ram: &Ram, rings: &Rings, told: &Told, by: (Wanted, Option<&mut Sight>)) {
         let idx = self.next_used;
         self.next_used = idx.wrapping_add(1);
         let (head, written) = rings.used(idx);
@@ -199,6 +208,8 @@ impl SplitRing {
 
 /// `avail.idx` and `used.idx`. `used.idx` first: it never seems to be ahead then.
 fn indices(ram: &Ram, layout: &RingLayout) -> Option<(u16, u16)> {
-    let used = short(ram, layout.used.checked_add(2)?)?;
-    Some((short(ram, layout.avail.checked_add(2)?)?, used))
+    let (used, avail) = (layout.used.checked_add(2)?, layout.avail.checked_add(2)?);
+    let mut fetched = Fetched::new(ram);
+    fetched.fetch([(used, 2), (avail, 2)]);
+    Some((short(&fetched, avail)?, short(&fetched, used)?))
 }

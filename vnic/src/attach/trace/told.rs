@@ -1,8 +1,10 @@
 //! What the followers of a queue that is watched are told.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::super::devices::{Frames, Queue};
+use super::super::fetched::Fetched;
 use super::super::ram::Ram;
 use super::chain::Seen;
 use super::sight::Sight;
@@ -12,7 +14,9 @@ use crate::observe::tracer::{Event, EventHeader, HEAD_BYTES};
 use crate::spec::{Feature, Features};
 
 /// Pages that are looked at in one look at a ring, at most: meanwhile it misses chains.
-const SIGHTED: u64 = 64;
+const SIGHTED: u64 = 256;
+/// Chains of which what is wanted is fetched beforehand; of more than these it is read as it comes.
+pub(super) const FETCHED: usize = 128;
 
 /// What one look is for.
 #[derive(Debug, Clone, Copy)]
@@ -34,17 +38,27 @@ pub(super) struct Told {
 }
 
 impl Told {
-    /// Of chains that were just followed, if the guest sends them: whose their pages are.
-    pub(super) fn look_into<'s>(&self, new: impl DoubleEndedIterator<Item = &'s mut Seen>, sight: Option<&mut Sight>) {
-        let Some(sight) = sight.filter(|_| self.queue.frames == Frames::Sent) else { return };
+    /// Of chains that were just followed, if the guest sends them: their first bytes, and what their pages are.
+    pub(super) fn look_into(&self, new: &mut VecDeque<Seen>, fetched: &mut Fetched<'_>, mut sight: Option<&mut Sight>) {
+        if self.queue.frames != Frames::Sent {
+            return;
+        }
         let mut pages = 0;
-        sight.begin();
         // The youngest will be there longest.
-        for seen in new.rev() {
-            if pages >= SIGHTED {
-                break;
-            }
-            pages += sight.look(seen);
+        let is_sighted = |seen: &&Seen| {
+            let goes = pages < SIGHTED;
+            pages += seen.pages();
+            goes
+        };
+        let sighted = if sight.is_some() { new.iter().rev().take_while(is_sighted).count() } else { 0 };
+        let structures = sight.as_mut().map(|sight| sight.structures(new.iter().rev().take(sighted)));
+        let starts = new.iter().rev().take(FETCHED).flat_map(|seen| seen.start(false, self.header));
+        fetched.fetch(starts.chain(structures.into_iter().flatten()));
+        for seen in new.iter_mut() {
+            seen.first = seen.peek(fetched, false, self.header);
+        }
+        if let Some(sight) = sight {
+            sight.look(new.iter_mut().rev().take(sighted), fetched);
         }
     }
 
@@ -54,7 +68,7 @@ impl Told {
         ram: &Ram,
         seen: &Seen,
         written: u32,
-        (wanted, sight): (Wanted, Option<&Sight>),
+        (wanted, sight): (Wanted, Option<&mut Sight>),
         is_collected: impl FnOnce() -> bool,
     ) {
         if !seen.is_whole || !wanted.all && seen.stamps.is_empty() {
@@ -90,7 +104,7 @@ impl Told {
             ..Event::default()
         };
         seen.buffers.iter().for_each(|buffer| event.push(*buffer));
-        event.stamps.iter_mut().zip(&seen.stamps).for_each(|(stamp, seen)| *stamp = *seen);
+        event.stamps.iter_mut().zip(&seen.stamps).for_each(|(stamp, (seen, _))| *stamp = *seen);
         let (first, bytes) = match self.queue.frames {
             Frames::Sent => (seen.first.clone(), seen.readable),
             Frames::Received => {
@@ -133,7 +147,7 @@ pub(super) fn number(bytes: &[u8], at: usize, len: usize) -> u64 {
     bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
-pub(super) fn short(ram: &Ram, at: u64) -> Option<u16> {
+pub(super) fn short(ram: &impl GuestPhysical, at: u64) -> Option<u16> {
     let mut bytes = [0; 2];
     ram.copy(at, &mut bytes)?;
     Some(u16::from_le_bytes(bytes))

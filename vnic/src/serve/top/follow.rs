@@ -63,8 +63,9 @@ impl<'s> Device<'s> {
         }
         let pages =
             |event: &Event| -> u64 { event.buffers().iter().map(|buffer| u64::from(buffer.len >> 12) + 1).sum() };
-        let cost = events.iter().map(|event| EVENT + PAGE * pages(event).min(100) as u32).sum();
         let Device { guest, frame, .. } = self;
+        let cost = |event: &Event| EVENT + PAGE * pages(event).min(100) as u32;
+        let cost = if guest.costs_workers() { events.iter().map(cost).sum() } else { EVENT };
         let looked = guest.look(&mut |label| {
             for event in &events {
                 frame.attribute(event, |buffer, stamp, labels| label(buffer, stamp, labels));
