@@ -6,6 +6,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -265,11 +267,22 @@ fn kind(path: &Path) -> Result<(), ImageError> {
     Err(ImageError::Kind { path: path.to_owned(), what })
 }
 
+/// How long the lock of a process that was killed may outlive it: until the kernel has taken its io_uring apart.
+const LINGERS: Duration = Duration::from_secs(1);
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
 /// Locks the whole file: who writes has it alone, who reads shares it with others who read. The lock goes with this process.
 fn lock(file: &File, path: &Path, read_only: bool) -> Result<(), ImageError> {
     let kind = if read_only { libc::F_RDLCK } else { libc::F_WRLCK };
     let whole = libc::flock { l_type: kind as _, l_whence: libc::SEEK_SET as _, l_start: 0, l_len: 0, l_pid: 0 };
-    match fcntl(file, FcntlArg::F_OFD_SETLK(&whole)) {
+    let started = Instant::now();
+    let locked = loop {
+        match fcntl(file, FcntlArg::F_OFD_SETLK(&whole)) {
+            Err(Errno::EAGAIN | Errno::EACCES) if started.elapsed() < LINGERS => thread::sleep(LOOK_AGAIN),
+            locked => break locked,
+        }
+    };
+    match locked {
         Ok(_) => Ok(()),
         Err(Errno::EAGAIN | Errno::EACCES) => Err(ImageError::Locked { path: path.to_owned() }),
         // A file system without locks.
