@@ -26,34 +26,33 @@ pub(crate) struct Fetch {
 }
 
 impl Fetch {
-    /// From this port of the host's, into this folder.
-    pub(crate) fn new(client: Client, port: u16, bytes: u64, folder: &Path) -> Self {
+    /// From this address and port, into this folder.
+    pub(crate) fn new(client: Client, (host, port): (&str, u16), bytes: u64, folder: &Path) -> Self {
         let (output, log) = (folder.join("fetched"), folder.join("client.log"));
         let (into, at, count) = (output.display().to_string(), port.to_string(), bytes.to_string());
         let command: Vec<String> = match client {
             Client::Curl(scheme) => {
-                let url = format!("{scheme}://127.0.0.1:{port}/{NAME}");
+                let url = format!("{scheme}://{host}:{port}/{NAME}");
                 ["curl", "--silent", "--show-error", "--fail", "--insecure", "--output", &into, &url]
                     .map(str::to_owned)
                     .into()
             }
             Client::Smb => {
                 let get = format!("get {NAME} {into}");
-                ["smbclient", "--no-pass", "--port", &at, "--command", &get, "//127.0.0.1/html"]
-                    .map(str::to_owned)
-                    .into()
+                let share = format!("//{host}/html");
+                ["smbclient", "--no-pass", "--port", &at, "--command", &get, &share].map(str::to_owned).into()
             }
             Client::Nfs => {
                 // The export is the root of all exports, `/`.
-                let url = format!("nfs://127.0.0.1//{NAME}?version=4&nfsport={port}");
+                let url = format!("nfs://{host}//{NAME}?version=4&nfsport={port}");
                 ["nfs-cp", &url, &into].map(str::to_owned).into()
             }
             Client::Rsync => {
-                let url = format!("rsync://127.0.0.1:{port}/html/{NAME}");
+                let url = format!("rsync://{host}:{port}/html/{NAME}");
                 ["rsync", "--no-compress", &url, &into].map(str::to_owned).into()
             }
             Client::Iperf(options) => {
-                let fixed = ["iperf3", "--client", "127.0.0.1", "--port", &at, "--reverse", "--bytes", &count];
+                let fixed = ["iperf3", "--client", host, "--port", &at, "--reverse", "--bytes", &count];
                 fixed.iter().chain(options).map(|&word| word.to_owned()).collect()
             }
         };
@@ -103,7 +102,7 @@ mod tests {
             (Client::Nfs, "nfs-cp nfs://127.0.0.1//big.bin?version=4&nfsport=81 /f/fetched"),
             (Client::Iperf(&["--zerocopy"]), "iperf3 --client 127.0.0.1 --port 81 --reverse --bytes 9 --zerocopy"),
         ] {
-            let fetch = Fetch::new(client, 81, 9, Path::new("/f"));
+            let fetch = Fetch::new(client, ("127.0.0.1", 81), 9, Path::new("/f"));
             assert_eq!(fetch.words.join(" "), format!("timeout 300 {expected}"));
             assert_eq!(Some(fetch.program()), expected.split(' ').next());
         }

@@ -5,12 +5,15 @@ use std::mem;
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
+use clap::ValueEnum;
 use guest_launcher::children::{Child, Signals, tail};
 use guest_launcher::machine::{Backend, Nic, Task};
 use guest_launcher::{Failure, Options, prepare, repository, run};
+use nix::sched::{CloneFlags, unshare};
 
 /// How long it may take to boot, or to start a server.
 const SILENCE: Duration = Duration::from_secs(300);
@@ -28,6 +31,7 @@ pub(crate) struct Guest<'s> {
     published: Vec<(u16, u16)>,
     /// The published port that is the same on both sides.
     pub(crate) data: u16,
+    card: Card,
     children: Children,
 }
 
@@ -36,8 +40,46 @@ pub(crate) struct Guest<'s> {
 pub(crate) enum Card {
     /// `vnic serve`, on passt.
     Ours,
-    /// QEMU's own, on its user network. `vnic attach` looks at it.
-    Qemus,
+    /// QEMU's own, on this network. `vnic attach` looks at it.
+    Qemus(Outside),
+}
+
+/// What QEMU's own card is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Outside {
+    /// `-netdev user`: it has no checksum offload, so the guest's kernel has no scatter-gather, and copies whatever the server does
+    User,
+    /// `-netdev tap`, in a network namespace that this run makes (root)
+    Tap,
+}
+
+impl Card {
+    const TAP: Card = Card::Qemus(Outside::Tap);
+
+    /// Where the host finds the guest's ports.
+    fn address(self) -> &'static str {
+        if self == Card::TAP { GUEST } else { "127.0.0.1" }
+    }
+}
+
+/// The tap device's name; the host's address on it, as the guest expects it; the guest's.
+const TAP: &str = "vnic-servers";
+const HOST: &str = "10.0.2.2/24";
+const GUEST: &str = "10.0.2.15";
+
+/// Moves this process into a network namespace of its own, with a tap device in it: the host's network stays as it is.
+pub(crate) fn enter_namespace() -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNET).context("--outside=tap makes a network namespace, which takes root")?;
+    for words in [
+        "link set lo up".to_owned(),
+        format!("tuntap add {TAP} mode tap vnet_hdr"),
+        format!("address add {HOST} dev {TAP}"),
+        format!("link set {TAP} up"),
+    ] {
+        let done = Command::new("ip").args(words.split(' ')).output().context("run ip, of iproute2")?;
+        ensure!(done.status.success(), "ip {words}: {}", String::from_utf8_lossy(&done.stderr).trim_end());
+    }
+    Ok(())
 }
 
 /// The guest ends before who looks at it.
@@ -62,8 +104,11 @@ impl<'s> Guest<'s> {
         machine.disk = Some(root.join("root.ext4"));
         machine.disk_is_scratch = true;
         machine.task = Task::Disk { init: "/srv/vnic/init".to_owned(), record: record.clone(), console };
-        if card == Card::Qemus {
-            let backend = Backend::User { forwarded: published.clone() };
+        if let Card::Qemus(outside) = card {
+            let backend = match outside {
+                Outside::User => Backend::User { forwarded: published.clone() },
+                Outside::Tap => Backend::Tap(TAP.to_owned()),
+            };
             machine.nic = Some(Nic { backend, msix: None, options: None });
         }
         let vnic = run::vnic()?.display().to_string();
@@ -77,7 +122,7 @@ impl<'s> Guest<'s> {
                 let there = || control.exists() && socket.exists();
                 Some(signals.start(&run::serve(&options, &machine, &vnic, &folder), &log, there)?)
             }
-            Card::Qemus => None,
+            Card::Qemus(_) => None,
         };
         let qemu = signals.start(&machine.command(), &folder.join("qemu.log"), || record.exists())?;
         let pid = qemu.pid().to_string();
@@ -85,12 +130,12 @@ impl<'s> Guest<'s> {
         stream.set_read_timeout(Some(LOOK)).context("the guest's port")?;
         let port = BufReader::new(stream);
         let children = Children { qemu, looking: serve };
-        let mut guest = Guest { signals, line: String::new(), port, folder, published, data, children };
+        let mut guest = Guest { signals, line: String::new(), port, folder, published, data, card, children };
         match guest.hear()?.as_str() {
             "up" => {}
             word => return Err(anyhow!("the guest's first word is `{word}`").into()),
         }
-        if card == Card::Qemus {
+        if matches!(card, Card::Qemus(_)) {
             // Now there is a kernel to be found.
             let words = [&vnic, "attach", "--pid", &pid, "--control", &control.display().to_string()];
             let words = words.map(str::to_owned);
@@ -109,10 +154,13 @@ impl<'s> Guest<'s> {
         &self.folder
     }
 
-    /// The host's port that leads to this one.
-    pub(crate) fn host_port(&self, port: u16) -> Result<u16> {
+    /// Address and port at which the host finds this port of the guest's.
+    pub(crate) fn found_at(&self, port: u16) -> Result<(&'static str, u16)> {
+        if self.card == Card::TAP {
+            return Ok((self.card.address(), port));
+        }
         let found = self.published.iter().find(|(_, guest)| *guest == port);
-        found.map(|(host, _)| *host).with_context(|| format!("port {port} is not published"))
+        found.map(|(host, _)| (self.card.address(), *host)).with_context(|| format!("port {port} is not published"))
     }
 
     /// Runs a command in the guest's shell; an error, with the console's last lines, where it fails.
@@ -154,7 +202,7 @@ fn options(card: Card, published: &[(u16, u16)]) -> Result<Options> {
                 published.iter().map(|(host, guest)| format!("--publish {host}:{guest}")).collect();
             words.extend(["--link", "passt", "--serve-options", &publish.join(" ")].map(str::to_owned));
         }
-        Card::Qemus => words.extend(["--netdev", "user"].map(str::to_owned)),
+        Card::Qemus(_) => words.extend(["--netdev", "user"].map(str::to_owned)),
     }
     Ok(Options::read(words)?)
 }

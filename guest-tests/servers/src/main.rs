@@ -30,7 +30,7 @@ use guest_launcher::{Failure, repository};
 use vnic::provenance::Report;
 
 use crate::client::Fetch;
-use crate::guest::{Card, Guest};
+use crate::guest::{Card, Guest, Outside};
 use crate::record::Record;
 use crate::result::{Measured, Outcome};
 use crate::row::{ROWS, Row, server};
@@ -45,9 +45,9 @@ struct Options {
     /// These rows (nginx-off), or all rows of a server (nginx); all there are by default
     #[arg(value_name = "NAME", value_parser = known)]
     names: Vec<String>,
-    /// The card is QEMU's own, on its user network, and `vnic attach --pid` looks at it from outside
-    #[arg(long)]
-    outside: bool,
+    /// The card is QEMU's own, on this network, and `vnic attach --pid` looks at it from outside
+    #[arg(long, value_name = "NETWORK", num_args = 0..=1, require_equals = true, default_missing_value = "user")]
+    outside: Option<Outside>,
     /// Goes on where a run was cut short: rows that servers.json has are not measured again
     #[arg(long)]
     resume: bool,
@@ -92,12 +92,16 @@ fn run(options: &Options) -> Result<bool, Failure> {
     }
     let folder = repository().join("target/guest/servers");
     let versions = result::versions(&folder)?;
+    if options.outside == Some(Outside::Tap) {
+        // Before there is another thread: what is started from here on is in it.
+        guest::enter_namespace()?;
+    }
     let signals = Signals::watch()?;
     let mut ports: Vec<u16> = rows.iter().map(|row| row.port).collect();
     ports.sort_unstable();
     ports.dedup();
     eprintln!("Booting the guest: half a minute under TCG …");
-    let mut guest = Guest::boot(&signals, &ports, if options.outside { Card::Qemus } else { Card::Ours })?;
+    let mut guest = Guest::boot(&signals, &ports, options.outside.map_or(Card::Ours, Card::Qemus))?;
     for (at, row) in rows.iter().enumerate() {
         eprint!("[{}/{}] {}: {} … ", at + 1, rows.len(), row.name, row.setting);
         let measured = match measure(&mut guest, &signals, row, &folder.join("big.bin")) {
@@ -133,7 +137,7 @@ fn measure(guest: &mut Guest<'_>, signals: &Signals, row: &Row, original: &Path)
     let listens = format!("timeout 120 sh -c 'until [ -n \"$(ss -Hltn sport = :{})\" ]; do sleep 0.2; done'", row.port);
     guest.run(&listens)?;
     let bytes = original.metadata().with_context(|| original.display().to_string())?.len();
-    let fetch = Fetch::new(row.client, guest.host_port(row.port)?, bytes, guest.folder());
+    let fetch = Fetch::new(row.client, guest.found_at(row.port)?, bytes, guest.folder());
     let control = guest.control();
     let done = AtomicBool::new(false);
     let (ready, traced) = channel();
