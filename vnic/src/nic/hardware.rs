@@ -28,7 +28,8 @@ use crate::net::Frame;
 
 /// Most pieces that are looked at in a second, on average: about 2 % of a CPU's time.
 const PIECES_PER_SECOND: u64 = 200_000;
-/// Most that are looked at in a row.
+/// Most that are looked at in a row. When they are used up, nothing is looked at until there are as many again: a pass that may look
+/// at one chain takes the slow way for all its chains.
 const MOST_AT_ONCE: u64 = PIECES_PER_SECOND / 50;
 
 /// The shapes of the chains of one worker's queues, by the queue's name.
@@ -43,12 +44,14 @@ pub(super) struct Accounting {
     folds: Vec<(Arc<QueueShared>, Fold)>,
     /// Pieces that may still be looked at.
     left: u64,
+    /// They were not used up since there were [`MOST_AT_ONCE`].
+    looks: bool,
     refilled: Instant,
 }
 
 impl Accounting {
     pub(super) fn new() -> Self {
-        Accounting { folds: Vec::new(), left: MOST_AT_ONCE, refilled: Instant::now() }
+        Accounting { folds: Vec::new(), left: MOST_AT_ONCE, looks: true, refilled: Instant::now() }
     }
 
     /// There are these queues from now on, or they are others: takes memory for those that are new.
@@ -64,17 +67,18 @@ impl Accounting {
         let more = (passed.as_nanos() * u128::from(PIECES_PER_SECOND) / 1_000_000_000) as u64;
         if more > 0 {
             self.left = self.left.saturating_add(more).min(MOST_AT_ONCE);
+            self.looks |= self.left == MOST_AT_ONCE;
             self.refilled = now;
         }
     }
 
     /// May the next chains be looked at?
     pub(super) fn looks(&self) -> bool {
-        self.left > 0
+        self.looks
     }
 
     pub(super) fn add(&mut self, queue: &QueueShared, kind: Kind, pieces: impl Iterator<Item = (u64, u64)>) {
-        if self.left == 0 {
+        if !self.looks {
             return;
         }
         let found = self.folds.iter_mut().find(|(known, _)| std::ptr::eq(known.as_ref(), queue));
@@ -82,6 +86,7 @@ impl Accounting {
             let mut count = 0;
             fold.add(kind, pieces.inspect(|_| count += 1));
             self.left = self.left.saturating_sub(count);
+            self.looks = self.left > 0;
         }
     }
 

@@ -73,8 +73,10 @@ fn no_more_is_looked_at_than_there_is_time_for() {
         seen,
         "what came when there was no time left is not seen"
     );
-    accounting.refill(start + Duration::from_millis(1));
-    assert!(accounting.looks());
+    for (after, looks) in [(1, false), (19, false), (21, true)] {
+        accounting.refill(start + Duration::from_millis(after));
+        assert_eq!(accounting.looks(), looks, "after {after} ms: only as many as before are worth a look");
+    }
 }
 
 /// Each frame of 1000 bytes keeps the port busy for 8.192 ms: 1024 bytes at 1 Mb/s.
