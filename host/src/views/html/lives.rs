@@ -12,10 +12,10 @@ const TOP: f64 = 28.0;
 
 /// Class of the dots, their distance from their place so that none hides another, and their words.
 const KINDS: [(Had, &str, f64, &str); 4] = [
-    (Had::Filled, "dma", -1.5, "filled by the disk"),
+    (Had::Filled, "filled", -1.5, "filled by the disk"),
     (Had::Sent, "zero", 1.5, "sent by the NIC"),
     (Had::Overwritten, "copy", 0.0, "overwritten"),
-    (Had::Read, "faint", 0.0, "read otherwise"),
+    (Had::Read, "rest", 0.0, "read otherwise"),
 ];
 
 /// The picture: time to the right, pages of the file downwards.

@@ -23,6 +23,7 @@ svg text.end{text-anchor:end}svg text.start{text-anchor:start}svg text.name{font
 .faint{stroke:var(--line);stroke-dasharray:4 3}
 .mode{fill:none;stroke:var(--ink);stroke-width:2}
 .map{stroke:var(--soft);stroke-width:1.5}.none{stroke-dasharray:3 4;opacity:.6}
+.lives{max-width:46rem}.lives g,.lives circle{stroke:none}.lives .filled{fill:var(--ink)}.lives .rest{fill:var(--soft);opacity:.5}\
 .bars rect{stroke:none}.descriptors{fill:var(--soft)}.rest{fill:var(--line)}
 .zero{stroke:var(--zero);fill:var(--zero)}.copy,.cpu{stroke:var(--copy);fill:var(--copy)}.dma{stroke:var(--soft);fill:var(--soft)}
 .cpu path,.dma path{stroke-width:2.5}
