@@ -101,6 +101,8 @@ fn a_disk_with_packed_rings_that_is_killed_again_and_again_loses_nothing_either(
 /// With these options for QEMU's device.
 fn killed_again_and_again(options: &str) {
     const DEATHS: u32 = 20;
+    // On a crowded machine there are moments in which the device has nothing: then it is killed more often.
+    const MOST: u32 = 4 * DEATHS;
     let folder = Folder::new();
     let machine = prepared(folder.path(), &["--disk", "vhost", "--append", "vnic.modules=base,disk"]);
     let mut words = machine.command();
@@ -114,7 +116,10 @@ fn killed_again_and_again(options: &str) {
     assert_eq!(negotiated.contains("ring_packed"), options.contains("packed=on"), "{negotiated}");
     agent.run(&["sh", "-c", WRITERS]);
     let mut resumed = 0;
-    for death in 0..DEATHS {
+    for death in 0..MOST {
+        if death >= DEATHS && resumed > 0 {
+            break;
+        }
         let before = disk.counter("requestq0", "bytes");
         until(WRITES, || (disk.counter("requestq0", "bytes") > before + (1 << 20)).then_some(()));
         resumed += disk.counter("requestq0", "resumed");
@@ -146,7 +151,7 @@ fn killed_again_and_again(options: &str) {
     let lines: Vec<&str> = log.lines().map(str::trim_start).collect();
     assert!(told > 0 && lines.len() >= told, "{told} were acknowledged, and {} are there", lines.len());
     assert!((1..=told).all(|number| lines[number - 1] == number.to_string()), "an acknowledged block is another");
-    assert!(resumed > 0, "killed {DEATHS} times, and nothing was ever in flight");
+    assert!(resumed > 0, "killed {MOST} times, and nothing was ever in flight");
     note(&format!("{told} blocks acknowledged, {resumed} requests taken again"));
 }
 
