@@ -40,15 +40,6 @@ impl<'r> Fetched<'r> {
 }
 
 impl GuestPhysical for Fetched<'_> {
-    fn word(&self, gpa: u64) -> Option<u64> {
-        if !gpa.is_multiple_of(8) {
-            return None;
-        }
-        let mut word = [0; 8];
-        self.copy(gpa, &mut word)?;
-        Some(u64::from_le_bytes(word))
-    }
-
     fn copy(&self, gpa: u64, out: &mut [u8]) -> Option<()> {
         match self.find(gpa, out.len()) {
             Some(bytes) => out.copy_from_slice(bytes),

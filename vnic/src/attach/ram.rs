@@ -143,15 +143,6 @@ impl Ram {
 }
 
 impl GuestPhysical for Ram {
-    fn word(&self, gpa: u64) -> Option<u64> {
-        if !gpa.is_multiple_of(8) {
-            return None;
-        }
-        let mut word = [0; 8];
-        self.copy(gpa, &mut word)?;
-        Some(u64::from_le_bytes(word))
-    }
-
     fn copy(&self, gpa: u64, out: &mut [u8]) -> Option<()> {
         let (region, within) = self.region(gpa, out.len() as u64)?;
         match &self.file {

@@ -26,7 +26,14 @@ impl Piece {
 /// Memory by guest-physical address, to look at: nothing here writes, and no read makes a page exist.
 pub trait GuestPhysical {
     /// The aligned eight bytes at `gpa`, each read once. `None`: there is no memory, or `gpa` is not aligned.
-    fn word(&self, gpa: u64) -> Option<u64>;
+    fn word(&self, gpa: u64) -> Option<u64> {
+        if !gpa.is_multiple_of(8) {
+            return None;
+        }
+        let mut word = [0; 8];
+        self.copy(gpa, &mut word)?;
+        Some(u64::from_le_bytes(word))
+    }
 
     /// Copies the bytes at `gpa`. `None`: part of it is no memory.
     fn copy(&self, gpa: u64, out: &mut [u8]) -> Option<()>;
@@ -92,14 +99,6 @@ impl GuestPhysical for Onlooker {
 
 /// An image that begins at guest-physical address 0.
 impl GuestPhysical for [u8] {
-    fn word(&self, gpa: u64) -> Option<u64> {
-        if !gpa.is_multiple_of(8) {
-            return None;
-        }
-        let at = usize::try_from(gpa).ok()?;
-        self.get(at..at.checked_add(8)?)?.try_into().ok().map(u64::from_le_bytes)
-    }
-
     fn copy(&self, gpa: u64, out: &mut [u8]) -> Option<()> {
         let at = usize::try_from(gpa).ok()?;
         out.copy_from_slice(self.get(at..at.checked_add(out.len())?)?);
