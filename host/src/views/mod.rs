@@ -25,7 +25,7 @@ pub(crate) mod report;
 pub(crate) mod rings;
 pub(crate) mod scan;
 pub(crate) mod status;
-mod style;
+pub(crate) mod style;
 mod table;
 pub(crate) mod top;
 pub(crate) mod trace;

@@ -3,24 +3,24 @@
 use anstyle::{AnsiColor, Style};
 
 /// Titles and column heads.
-pub(super) const HEAD: Style = Style::new().bold();
+pub(crate) const HEAD: Style = Style::new().bold();
 /// What is only there for completeness.
-pub(super) const DIM: Style = Style::new().dimmed();
+pub(crate) const DIM: Style = Style::new().dimmed();
 /// As it should be.
-pub(super) const GOOD: Style = AnsiColor::Green.on_default();
+pub(crate) const GOOD: Style = AnsiColor::Green.on_default();
 /// Broken.
-pub(super) const BAD: Style = AnsiColor::Red.on_default().bold();
+pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();
 /// Worth a look.
-pub(super) const WARN: Style = AnsiColor::Yellow.on_default();
+pub(crate) const WARN: Style = AnsiColor::Yellow.on_default();
 /// A descriptor's address and length.
-pub(super) const ADDRESS: Style = AnsiColor::Cyan.on_default();
+pub(crate) const ADDRESS: Style = AnsiColor::Cyan.on_default();
 /// A page of the file.
-pub(super) const PAGE: Style = AnsiColor::Green.on_default().bold();
+pub(crate) const PAGE: Style = AnsiColor::Green.on_default().bold();
 /// No style.
-pub(super) const PLAIN: Style = Style::new();
+pub(crate) const PLAIN: Style = Style::new();
 
 /// The style of a state word: `running`, `stopped`, …
-pub(super) fn of_state(state: &str) -> Style {
+pub(crate) fn of_state(state: &str) -> Style {
     match state {
         "running" => GOOD,
         "held" | "waiting" => WARN,

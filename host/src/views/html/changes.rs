@@ -9,18 +9,18 @@ use super::super::{classic, report};
 
 /// The page's body.
 pub(super) fn body(before: &Run, after: &Run, changes: &[Change]) -> Markup {
-    let sides = [("before", before), ("after", after)];
+    let sides = [("before", before, classic::lines(before)), ("after", after, classic::lines(after))];
     html! {
         h1 { "What changed?" }
-        @for (side, run) in sides { p.about { b { (side) } ": " (report::about(run)) } }
+        @for (side, run, _) in &sides { p.about { b { (side) } ": " (report::about(run)) } }
         @if changes.is_empty() { p.z { (NOTHING) } } @else { (table(changes)) }
         p.why { (NOTE) }
         @for method in &before.methods {
             @let name = classic::name(method);
             h2 { (name) }
             div.rows {
-                @for (side, run) in sides {
-                    @for (method, line) in run.methods.iter().zip(&classic::lines(run)).filter(|(method, _)| classic::name(method) == name) {
+                @for (side, run, lines) in &sides {
+                    @for (method, line) in run.methods.iter().zip(lines).filter(|(method, _)| classic::name(method) == name) {
                         (super::figure(method, line, Some(side)))
                     }
                 }
