@@ -152,6 +152,20 @@ fn answer(connection: TcpStream, folder: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Takes from QEMU's command line what it would boot by itself: kernel and image stand in the folder from then on, for a firmware.
+/// Returns the kernel's words.
+pub(crate) fn take_kernel(command: &mut Vec<String>, folder: &Path) -> String {
+    let mut take = |option: &str| {
+        let at = command.iter().position(|word| word == option).unwrap_or_else(|| panic!("{option} is not given"));
+        command.drain(at..at + 2).next_back().expect("an option and its value")
+    };
+    let (kernel, image, words) = (take("-kernel"), take("-initrd"), take("-append"));
+    fs::copy(kernel, folder.join(KERNEL)).expect("the kernel");
+    let packed = Command::new("gzip").args(["-1", "-c", &image]).output().expect("gzip runs");
+    fs::write(folder.join(IMAGE), packed.stdout).expect("the image");
+    words
+}
+
 /// Boots a guest over the device, has it send a file, and powers it off.
 fn boots(firmware: Firmware, over: Over, nic: &str) {
     if let Some(why) = missing(firmware) {
@@ -164,14 +178,7 @@ fn boots(firmware: Firmware, over: Over, nic: &str) {
 
     let machine = prepared(folder.path(), &[]);
     let mut command = machine.command();
-    let mut take = |option: &str| {
-        let at = command.iter().position(|word| word == option).unwrap_or_else(|| panic!("{option} is not given"));
-        command.drain(at..at + 2).next_back().expect("an option and its value")
-    };
-    let (kernel, image, words) = (take("-kernel"), take("-initrd"), take("-append"));
-    fs::copy(kernel, served.join(KERNEL)).expect("the kernel");
-    let packed = Command::new("gzip").args(["-1", "-c", &image]).output().expect("gzip runs");
-    fs::write(served.join(IMAGE), packed.stdout).expect("the image");
+    let words = take_kernel(&mut command, &served);
     let boot_file = firmware.write_boot_file(&served, &words);
 
     let (file, _) = firmware.file();

@@ -11,8 +11,8 @@ use std::time::Duration;
 use guest_fixture::{Child, Deadline, Device, Folder, Machine, note, prepared, repository, skip, until};
 use guest_launcher::machine::Task;
 
-use super::super::firmware::{run, unified_image};
-use super::{WRITES, host};
+use super::super::firmware::{run, take_kernel, unified_image};
+use super::{host, kill_again_and_again};
 
 const SAYS_WORD: Deadline = Deadline::secs("the boot sector to say its word", 60);
 const WORD: &str = "loaded by SeaBIOS from our disk";
@@ -85,14 +85,7 @@ fn edk2_loads_a_kernel_of_many_mebibytes() {
     let folder = Folder::new();
     let machine = prepared(folder.path(), &[]);
     let mut command = machine.command();
-    let mut take = |option: &str| {
-        let at = command.iter().position(|word| word == option).unwrap_or_else(|| panic!("{option} is not given"));
-        command.drain(at..at + 2).next_back().expect("an option and its value")
-    };
-    let (kernel, image, words) = (take("-kernel"), take("-initrd"), take("-append"));
-    fs::copy(kernel, folder.path().join("vmlinuz")).expect("the kernel");
-    let packed = Command::new("gzip").args(["-1", "-c", &image]).output().expect("gzip runs");
-    fs::write(folder.path().join("image.gz"), packed.stdout).expect("the image");
+    let words = take_kernel(&mut command, folder.path());
     let program = folder.path().join(unified_image(folder.path(), &words));
     let loaded = fs::metadata(&program).expect("the program").len();
     // A FAT file system on the whole disk, as on a stick.
@@ -138,7 +131,6 @@ const FIO: &str = "fio --name=v --filename=/root/v --size=32M --rw=randwrite --b
 #[test]
 #[ignore = "dear: scripts/disk.sh"]
 fn a_debian_has_its_root_on_our_disk_which_is_killed_twenty_times_while_fio_verifies() {
-    const DEATHS: u32 = 20;
     let made = repository().join("target/guest/servers");
     if !made.join("root.ext4").exists() {
         return skip("there is no target/guest/servers/root.ext4: scripts/get-root.sh makes it");
@@ -153,7 +145,7 @@ fn a_debian_has_its_root_on_our_disk_which_is_killed_twenty_times_while_fio_veri
     let image = folder.path().join("disk.ext4").display().to_string();
     host(&["cp", "--sparse=always", &made.join("root.ext4").display().to_string(), &image]);
     let card = Device::start(folder.path(), &[]);
-    let mut device = Device::disk(folder.path(), "disk.ext4");
+    let device = Device::disk(folder.path(), "disk.ext4");
     let mut machine = Machine::run(folder.path(), &machine.command());
     machine.wait_for_record_port();
     let stream = UnixStream::connect(&record).expect("the guest's port");
@@ -163,20 +155,10 @@ fn a_debian_has_its_root_on_our_disk_which_is_killed_twenty_times_while_fio_veri
     assert_eq!(shell.run("findmnt -n -o SOURCE / | grep -q ^/dev/vda$"), "0", "its root is our disk");
     note("the Debian is up");
     assert_eq!(shell.run(&format!("({FIO}; echo $? > /run/verified) > /run/fio 2>&1 &")), "0");
-    let mut resumed = 0;
-    for _ in 0..DEATHS {
-        let before = device.counter("requestq0", "bytes");
-        until(WRITES, || (device.counter("requestq0", "bytes") > before + (2 << 20)).then_some(()));
-        resumed += device.counter("requestq0", "resumed");
-        device.child().kill();
-        device = Device::disk(folder.path(), "disk.ext4");
-        until(WRITES, || (device.counter("requestq0", "chains") > 0).then_some(()));
-    }
-    note(&format!("killed {DEATHS} times, {resumed} requests taken again"));
+    let device = kill_again_and_again(device, folder.path(), 2 << 20).0;
     assert_eq!(shell.run("test ! -e /run/verified"), "0", "fio had ended before the last death");
     let ended = "while [ ! -e /run/verified ]; do sleep 1; done; cat /run/fio; exit $(cat /run/verified)";
     assert_eq!(shell.run(ended), "0", "fio says that it read other than it wrote: see the console");
-    assert!(resumed > 0, "killed {DEATHS} times, and nothing was ever in flight");
     assert_eq!(device.drops_and_errors("requestq0"), (0, 0));
     assert_eq!(shell.run("sync; mount -o remount,ro / || echo s > /proc/sysrq-trigger; sync"), "0");
     drop(machine);

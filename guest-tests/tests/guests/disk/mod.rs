@@ -98,38 +98,46 @@ fn a_disk_with_packed_rings_that_is_killed_again_and_again_loses_nothing_either(
     killed_again_and_again(",packed=on");
 }
 
-/// With these options for QEMU's device.
-fn killed_again_and_again(options: &str) {
+/// Kills the disk of the image `disk.ext4` while a guest writes, each time when it has moved so many bytes more, and starts it anew:
+/// twenty times at least, and until it once had something under way. Returns the last one, and how many requests were taken again.
+fn kill_again_and_again(mut disk: Device, folder: &Path, bytes: u64) -> (Device, u64) {
     const DEATHS: u32 = 20;
     // On a crowded machine there are moments in which the device has nothing: then it is killed more often.
     const MOST: u32 = 4 * DEATHS;
-    let folder = Folder::new();
-    let machine = prepared(folder.path(), &["--disk", "vhost", "--append", "vnic.modules=base,disk"]);
-    let mut words = machine.command();
-    let of_disk = words.iter_mut().find(|word| word.starts_with("vhost-user-blk-pci,")).expect("a disk");
-    of_disk.push_str(options);
-    let nic = Device::start(folder.path(), &[]);
-    let mut disk = Device::disk(folder.path(), "disk.ext4");
-    let mut machine = Machine::run(folder.path(), &words);
-    let mut agent = machine.agent();
-    let negotiated = disk.status()["features"]["negotiated"].to_string();
-    assert_eq!(negotiated.contains("ring_packed"), options.contains("packed=on"), "{negotiated}");
-    agent.run(&["sh", "-c", WRITERS]);
     let mut resumed = 0;
     for death in 0..MOST {
         if death >= DEATHS && resumed > 0 {
             break;
         }
         let before = disk.counter("requestq0", "bytes");
-        until(WRITES, || (disk.counter("requestq0", "bytes") > before + (1 << 20)).then_some(()));
+        until(WRITES, || (disk.counter("requestq0", "bytes") > before + bytes).then_some(()));
         resumed += disk.counter("requestq0", "resumed");
         disk.child().kill();
-        disk = Device::disk(folder.path(), "disk.ext4");
+        disk = Device::disk(folder, "disk.ext4");
         until(WRITES, || (disk.counter("requestq0", "chains") > 0).then_some(()));
         if death % 5 == 4 {
             note(&format!("killed {} times, {resumed} requests taken again", death + 1));
         }
     }
+    assert!(resumed > 0, "killed {MOST} times, and nothing was ever in flight");
+    (disk, resumed)
+}
+
+/// With these options for QEMU's device.
+fn killed_again_and_again(options: &str) {
+    let folder = Folder::new();
+    let machine = prepared(folder.path(), &["--disk", "vhost", "--append", "vnic.modules=base,disk"]);
+    let mut words = machine.command();
+    let of_disk = words.iter_mut().find(|word| word.starts_with("vhost-user-blk-pci,")).expect("a disk");
+    of_disk.push_str(options);
+    let nic = Device::start(folder.path(), &[]);
+    let disk = Device::disk(folder.path(), "disk.ext4");
+    let mut machine = Machine::run(folder.path(), &words);
+    let mut agent = machine.agent();
+    let negotiated = disk.status()["features"]["negotiated"].to_string();
+    assert_eq!(negotiated.contains("ring_packed"), options.contains("packed=on"), "{negotiated}");
+    agent.run(&["sh", "-c", WRITERS]);
+    let (disk, resumed) = kill_again_and_again(disk, folder.path(), 1 << 20);
     let said = agent.run(&[
         "sh",
         "-c",
@@ -151,7 +159,6 @@ fn killed_again_and_again(options: &str) {
     let lines: Vec<&str> = log.lines().map(str::trim_start).collect();
     assert!(told > 0 && lines.len() >= told, "{told} were acknowledged, and {} are there", lines.len());
     assert!((1..=told).all(|number| lines[number - 1] == number.to_string()), "an acknowledged block is another");
-    assert!(resumed > 0, "killed {MOST} times, and nothing was ever in flight");
     note(&format!("{told} blocks acknowledged, {resumed} requests taken again"));
 }
 
