@@ -5,15 +5,14 @@ use std::mem;
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow};
 use clap::ValueEnum;
+use guest_fixture::Namespace;
 use guest_launcher::children::{Child, Signals, tail};
 use guest_launcher::machine::{Backend, Nic, Task};
 use guest_launcher::{Failure, Options, prepare, repository, run};
-use nix::sched::{CloneFlags, unshare};
 
 /// How long it may take to boot, or to start a server.
 const SILENCE: Duration = Duration::from_secs(300);
@@ -62,24 +61,15 @@ impl Card {
     }
 }
 
-/// The tap device's name; the host's address on it, as the guest expects it; the guest's.
+/// The tap device's name, and the guest's address on it.
 const TAP: &str = "vnic-servers";
-const HOST: &str = "10.0.2.2/24";
 const GUEST: &str = "10.0.2.15";
 
-/// Moves this process into a network namespace of its own, with a tap device in it: the host's network stays as it is.
-pub(crate) fn enter_namespace() -> Result<()> {
-    unshare(CloneFlags::CLONE_NEWNET).context("--outside=tap makes a network namespace, which takes root")?;
-    for words in [
-        "link set lo up".to_owned(),
-        format!("tuntap add {TAP} mode tap vnet_hdr"),
-        format!("address add {HOST} dev {TAP}"),
-        format!("link set {TAP} up"),
-    ] {
-        let done = Command::new("ip").args(words.split(' ')).output().context("run ip, of iproute2")?;
-        ensure!(done.status.success(), "ip {words}: {}", String::from_utf8_lossy(&done.stderr).trim_end());
-    }
-    Ok(())
+/// A network namespace with the tap device in it: the host's network stays as it is.
+pub(crate) fn namespace() -> Result<Namespace> {
+    let namespace = Namespace::new().context("--outside=tap takes root")?;
+    namespace.add_tap(TAP)?;
+    Ok(namespace)
 }
 
 /// The guest ends before who looks at it.

@@ -90,21 +90,28 @@ fn run(options: &Options) -> Result<bool, Failure> {
     if rows.is_empty() {
         return finish(options, &record);
     }
+    let signals = Signals::watch()?;
+    let mut work = || measure_all(options, &signals, &rows, &mut record);
+    match options.outside {
+        // Whatever is started there stays in it.
+        Some(Outside::Tap) => guest::namespace()?.enter(work)?,
+        _ => work()?,
+    }
+    finish(options, &record)
+}
+
+/// Boots the guest, and measures these rows in it.
+fn measure_all(options: &Options, signals: &Signals, rows: &[&Row], record: &mut Record) -> Result<(), Failure> {
     let folder = repository().join("target/guest/servers");
     let versions = result::versions(&folder)?;
-    if options.outside == Some(Outside::Tap) {
-        // Before there is another thread: what is started from here on is in it.
-        guest::enter_namespace()?;
-    }
-    let signals = Signals::watch()?;
     let mut ports: Vec<u16> = rows.iter().map(|row| row.port).collect();
     ports.sort_unstable();
     ports.dedup();
     eprintln!("Booting the guest: half a minute under TCG …");
-    let mut guest = Guest::boot(&signals, &ports, options.outside.map_or(Card::Ours, Card::Qemus))?;
+    let mut guest = Guest::boot(signals, &ports, options.outside.map_or(Card::Ours, Card::Qemus))?;
     for (at, row) in rows.iter().enumerate() {
         eprint!("[{}/{}] {}: {} … ", at + 1, rows.len(), row.name, row.setting);
-        let measured = match measure(&mut guest, &signals, row, &folder.join("big.bin")) {
+        let measured = match measure(&mut guest, signals, row, &folder.join("big.bin")) {
             Ok(report) => Measured::Sent(Box::new(report)),
             Err(Failure::Interrupted) => return Err(Failure::Interrupted),
             Err(failure) => Measured::Not(failure.to_string()),
@@ -113,7 +120,7 @@ fn run(options: &Options) -> Result<bool, Failure> {
         eprintln!("{}", if outcome.is_measured() { "done" } else { "could not be measured" });
         record.put(outcome)?;
     }
-    finish(options, &record)
+    Ok(())
 }
 
 /// Shows all rows that there are. Were all measured?
