@@ -11,6 +11,7 @@ use super::sight::Sight;
 use crate::backend::QueueShared;
 use crate::introspect::GuestPhysical;
 use crate::observe::tracer::{Event, EventHeader, HEAD_BYTES};
+use crate::spec::net::{GSO_NONE, NET_HEADER_LEN, NetHeader};
 use crate::spec::{Feature, Features};
 
 /// Pages that are looked at in one look at a ring, at most: meanwhile it misses chains.
@@ -116,17 +117,12 @@ impl Told {
         };
         event.net_header_len = self.header as u8;
         event.frame_len = bytes.saturating_sub(self.header as u64).try_into().unwrap_or(u32::MAX);
-        // VIRTIO 1.3, 5.1.6 Device Operation: flags, gso_type, hdr_len, gso_size.
-        event.gso_size = if number(&first, 1, 1) == 0 { 0 } else { number(&first, 4, 2) as u16 };
-        if first.len() >= self.header {
-            event.net_header = Some(EventHeader {
-                flags: number(&first, 0, 1) as u8,
-                gso_type: number(&first, 1, 1) as u8,
-                hdr_len: number(&first, 2, 2) as u16,
-                csum_start: number(&first, 6, 2) as u16,
-                csum_offset: number(&first, 8, 2) as u16,
-            });
-        }
+        // A header of an old driver is shorter, by its last field.
+        let mut header = [0; NET_HEADER_LEN];
+        header.iter_mut().zip(first.iter().take(self.header)).for_each(|(to, from)| *to = *from);
+        let header = NetHeader::from_bytes(header);
+        event.gso_size = if header.gso_type == GSO_NONE { 0 } else { header.gso_size };
+        event.net_header = (first.len() >= self.header).then(|| EventHeader::of(&header));
         let known = first.get(self.header..).unwrap_or_default();
         let len = known.len().min(HEAD_BYTES).min(event.frame_len as usize);
         if let (Some(room), Some(known)) = (event.head_bytes.get_mut(..len), known.get(..len)) {
