@@ -67,6 +67,19 @@ wish() {
   say "Something will be skipped for want of packages. Install them (Debian's names): ${missing[*]}"
 }
 
+# need_python PACKAGE…: a Python of our own under target/ with these packages of PyPI's, each with its version (`duckdb==1.4.2`);
+# its path is left in PYTHON. Fails where one cannot be had.
+need_python() {
+  local folder=$ROOT/target/python
+  PYTHON=$folder/bin/python
+  command -v python3 >/dev/null || { is_debian && can_be_root && install_packages python3 python3-venv; } || return 1
+  # A Debian without python3-venv leaves half a folder.
+  [ -x "$folder/bin/pip" ] || { rm -rf "$folder" && python3 -m venv "$folder" >/dev/null 2>&1; } ||
+    { is_debian && can_be_root && install_packages python3-venv && rm -rf "$folder" && run python3 -m venv "$folder" >&2; } || return 1
+  # What is there already is found without asking anybody.
+  run "$PYTHON" -m pip install --quiet --disable-pip-version-check "$@" >&2
+}
+
 DPDK=(dpdk-dev librte-net-vhost23 librte-net-virtio23 librte-meta-allpmds)
 
 need_cargo() {

@@ -14,6 +14,7 @@ use std::time::Duration;
 use std::{env, io};
 
 use anyhow::{Result, anyhow, bail};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use vnic::observe::discovery;
@@ -36,7 +37,7 @@ const SCAN: Duration = Duration::from_secs(60);
 const LINE: u64 = 64 << 20;
 
 /// What is known of a page.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub(crate) struct Page {
     #[serde(flatten)]
     pub(crate) label: Label,

@@ -5,11 +5,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vnic::hardware::{Figures, Shapes};
 
 /// A whole run: one guest, several transfers.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Run {
     /// The guest's `uname -r`.
     pub kernel: String,
@@ -30,7 +31,7 @@ pub struct Run {
 }
 
 /// What was seen of a VM that was watched.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Watched {
     /// For so long.
     pub seconds: f64,
@@ -43,7 +44,7 @@ pub struct Watched {
 }
 
 /// A file whose own pages were sent.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct WatchedFile {
     /// Its path, with file system and device: in words.
     pub name: String,
@@ -56,7 +57,7 @@ pub struct WatchedFile {
 }
 
 /// The file of a run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FileInfo {
     /// Its size, bytes.
     pub bytes: u64,
@@ -68,7 +69,7 @@ pub struct FileInfo {
 }
 
 /// What the guest's NIC does, read back from the guest's kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct NicState {
     /// Transmit checksum offload.
     pub csum: bool,
@@ -89,7 +90,7 @@ impl fmt::Display for NicState {
 }
 
 /// One transfer and what the witnesses saw of it.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Method {
     /// The row's name: method and suffix.
     pub method: String,
@@ -138,7 +139,7 @@ pub struct Method {
 }
 
 /// What happened to a page of the file that was sent.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PageLife {
     /// Which page of the file, from 0.
     pub page: u64,
@@ -154,7 +155,7 @@ pub struct PageLife {
 }
 
 /// A device had a page of the file: a dot in the picture of all of them.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PageDot {
     /// Which page of the file, from 0.
     pub page: u64,
@@ -165,7 +166,7 @@ pub struct PageDot {
 }
 
 /// What a device had a page for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Had {
     /// A disk filled it.
@@ -179,7 +180,7 @@ pub enum Had {
 }
 
 /// A device had a page.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PageStep {
     /// When, in seconds since the device was first served.
     pub seconds: f64,
@@ -190,7 +191,7 @@ pub struct PageStep {
 }
 
 /// The judgement on a transfer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Verdict {
     /// The NIC gathered the file's own pages.
     #[serde(rename = "zero-copy")]
@@ -218,7 +219,7 @@ impl fmt::Display for Verdict {
 }
 
 /// The guest kernel's own accounts.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct GuestAccounts {
     /// System calls of the transfer program.
     pub syscalls: Option<u64>,
@@ -246,7 +247,7 @@ pub struct GuestAccounts {
 }
 
 /// Context switches of the transfer program.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct ContextSwitches {
     /// It waited.
     pub voluntary: Option<u64>,
@@ -255,7 +256,7 @@ pub struct ContextSwitches {
 }
 
 /// What the device saw of the flow. Payload is what follows the Ethernet, IP and TCP headers.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct DeviceAccounts {
     /// Chains that carried payload of the flow.
     pub chains: Option<u64>,
@@ -276,7 +277,7 @@ pub struct DeviceAccounts {
 }
 
 /// The first of the two DMAs, by the disk's own descriptors.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct DiskAccounts {
     /// Reads that the disk did while the flow was watched.
     pub requests: u64,
@@ -291,7 +292,7 @@ pub struct DiskAccounts {
 }
 
 /// What a NIC has to do for the flow, and what that would cost one of hardware.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Dma {
     /// The disk's own part of it: what its descriptors brought into memory.
     pub disk: Option<DiskAccounts>,
@@ -302,7 +303,7 @@ pub struct Dma {
 }
 
 /// Whose the pages were that the payload lay in, by the guest kernel's own structures. Retransmitted bytes are left out.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct IntrospectionAccounts {
     /// Payload bytes whose pages were looked up.
     pub payload_bytes: u64,
@@ -315,7 +316,7 @@ pub struct IntrospectionAccounts {
 }
 
 /// What a scan of the guest's memory showed.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct MemoryAccounts {
     /// How often a held chunk's bytes stood in the guest's memory.
     pub physical_instances: Option<u64>,

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use memchr::memmem::Finder;
+use schemars::JsonSchema;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use vnic::memory::{Access, Memory};
@@ -33,7 +34,7 @@ const FEW: u64 = 20;
 const MAX_PLACES: usize = 16;
 
 /// What a scan found.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ScanReport {
     /// Stamps that stand whole in exactly one held frame.
     pub held_stamps: u64,

@@ -1,6 +1,7 @@
 //! `vnic doctor`: what this machine can do, and how to fix what it can't.
 
 use anyhow::Result;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::doctor::{self, Check, State};
@@ -15,8 +16,8 @@ pub(super) struct Args {
 }
 
 /// The document of `--json`.
-#[derive(Debug, Serialize)]
-struct Document<'a> {
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Document<'a> {
     demo_can_run: bool,
     checks: &'a [Check],
 }

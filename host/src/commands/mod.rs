@@ -21,6 +21,7 @@ mod release;
 mod report;
 mod rings;
 mod scan;
+mod schemas;
 mod serve;
 mod status;
 mod top;
@@ -82,6 +83,9 @@ enum Command {
     /// Write the manual pages into a folder
     #[command(hide = true)]
     Man(man::Args),
+    /// Write the schemas of what `--json` prints into a folder
+    #[command(hide = true)]
+    Schemas(schemas::Args),
 }
 
 impl Cli {
@@ -107,6 +111,7 @@ impl Cli {
             Command::QemuArgs(args) => qemu_args::run(&args),
             Command::Completions(args) => completions::run(&args),
             Command::Man(args) => man::run(&args),
+            Command::Schemas(args) => schemas::run(&args),
         }
     }
 }

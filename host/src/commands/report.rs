@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
+use schemars::JsonSchema;
 use serde::Serialize;
 use vnic::hardware::{BadModel, Model};
 use vnic_experiment::run::Run;
@@ -41,8 +42,8 @@ fn parse_models(words: &str) -> Result<Models, BadModel> {
 }
 
 /// The document of `--json`.
-#[derive(Debug, Serialize)]
-struct Document<'a> {
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Document<'a> {
     as_expected: bool,
     surprises: &'a [String],
     /// The textbook's table, as measured.
@@ -77,8 +78,8 @@ pub(super) fn run(args: &Args) -> Result<Finding> {
 }
 
 /// The document of `--json` for two records.
-#[derive(Debug, Serialize)]
-struct Comparison<'a> {
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Comparison<'a> {
     changes: &'a [Change],
     before: &'a Run,
     after: &'a Run,

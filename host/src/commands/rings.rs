@@ -4,6 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use schemars::JsonSchema;
 use serde::Serialize;
 use vnic::observe::protocol::RingSnapshot;
 
@@ -37,8 +38,8 @@ pub(super) struct Args {
 }
 
 /// The document of `--json`.
-#[derive(Debug, Serialize)]
-struct Document<'a> {
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Document<'a> {
     rings: &'a [RingSnapshot],
 }
 

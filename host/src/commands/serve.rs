@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
+use schemars::JsonSchema;
 use serde::Serialize;
 use vnic::backend::{DeviceModel, PollMode};
 use vnic::blk::DiskOptions;
@@ -103,8 +104,8 @@ pub(super) fn queue_pairs(text: &str) -> Result<u16, String> {
 }
 
 /// "Backend program conventions" of the vhost-user specification.
-#[derive(Debug, Serialize)]
-struct Capabilities {
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Capabilities {
     #[serde(rename = "type")]
     kind: &'static str,
     features: Vec<String>,

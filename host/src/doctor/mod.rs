@@ -2,6 +2,7 @@
 //!
 //! Each check looks for itself and changes nothing that lasts.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 mod kernel;
@@ -11,7 +12,7 @@ mod qemu;
 mod tap;
 
 /// How good it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum State {
     /// All there.
@@ -23,7 +24,7 @@ pub(crate) enum State {
 }
 
 /// One thing looked at.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub(crate) struct Check {
     /// What it is.
     pub(crate) name: &'static str,

@@ -5,6 +5,7 @@
 
 use anyhow::Result;
 use comfy_table::Cell;
+use schemars::JsonSchema;
 use serde::Serialize;
 use vnic_experiment::run::{Method, Run};
 
@@ -14,7 +15,7 @@ use super::table::{Align, NULL, paragraph, styled, table};
 use super::{figures, report};
 
 /// A figure that is another in the second record.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct Change {
     /// The row: method, with its file system where there are several.
     pub(crate) row: String,

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use vnic_experiment::row::{PROGRAM, Row, USERSPACE};
 use vnic_experiment::run::{Method, NicState, Run};
@@ -17,7 +18,7 @@ use super::figures;
 use super::table::{Align, NULL, table as aligned};
 
 /// What the textbook says of a method.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct Textbook {
     mode_switches: u64,
     cpu_copies: u64,
@@ -25,7 +26,7 @@ pub(crate) struct Textbook {
 }
 
 /// For what mode switches are counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Per {
     /// One chunk.
@@ -35,7 +36,7 @@ pub(crate) enum Per {
 }
 
 /// One line of the table.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub(crate) struct Line<'a> {
     method: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]

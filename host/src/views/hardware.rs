@@ -2,6 +2,7 @@
 
 use comfy_table::Cell;
 use maud::{Markup, html};
+use schemars::JsonSchema;
 use serde::Serialize;
 use vnic::hardware::{Direction, Figures, Model, Parts, Traffic};
 use vnic_experiment::run::{Method, Run, Verdict};
@@ -11,7 +12,7 @@ use super::table::{Align, NULL, paragraph, styled, table};
 use super::{classic, figures};
 
 /// A row of a run, on one card.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Line<'a> {
     method: &'a str,
     filesystem: Option<&'a str>,
@@ -21,7 +22,7 @@ pub(crate) struct Line<'a> {
 }
 
 /// The rows of a run, on one card.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct WhatIf<'a> {
     model: &'a str,
     rows: Vec<Line<'a>>,

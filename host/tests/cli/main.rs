@@ -10,6 +10,7 @@ mod judge;
 mod looking;
 mod page;
 mod report;
+mod schemas;
 mod serve;
 mod usage;
 mod util;

@@ -306,7 +306,7 @@ fn shapes(piece: u64) -> Value {
     })
 }
 
-fn with_shapes() -> Value {
+pub(crate) fn with_shapes() -> Value {
     let mut record = record(vec![
         row_of("sendfile", true, 16 << 20, "zero-copy"),
         row_of("read-write", true, 0, "copied"),

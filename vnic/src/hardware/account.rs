@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Add;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::bus::Bus;
@@ -23,7 +24,7 @@ pub enum Direction {
 }
 
 /// Traffic by what it is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Parts {
     /// The driver says that there is work.
     pub doorbells: Traffic,
@@ -55,7 +56,7 @@ impl Parts {
 }
 
 /// What can hold a card up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Limit {
     /// Nothing: an ideal card, or no chains.
     #[serde(rename = "none")]
@@ -89,7 +90,7 @@ impl Limit {
 }
 
 /// What chains cost a card: counts, and how long each part of it is busy with them.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Account {
     /// Chains.
     pub chains: u64,

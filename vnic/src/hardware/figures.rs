@@ -1,12 +1,13 @@
 //! An account in the figures that records and screens have.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::account::{Account, Limit, Parts};
 use super::model::Model;
 
 /// What chains cost a card, as it stands in a record. *Up* is towards the host, *down* towards the device.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Figures {
     /// The model, in words.
     pub model: String,

@@ -12,6 +12,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -26,7 +27,7 @@ const SMALL_PAGE: u32 = 12;
 const HUGE_PAGE: u32 = 21;
 
 /// What is known of chains of one direction.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Shapes {
     /// Chains.
     pub chains: u64,
@@ -57,7 +58,7 @@ pub struct Shapes {
 }
 
 /// How pages were used again.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Reuse {
     /// How often a page was used when this many others had been used since it was used last.
     #[serde(deserialize_with = "numbers")]

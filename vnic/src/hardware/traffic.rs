@@ -3,10 +3,11 @@
 use std::iter::Sum;
 use std::ops::{Add, AddAssign, Mul};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What crosses the bus in one direction. Counts stop at the largest number there is: a record may say anything.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Way {
     /// Transaction layer packets.
     pub tlps: u64,
@@ -15,7 +16,7 @@ pub struct Way {
 }
 
 /// What crosses the bus in both directions, which do not disturb each other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Traffic {
     /// Towards the host: the device's requests, what it writes, interrupts.
     pub up: Way,

@@ -4,13 +4,14 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::introspect::label::Plain;
 use crate::introspect::{Kind, Label};
 
 /// What a device did with bytes of a page.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "use", rename_all = "kebab-case")]
 pub enum Use {
     /// Read them as part of a frame that the guest sends.
@@ -40,7 +41,7 @@ pub enum Use {
 }
 
 /// Bytes of a TCP or UDP stream.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Segment {
     /// Sender.
     pub source: SocketAddr,
@@ -51,7 +52,7 @@ pub struct Segment {
 }
 
 /// Whose page it was, as its label had it then.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Owner {
     /// A file's that has a name.
@@ -109,7 +110,7 @@ impl fmt::Display for Owner {
 }
 
 /// A chain has used bytes of one page.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Step {
     /// Nanoseconds since `serve` started.
     pub at_ns: u64,
@@ -130,7 +131,7 @@ pub struct Step {
 }
 
 /// What a log has to say of a page or a file.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Life {
     /// In the order of time.
     pub steps: Vec<Step>,

@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use crate::hardware::Figures;
@@ -20,7 +21,7 @@ pub use crate::provenance::{FlowReport, Passed, Report, Source, SourceKind, Sour
 pub use crate::ring::snapshot::{BufferSnapshot, ChainSnapshot, EventSuppression, NotifyWhen, RingSnapshot};
 
 /// What a client asks.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "request", rename_all = "kebab-case")]
 pub enum Request {
     /// The whole state: [`Reply::Status`].
@@ -74,7 +75,7 @@ pub enum Request {
 }
 
 /// Whose life it is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "of", rename_all = "kebab-case")]
 pub enum LifeOf {
     /// The page's at this address.
@@ -95,7 +96,7 @@ pub enum LifeOf {
 }
 
 /// The answer to a request.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "reply", rename_all = "kebab-case")]
 pub enum Reply {
     /// Done as asked.
@@ -130,7 +131,7 @@ pub enum Reply {
 }
 
 /// `vnic status`: of a device; of the first, with all in `devices`, where there are several.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
     /// The kind of device: `net`, `rng`.
     #[serde(default)]
@@ -172,7 +173,7 @@ pub struct Status {
 }
 
 /// What a NIC's chains would cost a card of hardware.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct HardwareStatus {
     /// The model, in words.
     pub model: String,
@@ -183,7 +184,7 @@ pub struct HardwareStatus {
 }
 
 /// What the chains of one queue would cost.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct QueueCost {
     /// Its name.
     pub queue: String,
@@ -194,7 +195,7 @@ pub struct QueueCost {
 }
 
 /// Which features were offered, withheld, accepted, negotiated.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct FeatureSets {
     /// What the device says it can do.
     pub offered: Vec<String>,
@@ -205,7 +206,7 @@ pub struct FeatureSets {
 }
 
 /// One memory region.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RegionStatus {
     /// Guest-physical address, bytes.
     pub gpa: u64,
@@ -218,7 +219,7 @@ pub struct RegionStatus {
 }
 
 /// The IOTLB: what the front-end has said of the guest's IOMMU.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct IotlbStatus {
     /// Translations there are.
     pub entries: u64,
@@ -239,7 +240,7 @@ pub struct IotlbStatus {
 }
 
 /// One translation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TranslationStatus {
     /// First address, as descriptors have it.
     pub iova: u64,
@@ -254,7 +255,7 @@ pub struct TranslationStatus {
 }
 
 /// One queue.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct QueueStatus {
     /// `receiveq0`, `transmitq0`, …
     pub queue: String,
@@ -275,7 +276,7 @@ pub struct QueueStatus {
 }
 
 /// One line of `vnic trace`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum TraceEvent {
     /// A chain that went through a queue.
@@ -290,7 +291,7 @@ pub enum TraceEvent {
 }
 
 /// A chain as it passed.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ChainEvent {
     /// Nanoseconds since `serve` started.
     pub at_ns: u64,
@@ -316,7 +317,7 @@ pub struct ChainEvent {
 }
 
 /// What stands in front of a frame's payload, or of a disk's request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Headers {
     /// The virtio-net header; of a frame that the guest receives it is not recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -328,7 +329,7 @@ pub struct Headers {
 }
 
 /// A virtio-net header, as far as what was negotiated gives it a meaning (VIRTIO 1.3, 5.1.6 Device Operation).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct NetHeaderStatus {
     /// `flags`: 1, the checksum is to be completed.
     pub flags: u8,

@@ -1,12 +1,13 @@
 //! What an account shows.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::source::Source;
 
 /// From what the frames of a while came. Bytes are of TCP's and UDP's payload, and of the frames that were seen, unless said
 /// otherwise.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Report {
     /// How long the while is.
     pub seconds: f64,
@@ -42,7 +43,7 @@ pub struct Report {
 }
 
 /// Frames.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Passed {
     /// How many.
     pub frames: u64,
@@ -60,7 +61,7 @@ impl Passed {
 }
 
 /// One flow.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct FlowReport {
     /// `10.0.2.15:80 > 10.0.2.2:51514`
     pub flow: String,
@@ -83,7 +84,7 @@ pub struct FlowReport {
 }
 
 /// What was read from one source.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SourceReport {
     /// Which.
     #[serde(flatten)]
@@ -93,7 +94,7 @@ pub struct SourceReport {
 }
 
 /// What is summed up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Others {
     /// Flows that went silent first, and left the list.
     pub flows: u64,

@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::memory::Memory;
@@ -16,7 +17,7 @@ use crate::spec::ring::{AVAIL_F_NO_INTERRUPT, PACKED_EVENT_DESC, PACKED_EVENT_EN
 use crate::spec::{Feature, Features};
 
 /// When one side wants to be notified.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum NotifyWhen {
     /// Whenever there is something.
@@ -29,7 +30,7 @@ pub enum NotifyWhen {
 }
 
 /// When both sides of a ring want to be notified, as it stands in memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EventSuppression {
     /// The device's, of the driver.
     pub kick: NotifyWhen,

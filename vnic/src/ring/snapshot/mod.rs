@@ -20,6 +20,7 @@ mod tests;
 
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::memory::{Hint, Memory, MemoryError};
@@ -40,7 +41,7 @@ pub const MAX_BUFFERS: usize = 1 << 18;
 const ATTEMPTS: usize = 4;
 
 /// One consistent look at one ring. `Display` is the ring notation, `FromStr` reads it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RingSnapshot {
     /// The queue's name.
     pub queue: String,
@@ -63,7 +64,7 @@ pub struct RingSnapshot {
 }
 
 /// One chain of a snapshot.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ChainSnapshot {
     /// Slot in the available ring (packed: of the first descriptor).
     pub slot: u16,
@@ -78,7 +79,7 @@ pub struct ChainSnapshot {
 }
 
 /// One descriptor of a chain.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BufferSnapshot {
     /// Device-writable?
     pub writable: bool,
