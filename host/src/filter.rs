@@ -76,6 +76,7 @@ mod tests {
         let label = Some("/srv/big.bin page 2".to_owned());
         let chain = ChainEvent {
             at_ns: 0,
+            available_ns: 0,
             queue: "transmitq0".to_owned(),
             head: 1,
             idx: 14,

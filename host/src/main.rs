@@ -5,6 +5,7 @@
 //! | [`commands`] | one file per subcommand: its options, what it does, what its exit code means |
 //! | [`control`] | the client of a device's control socket |
 //! | [`conductor`] | conducts a run: the guest's agent on one side, the device on the other |
+//! | [`export`] | a trace, written for the tools that people have |
 //! | [`doctor`] | looks at this machine |
 //! | [`views`] | what is printed: with the two below the only place that writes to standard output |
 //! | [`screen`] | a full screen, and what comes from its keyboard |
@@ -26,6 +27,7 @@ mod commands;
 mod conductor;
 mod control;
 mod doctor;
+mod export;
 mod filter;
 mod labels;
 mod screen;

@@ -1,5 +1,6 @@
 //! `vnic trace`: every chain as it passes, or those that somebody wants to see.
 
+use std::path::PathBuf;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use vnic::observe::protocol::TraceEvent;
 
 use super::ControlArgs;
 use crate::control::{Client, Trace, Wanted};
+use crate::export::{self, Export, perfetto::Perfetto};
 use crate::filter::{self, Filter};
 use crate::trouble::{Trouble, Troubles};
 use crate::views::trace::{Style, Time};
@@ -49,6 +51,9 @@ pub(super) struct Args {
     /// One JSON object per line
     #[arg(long)]
     json: bool,
+    /// Print nothing, write a timeline to this file, for ui.perfetto.dev: a row per ring, a slice per chain
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["json", "hex", "time", "only"])]
+    perfetto: Option<PathBuf>,
 }
 
 /// What is wanted of all that passes.
@@ -71,6 +76,9 @@ enum Told {
 pub(super) fn run(args: &Args) -> Result<Finding> {
     let filter =
         Filter { queue: args.queue.clone(), flow: args.flow.clone(), file: args.file.clone(), ..Filter::default() };
+    if args.perfetto.is_some() {
+        return export(args, &filter);
+    }
     let errors = args.only == Some(Only::Errors);
     let mut view = views::trace::Trace::new(Style { json: args.json, time: args.time, hex: args.hex });
     let mut left = args.count.unwrap_or(u64::MAX);
@@ -111,6 +119,22 @@ pub(super) fn run(args: &Args) -> Result<Finding> {
         while take(told.recv()?)? {}
     } else {
         follow(trace.trace(args.wanted())?, take)?;
+    }
+    Ok(Finding::Fine)
+}
+
+/// Writes what is wanted for other tools.
+fn export(args: &Args, filter: &Filter) -> Result<Finding> {
+    let mut client = args.control.open()?;
+    let status = client.status()?;
+    let process = format!("vnic {}", status.socket);
+    let mut exports: Vec<Box<dyn Export>> = Vec::new();
+    if let Some(path) = &args.perfetto {
+        exports.push(Box::new(Perfetto::create(path, (&process, status.pid))?));
+    }
+    let labels = args.wanted().labels;
+    for written in export::run(client, filter, labels, args.count, exports)? {
+        views::sentence(&written)?;
     }
     Ok(Finding::Fine)
 }

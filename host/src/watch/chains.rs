@@ -117,6 +117,7 @@ mod tests {
     fn chain(idx: u16, queue: &str) -> TraceEvent {
         TraceEvent::Chain(ChainEvent {
             at_ns: u64::from(idx),
+            available_ns: 0,
             queue: queue.to_owned(),
             head: idx,
             idx,

@@ -340,6 +340,7 @@ pub(crate) fn busy() -> Script {
         events: vec![
             TraceEvent::Chain(ChainEvent {
                 at_ns: 1_500_000_000,
+                available_ns: 1_499_000_000,
                 queue: "transmitq0".to_owned(),
                 head: 12,
                 idx: 5,

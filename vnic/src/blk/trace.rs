@@ -50,6 +50,7 @@ impl Tracing {
         }
         let memory = chain.memory();
         let mut event = Box::new(chain_event(chain, memory.iotlb().map(|_| memory.as_ref())));
+        event.available_ns = self.now.saturating_duration_since(self.shared.started).as_nanos() as u64;
         if let Some(header) = header {
             event.frame_len = match header.kind {
                 T_IN => chain.chain.writable_len.saturating_sub(1),
@@ -84,7 +85,8 @@ impl Tracing {
 
     fn record(&self, event: Option<Box<Event>>, queue: &QueueShared, written: u32, status: Option<u8>) {
         let Some(mut event) = event else { return };
-        event.at_ns = self.now.saturating_duration_since(self.shared.started).as_nanos() as u64;
+        // Not the pass's time: what is in memory is answered within one.
+        event.at_ns = self.shared.started.elapsed().as_nanos() as u64;
         event.written = written;
         if let (Some(status), Some(place)) = (status, event.head_bytes.get_mut(HEADER_LEN))
             && event.head_len > 0

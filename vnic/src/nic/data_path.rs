@@ -67,6 +67,7 @@ impl<P: Port> NicDataPath<P> {
             if let Some(queue) = u16::try_from(2 * pair + 1).ok().and_then(|index| queues.get_mut(&index))
                 && queue.in_flight.complete(ticket, 0)
             {
+                self.observers.completed(&queue.shared, (pair, ticket), self.shared.started);
                 queue.shared.counters.device_copied_bytes.add(u64::from(copied));
                 match read {
                     Some(read) => queue.shared.counters.dma_read_bytes.add(u64::from(read)),
@@ -185,6 +186,7 @@ impl<P: Port + 'static> DataPath for NicDataPath<P> {
     }
 
     fn set_in_use(&mut self, index: u16, on: bool) {
+        self.observers.forget(index);
         if let (true, Some(accounting), Some(queue)) =
             (on, &mut self.observers.accounting, self.shared.queues.get(usize::from(index)))
         {

@@ -175,7 +175,7 @@ impl<P: Port> FrameSink for Hairpin<'_, P> {
         self.port.hairpin(frame, &mut space)?;
         let seen = observed.is_some();
         if let Some((queue, observers)) = observed {
-            observers.transmitted(queue, frame, frame.len, 0);
+            observers.transmitted(queue, frame, (frame.len, 0), None);
             observers.received(shared, segments, &space, frame.len);
         }
         if let Some(pace) = pace {
@@ -205,6 +205,7 @@ pub(super) fn burst<P: Port>(
     observers: &mut ObserverPass<'_>,
     pace: &mut Option<Pace>,
 ) -> [Progress; 2] {
+    observers.begin(receiveq);
     let (chains, descriptors, bytes, unseen, starved, broken) = (0, 0, 0, 0, false, None);
     let mut hairpin =
         Hairpin { port, receiveq, look_ahead, features, chains, descriptors, bytes, unseen, starved, broken };

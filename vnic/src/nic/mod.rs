@@ -7,6 +7,7 @@
 //! | `hardware` | a model of a card beside it: account and pace |
 //! | `observers` | tracer, capture, who else looks |
 
+mod arrivals;
 mod data_path;
 mod hairpin;
 mod hardware;

@@ -6,9 +6,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::arrivals::Arrivals;
 use super::hardware::{self, Accounting, pieces_of};
 use crate::backend::labels::{EyesStamper, StamperCopy};
-use crate::backend::{QueueShared, Shared, chain_event, gpa_of};
+use crate::backend::{Queue, QueueShared, Shared, chain_event, gpa_of};
 use crate::hardware::Kind;
 use crate::link::Capture;
 use crate::memory::Memory;
@@ -28,19 +29,45 @@ pub(super) struct Observers {
     pub accounting: Option<Accounting>,
     /// Where what takes stamps was last.
     pub stamper: StamperCopy,
+    /// By queue, while somebody traces: when its chains came.
+    pub arrivals: Vec<Arrivals>,
+    /// By pair and ticket: the events of frames that the link has kept, recorded when it is done with them.
+    pub kept: Vec<Vec<Option<Box<Event>>>>,
 }
 
 impl Observers {
+    /// The link is done with a frame that it had kept.
+    pub(super) fn completed(&mut self, queue: &QueueShared, (pair, ticket): (usize, u16), started: Instant) {
+        let kept = self.kept.get_mut(pair).and_then(|kept| kept.get_mut(usize::from(ticket)));
+        if let Some(event) = kept.and_then(Option::as_mut).filter(|event| event.at_ns == KEPT) {
+            // The memory is used again.
+            event.at_ns = started.elapsed().as_nanos() as u64;
+            queue.events.record(event);
+        }
+    }
+
+    /// The queue begins anew, or is gone.
+    pub(super) fn forget(&mut self, index: u16) {
+        if let Some(arrivals) = self.arrivals.get_mut(usize::from(index)) {
+            *arrivals = Arrivals::default();
+        }
+    }
+
     /// The observers for one pass.
     pub(super) fn look<'a>(&'a mut self, shared: &Shared, now: Instant) -> ObserverPass<'a> {
         let (traced, sampled) = (shared.traced(), shared.sampled());
         if let Some(accounting) = &mut self.accounting {
             accounting.refill(now);
         }
+        if !traced {
+            self.arrivals.clear();
+        }
         let looked = traced || sampled || self.other.is_some() || self.capture.is_some();
         let open = looked || self.accounting.is_some();
         let stamper = if looked { shared.labels.stamper(&mut self.stamper) } else { None };
-        ObserverPass { open, traced, sampled, stamper, started: shared.started, at_ns: None, memory: None, state: self }
+        let begun_ns = now.saturating_duration_since(shared.started).as_nanos() as u64;
+        let (started, at_ns, memory, pair) = (shared.started, None, None, 0);
+        ObserverPass { open, traced, sampled, stamper, started, begun_ns, at_ns, memory, pair, state: self }
     }
 }
 
@@ -58,6 +85,10 @@ pub(super) struct ObserverPass<'a> {
     started: std::time::Instant,
     /// Behind an IOMMU: the memory of the queue that is looked at.
     memory: Option<Arc<Memory>>,
+    /// When the pass began.
+    begun_ns: u64,
+    /// The queue pair whose turn it is.
+    pair: usize,
     /// When the pass saw its first event: the others have the same time, for asking takes longer than many a frame.
     at_ns: Option<u64>,
     state: &'a mut Observers,
@@ -68,6 +99,27 @@ impl ObserverPass<'_> {
     pub(super) fn look_at(&mut self, segments: &Segments) {
         let memory = segments.memory();
         self.memory = memory.iotlb().map(|_| Arc::clone(memory));
+    }
+
+    /// It is this queue's turn.
+    #[inline]
+    pub(super) fn begin(&mut self, queue: &mut Queue) {
+        if self.traced {
+            self.look_for_arrivals(queue);
+        }
+    }
+
+    #[inline(never)]
+    fn look_for_arrivals(&mut self, queue: &mut Queue) {
+        let index = usize::from(queue.index);
+        self.pair = index / 2;
+        let all = &mut self.state.arrivals;
+        if all.len() <= index {
+            all.resize_with(index + 1, Arrivals::default);
+        }
+        if let Some(arrivals) = all.get_mut(index) {
+            arrivals.look(&mut queue.ring, self.begun_ns);
+        }
     }
 
     /// Would any of them see the next frames of the transmitq? Not so if only those look that have no room for events.
@@ -89,9 +141,15 @@ impl ObserverPass<'_> {
         }
     }
 
-    /// A frame the link has taken.
+    /// A frame the link has taken, having read and copied so many bytes of it; or that it keeps, by this ticket.
     #[inline(never)]
-    pub(super) fn transmitted(&mut self, queue: &QueueShared, frame: &Frame<'_>, read: u32, copied: u32) {
+    pub(super) fn transmitted(
+        &mut self,
+        queue: &QueueShared,
+        frame: &Frame<'_>,
+        (read, copied): (u32, u32),
+        kept: Option<u16>,
+    ) {
         if let Some(capture) = &self.state.capture {
             let (memory, stamper) = (self.memory.as_deref(), self.stamper.as_ref());
             capture.transmitted(&queue.name, frame, |segment, len| {
@@ -112,7 +170,7 @@ impl ObserverPass<'_> {
             queue.events.lose(1);
         }
         if traced || sampled {
-            let mut event = self.event(frame.view(), 0);
+            let mut event = self.event(frame.view(), 0, 2 * self.pair + 1);
             event.frame_len = frame.len;
             event.gso_size = frame.header.gso_size;
             event.net_header = Some(EventHeader::of(&frame.header));
@@ -124,11 +182,13 @@ impl ObserverPass<'_> {
                     *stamp = stamper.stamp(buffer.gpa, buffer.len);
                 }
             }
-            if traced {
-                queue.events.record(&event);
-            }
             if sampled {
                 queue.samples.record(&event);
+            }
+            match kept {
+                Some(ticket) if traced => self.keep(ticket, event),
+                None if traced => queue.events.record(&event),
+                _ => {}
             }
         }
     }
@@ -145,7 +205,7 @@ impl ObserverPass<'_> {
         if self.traced {
             self.look_at(segments);
             for (at, (chain, written)) in space.filled().enumerate() {
-                let mut event = self.event(segments.view(*chain), written);
+                let mut event = self.event(segments.view(*chain), written, 2 * self.pair);
                 if at == 0 {
                     event.frame_len = bytes;
                     event.head_len = read_back(space, &mut event.head_bytes);
@@ -155,13 +215,38 @@ impl ObserverPass<'_> {
         }
     }
 
-    fn event(&mut self, view: ChainView<'_>, written: u32) -> Event {
+    /// Its event waits until the link is done with it.
+    fn keep(&mut self, ticket: u16, event: Event) {
+        let (pairs, pair, ticket) = (&mut self.state.kept, self.pair, usize::from(ticket));
+        if pairs.len() <= pair {
+            pairs.resize_with(pair + 1, Vec::new);
+        }
+        let Some(kept) = pairs.get_mut(pair) else { return };
+        if kept.len() <= ticket {
+            kept.resize_with(ticket + 1, || None);
+        }
+        let event = Event { at_ns: KEPT, ..event };
+        match kept.get_mut(ticket) {
+            Some(Some(place)) => **place = event,
+            Some(place) => *place = Some(Box::new(event)),
+            None => {}
+        }
+    }
+
+    /// An event of a chain of the queue with this index.
+    fn event(&mut self, view: ChainView<'_>, written: u32, index: usize) -> Event {
         let mut event = chain_event(view, self.memory.as_deref());
+        let came = self.state.arrivals.get(index).and_then(|arrivals| arrivals.of(view.chain.idx));
+        // What came during the pass was there when it began, as far as anybody can tell.
+        event.available_ns = came.unwrap_or(self.begun_ns);
         event.at_ns = *self.at_ns.get_or_insert_with(|| self.started.elapsed().as_nanos() as u64);
         event.written = written;
         event
     }
 }
+
+/// In place of the time: the link has it still.
+const KEPT: u64 = u64::MAX;
 
 /// The first bytes of a frame the device has just written.
 fn read_back(space: &ReceiveSpace<'_>, out: &mut [u8]) -> u8 {

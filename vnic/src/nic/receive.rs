@@ -34,6 +34,7 @@ pub(super) fn burst<P: Port>(
     observers: &mut ObserverPass<'_>,
     pace: &mut Option<Pace>,
 ) -> Progress {
+    observers.begin(queue);
     let Scratch { chains, filled } = scratch;
     let mergeable = features.has(Feature::MrgRxbuf);
     let shared = queue.shared.clone();

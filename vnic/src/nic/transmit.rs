@@ -112,17 +112,17 @@ impl<P: Port> FrameSink for LinkTransmit<'_, P> {
         _pace: Option<&mut Pace>,
     ) -> Result<Transmitted, LinkError> {
         let transmitted = self.port.transmit(self.pair, frame)?;
-        let (read, copied) = match transmitted {
-            Transmitted::Taken { read, copied } => (read, copied),
+        let (read, copied, kept) = match transmitted {
+            Transmitted::Taken { read, copied } => (read, copied, None),
             Transmitted::Kept { ticket } => {
                 self.in_flight.start(ticket, frame.view());
                 // It is read from where it lies: that is what it is kept for.
-                (frame.len, 0)
+                (frame.len, 0, Some(ticket))
             }
             Transmitted::Full => return Ok(Transmitted::Full),
         };
         if let Some((queue, observers)) = observed {
-            observers.transmitted(queue, frame, read, copied);
+            observers.transmitted(queue, frame, (read, copied), kept);
         }
         Ok(transmitted)
     }
@@ -275,6 +275,7 @@ pub(super) fn burst<O: FrameSink>(
     observers: &mut ObserverPass<'_>,
     pace: &mut Option<Pace>,
 ) -> Progress {
+    observers.begin(queue);
     let Queue { ring, segments, shared, index, .. } = queue;
     let seen = observers.see(shared);
     if seen {

@@ -51,6 +51,7 @@ mod tests {
     fn an_event_is_one_line() {
         let event = TraceEvent::Chain(ChainEvent {
             at_ns: 2_000_345_678,
+            available_ns: 2_000_340_000,
             queue: "transmitq0".to_owned(),
             head: 12,
             idx: 65535,

@@ -293,8 +293,11 @@ pub enum TraceEvent {
 /// A chain as it passed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ChainEvent {
-    /// Nanoseconds since `serve` started.
+    /// When the device was done with it: nanoseconds since `serve` started.
     pub at_ns: u64,
+    /// When the device first saw it in the ring, by the same clock; of what lay there when the trace began, then.
+    #[serde(default)]
+    pub available_ns: u64,
     /// The queue's name.
     pub queue: String,
     /// Head descriptor.

@@ -30,7 +30,7 @@ const SLOTS: usize = 2048;
 const SAMPLES: (usize, usize, usize) = (512, 64, 8192);
 
 const HEAD_WORDS: usize = HEAD_BYTES / 8;
-const FIXED_WORDS: usize = 6;
+const FIXED_WORDS: usize = 7;
 /// The word that says how many events were lost before this one.
 const LOST_WORD: usize = 4;
 const BUFFER_WORDS: usize = 4;
@@ -95,8 +95,10 @@ impl EventHeader {
 /// A chain as it went through a queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// Nanoseconds since the tracer's epoch.
+    /// When the device was done with it, nanoseconds since the tracer's epoch.
     pub at_ns: u64,
+    /// When the device first saw it in the ring, by the same clock.
+    pub available_ns: u64,
     /// Head descriptor or buffer id.
     pub head: u16,
     /// Free-running index.
@@ -131,6 +133,7 @@ impl Default for Event {
     fn default() -> Self {
         Event {
             at_ns: 0,
+            available_ns: 0,
             head: 0,
             idx: 0,
             descriptors: 0,
@@ -270,6 +273,7 @@ impl EventRing {
             | u64::from(event.net_header_len) << 24);
         put(self.lost.load(Ordering::Relaxed));
         put(event.net_header.map_or(0, EventHeader::to_word));
+        put(event.available_ns);
         for bytes in event.head_bytes.as_chunks::<8>().0 {
             put(u64::from_le_bytes(*bytes));
         }
@@ -377,6 +381,7 @@ fn decode(words: &[u64]) -> Event {
     let word = |at: usize| words.get(at).copied().unwrap_or_default();
     let mut event = Event {
         at_ns: word(0),
+        available_ns: word(6),
         head: word(1) as u16,
         idx: (word(1) >> 16) as u16,
         descriptors: (word(1) >> 32) as u16,

@@ -267,6 +267,7 @@ fn describe(queue: &str, event: &Event, moment: &Moment<'_>) -> ChainEvent {
     });
     ChainEvent {
         at_ns: event.at_ns,
+        available_ns: event.available_ns,
         queue: queue.to_owned(),
         head: event.head,
         idx: event.idx,

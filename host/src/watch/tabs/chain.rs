@@ -21,14 +21,18 @@ pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, chain: &ChainEvent, at: us
 }
 
 fn lines(chain: &ChainEvent, at: usize) -> Vec<Line<'static>> {
-    let ChainEvent { at_ns, queue, head, idx, indirect, buffers, descriptors, written, summary, headers } = chain;
+    let ChainEvent { at_ns, available_ns, queue, head, idx, indirect, buffers, descriptors, written, summary, headers } =
+        chain;
     let mut lines = vec![Line::from(vec![
         Span::styled(format!("{queue} #{idx}"), HEAD),
         Span::raw(format!(
             "  head {head}, {descriptors} descriptors{}",
             if *indirect { " in an indirect table" } else { "" }
         )),
-        Span::styled(format!("  at {} s", seconds(*at_ns)), DIM),
+        Span::styled(
+            format!("  at {} s, after {} s in the ring", seconds(*at_ns), seconds(at_ns.saturating_sub(*available_ns))),
+            DIM,
+        ),
     ])];
     if !summary.is_empty() {
         lines.push(Line::from(vec![Span::styled("frame  ", HEAD), Span::raw(summary.clone())]));

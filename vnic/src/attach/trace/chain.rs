@@ -12,6 +12,8 @@ pub(super) const DESC: usize = 16;
 /// A chain that the driver has made available.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Seen {
+    /// When it was first seen.
+    pub(super) available_ns: u64,
     /// Is it certain that all of it was still the driver's when it was followed?
     pub(super) is_whole: bool,
     /// Free-running index.

@@ -78,6 +78,7 @@ impl PackedRing {
         let mut lost = !self.before.is_empty() && !self.open_stand(&ring);
         let (mut new, next_avail, met_driver) = self.follow(&mut fetched, &ring, driver);
         lost |= !met_driver;
+        new.iter_mut().for_each(|seen| seen.available_ns = wanted.at_ns);
         told.look_into(&mut new, &mut fetched, sight.as_deref_mut());
         // Not before all of them have been read.
         let mut fetched = Fetched::new(ram);

@@ -98,6 +98,7 @@ impl SplitRing {
         }
         let Some(before) = self.rings(&fetched) else { return false };
         let mut new = self.follow(&mut fetched, &table, &before, avail);
+        new.iter_mut().for_each(|seen| seen.available_ns = wanted.at_ns);
         told.look_into(&mut new, &mut fetched, sight.as_deref_mut());
         // Not before all of them have been read. The indices last: had one come round by now, entries could be those of later chains.
         let mut fetched = Fetched::new(ram);

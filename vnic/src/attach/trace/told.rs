@@ -97,6 +97,7 @@ impl Told {
     fn event(&self, ram: &Ram, seen: &Seen, written: u32, at_ns: u64, is_collected: impl FnOnce() -> bool) -> Event {
         let mut event = Event {
             at_ns,
+            available_ns: seen.available_ns,
             head: seen.head,
             idx: seen.idx,
             descriptors: seen.descriptors,

@@ -144,3 +144,24 @@ fn every_counter_of_a_queue_rises_somewhere() {
         assert!(seen.contains(*name), "{name} never rises");
     }
 }
+
+#[test]
+fn an_event_says_since_when_its_chain_lay_in_the_ring() {
+    for features in [FEATURES, FEATURES.with(Feature::RingPacked)] {
+        let mut rig = Rig::with(&LinkKind::Sink, features);
+        let queue = Arc::clone(&rig.shared.queues[1]);
+        queue.events.make_room();
+        let mut reader = queue.events.reader();
+        rig.shared.tracers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let now = |rig: &Rig| rig.shared.started.elapsed().as_nanos() as u64;
+        let mut since = 0;
+        for len in [100, 200, 300] {
+            rig.send(len);
+            rig.tx.used();
+            let Some(Read::Event(event)) = reader.read() else { panic!("no event") };
+            assert!(since <= event.available_ns, "{features:?}: {event:?}");
+            assert!(event.available_ns <= event.at_ns && event.at_ns <= now(&rig), "{features:?}: {event:?}");
+            since = event.at_ns;
+        }
+    }
+}

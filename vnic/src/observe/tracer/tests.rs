@@ -5,6 +5,7 @@ use super::*;
 fn event(number: u64) -> Event {
     let mut event = Event {
         at_ns: number,
+        available_ns: number.saturating_sub(1),
         head: number as u16,
         idx: 7,
         descriptors: 30,
