@@ -1,7 +1,7 @@
 //! Requests as a trace shows them: an event each, recorded when it is answered.
 //!
 //! Operation: a chain is described when it is taken, while it is known where its buffers lie; its event waits for the answer,
-//! beside the request. In place of a frame's first bytes it has the request's header, and the status behind it.
+//! beside the request, in a place that is there from the start. In place of a frame's first bytes it has the request's header, and the status behind it.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,15 +22,23 @@ pub(super) struct Tracing {
     /// Does anyone trace? Asked once a pass.
     traced: bool,
     /// The chain that was taken last.
-    taken: Option<Box<Event>>,
+    taken: Place,
     /// By ticket.
-    waiting: Box<[Option<Box<Event>>]>,
+    waiting: Box<[Place]>,
+}
+
+/// Room for an event.
+#[derive(Debug, Clone, Default)]
+struct Place {
+    event: Event,
+    /// Is there one?
+    full: bool,
 }
 
 impl Tracing {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        let waiting = (0..MOST_UNDER_WAY).map(|_| None).collect();
-        Tracing { now: shared.started, shared, traced: false, taken: None, waiting }
+        let waiting = vec![Place::default(); usize::from(MOST_UNDER_WAY)].into();
+        Tracing { now: shared.started, shared, traced: false, taken: Place::default(), waiting }
     }
 
     /// A pass begins.
@@ -41,7 +49,7 @@ impl Tracing {
 
     /// A chain was taken, with this header, if it has one.
     pub(super) fn take(&mut self, chain: ChainView<'_>, header: Option<BlkHeader>, queue: &QueueShared) {
-        self.taken = None;
+        self.taken.full = false;
         if !self.traced {
             return;
         }
@@ -49,7 +57,8 @@ impl Tracing {
             return queue.events.lose(1);
         }
         let memory = chain.memory();
-        let mut event = Box::new(chain_event(chain, memory.iotlb().map(|_| memory.as_ref())));
+        let Place { event, full } = &mut self.taken;
+        (*event, *full) = (chain_event(chain, memory.iotlb().map(|_| memory.as_ref())), true);
         event.available_ns = self.now.saturating_duration_since(self.shared.started).as_nanos() as u64;
         if let Some(header) = header {
             event.frame_len = match header.kind {
@@ -61,41 +70,44 @@ impl Tracing {
             }
             event.head_len = HEADER_LEN as u8;
         }
-        self.taken = Some(event);
     }
 
     /// It is under way.
     pub(super) fn under_way(&mut self, ticket: u16) {
         if let Some(place) = self.waiting.get_mut(usize::from(ticket)) {
-            *place = self.taken.take();
+            std::mem::swap(place, &mut self.taken);
         }
     }
 
     /// It was answered at once.
     pub(super) fn answered(&mut self, queue: &QueueShared, written: u32, status: Option<u8>) {
-        let event = self.taken.take();
-        self.record(event, queue, written, status);
+        record(&mut self.taken, self.shared.started, queue, written, status);
     }
 
     /// One that was under way was answered.
     pub(super) fn completed(&mut self, ticket: u16, queue: &QueueShared, written: u32, status: u8) {
-        let event = self.waiting.get_mut(usize::from(ticket)).and_then(Option::take);
-        self.record(event, queue, written, Some(status));
-    }
-
-    fn record(&self, event: Option<Box<Event>>, queue: &QueueShared, written: u32, status: Option<u8>) {
-        let Some(mut event) = event else { return };
-        // Not the pass's time: what is in memory is answered within one.
-        event.at_ns = self.shared.started.elapsed().as_nanos() as u64;
-        event.written = written;
-        if let (Some(status), Some(place)) = (status, event.head_bytes.get_mut(HEADER_LEN))
-            && event.head_len > 0
-        {
-            *place = status;
-            event.head_len = HEADER_LEN as u8 + 1;
+        if let Some(place) = self.waiting.get_mut(usize::from(ticket)) {
+            record(place, self.shared.started, queue, written, Some(status));
         }
-        queue.events.record(&event);
     }
+}
+
+/// Records the event in this place, if there is one, of a device that started then.
+fn record(place: &mut Place, started: Instant, queue: &QueueShared, written: u32, status: Option<u8>) {
+    let Place { event, full } = place;
+    if !std::mem::take(full) {
+        return;
+    }
+    // Not the pass's time: what is in memory is answered within one.
+    event.at_ns = started.elapsed().as_nanos() as u64;
+    event.written = written;
+    if let (Some(status), Some(byte)) = (status, event.head_bytes.get_mut(HEADER_LEN))
+        && event.head_len > 0
+    {
+        *byte = status;
+        event.head_len = HEADER_LEN as u8 + 1;
+    }
+    queue.events.record(event);
 }
 
 /// A request in words: `read sector 2048 len 4096`, with its status where it is not good.

@@ -5,6 +5,7 @@
 use std::any::Any;
 use std::sync::mpsc::SyncSender;
 
+use super::SEG_MAX;
 use super::request::Request;
 use crate::backend::Workers;
 use crate::memory::transfer::MOST_UNDER_WAY;
@@ -29,6 +30,9 @@ pub(crate) fn observe(
 /// Pieces of guest memory: address and length.
 type Pieces = Vec<(u64, u64)>;
 
+/// So many a driver that keeps to what the disk says gives a request.
+const PIECES: usize = SEG_MAX as usize;
+
 /// The observer's side of a worker.
 #[derive(Debug)]
 pub(super) struct Watching {
@@ -48,8 +52,11 @@ impl Watching {
     pub(super) fn told(&mut self, message: Box<dyn Any + Send>) {
         if let Ok(message) = message.downcast::<Observe>() {
             let Observe { observer, reply } = *message;
-            // What is under way was not noted for this one.
-            self.waiting.iter_mut().for_each(Vec::clear);
+            // What is under way was not noted for this one; and it takes its room here, where nothing waits for it.
+            for pieces in self.waiting.iter_mut().chain([&mut self.taken]) {
+                pieces.clear();
+                pieces.reserve(if observer.is_some() { PIECES } else { 0 });
+            }
             // An asker that has gone away needs no answer.
             let _ = reply.send(std::mem::replace(&mut self.observer, observer));
         }
