@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use guest_fixture::guard;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -52,7 +53,7 @@ impl Backend {
     }
 }
 
-/// A process of ours; [ended](end) when dropped.
+/// A process of ours; [ended](end) when dropped, and when this program ends.
 #[derive(Debug)]
 pub(crate) struct Process(Child);
 
@@ -76,7 +77,7 @@ impl Process {
     }
 
     fn start(mut command: Command) -> Result<Self> {
-        Ok(Process(command.spawn().with_context(|| format!("start {command:?}"))?))
+        Ok(Process(guard::spawn(&mut command).with_context(|| format!("start {command:?}"))?))
     }
 }
 
@@ -236,10 +237,11 @@ pub(crate) fn end(child: &mut Child) {
     let deadline = Instant::now() + Duration::from_secs(5);
     while Instant::now() < deadline {
         if matches!(child.try_wait(), Ok(Some(_)) | Err(_)) {
-            return;
+            return guard::ended(child.id());
         }
         std::thread::sleep(Duration::from_millis(20));
     }
     let _ = child.kill();
     let _ = child.wait();
+    guard::ended(child.id());
 }

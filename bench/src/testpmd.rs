@@ -94,7 +94,7 @@ struct Driver {
 
 impl Driver {
     fn start(mut command: Command) -> Result<Self> {
-        let mut child = command.spawn().with_context(|| format!("start {command:?}"))?;
+        let mut child = guest_fixture::guard::spawn(&mut command).with_context(|| format!("start {command:?}"))?;
         let (sender, lines) = channel();
         let out = child.stdout.take().context("its output")?;
         let err = child.stderr.take().context("its errors")?;
