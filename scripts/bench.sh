@@ -9,6 +9,7 @@
 #                                   or 'latency', 'idle' or 'memory' for what is no rate
 #   scripts/bench.sh --iommu        only what a guest's IOMMU costs: our back-end behind one against itself without
 #   scripts/bench.sh --sendfile     only a guest's sendfile: peer against -netdev user, tap against QEMU's tap
+#   scripts/bench.sh --paced        only a guest at a modelled card's pace: at Gen1 x1 beside what the model says, and on an ideal card
 #   scripts/bench.sh --disk         only our disk beside qemu-storage-daemon's and QEMU's own: from a driver without a VM and by fio in a
 #                                   guest; --only 'no VM, tmpfs', 'guest', 'random read'
 #   scripts/bench.sh --rounds N     rounds of each comparison (5)
@@ -24,6 +25,7 @@ while [ $# -gt 0 ]; do
     --engine) ENGINE=1 && shift ;;
     --iommu) WORDS+=(--only IOMMU) WITH_DPDK='' && shift ;;
     --disk) WORDS+=(--disk) WITH_DPDK='' WITH_DISK=1 && shift ;;
+    --paced) WORDS+=(--only 'guest paced') WITH_DPDK='' && shift ;;
     --sendfile) WORDS+=(--only sendfile) WITH_DPDK='' && shift ;;
     --against | --only | --rounds | --seconds)
       [ $# -ge 2 ] || usage_error "$1 wants a value"

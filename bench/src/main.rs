@@ -11,6 +11,7 @@ mod front_end;
 mod iommu;
 mod latency;
 mod outcome;
+mod paced;
 mod plot;
 mod pump;
 mod record;
@@ -76,12 +77,12 @@ fn main() -> Result<()> {
         return plot::draw(record.outcomes(), &args.out.join("ratios.svg"));
     }
     let cases = side_by_side::cases(&args);
-    let (iommu, sendfile) = match args.against {
+    let (iommu, sendfile, paced) = match args.against {
         // Those have yardsticks of their own.
-        Some(_) => (Vec::new(), Vec::new()),
-        None => (iommu::cases(&args), sendfile::cases(&args)),
+        Some(_) => (Vec::new(), Vec::new(), Vec::new()),
+        None => (iommu::cases(&args), sendfile::cases(&args), paced::cases(&args)),
     };
-    let mut progress = Progress::new(cases.len() + iommu.len() + sendfile.len());
+    let mut progress = Progress::new(cases.len() + iommu.len() + sendfile.len() + paced.len());
     for case in &cases {
         progress.next(&case.name());
         record.add(|record| &mut record.side_by_side, side_by_side::measure(case, &args))?;
@@ -96,6 +97,10 @@ fn main() -> Result<()> {
     for case in &sendfile {
         progress.next(&case.name());
         record.add(|record| &mut record.guest_sendfile, sendfile::measure(case, &args))?;
+    }
+    for case in &paced {
+        progress.next(case.name());
+        record.add(|record| &mut record.guest_paced, paced::measure(*case, &args))?;
     }
     plot::draw(record.outcomes(), &args.out.join("ratios.svg"))
 }

@@ -29,6 +29,7 @@ pub(crate) struct Record {
     pub(crate) iommu: Vec<Outcome>,
     latency_idle_memory: Vec<Single>,
     pub(crate) guest_sendfile: Vec<Outcome>,
+    pub(crate) guest_paced: Vec<Outcome>,
     pub(crate) disk: Vec<Outcome>,
 }
 
@@ -46,6 +47,7 @@ impl Record {
             iommu: Vec::new(),
             latency_idle_memory: Vec::new(),
             guest_sendfile: Vec::new(),
+            guest_paced: Vec::new(),
             disk: Vec::new(),
         }
     }
@@ -65,7 +67,12 @@ impl Record {
 
     /// All comparisons.
     pub(crate) fn outcomes(&self) -> impl Iterator<Item = &Outcome> {
-        self.side_by_side.iter().chain(&self.iommu).chain(&self.guest_sendfile).chain(&self.disk)
+        self.side_by_side
+            .iter()
+            .chain(&self.iommu)
+            .chain(&self.guest_sendfile)
+            .chain(&self.guest_paced)
+            .chain(&self.disk)
     }
 
     fn write(&self) -> Result<()> {

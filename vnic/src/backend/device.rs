@@ -206,6 +206,8 @@ impl Device for Backend {
                 Some(records) => records.of(index, setup.size, self.features)?,
                 None => None,
             },
+            throttled: false,
+            call_waits: false,
             resumed: Vec::new(),
             waits: None,
             again: false,

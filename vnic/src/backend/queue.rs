@@ -68,6 +68,11 @@ pub struct Queue {
     pub stopped: bool,
     /// It waits for something else than the driver; of a NIC's receiveq: for the driver, as a frame needs buffers.
     pub blocked: bool,
+    /// The data path says when the driver is told of what was used ([`send_call`](Queue::send_call)): a modelled card may not interrupt
+    /// as often as it likes.
+    pub throttled: bool,
+    /// The driver is still to be told.
+    pub call_waits: bool,
     /// What the data path has kept.
     pub in_flight: InFlight,
     /// The same for the back-end that comes after this one, where the front-end keeps it.
@@ -331,12 +336,23 @@ impl Queue {
             self.shared.counters.unknown_flags.add(unknown_flags);
         }
         match (&self.notifiers.call, wanted) {
-            (Some(call), true) => {
+            (Some(_), true) if self.throttled && !self.call_waits => self.call_waits = true,
+            (Some(call), true) if !self.throttled => {
                 signal(call.as_fd());
                 self.shared.counters.calls.add(1);
             }
             _ => self.shared.counters.calls_suppressed.add(1),
         }
+    }
+
+    /// Notifies the driver of what it is still to be told of. Returns whether there was anything.
+    pub fn send_call(&mut self) -> bool {
+        let waited = std::mem::take(&mut self.call_waits);
+        if waited {
+            self.ring_call();
+            self.shared.counters.calls.add(1);
+        }
+        waited
     }
 
     /// Notifies the driver whether it asked for it or not: a call too many is harmless, one too few hangs it.

@@ -156,6 +156,9 @@ impl<P: Port + 'static> DataPath for NicDataPath<P> {
             queue.blocked = false;
         }
         any |= self.complete(queues);
+        if let Some(pace) = &mut self.pace {
+            pace.interrupt(queues);
+        }
         if any { best.max(Progress::Some) } else { best }
     }
 
@@ -174,6 +177,10 @@ impl<P: Port + 'static> DataPath for NicDataPath<P> {
         {
             transmit::return_sent(queue, place);
         }
+        // Whoever has the queue next knows nothing of a call that waits.
+        if let Some(queue) = queues.get_mut(&index) {
+            queue.send_call();
+        }
         if P::KEEPS == 0 || !is_transmitq(index) {
             return;
         }
@@ -182,6 +189,7 @@ impl<P: Port + 'static> DataPath for NicDataPath<P> {
         if let Some(queue) = queues.get_mut(&index) {
             debug_assert!(queue.in_flight.is_empty(), "{}: the port still has frames", queue.shared.name);
             queue.return_completed();
+            queue.send_call();
         }
     }
 

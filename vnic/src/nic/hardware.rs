@@ -7,9 +7,10 @@
 //! Pace: a frame goes out when the modelled card begins with its chain, which is when it is done with the one before; the chain
 //! stays in the ring until the card is done with it, and only then goes back. So the ring fills as the card's would, and the
 //! driver feels it. Until then the worker sleeps, and a timer wakes it. A frame for the driver waits until the card is done with
-//! the ones before it; one that comes straight back (loopback) begins when the card has brought the one before. Limits: one
-//! worker; a chain that a link keeps comes back when the link is done with it, and the next waits for the card; an interrupt comes
-//! with its completion, and its throttle (`itr`) is in the account alone.
+//! the ones before it; one that comes straight back (loopback) begins when the card has brought the one before. The driver is told
+//! of a queue's used buffers no sooner than the card's throttle (`itr`) allows after the last time. Limits: one worker; a chain that a
+//! link keeps comes back when the link is done with it, and the next waits for the card; interrupts for so many chains at a time
+//! (the 82599's 32) are in the account alone, as the card's driver would wait for ever for the last of them without a throttle.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -21,7 +22,7 @@ use nix::sys::time::TimeSpec;
 use nix::sys::timer::{Expiration, TimerSetTimeFlags};
 use nix::sys::timerfd::{ClockId, TimerFd, TimerFlags};
 
-use crate::backend::QueueShared;
+use crate::backend::{QueueShared, Queues};
 use crate::hardware::{Direction, Engine, Fold, Hardware, Kind, Shapes};
 use crate::memory::GuestSlice;
 use crate::net::Frame;
@@ -136,12 +137,18 @@ struct Turn {
     was_empty: bool,
     /// Since when there is something in it.
     since: Duration,
+    /// The card does not interrupt for it before.
+    quiet_until: Duration,
+    /// It is to interrupt then.
+    call_waits: bool,
 }
 
 /// Holds the chains of one worker back until the modelled card is done with them.
 #[derive(Debug)]
 pub(super) struct Pace {
     engine: Engine,
+    /// The shortest time between two interrupts.
+    itr: Duration,
     epoch: Instant,
     now: Duration,
     turns: BTreeMap<u16, Turn>,
@@ -161,6 +168,7 @@ impl Pace {
         let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
         Ok(Pace {
             engine: Engine::new(hardware),
+            itr: hardware.itr,
             epoch: Instant::now(),
             now: Duration::ZERO,
             turns: BTreeMap::new(),
@@ -178,13 +186,32 @@ impl Pace {
 
     /// There is this queue, from its first chain on.
     pub(super) fn have(&mut self, index: u16) {
-        self.turns.insert(index, Turn { was_empty: true, ..Turn::default() });
+        let quiet_until = self.turns.get(&index).map_or(Duration::ZERO, |turn| turn.quiet_until);
+        self.turns.insert(index, Turn { was_empty: true, quiet_until, ..Turn::default() });
     }
 
     /// A pass begins.
     pub(super) fn pass(&mut self, now: Instant) {
         self.now = now.saturating_duration_since(self.epoch);
         self.receive_waits = false;
+    }
+
+    /// A pass ends: tells the drivers of these queues what they are to be told, and may be.
+    pub(super) fn interrupt(&mut self, queues: &mut Queues) {
+        if self.itr.is_zero() {
+            return;
+        }
+        for (index, turn) in &mut self.turns {
+            let Some(queue) = queues.get_mut(index) else {
+                turn.call_waits = false;
+                continue;
+            };
+            queue.throttled = true;
+            if turn.quiet_until <= self.now && queue.send_call() {
+                turn.quiet_until = self.now + self.itr;
+            }
+            turn.call_waits = queue.call_waits;
+        }
     }
 
     /// This chain is the next of the queue's: what the card is about with it.
@@ -249,7 +276,8 @@ impl Pace {
 
     fn due(&self) -> Option<Duration> {
         let sends = self.turns.values().filter_map(|turn| Some(turn.works_on.as_ref()?.done));
-        sends.chain(self.receive_waits.then_some(self.received)).filter(|done| *done > self.now).min()
+        let calls = self.turns.values().filter(|turn| turn.call_waits).map(|turn| turn.quiet_until);
+        sends.chain(calls).chain(self.receive_waits.then_some(self.received)).filter(|done| *done > self.now).min()
     }
 
     /// The worker goes to sleep: has the timer wake it when the card is done with something.

@@ -9,7 +9,10 @@ use crate::nic::{self, Beside};
 use crate::spec::net::NetHeader;
 
 fn rig(hardware: &str, port: impl Port + 'static, features: spec::Features) -> Rig {
-    let applied: Applied = hardware.parse().unwrap();
+    rig_of(hardware.parse().unwrap(), port, features)
+}
+
+fn rig_of(applied: Applied, port: impl Port + 'static, features: spec::Features) -> Rig {
     let beside = Beside { hardware: Some(&applied), ..Beside::default() };
     Rig::of(started(Vec::new(), PollMode::Adaptive, 1, |workers, plan| nic::add(workers, port, beside, plan)), features)
 }
@@ -124,6 +127,50 @@ fn what_the_card_works_on_goes_back_once_when_its_queue_is_taken_away() {
         rig.device.start_queue(TX, rig.tx.setup_at(base)).unwrap();
         rig.tx.used();
         assert_eq!((rig.counter(TX, "chains"), sent(&rig)), (1, 1), "{features:?}");
+    }
+}
+
+/// Sends a frame and looks until its chain is back, whether the driver is told or not; it wants to be told of the next.
+fn send_and_look(rig: &mut Rig) {
+    rig.send(1000);
+    let deadline = Instant::now() + PATIENCE;
+    while rig.tx.driver.pop_used().unwrap().is_none() {
+        assert!(Instant::now() < deadline, "the chain is not back within {PATIENCE:?}");
+        std::thread::yield_now();
+    }
+    rig.tx.driver.enable_notifications();
+}
+
+#[test]
+fn a_driver_is_told_no_sooner_than_the_cards_throttle_allows() {
+    for features in formats() {
+        let mut rig = rig("82599,itr=20ms:pace", sink(), features);
+        let told = |rig: &Rig, times| rig.wait_for("the driver to be told", |rig| rig.counter(TX, "calls") >= times);
+        rig.tx.driver.enable_notifications();
+        let start = Instant::now();
+        send_and_look(&mut rig);
+        told(&rig, 1);
+        for times in 2..5 {
+            (0..10).for_each(|_| send_and_look(&mut rig));
+            told(&rig, times);
+        }
+        // The throttle began with the first; what came between was told of together.
+        let most = 2 + start.elapsed().as_millis() as u64 / 20;
+        assert!(rig.counter(TX, "calls") <= most, "more than {most} times, {features:?}");
+    }
+}
+
+#[test]
+fn a_call_that_waits_is_sent_when_its_queue_is_taken_away() {
+    for features in formats() {
+        let mut applied: Applied = "82599:pace".parse().unwrap();
+        applied.model.hardware.as_mut().unwrap().itr = Duration::from_secs(600);
+        let mut rig = rig_of(applied, sink(), features);
+        rig.tx.driver.enable_notifications();
+        (0..20).for_each(|_| send_and_look(&mut rig));
+        assert_eq!(["chains", "calls"].map(|name| rig.counter(TX, name)), [20, 1], "the next is due in ten minutes");
+        rig.device.stop_queue(TX).unwrap();
+        assert_eq!(rig.counter(TX, "calls"), 2, "{features:?}");
     }
 }
 

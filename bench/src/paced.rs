@@ -1,0 +1,147 @@
+//! A guest at a modelled card's pace: does it get the rate that the model says, and does an ideal card take nothing from it?
+//!
+//! Operation: the guest's kernel sends frames of its own making (pktgen) as fast as it can, so that the ring is never empty and the bus
+//! is what limits: a guest's TCP waits for each frame to come back before it has the next, and emulated as it is it cannot fill the
+//! narrowest bus there is. Guests run in turn, round after round; those that do not run sleep. The yardstick of the paced one is
+//! what the account makes of the same chains.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use guest_fixture::{Agent, Device, Folder, Machine, available, repository};
+use serde_json::Value;
+
+use crate::outcome::{Outcome, Runs, Unit};
+use crate::{Args, caught};
+
+/// Bytes of a frame behind its Ethernet header.
+const FRAME: u32 = 9000;
+/// PCI Express' narrowest link.
+const NARROW: &str = "82599,pcie=gen1x1:pace";
+const IDEAL: &str = "ideal:pace";
+/// Of the rate that is to be had.
+const WITHIN: f64 = 0.95;
+
+/// One comparison.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Case {
+    /// At Gen1 x1, beside what the model says.
+    Modelled,
+    /// An ideal card, beside none.
+    Ideal,
+}
+
+impl Case {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Case::Modelled => "guest paced, 82599 at Gen1 x1",
+            Case::Ideal => "guest paced, ideal card",
+        }
+    }
+}
+
+/// The cases that are asked for.
+pub(crate) fn cases(args: &Args) -> Vec<Case> {
+    [Case::Modelled, Case::Ideal].into_iter().filter(|case| args.wants(case.name())).collect()
+}
+
+/// All rounds of a case.
+pub(crate) fn measure(case: Case, args: &Args) -> Outcome {
+    let names = if case == Case::Modelled { ["paced", "the model says"] } else { ["ideal", "no model"] };
+    let mut runs = [0, 1].map(|at| Runs::of(names[at], (at == 0).then_some(WITHIN)));
+    let ran = caught(|| rounds(case, args, &mut runs));
+    let not_run = ran.err().map(|error| format!("{error:#}"));
+    let mut outcome = Outcome { case: case.name().to_owned(), unit: Unit::Bytes, runs: runs.into(), not_run };
+    if outcome.not_run.is_none() {
+        outcome.compare();
+    }
+    outcome
+}
+
+fn rounds(case: Case, args: &Args, runs: &mut [Runs; 2]) -> Result<()> {
+    let span = Duration::from_secs_f64(4.0 * args.seconds);
+    match case {
+        Case::Modelled => {
+            let mut guest = Guest::boot(Some(NARROW), args)?;
+            for _ in 0..args.rounds {
+                runs[0].figures.push(guest.send(span)?);
+                runs[1].figures.push(guest.modelled()?);
+            }
+            guest.power_off();
+        }
+        Case::Ideal => {
+            let mut guests = [Guest::boot(Some(IDEAL), args)?, Guest::boot(None, args)?];
+            for _ in 0..args.rounds {
+                for (guest, runs) in guests.iter_mut().zip(runs.iter_mut()) {
+                    runs.figures.push(guest.send(span)?);
+                }
+            }
+            guests.into_iter().for_each(Guest::power_off);
+        }
+    }
+    Ok(())
+}
+
+/// A guest, ready to send.
+struct Guest {
+    machine: Machine,
+    agent: Agent,
+    device: Device,
+    _folder: Folder,
+}
+
+impl Guest {
+    fn boot(model: Option<&str>, args: &Args) -> Result<Guest> {
+        // The kernel is fetched where it is not there.
+        available(&[]).map_err(anyhow::Error::msg)?;
+        let folder = Folder::new();
+        let module = repository().join("target/guest/kernel/stable/modules/kernel/net/core/pktgen.ko");
+        let options = ["--link", "sink"].into_iter().chain(model.into_iter().flat_map(|model| ["--hardware", model]));
+        let device = Device::of(&args.vnic, folder.path(), &options.collect::<Vec<_>>());
+        let with = format!("{}=/pktgen.ko", module.display());
+        let (machine, agent) = Machine::boot(folder.path(), &["--with", &with]);
+        let mut guest = Guest { machine, agent, device, _folder: folder };
+        let settings =
+            [&format!("pkt_size {FRAME}")[..], "count 0", "delay 0", "dst 10.0.2.2", "dst_mac 52:54:00:00:00:02"];
+        let settings: String =
+            settings.iter().map(|setting| format!("echo '{setting}' > /proc/net/pktgen/eth0; ")).collect();
+        guest.run(&format!(
+            "set -e; insmod /pktgen.ko; ip link set eth0 up mtu {FRAME}
+            echo add_device eth0 > /proc/net/pktgen/kpktgend_0; {settings}"
+        ));
+        Ok(guest)
+    }
+
+    fn run(&mut self, script: &str) -> String {
+        self.agent.run(&["sh", "-c", script])
+    }
+
+    /// Has it send for a while. Bytes a second that the device took.
+    fn send(&mut self, span: Duration) -> Result<f64> {
+        self.run("(echo start > /proc/net/pktgen/pgctrl) > /dev/null 2>&1 &");
+        let start = self.device.counter("transmitq0", "bytes");
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while self.device.counter("transmitq0", "bytes") < start + 1000 * u64::from(FRAME) {
+            anyhow::ensure!(Instant::now() < deadline, "the guest's pktgen does not send");
+        }
+        let (bytes, began) = (self.device.counter("transmitq0", "bytes"), Instant::now());
+        std::thread::sleep(span);
+        let moved = self.device.counter("transmitq0", "bytes") - bytes;
+        let rate = moved as f64 / began.elapsed().as_secs_f64();
+        self.run("echo stop > /proc/net/pktgen/pgctrl");
+        Ok(rate)
+    }
+
+    /// What the account of all its chains so far makes of it: bytes a second.
+    fn modelled(&self) -> Result<f64> {
+        let status = self.device.status();
+        let queues = status["hardware"]["queues"].as_array();
+        let queue = queues.and_then(|queues| queues.iter().find(|queue| queue["queue"] == "transmitq0"));
+        let rate = queue.and_then(|queue: &Value| queue["cost"]["gbit_per_s"].as_f64());
+        Ok(rate.with_context(|| format!("no account of transmitq0: {}", status["hardware"]))? * 1e9 / 8.0)
+    }
+
+    fn power_off(self) {
+        self.machine.power_off(self.agent);
+    }
+}
