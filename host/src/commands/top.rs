@@ -53,9 +53,9 @@ pub(super) fn run(args: &Args) -> Result<Finding> {
         }
     } else if args.once || (args.time.is_some() && !screen) {
         let report = args.control.open()?.report(args.time.unwrap_or(EVERY), since)?;
-        if args.json { views::json(&report)? } else { views::top::show(&report, args.by)? }
+        if args.json { views::json(&report)? } else { views::top::show(&report, args.by, args.control.open()?)? }
     } else if screen {
-        views::top::run(args.control.open()?.top(EVERY, since)?, args.by, args.time)?;
+        views::top::run(args.control.open()?.top(EVERY, since)?, args.by, args.time, args.control.open()?)?;
     } else {
         bail!("`vnic top` needs a terminal; `vnic top --for 10` and `vnic top --json` print to anything");
     }

@@ -18,6 +18,7 @@ pub(crate) mod hardware;
 pub(crate) mod hazard;
 pub(crate) mod headers;
 pub(crate) mod html;
+mod last_page;
 pub(crate) mod life;
 pub(crate) mod notation;
 pub(crate) mod page;

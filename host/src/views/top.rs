@@ -9,12 +9,13 @@ use anyhow::{Result, bail};
 use comfy_table::Cell;
 use ratatui::Frame;
 use ratatui::widgets::Paragraph;
-use vnic::observe::protocol::{FlowReport, Report, SourceKind, SourceReport};
+use vnic::observe::protocol::{FlowReport, LifeOf, Report, SourceKind, SourceReport};
 
+use super::last_page::{self, LastPage};
 use super::style::{BAD, DIM, GOOD, HEAD, WARN};
 use super::table::Align;
 use super::{figures, table};
-use crate::control::Top;
+use crate::control::{Client, Top};
 use crate::screen::{self, Happening, Input, Key, Next, Show, Signals};
 
 /// How often it is drawn at least: reports come as they come.
@@ -36,16 +37,44 @@ pub(crate) enum By {
     File,
 }
 
-/// Prints a report.
-pub(crate) fn show(report: &Report, by: By) -> Result<()> {
-    super::put(text(report, None, by, table::width())?)
+/// Prints a report, and what happened to the page that was sent last, if `lives` knows.
+pub(crate) fn show(report: &Report, by: By, lives: Client) -> Result<()> {
+    let page = Lives(Some(lives)).last_page(report);
+    super::put(text(report, None, by, table::width())?)?;
+    super::put(under(page.as_ref(), table::width()))
+}
+
+/// Knows what happened to pages, where that is recorded.
+struct Lives(Option<Client>);
+
+impl Lives {
+    /// The page that was sent last of the file of which most was sent.
+    fn last_page(&mut self, report: &Report) -> Option<LastPage> {
+        let (client, path) = (self.0.as_mut()?, last_page::file(report)?);
+        match client.life(LifeOf::File { path: path.into() }) {
+            Ok(life) => LastPage::of(path, &life),
+            Err(_) => {
+                // It is not recorded here, nor will it be.
+                self.0 = None;
+                None
+            }
+        }
+    }
+}
+
+fn under(page: Option<&LastPage>, width: u16) -> String {
+    page.map_or_else(String::new, |page| format!("\n{}", page.text(width)))
 }
 
 /// Shows reports live until somebody or the time ends it; what was seen at the end stays on the ordinary screen.
-pub(crate) fn run(top: Top, by: By, time: Option<Duration>) -> Result<()> {
-    let news = top.news()?;
-    let mut live = Live { top, last: Report::default(), before: None, by, time };
-    if screen::run(&Signals::block()?, REFRESH, news.as_fd(), &mut live)? { show(&live.last, live.by) } else { Ok(()) }
+pub(crate) fn run(top: Top, by: By, time: Option<Duration>, lives: Client) -> Result<()> {
+    let (news, lives) = (top.news()?, Lives(Some(lives)));
+    let mut live = Live { top, last: Report::default(), before: None, by, time, lives, page: None };
+    if !screen::run(&Signals::block()?, REFRESH, news.as_fd(), &mut live)? {
+        return Ok(());
+    }
+    super::put(text(&live.last, None, live.by, table::width())?)?;
+    super::put(under(live.page.as_ref(), table::width()))
 }
 
 /// Reports on a screen.
@@ -55,6 +84,8 @@ struct Live {
     before: Option<Report>,
     by: By,
     time: Option<Duration>,
+    lives: Lives,
+    page: Option<LastPage>,
 }
 
 impl Live {
@@ -75,6 +106,7 @@ impl Show for Live {
         while (news || self.top.has_more()) && !self.is_over() {
             let Some(report) = self.top.next()? else { bail!("`vnic serve` has ended") };
             self.before = Some(std::mem::replace(&mut self.last, report));
+            self.page = self.lives.last_page(&self.last);
             news = false;
         }
         Ok(if self.is_over() { Next::End } else { Next::Draw })
@@ -84,7 +116,8 @@ impl Show for Live {
         let area = frame.area();
         // Writing to a string does not fail.
         let text = text(&self.last, self.before.as_ref(), self.by, area.width).unwrap_or_default();
-        let lines = format!("{DIM}q quits, f: by flow, by file{DIM:#}\n{text}");
+        let page = under(self.page.as_ref(), area.width);
+        let lines = format!("{DIM}q quits, f: by flow, by file{DIM:#}\n{text}{page}");
         frame.render_widget(Paragraph::new(lines.into_text().unwrap_or_default()), area);
     }
 }

@@ -19,6 +19,9 @@ const MAX_ASKED: usize = 1024;
 /// Steps in one answer.
 const MAX_TOLD: usize = 4096;
 
+/// Steps of a page that are looked at for the last that filled it.
+const MAX_BACK: usize = 256;
+
 /// Bytes of a page.
 const PAGE: u64 = 4096;
 
@@ -200,6 +203,20 @@ impl Log {
     pub fn last_of(&self, gpa: u64) -> Option<&Step> {
         let number = self.last.get(&(gpa / PAGE))?;
         self.kept(*number).map(|kept| &kept.step)
+    }
+
+    /// What a device had put last into the page at this guest-physical address when `at_ns` came, if that is among its last steps.
+    #[must_use]
+    pub fn filled_before(&self, gpa: u64, at_ns: u64) -> Option<&Step> {
+        let mut next = self.last.get(&(gpa / PAGE)).copied();
+        for _ in 0..MAX_BACK {
+            let kept = self.kept(next?)?;
+            if kept.step.at_ns <= at_ns && kept.step.what.overwrites() {
+                return Some(&kept.step);
+            }
+            next = kept.before;
+        }
+        None
     }
 
     /// The life of all pages that were this file's when a device had them.

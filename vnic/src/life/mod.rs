@@ -12,7 +12,7 @@
 mod log;
 mod step;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use log::{Log, MAX_STEPS};
 pub use step::{Life, Owner, Segment, Step, Use};

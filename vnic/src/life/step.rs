@@ -40,6 +40,14 @@ pub enum Use {
     Written,
 }
 
+impl Use {
+    /// Is something else in the bytes now?
+    #[must_use]
+    pub const fn overwrites(&self) -> bool {
+        matches!(self, Use::Received { .. } | Use::ReadFrom { .. } | Use::Written)
+    }
+}
+
 /// Bytes of a TCP or UDP stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Segment {

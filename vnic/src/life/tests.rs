@@ -65,13 +65,7 @@ fn the_lives_of_several_pages_come_one_after_the_other() {
 #[test]
 fn a_files_life_is_that_of_its_pages_before_and_after_too() {
     let mut log = Log::default();
-    let mut fill = Event { written: 8193, descriptors: 3, head_len: 17, ..Event::default() };
-    let header = BlkHeader { kind: T_IN, sector: 100 };
-    fill.head_bytes[..16].copy_from_slice(&header.to_bytes());
-    fill.push(EventBuffer { addr: 0x6000, gpa: 0x6000, len: 16, writable: false });
-    fill.push(EventBuffer { addr: 0x10_0000, gpa: 0x10_0000, len: 8192, writable: true });
-    fill.push(EventBuffer { addr: 0x6010, gpa: 0x6010, len: 1, writable: true });
-    log.record(&"disk0.requestq0".into(), &fill, |_, _, _| {});
+    log.record(&"disk0.requestq0".into(), &fill(0, 0x10_0000), |_, _, _| {});
     send(&mut log, 1, 0x10_0000, "/a");
     send(&mut log, 2, 0x20_0000, "/b");
     let life = log.of_file("/a");
@@ -83,6 +77,29 @@ fn a_files_life_is_that_of_its_pages_before_and_after_too() {
     assert_eq!(log.of_page(0x6000).steps, []);
     assert!(life.steps.iter().all(|step| step.gpa < 0x20_0000), "{life:?}");
     assert_eq!(log.of_file("/c").steps, []);
+}
+
+/// A read of two pages, to this address.
+pub(crate) fn fill(at_ns: u64, gpa: u64) -> Event {
+    let mut fill = Event { at_ns, written: 8193, descriptors: 3, head_len: 17, ..Event::default() };
+    let header = BlkHeader { kind: T_IN, sector: 100 };
+    fill.head_bytes[..16].copy_from_slice(&header.to_bytes());
+    fill.push(EventBuffer { addr: 0x6000, gpa: 0x6000, len: 16, writable: false });
+    fill.push(EventBuffer { addr: gpa, gpa, len: 8192, writable: true });
+    fill.push(EventBuffer { addr: 0x6010, gpa: 0x6010, len: 1, writable: true });
+    fill
+}
+
+#[test]
+fn what_filled_a_page_is_found_as_it_was_at_a_time() {
+    let mut log = Log::default();
+    for at_ns in [10, 30] {
+        log.record(&"requestq0".into(), &fill(at_ns, 0x10_0000), |_, _, _| {});
+        send(&mut log, at_ns + 5, 0x10_0000, "/a");
+    }
+    let at = |at_ns| log.filled_before(0x10_1abc, at_ns).map(|step| step.at_ns);
+    assert_eq!([9, 10, 29, 30, 99].map(at), [None, Some(10), Some(10), Some(30), Some(30)]);
+    assert_eq!(log.filled_before(0x20_0000, 99), None);
 }
 
 #[test]

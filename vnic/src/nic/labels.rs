@@ -1,6 +1,7 @@
 //! Whose memory the buffers in a capture are.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::backend::Shared;
 use crate::backend::guest::{Guest as _, Served};
@@ -19,7 +20,7 @@ impl CaptureLabels {
 }
 
 impl Labels for CaptureLabels {
-    fn label(&self, marks: &[Mark], labels: &mut Vec<Option<String>>) {
+    fn label(&self, _at: Duration, marks: &[Mark], labels: &mut Vec<Option<String>>) {
         let mut guest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // Of the kernel that runs now; that of the first frames is not known yet. Without one there is nothing to be said: the next one
         // may be there soon.

@@ -276,10 +276,10 @@ impl Control {
         Control { keeping, ..self }
     }
 
-    /// Has it recorded what happens to the guest's pages, for `vnic life`.
+    /// Has it recorded in here what happens to the guest's pages, for `vnic life`.
     #[must_use]
-    pub fn recording_lives(self, wanted: bool) -> Self {
-        Control { lives: wanted.then(Lives::default), ..self }
+    pub(super) fn recording(self, lives: Option<Lives>) -> Self {
+        Control { lives, ..self }
     }
 
     fn answer(&self, request: Request) -> Reply {

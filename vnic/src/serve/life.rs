@@ -8,13 +8,14 @@
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::client::give_way;
 use super::trace::Following;
 use crate::backend::guest::{Guest, Served};
 use crate::backend::{QueueShared, Shared};
 use crate::life::Log;
+use crate::link::capture::{Labels, Mark};
 use crate::observe::tracer::{Event, Read, Reader};
 
 /// Between two looks, and while nothing passes.
@@ -57,6 +58,12 @@ impl Lives {
         lock(&self.0.log)
     }
 
+    /// Labels for a capture of a device that started then: whose the pages were, and what a device had put into them before.
+    pub(super) fn labels(self, whose: Box<dyn Labels>, started: Instant) -> Box<dyn Labels> {
+        let started = unix_time().saturating_sub(started.elapsed());
+        Box::new(CaptureLabels { whose, lives: self, started, seen: Mutex::default() })
+    }
+
     /// Records what these devices do, as long as anybody else has the log.
     pub(super) fn record(&self, devices: &[Arc<Shared>]) {
         give_way();
@@ -92,6 +99,50 @@ impl Lives {
             lock(&self.0.log).miss(missed);
         }
         any
+    }
+}
+
+/// Now, since the Unix epoch.
+fn unix_time() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// What a capture says of a frame's buffers: beside whose they are, what had filled their first pages.
+#[derive(Debug)]
+struct CaptureLabels {
+    whose: Box<dyn Labels>,
+    lives: Lives,
+    /// When the device started, since the Unix epoch, as frames have their times.
+    started: Duration,
+    /// All that had happened until then is in the log.
+    seen: Mutex<Duration>,
+}
+
+impl CaptureLabels {
+    /// With all in it that had happened at that time.
+    fn log_at(&self, at: Duration) -> MutexGuard<'_, Log> {
+        let mut seen = lock(&self.seen);
+        if at < *seen {
+            return self.lives.log();
+        }
+        let now = unix_time();
+        let log = self.lives.up_to_date();
+        *seen = now;
+        log
+    }
+}
+
+impl Labels for CaptureLabels {
+    fn label(&self, at: Duration, marks: &[Mark], labels: &mut Vec<Option<String>>) {
+        let first = labels.len();
+        self.whose.label(at, marks, labels);
+        labels.resize(first + marks.len(), None);
+        let log = self.log_at(at);
+        let at_ns = at.saturating_sub(self.started).as_nanos() as u64;
+        for (mark, label) in marks.iter().zip(labels.iter_mut().skip(first)) {
+            let Some(step) = log.filled_before(mark.gpa, at_ns) else { continue };
+            *label = Some(label.take().map_or_else(|| step.to_string(), |whose| format!("{whose}, {step}")));
+        }
     }
 }
 
@@ -139,5 +190,41 @@ impl<'s> Recorder<'s> {
         if looked.is_none() {
             run.iter().for_each(|(_, queue, event)| lock(log).record(queue, event, |_, _, _| {}));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::life::tests::fill;
+
+    /// Knows the first buffer's owner only.
+    #[derive(Debug)]
+    struct Knows;
+
+    impl Labels for Knows {
+        fn label(&self, _at: Duration, marks: &[Mark], labels: &mut Vec<Option<String>>) {
+            labels.extend(marks.iter().enumerate().map(|(at, _)| (at == 0).then(|| "/a page 0".to_owned())));
+        }
+    }
+
+    #[test]
+    fn a_captures_labels_say_what_had_filled_the_page_before_the_frame() {
+        let (lives, started) = (Lives::default(), Duration::from_secs(1000));
+        for at_ns in [50, 900] {
+            lives.log().record(&"requestq0".into(), &fill(at_ns, 0x10_0000), |_, _, _| {});
+        }
+        // Nobody records: what is there is all.
+        let labels = CaptureLabels { whose: Box::new(Knows), lives, started, seen: Mutex::new(Duration::MAX) };
+        let said = |after_ns| {
+            let mut said = vec![Some("of another frame".to_owned())];
+            let marks = [0x10_1000, 0x10_0000, 0x77_0000].map(Mark::at_gpa);
+            labels.label(started + Duration::from_nanos(after_ns), &marks, &mut said);
+            said.drain(1..).collect::<Vec<_>>()
+        };
+        let some = |words: &str| Some(words.to_owned());
+        assert_eq!(said(49), [some("/a page 0"), None, None]);
+        let expected = ["/a page 0, filled from sector 108 by requestq0 #0", "filled from sector 100 by requestq0 #0"];
+        assert_eq!(said(60), [some(expected[0]), some(expected[1]), None]);
     }
 }

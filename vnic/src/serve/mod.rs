@@ -51,6 +51,7 @@ pub use client::Admitted;
 pub use control::Extension;
 use control::{Control, ControlSocket};
 pub use error::ServeError;
+use life::Lives;
 pub use options::{DeviceKind, Endpoint, Options};
 use server::{Server, Socket};
 pub use top::{Client as TopClient, Keeping};
@@ -62,6 +63,7 @@ pub use top::{Client as TopClient, Keeping};
 /// next one is served.
 pub fn serve(options: &Options) -> Result<(), ServeError> {
     let mut process = Process::prepare(options.poll, &options.cpus)?;
+    process.record_lives(options.lives && options.control_path().is_some());
     match (&options.endpoint, options.device) {
         (None, _) => {}
         (Some(endpoint), DeviceKind::Net) => process.add_nic(endpoint, options)?,
@@ -75,7 +77,6 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
         process.add_disk(disk, options.queue_size)?;
     }
     process.keep_accounts(options.accounts);
-    process.record_lives(options.lives);
     if let Some(path) = options.control_path() {
         process.listen(&path, options.extension.clone())?;
     }
@@ -110,7 +111,7 @@ pub struct Process {
     devices: Vec<Prepared>,
     control: Option<Listening>,
     keeping: Keeping,
-    lives: bool,
+    lives: Option<Lives>,
 }
 
 impl Process {
@@ -121,7 +122,7 @@ impl Process {
     pub fn prepare(poll: PollMode, cpus: &[usize]) -> Result<Self, ServeError> {
         let (devices, control, keeping) = (Vec::new(), None, Keeping::default());
         let (signals, cpus) = (block_signals()?, cpus.to_vec());
-        Ok(Process { signals, poll, cpus, devices, control, keeping, lives: false })
+        Ok(Process { signals, poll, cpus, devices, control, keeping, lives: None })
     }
 
     /// Has accounts of what is sent kept for `vnic top`, where there is a control socket.
@@ -129,9 +130,10 @@ impl Process {
         self.keeping = keeping;
     }
 
-    /// Has it recorded what happens to the guest's pages, for `vnic life`, where there is a control socket.
+    /// Has it recorded what happens to the guest's pages, for `vnic life`, where there is a control socket; and said in the captures of
+    /// devices that are added from now on.
     pub fn record_lives(&mut self, wanted: bool) {
-        self.lives = wanted;
+        self.lives = wanted.then(Lives::default);
     }
 
     /// A device with one worker.
@@ -197,10 +199,14 @@ impl Process {
         let counters = links.map(|counters| counters as Arc<dyn NamedCounters>).collect();
         let pinger = ports.iter().find_map(AnyPort::pinger);
         // The workers alone keep the capture open.
-        let (hardware, labels) = (options.hardware.clone(), options.capture_labels);
+        let (hardware, labels, lives) = (options.hardware.clone(), options.capture_labels, self.lives.clone());
         let start: Start = Box::new(move |plan| {
             if let Some(capture) = capture.as_ref().filter(|_| labels) {
-                capture.label_by(nic::labels(plan.shared));
+                let whose = nic::labels(plan.shared);
+                capture.label_by(match lives {
+                    Some(lives) => lives.labels(whose, plan.shared.started),
+                    None => whose,
+                });
             }
             nic::start(ports, nic::Beside { capture: capture.as_ref(), hardware: hardware.as_ref() }, plan)
         });
@@ -273,7 +279,7 @@ impl Process {
             Some(Listening { path, socket, extension }) => {
                 let devices = controlled.clone();
                 socket
-                    .serve(Control::new(devices, extension).keeping(keeping).recording_lives(lives))
+                    .serve(Control::new(devices, extension).keeping(keeping).recording(lives))
                     .map_err(|source| ServeError::Control { path: path.clone(), source })?;
                 let published = discovery::publish(&path).inspect_err(
                     |error| tracing::warn!(%error, "commands without --control will not find this device"),

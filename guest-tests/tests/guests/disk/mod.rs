@@ -1,6 +1,8 @@
 //! A guest whose disks are ours: file systems on them, from the guest and from the host.
 
 mod boots;
+mod cold;
+mod grub;
 
 use std::fs::File;
 use std::path::Path;
@@ -166,7 +168,9 @@ fn killed_again_and_again(options: &str) {
 fn a_cold_file_leaves_out_of_the_frames_that_our_disk_filled_unless_it_is_copied() {
     let folder = Folder::new();
     let rows = "sendfile-cold,read-write-cold,sendfile";
-    let run = judged_run(folder.path(), rows, &["--disk", "vhost", "--filesystem", "ext4"]);
+    let capture = folder.path().join("cold.pcapng");
+    let recorded = format!("--labels --capture {}", capture.display());
+    let run = judged_run(folder.path(), rows, &["--filesystem", "ext4", "--serve-options", &recorded]);
     let disk = |at: usize| run.methods[at].dma.disk.clone().expect("what the disk brought");
     let bytes = 16 << 20;
     let sent = disk(0);
@@ -178,6 +182,10 @@ fn a_cold_file_leaves_out_of_the_frames_that_our_disk_filled_unless_it_is_copied
     let copied = disk(1);
     assert!(copied.bytes >= bytes && copied.payload_bytes_in_pages_read <= bytes / 1000, "{copied:?}");
     assert!(disk(2).bytes < bytes / 100, "it was in memory already: {:?}", disk(2));
+    // A frame's buffers in the capture: whose they were, and what had filled them.
+    let capture = std::fs::read(&capture).expect("the capture");
+    let said = String::from_utf8_lossy(&capture);
+    assert!(said.contains(", filled from sector "), "the capture does not say from where its frames' pages came");
 }
 
 /// A file system of the host's that is as large as this, until dropped.

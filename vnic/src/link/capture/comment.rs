@@ -24,6 +24,14 @@ pub struct Mark {
     pub stamp: u64,
 }
 
+#[cfg(test)]
+impl Mark {
+    /// One byte at this address.
+    pub(crate) const fn at_gpa(gpa: u64) -> Self {
+        Mark { at: 0, gpa, len: 1, stamp: 1 }
+    }
+}
+
 /// `transmitq0 head 12: R 0x1f000+78 -> R 0x20000+4096, csum 34+16, gso 1448`.
 pub(super) fn of_transmitted(
     out: &mut String,

@@ -151,8 +151,9 @@ struct Shared {
 
 /// Knows whose memory buffers are.
 pub trait Labels: Debug + Send + Sync {
-    /// Adds, for each of these in their order, whose it was when it was stamped. On the capture's thread, which may wait.
-    fn label(&self, marks: &[Mark], labels: &mut Vec<Option<String>>);
+    /// Adds, for each of these in their order, whose it was when it was stamped, of a frame that was recorded at this time since the
+    /// Unix epoch. On the capture's thread, which may wait.
+    fn label(&self, at: Duration, marks: &[Mark], labels: &mut Vec<Option<String>>);
 }
 
 impl Shared {

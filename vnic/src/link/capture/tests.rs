@@ -163,7 +163,7 @@ fn read(path: &Path) -> (Vec<Packet>, Vec<String>) {
 struct Says;
 
 impl Labels for Says {
-    fn label(&self, marks: &[Mark], labels: &mut Vec<Option<String>>) {
+    fn label(&self, _at: Duration, marks: &[Mark], labels: &mut Vec<Option<String>>) {
         labels.extend(marks.iter().map(|mark| (mark.stamp != 54).then(|| format!("at {:#x}", mark.gpa))));
     }
 }

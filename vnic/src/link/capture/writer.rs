@@ -86,7 +86,7 @@ impl<W: Write> Writer<W> {
         let mut comment = Cow::Borrowed(record.comment.as_str());
         if let Some(labels) = shared.labels.get().filter(|_| !record.marks.is_empty()) {
             self.labels.clear();
-            labels.label(&record.marks, &mut self.labels);
+            labels.label(record.at, &record.marks, &mut self.labels);
             comment = Cow::Owned(labelled(&record.comment, &record.marks, &self.labels));
         }
         let mut options =
