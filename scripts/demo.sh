@@ -10,5 +10,5 @@ set -euo pipefail
 
 case ${1:-} in -h | --help) help && exit ;; esac
 say "Sending a file through our NIC by every textbook method. What happens is printed as it happens."
-exec "$ROOT/scripts/run-qemu.sh" --disk vhost --filesystem ext4 \
+exec "$ROOT/scripts/run-qemu.sh" --filesystem ext4 \
     --transfer read-write,mmap-write,sendfile,sendfile-cold,sendfile-no-sg,splice --size 16M "$@"

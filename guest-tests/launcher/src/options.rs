@@ -88,9 +88,9 @@ pub struct Options {
     /// vhost is our NIC; user, tap:NAME and stream:PATH are QEMU's own, to compare with. The receiver for user: 127.0.0.1:9000
     #[arg(long, default_value = "vhost")]
     pub netdev: Netdev,
-    /// Who serves the guest's disk: vhost is vnic serve, qemu is QEMU itself, to compare with
-    #[arg(long, value_name = "vhost|qemu", default_value = "qemu")]
-    pub disk: DiskServer,
+    /// Who serves the guest's disk: vhost is vnic serve, qemu is QEMU itself, to compare with [default: vhost beside our NIC]
+    #[arg(long, value_name = "vhost|qemu")]
+    pub disk: Option<DiskServer>,
     /// kvm or tcg, in place of: kvm if a guest really boots with it, else tcg
     #[arg(long)]
     pub accel: Option<Accelerator>,
@@ -239,6 +239,13 @@ impl Options {
         Ok(std::path::absolute(folder)?)
     }
 
+    /// Who serves the guest's disk.
+    #[must_use]
+    pub fn disk_server(&self) -> DiskServer {
+        let beside = if self.netdev == Netdev::Vhost { DiskServer::Vhost } else { DiskServer::Qemu };
+        self.disk.unwrap_or(beside)
+    }
+
     /// Rows to be judged, or a hazard to be shown?
     #[must_use]
     pub fn is_judged(&self) -> bool {
@@ -266,7 +273,7 @@ impl Options {
         if self.netdev != Netdev::Vhost && self.queue_pairs.get() != 1 {
             return Err("--queue-pairs goes with our NIC: not with another --netdev".to_owned());
         }
-        if self.netdev != Netdev::Vhost && self.disk == DiskServer::Vhost {
+        if self.netdev != Netdev::Vhost && self.disk == Some(DiskServer::Vhost) {
             return Err("--disk vhost is served beside our NIC: not with another --netdev".to_owned());
         }
         if self.netdev != Netdev::Vhost && self.is_judged() {
@@ -303,6 +310,16 @@ mod tests {
     fn a_row_that_needs_an_iommu_brings_it() {
         assert!(read(&["--transfer", "sendfile,vfio-userspace"]).iommu);
         assert!(!read(&["--transfer", "sendfile"]).iommu);
+    }
+
+    #[test]
+    fn the_disk_is_ours_wherever_the_nic_is_unless_it_is_asked_otherwise() {
+        let server = |words: &[&str]| read(words).disk_server();
+        assert_eq!(server(&[]), DiskServer::Vhost);
+        assert_eq!(server(&["--netdev", "user"]), DiskServer::Qemu);
+        assert_eq!(server(&["--disk", "qemu"]), DiskServer::Qemu);
+        let refused = Options::read(["--netdev", "user", "--disk", "vhost"]).expect_err("no serve").to_string();
+        assert!(refused.contains("--disk vhost"), "{refused}");
     }
 
     #[test]

@@ -53,7 +53,7 @@ pub fn prepare(options: &Options) -> Result<Machine, Failure> {
         None => Task::Shell,
     };
     let disk = disk(&folder);
-    let served = options.disk == DiskServer::Vhost && disk.is_some();
+    let served = options.disk_server() == DiskServer::Vhost && disk.is_some();
     let mut machine = Machine {
         qemu,
         accelerator: Accelerator::Tcg,
@@ -67,10 +67,19 @@ pub fn prepare(options: &Options) -> Result<Machine, Failure> {
         disk,
         disk_is_scratch: false,
         task,
-        append: options.append.clone(),
+        append: append(options),
     };
     machine.accelerator = accelerator::choose(options.accel, &machine)?;
     Ok(machine)
+}
+
+/// More words for the kernel's command line.
+fn append(options: &Options) -> Option<String> {
+    // What a cold file's pages held while it was made would be found in free memory, too, and taken for copies.
+    let cold = options.transfer.as_deref().is_some_and(|rows| rows.contains("-cold"));
+    let words = cold.then(|| "init_on_free=1".to_owned()).into_iter().chain(options.append.clone());
+    let words = words.collect::<Vec<_>>().join(" ");
+    (!words.is_empty()).then_some(words)
 }
 
 /// `$QEMU`, that of Debian's backports, or the one in `PATH`, which is installed if it is not there.

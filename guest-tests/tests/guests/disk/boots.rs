@@ -109,16 +109,26 @@ fn edk2_loads_a_kernel_of_many_mebibytes() {
 }
 
 /// The Debian's first program: a command a line, its exit code back.
-struct Shell(BufReader<UnixStream>);
+pub(super) struct Shell(BufReader<UnixStream>);
 
 impl Shell {
+    /// Waits until the Debian is up.
+    #[track_caller]
+    pub(super) fn connect(record: &Path) -> Shell {
+        let stream = UnixStream::connect(record).expect("the guest's port");
+        stream.set_read_timeout(Some(Duration::from_secs(300))).expect("a read timeout");
+        let mut shell = Shell(BufReader::new(stream));
+        assert_eq!(shell.hear(), "up", "the guest's first word");
+        shell
+    }
+
     fn hear(&mut self) -> String {
         let mut line = String::new();
         self.0.read_line(&mut line).expect("the guest's port");
         line.trim_end().to_owned()
     }
 
-    fn run(&mut self, command: &str) -> String {
+    pub(super) fn run(&mut self, command: &str) -> String {
         self.0.get_mut().write_all(format!("{command}\n").as_bytes()).expect("the guest's port");
         self.hear()
     }
@@ -148,10 +158,7 @@ fn a_debian_has_its_root_on_our_disk_which_is_killed_twenty_times_while_fio_veri
     let device = Device::disk(folder.path(), "disk.ext4");
     let mut machine = Machine::run(folder.path(), &machine.command());
     machine.wait_for_record_port();
-    let stream = UnixStream::connect(&record).expect("the guest's port");
-    stream.set_read_timeout(Some(Duration::from_secs(300))).expect("a read timeout");
-    let mut shell = Shell(BufReader::new(stream));
-    assert_eq!(shell.hear(), "up", "the guest's first word");
+    let mut shell = Shell::connect(&record);
     assert_eq!(shell.run("findmnt -n -o SOURCE / | grep -q ^/dev/vda$"), "0", "its root is our disk");
     note("the Debian is up");
     assert_eq!(shell.run(&format!("({FIO}; echo $? > /run/verified) > /run/fio 2>&1 &")), "0");
