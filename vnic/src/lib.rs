@@ -38,6 +38,7 @@
 //! | [`ring`] | virtqueues: device half, driver half, snapshots |
 //! | [`datagram`] | a file in datagrams, as the peer's UDP service takes it |
 //! | [`net`] | virtio-net: features, the packet header, transmit and receive queues |
+//! | [`sandbox`] | what the process gives up once everything is open |
 //! | [`link`] | where frames go: peer, tap, sink, loopback, capture |
 //! | [`vhost_user`] | the vhost-user protocol: message, socket, session |
 //! | [`observe`] | counters, tracer, observers of frames, the control socket's protocol |
@@ -98,6 +99,8 @@ pub mod provenance;
 pub mod ring;
 #[cfg(feature = "device")]
 pub mod rng;
+#[cfg(feature = "device")]
+pub mod sandbox;
 #[cfg(feature = "device")]
 pub mod serve;
 pub mod spec;

@@ -15,6 +15,7 @@ use vnic::link::LinkKind;
 use vnic::link::stream::passt::Publish;
 use vnic::net::features;
 use vnic::rng::Rng;
+use vnic::sandbox;
 use vnic::serve::{DeviceKind, Endpoint, Keeping, Options, ServeError, serve};
 use vnic::spec::Features;
 use vnic_experiment::control::Witness;
@@ -84,6 +85,10 @@ pub(super) struct Args {
     /// Record for `vnic life` and `vnic page` what happens to each page of the guest: who reads and writes it, when, by which chain
     #[arg(long)]
     life: bool,
+    /// What the process gives up once everything is open (privileges, files, programs, most system calls): on (all of it), log
+    /// (nothing; the kernel's log has what would have been refused) or off
+    #[arg(long, value_name = "MODE", default_value = "on")]
+    sandbox: sandbox::Mode,
     /// A worker on each of these CPUs; queue pairs go round them
     #[arg(long, value_name = "N,…", value_delimiter = ',')]
     cpu: Vec<usize>,
@@ -163,6 +168,7 @@ pub(super) fn run(args: Args) -> Result<Finding> {
         cpus: args.cpu,
         accounts: args.top,
         lives: args.life,
+        sandbox: args.sandbox,
         extension: Some(Arc::new(Witness)),
     };
     if let Some(control) = options.control_path() {

@@ -9,6 +9,7 @@ mod kernel;
 mod kvm;
 mod memory;
 mod qemu;
+mod sandbox;
 mod tap;
 
 /// How good it is.
@@ -78,6 +79,7 @@ pub(crate) fn examine() -> Vec<Check> {
         memory::check_shared(),
         memory::check_hugepages(),
         tap::check(),
+        sandbox::check(),
     ]
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use vnic::observe::protocol::{
-    EventSuppression, FeatureSets, HardwareStatus, IotlbStatus, QueueCost, QueueStatus, Status,
+    EventSuppression, FeatureSets, HardwareStatus, IotlbStatus, QueueCost, QueueStatus, SandboxReport, Status,
 };
 
 use comfy_table::Cell;
@@ -52,6 +52,9 @@ fn text(status: &Status, control: &Path) -> Result<String, fmt::Error> {
     if let Some(error) = &status.last_error {
         writeln!(out, "{}{BAD}{error}{BAD:#}", label(""))?;
     }
+    if let Some(sandbox) = &status.sandbox {
+        writeln!(out, "{}{}", label("locked in"), locked_in(sandbox))?;
+    }
     write!(out, "{}", features(status))?;
     for (at, region) in status.regions.iter().enumerate() {
         writeln!(
@@ -78,6 +81,29 @@ fn text(status: &Status, control: &Path) -> Result<String, fmt::Error> {
         write!(out, "\n{}", table(&[("", Align::Left); 2], vec![row]))?;
     }
     Ok(text)
+}
+
+/// What the process has given up, in words.
+fn locked_in(sandbox: &SandboxReport) -> String {
+    let SandboxReport { mode, no_new_privileges, capabilities, seccomp, landlock, outside } = sandbox;
+    if mode != "on" {
+        let why = if mode == "log" { "the kernel logs what would be refused" } else { "--sandbox off" };
+        return format!("{WARN}no{WARN:#}  {DIM}{why}{DIM:#}");
+    }
+    let bare = *no_new_privileges && capabilities.as_ref().is_some_and(|mask| mask.bytes().all(|digit| digit == b'0'));
+    let parts = [
+        (bare, "no privileges".to_owned(), "privileges are left"),
+        (
+            landlock.is_some(),
+            format!("no files (Landlock {})", landlock.unwrap_or_default()),
+            "no Landlock here: files by their paths",
+        ),
+        (*seccomp, "few system calls (seccomp)".to_owned(), "no seccomp here: all system calls"),
+    ];
+    let mut words: Vec<String> =
+        parts.into_iter().map(|(done, words, not)| if done { words } else { format!("{WARN}{not}{WARN:#}") }).collect();
+    words.extend((!outside.is_empty()).then(|| format!("{WARN}but the thread {}{WARN:#}", outside.join(", "))));
+    words.join(", ")
 }
 
 /// What both sides agreed on, and what they did not.

@@ -175,6 +175,7 @@ impl State {
             features: FeatureSets { offered: Vec::new(), withheld: Vec::new(), negotiated: negotiated.collect() },
             protocol_features: Vec::new(),
             regions: regions.collect(),
+            sandbox: None,
             hardware: None,
             iotlb: None,
             queues,

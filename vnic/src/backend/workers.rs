@@ -18,6 +18,7 @@ use super::shared::Shared;
 use super::worker::Worker;
 use crate::memory::Iova;
 use crate::ring::Segments;
+use crate::sandbox::{self, Role};
 use crate::spec::Features;
 use crate::vhost_user::DeviceError;
 
@@ -82,7 +83,7 @@ impl Workers {
         let (pinned, answer) = sync_channel(1);
         let (name, cpu) = (format!("worker{}", self.handles.len()), plan.cpus.get(self.handles.len()).copied());
         let thread = std::thread::Builder::new().name(name).spawn(move || {
-            let outcome: nix::Result<()> = cpu.map_or(Ok(()), pin);
+            let outcome = begin(cpu);
             let ready = outcome.is_ok();
             let _ = pinned.send(outcome);
             if ready && let Err(panic) = catch_unwind(AssertUnwindSafe(|| worker.run())) {
@@ -90,10 +91,8 @@ impl Workers {
             }
         })?;
         self.handles.push(Handle { commands, wake, thread: Mutex::new(Some(thread)) });
-        if let (Ok(Err(error)), Some(cpu)) = (answer.recv(), cpu) {
-            return Err(std::io::Error::other(format!("CPU {cpu} cannot be used: {error}")));
-        }
-        Ok(())
+        // A thread that ended before it answered has panicked, and told so by a notice.
+        answer.recv().unwrap_or(Ok(()))
     }
 
     /// Serves `queue` from now on.
@@ -228,6 +227,15 @@ impl Drop for Workers {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// A worker's thread begins: on its CPU, and locked in.
+fn begin(cpu: Option<usize>) -> std::io::Result<()> {
+    if let Some(cpu) = cpu {
+        let unusable = |error| std::io::Error::other(format!("CPU {cpu} cannot be used: {error}"));
+        pin(cpu).map_err(unusable)?;
+    }
+    Ok(sandbox::enter(Role::Worker)?)
 }
 
 fn pin(cpu: usize) -> nix::Result<()> {

@@ -32,6 +32,8 @@ pub mod testing;
 #[cfg(test)]
 mod tests;
 pub mod transfer;
+#[cfg(feature = "device")]
+pub(crate) mod uring;
 mod view;
 
 pub use address::{Gpa, Iova, UserAddr};

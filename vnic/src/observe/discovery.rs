@@ -23,6 +23,14 @@ pub struct Publication {
     link: PathBuf,
 }
 
+impl Publication {
+    /// The link.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.link
+    }
+}
+
 impl Drop for Publication {
     fn drop(&mut self) {
         // A link that is gone already needs no removing.

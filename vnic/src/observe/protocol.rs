@@ -19,6 +19,7 @@ pub use crate::introspect::{Kind, Label};
 pub use crate::life::{Life, Owner, Segment, Step, Use};
 pub use crate::provenance::{FlowReport, Passed, Report, Source, SourceKind, SourceReport};
 pub use crate::ring::snapshot::{BufferSnapshot, ChainSnapshot, EventSuppression, NotifyWhen, RingSnapshot};
+pub use crate::sandbox::Report as SandboxReport;
 
 /// What a client asks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -163,6 +164,9 @@ pub struct Status {
     /// What its chains would cost a card of hardware, where it was told a model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hardware: Option<HardwareStatus>,
+    /// What the process has given up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<SandboxReport>,
     /// One per queue.
     pub queues: Vec<QueueStatus>,
     /// Nanoseconds in which the workers had nothing to do, all of them together, up to the last work they found.

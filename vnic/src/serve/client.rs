@@ -5,6 +5,8 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::sandbox::{self, Role};
+
 /// Stack of a control thread, bytes: there are many, and they do little.
 const STACK: usize = 512 << 10;
 
@@ -20,6 +22,10 @@ impl Drop for Admitted {
 
 /// Starts a thread.
 pub(crate) fn start(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let body = move || match sandbox::enter(Role::Control) {
+        Ok(()) => body(),
+        Err(error) => tracing::error!("a thread of the control socket {error}"),
+    };
     std::thread::Builder::new().name(name.to_owned()).stack_size(STACK).spawn(body).map(drop)
 }
 

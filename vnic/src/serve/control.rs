@@ -31,6 +31,7 @@ use crate::life::Step;
 use crate::link::peer::Pinger;
 use crate::memory::{Memory, Onlooker};
 use crate::observe::protocol::{LifeOf, Reply, Request, RingSnapshot, Status};
+use crate::sandbox;
 use crate::spec::Feature;
 
 /// Most clients at a time.
@@ -96,6 +97,7 @@ pub struct Control {
     extension: Option<Arc<dyn Extension>>,
     keeping: Keeping,
     lives: Option<Lives>,
+    locked_in: Option<sandbox::Report>,
 }
 
 /// What is served, with the thread that follows the event rings.
@@ -267,7 +269,7 @@ impl Control {
     /// To be looked at: these devices. What the control socket does not know, the extension may.
     #[must_use]
     pub fn new(devices: Vec<Device>, extension: Option<Arc<dyn Extension>>) -> Self {
-        Control { devices, extension, keeping: Keeping::default(), lives: None }
+        Control { devices, extension, keeping: Keeping::default(), lives: None, locked_in: None }
     }
 
     /// Has accounts of what is sent kept, for `vnic top`.
@@ -280,6 +282,12 @@ impl Control {
     #[must_use]
     pub(super) fn recording(self, lives: Option<Lives>) -> Self {
         Control { lives, ..self }
+    }
+
+    /// Says so, and what the process has given up.
+    #[must_use]
+    pub fn locked_in(self, report: sandbox::Report) -> Self {
+        Control { locked_in: Some(report), ..self }
     }
 
     fn answer(&self, request: Request) -> Reply {
@@ -298,7 +306,8 @@ impl Control {
     fn status(&self) -> Status {
         let device = |device: &Device| {
             let (shared, workers) = device.parts();
-            Status { hardware: hardware::status(shared, workers), ..status::device(shared) }
+            let sandbox = self.locked_in.clone();
+            Status { hardware: hardware::status(shared, workers), sandbox, ..status::device(shared) }
         };
         status::joined(self.devices.iter().map(device).collect())
     }

@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use crate::blk::ImageError;
 use crate::link::capture::CaptureError;
 use crate::link::{LinkKind, OpenError};
+use crate::sandbox::SandboxError;
 use crate::vhost_user::listen::ListenError;
 
 /// Why `serve` cannot begin, or cannot go on: one sentence.
@@ -51,6 +52,9 @@ pub enum ServeError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// It cannot be locked in.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
     /// The workers.
     #[error("cannot start the workers: {0}")]
     Workers(io::Error),

@@ -24,6 +24,8 @@ pub(crate) mod metrics;
 pub mod options;
 mod server;
 pub(crate) mod status;
+#[cfg(test)]
+mod taken_over;
 pub(crate) mod top;
 pub(crate) mod trace;
 
@@ -44,8 +46,9 @@ use crate::link::peer::Pinger;
 use crate::link::{self, AnyPort, Capture, Share};
 use crate::net::features;
 use crate::nic::{self, Nic};
-use crate::observe::discovery;
+use crate::observe::discovery::{self, Publication};
 use crate::rng::{Rng, RngDataPath};
+use crate::sandbox::{self, Removes, Role};
 use crate::spec::Features;
 pub use client::Admitted;
 pub use control::Extension;
@@ -62,6 +65,7 @@ pub use top::{Client as TopClient, Keeping};
 /// It cannot begin, or the host fails it. A front-end's or driver's fault is no error: it is counted, shown, and the
 /// next one is served.
 pub fn serve(options: &Options) -> Result<(), ServeError> {
+    sandbox::set(options.sandbox);
     let mut process = Process::prepare(options.poll, &options.cpus)?;
     process.record_lives(options.lives && options.control_path().is_some());
     match (&options.endpoint, options.device) {
@@ -257,6 +261,12 @@ impl Process {
         let Process { signals, poll, cpus, devices, control, keeping, lives } = self;
         let stop = event()?;
         let kinds: Vec<_> = devices.iter().map(|device| device.about.device).collect();
+        let published = control.as_ref().and_then(|control| publish(&control.path));
+        let mut removes = Removes::default();
+        devices.iter().filter_map(|device| device.socket.path()).for_each(|path| removes.add(path));
+        control.iter().for_each(|control| removes.add(&control.path));
+        published.iter().for_each(|published| removes.add(published.path()));
+        let locked_in = sandbox::close(&removes)?;
         let (mut servers, mut controlled) = (Vec::new(), Vec::new());
         for Prepared { socket, about, model, counters, pinger, start } in devices {
             // Of several devices of a kind, a queue's name says which one's it is.
@@ -279,12 +289,9 @@ impl Process {
             Some(Listening { path, socket, extension }) => {
                 let devices = controlled.clone();
                 socket
-                    .serve(Control::new(devices, extension).keeping(keeping).recording(lives))
+                    .serve(Control::new(devices, extension).keeping(keeping).recording(lives).locked_in(locked_in))
                     .map_err(|source| ServeError::Control { path: path.clone(), source })?;
-                let published = discovery::publish(&path).inspect_err(
-                    |error| tracing::warn!(%error, "commands without --control will not find this device"),
-                );
-                Some((published.ok(), socket))
+                Some((published, socket))
             }
             None => None,
         };
@@ -298,7 +305,7 @@ struct Running {
     stop: Arc<EventFd>,
     servers: Vec<(Server, Socket)>,
     devices: Vec<control::Device>,
-    _control: Option<(Option<discovery::Publication>, ControlSocket)>,
+    _control: Option<(Option<Publication>, ControlSocket)>,
 }
 
 impl Running {
@@ -311,12 +318,14 @@ impl Running {
                 let ended = ended.clone();
                 let session = move || {
                     let _ended = Ended(ended);
+                    sandbox::enter(Role::Session { connects: matches!(socket, Socket::Connecting(_)) })?;
                     server.run(socket)
                 };
                 sessions.push(std::thread::Builder::new().name("session".to_owned()).spawn_scoped(scope, session));
             }
-            let mut outcome = Ok(());
-            while sessions.iter().all(Result::is_ok)
+            let mut outcome = sandbox::enter(Role::Main).map_err(ServeError::from);
+            while outcome.is_ok()
+                && sessions.iter().all(Result::is_ok)
                 && let Ok([false, false]) = server::wait([signals.as_fd(), ended.as_fd()])
             {}
             let _ = stop.write(1);
@@ -332,6 +341,13 @@ impl Running {
         devices.iter().for_each(|device| device.workers.end());
         outcome
     }
+}
+
+/// Has commands find this device without `--control`.
+fn publish(control: &Path) -> Option<Publication> {
+    let published = discovery::publish(control);
+    let untold = |error: &_| tracing::warn!(%error, "commands without --control will not find this device");
+    published.inspect_err(untold).ok()
 }
 
 /// Tells that a session's thread ends, however it does.

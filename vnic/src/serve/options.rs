@@ -12,6 +12,7 @@ use crate::backend::PollMode;
 use crate::blk::DiskOptions;
 use crate::hardware::Applied;
 use crate::link::LinkKind;
+use crate::sandbox;
 use crate::spec::Features;
 
 /// Where the front-end is.
@@ -105,6 +106,8 @@ pub struct Options {
     pub accounts: Keeping,
     /// Record what happens to the guest's pages.
     pub lives: bool,
+    /// What the process gives up once everything is open.
+    pub sandbox: sandbox::Mode,
     /// Answers what the control socket does not know.
     pub extension: Option<Arc<dyn Extension>>,
 }
@@ -129,6 +132,7 @@ impl Options {
             cpus: Vec::new(),
             accounts: Keeping::Always,
             lives: false,
+            sandbox: sandbox::Mode::Off,
             extension: None,
         }
     }

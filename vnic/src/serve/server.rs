@@ -3,7 +3,7 @@
 //! Between messages the thread waits for a message, a worker's notice, or the end of the process.
 
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
@@ -39,6 +39,16 @@ impl Socket {
                 }
             }
         })
+    }
+}
+
+impl Socket {
+    /// Its path, where it made a file.
+    pub(super) fn path(&self) -> Option<&Path> {
+        match self {
+            Socket::Listening(listener) => listener.path(),
+            Socket::Connecting(_) | Socket::Connected(_) => None,
+        }
     }
 }
 

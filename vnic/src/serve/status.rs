@@ -50,6 +50,7 @@ pub(crate) fn device(shared: &Shared) -> Status {
         protocol_features: view.protocol_features.clone(),
         regions: regions(&view),
         hardware: None,
+        sandbox: None,
         iotlb: view.negotiated.has(Feature::AccessPlatform).then_some(iotlb),
         queues: queues(shared, &view, &event_suppression),
         idle_ns: shared.idle_ns.load(Ordering::Relaxed),

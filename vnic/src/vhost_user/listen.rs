@@ -119,6 +119,12 @@ impl Listener {
         Ok(listener)
     }
 
+    /// The file that it made.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        self.made.as_ref().map(|file| file.path.as_path())
+    }
+
     /// A front-end that has connected, or `None` if there is none. Never waits.
     ///
     /// # Errors

@@ -39,6 +39,7 @@ use super::LinkCounters;
 use super::counters::counters;
 use crate::net::{Frame, ReceiveSpace};
 use crate::ring::{Segment, Segments};
+use crate::sandbox::{self, Role};
 pub use comment::Mark;
 
 /// How long the end waits for a disk that writes nothing.
@@ -197,7 +198,10 @@ impl Capture {
         let writer = writer::Writer::new(file)?;
         let (theirs, path) = (Arc::clone(&shared), path.to_owned());
         let thread = std::thread::Builder::new().name("capture".into()).spawn(move || {
-            writer.run(&theirs, &path);
+            match sandbox::enter(Role::Writer) {
+                Ok(()) => writer.run(&theirs, &path),
+                Err(error) => tracing::error!("the capture's thread {error}"),
+            }
             theirs.lock().ended = true;
             theirs.done.notify_all();
         })?;

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use crate::sandbox::{self, Role};
+
 /// The first pause after a connection that could not be made, or ended as soon as this.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -24,6 +26,9 @@ pub(super) type Mac = [u8; 6];
 pub(super) trait Dial: std::fmt::Debug + Send + 'static {
     /// One attempt, for the guest with this MAC address. It ends in bounded time.
     fn dial(&mut self, guest: Mac) -> io::Result<UnixStream>;
+
+    /// What it takes, as a thread's role.
+    const ROLE: Role;
 }
 
 /// The port's side.
@@ -38,12 +43,15 @@ pub(super) struct Connector {
 
 impl Connector {
     /// Starts the thread, which dials once it is [asked to](Connector::request).
-    pub(super) fn start(name: String, dial: impl Dial) -> io::Result<Self> {
+    pub(super) fn start<D: Dial>(name: String, dial: D) -> io::Result<Self> {
         let (requests, asked) = channel();
         let (deliver, sockets) = channel();
         let wake = Arc::new(EventFd::from_value_and_flags(0, EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
         let waker = Arc::clone(&wake);
         let body = move || {
+            if let Err(error) = sandbox::enter(D::ROLE) {
+                return tracing::error!(link = name, "the connector {error}");
+            }
             if run(&name, dial, &asked, &deliver, &waker).is_none() {
                 tracing::debug!(link = name, "connector ends");
             }

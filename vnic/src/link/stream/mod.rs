@@ -46,6 +46,7 @@ use super::steering::Steering;
 use super::{LinkCounters, LinkError, Port, Received, Transmitted};
 use crate::memory::GuestSlice;
 use crate::net::{Frame, ReceiveSpace, checksum};
+use crate::sandbox::Role;
 use crate::spec::net::{GSO_NONE, HDR_F_NEEDS_CSUM, NetHeader};
 
 /// The longest frame that passt takes, bytes (its `ETH_MAX_MTU`): longer ones end its connection.
@@ -84,6 +85,8 @@ enum FarEnd {
 struct Connect(PathBuf);
 
 impl Dial for Connect {
+    const ROLE: Role = Role::Connector;
+
     fn dial(&mut self, _guest: Mac) -> io::Result<UnixStream> {
         UnixStream::connect(&self.0)
     }

@@ -20,6 +20,7 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 use super::connector::{Dial, Mac};
 use crate::net::{MAX_FRAME_LEN, MIN_FRAME_LEN};
+use crate::sandbox::{self, Role};
 
 /// How long passt may take to its first answer: it does so in 50 ms, on a machine that has time.
 const START_DEADLINE: Duration = Duration::from_secs(10);
@@ -109,6 +110,9 @@ impl Drop for Passt {
 }
 
 impl Dial for Passt {
+    /// It makes itself a place in namespaces of its own, which a process that is locked in could not let it do.
+    const ROLE: Role = Role::Starter;
+
     fn dial(&mut self, guest: Mac) -> io::Result<UnixStream> {
         self.end();
         let (ours, theirs) = UnixStream::pair()?;
@@ -146,6 +150,10 @@ impl Dial for Passt {
 fn listen(child: &mut Child) -> Option<JoinHandle<Option<String>>> {
     let stderr = BufReader::new(child.stderr.take()?);
     let lines = || {
+        if let Err(error) = sandbox::enter(Role::Control) {
+            tracing::error!("the thread that hears passt {error}");
+            return None;
+        }
         let lines = stderr.lines().map_while(Result::ok).filter(|line| !line.is_empty());
         lines.inspect(|line| tracing::debug!(line, "passt")).last()
     };

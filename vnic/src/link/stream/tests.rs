@@ -266,6 +266,8 @@ fn a_far_end_that_is_gone_is_dialled_again_and_frames_meanwhile_are_counted() {
 struct Told(Connect, std::sync::mpsc::Sender<Mac>);
 
 impl Dial for Told {
+    const ROLE: Role = Role::Connector;
+
     fn dial(&mut self, guest: Mac) -> io::Result<UnixStream> {
         let _ = self.1.send(guest);
         self.0.dial(guest)

@@ -24,6 +24,7 @@ use std::sync::Arc;
 
 use io_uring::{IoUring, opcode, types};
 
+use crate::memory::uring;
 use crate::memory::{GuestSlice, Memory};
 use crate::net::Frame;
 use crate::spec::net::NET_HEADER_LEN;
@@ -176,7 +177,8 @@ impl Writes {
     /// # Errors
     /// This host has no io_uring, or does not allow it.
     pub(super) fn new() -> io::Result<Self> {
-        let mut ring = IoUring::new(u32::from(MOST))?;
+        let codes = [opcode::Nop::CODE, opcode::Writev::CODE, opcode::AsyncCancel::CODE];
+        let mut ring = uring::restricted(u32::from(MOST), &codes, |_| Ok(()))?;
         // To set one up can be allowed where to use it is not.
         // SAFETY: a request that touches no memory.
         unsafe { ring.submission().push(&opcode::Nop::new().build().user_data(NO_FRAME)) }.map_err(io::Error::other)?;

@@ -19,7 +19,20 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use io_uring::squeue::Entry;
 use io_uring::{IoUring, opcode, types};
 
+use crate::memory::uring;
+
 use super::{Direction, MOST_PIECES, MOST_UNDER_WAY, Operation, Transfer};
+
+/// What it asks of the kernel.
+const CODES: &[u8] = &[
+    opcode::Nop::CODE,
+    opcode::Read::CODE,
+    opcode::Readv::CODE,
+    opcode::Write::CODE,
+    opcode::Writev::CODE,
+    opcode::Fsync::CODE,
+    opcode::Fallocate::CODE,
+];
 
 /// The name of what is no request.
 const NO_REQUEST: u64 = u64::MAX;
@@ -62,8 +75,9 @@ impl Transfers {
     /// # Errors
     /// This host has no io_uring, or does not allow it.
     pub fn new(file: File) -> io::Result<Self> {
-        let mut ring = IoUring::new(u32::from(MOST_UNDER_WAY))?;
-        ring.submitter().register_files(&[file.as_raw_fd()])?;
+        let mut ring = uring::restricted(u32::from(MOST_UNDER_WAY), CODES, |ring| {
+            ring.submitter().register_files(&[file.as_raw_fd()])
+        })?;
         // To set one up can be allowed where to use it is not.
         // SAFETY: a request that touches no memory.
         unsafe { ring.submission().push(&opcode::Nop::new().build().user_data(NO_REQUEST)) }
