@@ -30,6 +30,8 @@ pub(crate) enum Backend {
     Modelled(&'static str),
     /// The same, as slow as that card on a link of the first generation with one lane.
     Paced(&'static str),
+    /// The same that has given up nothing: `--sandbox off`.
+    Unlocked(&'static str),
     /// The same of another build.
     Other(&'static str),
     /// DPDK's `net_vhost` in testpmd with this forward mode.
@@ -47,6 +49,7 @@ impl Backend {
             Backend::Unaccounted(link) => format!("{link} --top asked"),
             Backend::Modelled(link) => format!("{link} modelled"),
             Backend::Paced(link) => format!("{link} paced"),
+            Backend::Unlocked(link) => format!("{link} --sandbox off"),
             Backend::Other(link) => format!("{link} before"),
             Backend::Dpdk(mode) => format!("dpdk {mode}"),
         }
@@ -119,6 +122,7 @@ impl Server {
             | Backend::Unaccounted(link)
             | Backend::Modelled(link)
             | Backend::Paced(link)
+            | Backend::Unlocked(link)
             | Backend::Other(link) => {
                 let mut command = Command::new(vnic);
                 command.args(["serve", "--link", link, "--cpu", "0", "--socket-path"]).arg(&socket);
@@ -130,6 +134,7 @@ impl Server {
                     command.args(["--top", "asked"]);
                 }
                 match backend {
+                    Backend::Unlocked(_) => drop(command.args(["--sandbox", "off"])),
                     Backend::Modelled(_) => drop(command.args(["--hardware", "82599,iotlb=64"])),
                     Backend::Paced(_) => drop(command.args(["--hardware", "82599,pcie=gen1x1:pace"])),
                     _ => {}

@@ -84,11 +84,13 @@ impl Case {
         let watched = self.backends.iter().any(|backend| matches!(backend, Backend::Watched(_)));
         let viewed = self.backends.iter().any(|backend| matches!(backend, Backend::Viewed(_)));
         let modelled = self.backends.iter().any(|backend| matches!(backend, Backend::Modelled(_)));
+        let unlocked = self.backends.iter().any(|backend| matches!(backend, Backend::Unlocked(_)));
         let looks = [
             (traced, ", tracer on"),
             (watched, ", top on"),
             (viewed, ", watch on"),
             (modelled, ", with a model of hardware"),
+            (unlocked, ", locked in"),
         ];
         let looked = looks.iter().find(|(on, _)| *on).map_or("", |(_, words)| words);
         format!("{driver}, {} {}{pairs}{looked}", self.shape, self.format.name())
@@ -108,6 +110,9 @@ fn targets(shape: Shape, format: Format) -> [Option<f64>; 4] {
 
 /// What is to be left of a rate while `vnic top` runs, or every view of `vnic watch`, or an account is kept for it, or for a model of hardware.
 pub(crate) const UNDER_TOP: f64 = 0.97;
+
+/// What is to be left of it while the process is locked in.
+const LOCKED_IN: f64 = 0.99;
 
 /// The cases with a target, or `all` there are.
 pub(crate) fn cases(all: bool) -> Vec<Case> {
@@ -148,6 +153,17 @@ pub(crate) fn cases(all: bool) -> Vec<Case> {
     cases.push(Case { driver, shape, format, pairs: 1, backends, targets: vec![Some(UNDER_TOP); 2] });
     let backends = vec![Backend::Viewed("sink"), Backend::Vnic("sink")];
     cases.push(Case { driver, shape, format, pairs: 1, backends, targets: vec![Some(UNDER_TOP)] });
+    let backends = vec![Backend::Vnic("sink"), Backend::Unlocked("sink")];
+    for driver in [Driver::Pump, Driver::Dpdk(Mode::Transmit)] {
+        cases.push(Case {
+            driver,
+            shape,
+            format,
+            pairs: 1,
+            backends: backends.clone(),
+            targets: vec![Some(LOCKED_IN)],
+        });
+    }
     // Paced, what there is to be seen is its own rate.
     let backends = vec![Backend::Modelled("sink"), Backend::Paced("sink"), Backend::Vnic("sink")];
     for shape in SHAPES {
