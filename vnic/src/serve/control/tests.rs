@@ -1,5 +1,8 @@
 //! The control socket's threads and clients.
 
+use std::io::{self, BufRead, BufReader};
+
+use super::socket::accepted;
 use super::*;
 use crate::backend::About;
 
