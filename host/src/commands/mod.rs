@@ -16,6 +16,7 @@ mod judge;
 mod life;
 mod man;
 mod page;
+mod passt_starter;
 mod qemu_args;
 mod release;
 mod report;
@@ -83,6 +84,9 @@ enum Command {
     /// Write the manual pages into a folder
     #[command(hide = true)]
     Man(man::Args),
+    /// Start passt for a process that is locked in
+    #[command(hide = true)]
+    PasstStarter(passt_starter::Args),
     /// Write the schemas of what `--json` prints into a folder
     #[command(hide = true)]
     Schemas(schemas::Args),
@@ -111,6 +115,7 @@ impl Cli {
             Command::QemuArgs(args) => qemu_args::run(&args),
             Command::Completions(args) => completions::run(&args),
             Command::Man(args) => man::run(&args),
+            Command::PasstStarter(args) => passt_starter::run(&args),
             Command::Schemas(args) => schemas::run(&args),
         }
     }

@@ -5,14 +5,14 @@ use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use schemars::JsonSchema;
 use serde::Serialize;
 use vnic::backend::{DeviceModel, PollMode};
 use vnic::blk::DiskOptions;
 use vnic::hardware::Applied;
 use vnic::link::LinkKind;
-use vnic::link::stream::passt::Publish;
+use vnic::link::stream::passt::{Network, Publish};
 use vnic::net::features;
 use vnic::rng::Rng;
 use vnic::sandbox;
@@ -211,7 +211,11 @@ fn for_a_nic_only(args: &Args) -> Result<()> {
 /// The link with these ports of the guest's published.
 fn published(link: LinkKind, ports: Vec<Publish>) -> Result<LinkKind> {
     match link {
-        LinkKind::Passt(_) => Ok(LinkKind::Passt(ports)),
+        LinkKind::Passt(_) => {
+            // This process is locked in by then: another of this program starts passt, and starts it again.
+            let starter = Some(std::env::current_exe().context("where is this program?")?);
+            Ok(LinkKind::Passt(Network { publish: ports, starter }))
+        }
         link if ports.is_empty() => Ok(link),
         link => bail!("--publish needs --link passt: {link} has no ports of this host's to forward"),
     }

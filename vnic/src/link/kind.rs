@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::stream::passt::Publish;
+use super::stream::passt::Network;
 
 /// A link as given on the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,7 +14,7 @@ pub enum LinkKind {
     /// The host's tap device of this name.
     Tap(String),
     /// `passt`, started for this: the guest's network without rights on the host, with these ports published.
-    Passt(Vec<Publish>),
+    Passt(Network),
     /// The program that listens at this path and speaks QEMU's `-netdev stream` framing.
     Stream(PathBuf),
     /// Frames are taken and forgotten, unread.
@@ -62,7 +62,7 @@ impl FromStr for LinkKind {
             "sink" => Ok(LinkKind::Sink),
             "sink:copy" => Ok(LinkKind::SinkCopy),
             "loopback" => Ok(LinkKind::Loopback),
-            "passt" => Ok(LinkKind::Passt(Vec::new())),
+            "passt" => Ok(LinkKind::Passt(Network::default())),
             _ => match text.split_once(':') {
                 Some(("tap", name)) if is_device_name(name) => Ok(LinkKind::Tap(name.to_owned())),
                 Some(("tap", name)) => Err(ParseLinkError::TapName(name.to_owned())),

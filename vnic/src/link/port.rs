@@ -60,7 +60,7 @@ pub fn open_share(kind: &LinkKind, share: Share) -> Result<AnyPort, OpenError> {
     let failed = |source| OpenError::Io { link: kind.to_string(), source };
     Ok(match kind {
         LinkKind::Peer => AnyPort::Peer(Box::new(Peer::new(share.pairs).map_err(failed)?)),
-        LinkKind::Passt(publish) => AnyPort::Stream(Box::new(Stream::passt(publish, share.pairs).map_err(failed)?)),
+        LinkKind::Passt(network) => AnyPort::Stream(Box::new(Stream::passt(network, share.pairs).map_err(failed)?)),
         LinkKind::Stream(path) => AnyPort::Stream(Box::new(Stream::connect(path, share.pairs).map_err(failed)?)),
         LinkKind::Tap(name) => AnyPort::Tap(Box::new(Tap::open(name, share)?)),
         LinkKind::Sink => AnyPort::Sink(Sink::new()),

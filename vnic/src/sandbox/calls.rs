@@ -161,7 +161,7 @@ fn of(role: Role) -> &'static [i64] {
             libc::SYS_mincore,
         ],
         Role::Writer => &[libc::SYS_fsync, libc::SYS_fdatasync],
-        Role::Connector => &[libc::SYS_setsockopt, libc::SYS_recvfrom, libc::SYS_sendto],
+        Role::Connector => &[libc::SYS_setsockopt, libc::SYS_recvfrom, libc::SYS_sendto, libc::SYS_recvmsg],
         Role::Starter => &[],
     }
 }

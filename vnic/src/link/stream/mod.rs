@@ -21,6 +21,7 @@ mod handshake;
 pub mod passt;
 mod receive;
 mod send;
+pub mod starter;
 #[cfg(test)]
 mod tests;
 mod unacknowledged;
@@ -36,9 +37,10 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 
 use self::connector::{Connector, Dial, Mac};
 use self::handshake::Handshakes;
-use self::passt::{Passt, Publish};
+use self::passt::{Network, Passt};
 use self::receive::ReceiveBuffer;
 use self::send::{PREFIX, SendBuffer};
+use self::starter::Starter;
 use self::unacknowledged::Unacknowledged;
 use super::counters::counters;
 use super::segmentation::{MAX_HEADERS, Segmentation};
@@ -124,12 +126,19 @@ impl Stream {
         Stream::open(format!("stream:{}", path.display()), Connect(path.to_owned()), FarEnd::Segments, pairs)
     }
 
-    /// Starts passt, with these ports published.
+    /// Starts passt, or has it started.
     ///
     /// # Errors
     /// It is not installed, or does not come up: then its own words say why.
-    pub fn passt(publish: &[Publish], pairs: usize) -> io::Result<Self> {
-        Stream::open("passt".to_owned(), Passt::new(publish), FarEnd::SuperFrames, pairs)
+    pub fn passt(network: &Network, pairs: usize) -> io::Result<Self> {
+        let Network { publish, starter } = network;
+        match starter {
+            Some(program) => {
+                let starter = Starter::start(program.as_os_str(), publish)?;
+                Stream::open("passt".to_owned(), starter, FarEnd::SuperFrames, pairs)
+            }
+            None => Stream::open("passt".to_owned(), Passt::new(publish), FarEnd::SuperFrames, pairs),
+        }
     }
 
     fn open(name: String, mut dial: impl Dial, far_end: FarEnd, pairs: usize) -> io::Result<Self> {

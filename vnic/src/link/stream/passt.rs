@@ -11,6 +11,7 @@ use std::fmt;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::str::FromStr;
 use std::thread::JoinHandle;
@@ -37,6 +38,15 @@ pub struct Publish {
     pub guest: u16,
     /// UDP instead of TCP.
     pub udp: bool,
+}
+
+/// What passt is to do, and who starts it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Network {
+    /// The ports that lead into the guest.
+    pub publish: Vec<Publish>,
+    /// A program that [starts passt](super::starter) for this process, which then can be locked in. `None`: this process does.
+    pub starter: Option<PathBuf>,
 }
 
 /// Not a port to publish.
@@ -110,7 +120,7 @@ impl Drop for Passt {
 }
 
 impl Dial for Passt {
-    /// It makes itself a place in namespaces of its own, which a process that is locked in could not let it do.
+    /// passt makes itself a place in namespaces of its own, which a process that is locked in could not let it do.
     const ROLE: Role = Role::Starter;
 
     fn dial(&mut self, guest: Mac) -> io::Result<UnixStream> {

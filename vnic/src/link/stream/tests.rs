@@ -309,7 +309,7 @@ fn nobody_at_the_path_is_an_error() {
 #[test]
 #[expect(clippy::print_stderr, reason = "how a test says that it was skipped")]
 fn a_guest_behind_passt_reaches_the_hosts_loopback_in_large_segments() {
-    let port = match Stream::passt(&[], 1) {
+    let port = match Stream::passt(&Network::default(), 1) {
         Ok(port) => port,
         Err(error) => {
             eprintln!("SKIP: {error}");
