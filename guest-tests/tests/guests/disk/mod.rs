@@ -9,6 +9,8 @@ use std::path::Path;
 use std::process::Command;
 
 use guest_fixture::{Deadline, Device, Folder, Machine, is_root, judged_run, note, prepared, skip, until};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 
 const WRITES: Deadline = Deadline::secs("the guest to write to its disk", 60);
 
@@ -188,21 +190,20 @@ fn a_cold_file_leaves_out_of_the_frames_that_our_disk_filled_unless_it_is_copied
     assert!(said.contains(", filled from sector "), "the capture does not say from where its frames' pages came");
 }
 
-/// A file system of the host's that is as large as this, until dropped.
-struct Small(std::path::PathBuf);
-
-impl Small {
-    fn mount(at: std::path::PathBuf, size: &str) -> Small {
-        std::fs::create_dir(&at).expect("a folder");
-        host(&["mount", "-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs", &at.display().to_string()]);
-        Small(at)
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
-    }
+/// Does this in a mount namespace of its own: what is mounted is seen by those that are started there, and gone with them.
+fn with_mounts_of_its_own(test: impl FnOnce() + Send) {
+    let name = std::thread::current().name().unwrap_or("a test").to_owned();
+    let own = || {
+        unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
+        // Nothing that is mounted here is mounted outside.
+        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        mount(None::<&str>, "/", None::<&str>, private, None::<&str>).expect("mounts of its own");
+        test();
+    };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name(name).spawn_scoped(scope, own).expect("a thread");
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
 }
 
 #[test]
@@ -211,8 +212,14 @@ fn a_full_host_disk_a_locked_image_and_one_that_shrinks_are_errors_that_the_gues
         return skip("a small file system is mounted by root only");
     }
     let folder = Folder::new();
-    let small = Small::mount(folder.path().join("small"), "8M");
-    let image = small.0.join("disk.img");
+    with_mounts_of_its_own(|| host_disks_that_fail(&folder));
+}
+
+fn host_disks_that_fail(folder: &Folder) {
+    let small = folder.path().join("small");
+    std::fs::create_dir(&small).expect("a folder");
+    mount(Some("tmpfs"), &small, Some("tmpfs"), MsFlags::empty(), Some("size=8M")).expect("a small file system");
+    let image = small.join("disk.img");
     File::create(&image).and_then(|file| file.set_len(64 << 20)).expect("a sparse image");
     let machine = prepared(folder.path(), &["--disk", "vhost", "--append", "vnic.modules=base,disk"]);
     let card = Device::start(folder.path(), &[]);
