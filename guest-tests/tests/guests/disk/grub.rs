@@ -68,7 +68,7 @@ fn disk_image(image: &Path, root: &Path, words: &str) {
     let esp = folder.join("esp");
     File::create(&esp).and_then(|file| file.set_len(ESP_LEN)).expect("an image");
     let efi = core(folder, "x86_64-efi", "efi_gop", words);
-    run(Command::new("mformat").arg("-i").arg(&esp).args(["-F", "::"]));
+    run(Command::new("mformat").arg("-i").arg(&esp).arg("::"));
     run(Command::new("mmd").arg("-i").arg(&esp).args(["::/EFI", "::/EFI/BOOT"]));
     run(Command::new("mcopy").arg("-i").arg(&esp).arg(&efi).arg("::/EFI/BOOT/BOOTX64.EFI"));
     place(&esp, ESP);
