@@ -76,6 +76,8 @@ fn disk_image(image: &Path, root: &Path, words: &str) {
     let bios = fs::read(core(folder, "i386-pc", "biosdisk", words)).expect("GRUB's core");
     assert!(512 + bios.len() as u64 <= ESP, "it does not fit before the first partition");
     let mut sector = fs::read("/usr/lib/grub/i386-pc/boot.img").expect("GRUB's boot sector");
+    // All of the table: what GRUB has there is for floppy disks.
+    sector[446..510].fill(0);
     sector[446..462].copy_from_slice(&entry(0xef, ESP, ESP_LEN));
     sector[462..478].copy_from_slice(&entry(0x83, ROOT, len));
     disk.write_all_at(&sector, 0).and_then(|()| disk.write_all_at(&bios, 512)).expect("an image");
