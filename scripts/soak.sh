@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The tests that take long by what they are about: a hold of a minute on a queue that a guest uses.
+# The tests that take long by what they are about: a hold of a minute on a queue that a guest uses, ten minutes of `vnic watch`.
 #
 #   scripts/soak.sh
 set -euo pipefail
@@ -11,4 +11,4 @@ case ${1:-} in
 esac
 need_cargo
 cd "$ROOT"
-run cargo test --workspace --locked --test guests -- --test-threads=1 --ignored
+run cargo test --workspace --locked --test guests --test cli -- --test-threads=1 --ignored

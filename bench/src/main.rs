@@ -7,7 +7,6 @@
 mod backend;
 mod case;
 mod disk;
-mod front_end;
 mod iommu;
 mod latency;
 mod outcome;

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU16, AtomicU64, Ordering, fence};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use guest_fixture::FrontEnd;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap};
 use vnic::memory::testing::GuestRam;
 use vnic::ring::RingLayout;
@@ -19,8 +20,6 @@ use vnic::spec::ring::{
     AVAIL_F_NO_INTERRUPT, DESC_F_AVAIL, DESC_F_NEXT, DESC_F_USED, PACKED_EVENT_DISABLE, USED_F_NO_NOTIFY,
 };
 use vnic::spec::{Feature, Features};
-
-use crate::front_end::FrontEnd;
 
 /// The ring's size, in descriptors.
 const SIZE: u16 = 1024;

@@ -1,5 +1,6 @@
 //! `vnic report`: the verdicts of a transfer run.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +12,7 @@ use vnic_experiment::run::Run;
 use vnic_experiment::verdict;
 
 use crate::views::changes::{Change, changes};
+use crate::views::html::grid::Part;
 use crate::{Finding, views};
 
 /// Options of `vnic report`.
@@ -32,6 +34,9 @@ pub(super) struct Args {
     /// Also write one self-contained page with the pictures redrawn from the measurements
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+    /// Another record, of another kernel or file system, whose verdicts stand in the page's grid, too; may be given again
+    #[arg(long, value_name = "RUN.json", requires = "html", conflicts_with = "later")]
+    and: Vec<PathBuf>,
 }
 
 #[derive(Debug, Clone)]
@@ -64,7 +69,12 @@ pub(super) fn run(args: &Args) -> Result<Finding> {
     let conducted = run.methods.iter().filter(|_| run.watched.is_none());
     let surprises: Vec<String> = conducted.flat_map(verdict::surprises).collect();
     if let Some(path) = &args.html {
-        write(path, &views::html::page(&run, &surprises, &models))?;
+        let others = args.and.iter().map(|path| read(path)).collect::<Result<Vec<Run>>>()?;
+        let paths: Vec<&Path> = [args.run.as_path()].into_iter().chain(args.and.iter().map(PathBuf::as_path)).collect();
+        let runs: Vec<&Run> = [&run].into_iter().chain(&others).collect();
+        let names = names(&runs, &paths);
+        let parts: Vec<Part<'_>> = names.iter().zip(runs).map(|(name, run)| Part { name, run }).collect();
+        write(path, &views::html::page(&run, &parts, &surprises, &models))?;
     }
     if args.json {
         let classic = views::classic::lines(&run);
@@ -75,6 +85,16 @@ pub(super) fn run(args: &Args) -> Result<Finding> {
         views::report::show(&run, &surprises, &models)?;
     }
     Ok(Finding::fine_if(surprises.is_empty()))
+}
+
+/// What tells records apart: their kernels, if those do, else their files; nothing, where there is one.
+fn names(runs: &[&Run], paths: &[&Path]) -> Vec<String> {
+    let kernels: BTreeSet<&str> = runs.iter().map(|run| run.kernel.as_str()).collect();
+    match runs {
+        [_] => vec![String::new()],
+        _ if kernels.len() == runs.len() => runs.iter().map(|run| run.kernel.clone()).collect(),
+        _ => paths.iter().map(|path| path.display().to_string()).collect(),
+    }
 }
 
 /// The document of `--json` for two records.

@@ -44,9 +44,10 @@ pub(crate) fn run(
         labels: labels || exports.iter().any(|export| export.wanted().labels),
         headers: exports.iter().any(|export| export.wanted().headers),
     };
+    // Before there are threads: in others, a signal would end the process.
+    end_by_signal(client.hangup()?)?;
     let progress = if io::stderr().is_terminal() { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
     progress.enable_steady_tick(Duration::from_millis(250));
-    end_by_signal(client.hangup()?)?;
     let mut trace = client.trace(wanted)?;
     let mut left = count.unwrap_or(u64::MAX);
     let mut written = 0_u64;

@@ -288,6 +288,37 @@ fn the_page_stands_alone_and_draws_each_row() {
 }
 
 #[test]
+fn the_grid_has_the_verdicts_of_several_records_side_by_side() {
+    let scratch = Scratch::new();
+    scratch.file("run.json", &two_rows().to_string());
+    let mut later = two_rows();
+    later["kernel"] = json!("7.3.0-test");
+    for (row, filesystem) in later["methods"].as_array_mut().unwrap().iter_mut().zip(["ext4", "xfs"]) {
+        row["filesystem"] = json!(filesystem);
+    }
+    scratch.file("later.json", &later.to_string());
+    let page = |others: &[&str]| {
+        let outcome = scratch.run(&[&["report", "run.json", "--html", "run.html"], others].concat());
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        let page = std::fs::read_to_string(scratch.path("run.html")).unwrap();
+        let (_, grid) = page.split_once("<table class=\"grid\">").unwrap();
+        grid.split_once("</table>").unwrap().0.to_owned()
+    };
+    let alone = page(&[]);
+    assert_eq!((alone.matches("scope=\"col\"").count(), alone.matches("not run").count()), (3, 0), "{alone}");
+    let grid = page(&["--and", "later.json"]);
+    for column in ["6.1.0-test: ", "7.3.0-test: ext4, ", "7.3.0-test: xfs, "] {
+        assert!(grid.contains(column), "{column} in {grid}");
+    }
+    // A column for each kernel, file system and NIC; only this record's have figures to lead to.
+    assert_eq!((grid.matches("scope=\"col\"").count(), grid.matches("not run").count()), (5, 0), "{grid}");
+    assert_eq!((grid.matches("zero-copy").count(), grid.matches("<a ").count()), (2, 2), "{grid}");
+    // Of one kernel, the files tell them apart.
+    assert!(page(&["--and", "run.json"]).contains("run.json: "));
+    scratch.run(&["report", "run.json", "--html", "run.html", "--and", "none.json"]).is_refusal(&["none.json"]);
+}
+
+#[test]
 fn a_page_that_cannot_be_written_is_refused() {
     let scratch = Scratch::new();
     scratch.file("run.json", &two_rows().to_string());

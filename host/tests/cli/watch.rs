@@ -6,9 +6,10 @@ use std::num::NonZero;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
@@ -24,12 +25,16 @@ use crate::util::{Scratch, wait_for};
 const ENTER: &str = "\u{1b}[?1049h";
 const LEAVE: &str = "\u{1b}[?1049l";
 
-fn some(size: u16) -> NonZero<u16> {
+/// A terminal that takes nothing, and one that takes all.
+pub(crate) const STALLED: usize = 0;
+pub(crate) const FAST: usize = usize::MAX;
+
+pub(crate) fn some(size: u16) -> NonZero<u16> {
     NonZero::new(size).unwrap()
 }
 
 /// A command that outlives no test.
-struct Killed(Child);
+pub(crate) struct Killed(pub(crate) Child);
 
 fn end(child: &mut Killed, what: &str) -> ExitStatus {
     wait_for(what, || child.0.try_wait().unwrap())
@@ -43,18 +48,20 @@ impl Drop for Killed {
 }
 
 /// A terminal with a command in it.
-struct Terminal {
-    keyboard: File,
+pub(crate) struct Terminal {
+    pub(crate) keyboard: File,
     /// Kept open: the terminal's settings are looked at after the end.
     inside: File,
     /// All that was written to it.
-    written: Arc<Mutex<String>>,
+    pub(crate) written: Arc<Mutex<String>>,
     /// What it shows of that.
     screen: Arc<Mutex<vt100::Parser>>,
     /// Tells the reader to close its side after what it reads next.
     enough: Arc<AtomicBool>,
+    /// How fast it takes what is written to it: bytes in a tenth of a second, [`STALLED`] or [`FAST`].
+    pace: Arc<AtomicUsize>,
     reader: JoinHandle<()>,
-    child: Killed,
+    pub(crate) child: Killed,
 }
 
 impl Terminal {
@@ -63,7 +70,7 @@ impl Terminal {
     }
 
     /// Waits for what the first picture has.
-    fn with(mut command: Command, words: &[&str], first: &str) -> Self {
+    pub(crate) fn with(mut command: Command, words: &[&str], first: &str) -> Self {
         // Not `openpty`: a command that another test starts meanwhile would inherit the outside, and keep it open.
         let outside = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).unwrap();
         grantpt(&outside).unwrap();
@@ -81,11 +88,22 @@ impl Terminal {
         let mut outside = keyboard.try_clone().unwrap();
         let written = Arc::new(Mutex::new(String::new()));
         let screen = Arc::new(Mutex::new(vt100::Parser::new(some(20), some(80), 0)));
-        let enough = Arc::new(AtomicBool::new(false));
-        let (raw, shown, stop) = (written.clone(), screen.clone(), enough.clone());
+        let (enough, pace) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(FAST)));
+        let (raw, shown, stop, at) = (written.clone(), screen.clone(), enough.clone(), pace.clone());
         let reader = thread::spawn(move || {
             let mut buffer = [0; 4096];
-            while let Ok(count @ 1..) = outside.read(&mut buffer) {
+            loop {
+                let most = match at.load(Ordering::Relaxed) {
+                    FAST => buffer.len(),
+                    pace => {
+                        thread::sleep(Duration::from_millis(100));
+                        pace.min(buffer.len())
+                    }
+                };
+                if most == STALLED {
+                    continue;
+                }
+                let Ok(count @ 1..) = outside.read(&mut buffer[..most]) else { break };
                 if stop.load(Ordering::Relaxed) {
                     break;
                 }
@@ -93,29 +111,44 @@ impl Terminal {
                 shown.lock().unwrap().process(&buffer[..count]);
             }
         });
-        let terminal = Terminal { keyboard, inside, written, screen, enough, reader, child: Killed(child) };
+        let terminal = Terminal { keyboard, inside, written, screen, enough, pace, reader, child: Killed(child) };
         wait_for("the first picture", || terminal.shows(first).then_some(()));
         terminal
     }
 
+    /// From now on it takes so much in a tenth of a second of what is written to it.
+    pub(crate) fn takes(&self, bytes: usize) {
+        self.pace.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Gives it another size, as a window's frame does.
+    pub(crate) fn sized(&self, rows: u16, columns: u16) {
+        let (inside, size) = (self.inside.try_clone().unwrap(), [rows, columns].map(|size| size.to_string()));
+        let mut stty = Command::new("stty");
+        stty.args(["rows", &size[0], "cols", &size[1]]).stdin(inside);
+        assert!(stty.status().unwrap().success());
+        self.screen.lock().unwrap().screen_mut().set_size(some(rows), some(columns));
+        kill(Pid::from_raw(self.child.0.id() as i32), Signal::SIGWINCH).unwrap();
+    }
+
     /// The screen as somebody sees it.
-    fn picture(&self) -> String {
+    pub(crate) fn picture(&self) -> String {
         self.screen.lock().unwrap().screen().contents()
     }
 
-    fn shows(&self, words: &str) -> bool {
+    pub(crate) fn shows(&self, words: &str) -> bool {
         self.picture().contains(words)
     }
 
     /// Presses these keys, and waits until the screen has these words.
     #[track_caller]
-    fn press(&mut self, keys: &str, words: &str) {
+    pub(crate) fn press(&mut self, keys: &str, words: &str) {
         self.keyboard.write_all(keys.as_bytes()).unwrap();
         self.waits_for(words);
     }
 
     #[track_caller]
-    fn waits_for(&self, words: &str) {
+    pub(crate) fn waits_for(&self, words: &str) {
         wait_for(&format!("{words:?} on the screen"), || self.shows(words).then_some(()));
     }
 
@@ -124,7 +157,7 @@ impl Terminal {
     }
 
     /// Closes the terminal's window: nothing is left of it outside. Waits for the end of what ran in it.
-    fn closes(mut self) {
+    pub(crate) fn closes(mut self) {
         self.enough.store(true, Ordering::Relaxed);
         drop(self.keyboard);
         // It ends with the next picture.
@@ -134,7 +167,7 @@ impl Terminal {
     }
 
     /// Waits for the end; the terminal must be as before.
-    fn ends_well(mut self) {
+    pub(crate) fn ends_well(mut self) {
         let status = end(&mut self.child, "vnic watch to end");
         assert_eq!(status.code(), Some(0));
         assert!(!self.is_raw(), "the terminal was left in raw mode");
@@ -251,10 +284,7 @@ fn a_click_chooses_a_view_and_the_size_may_change() {
     let (before, _) = picture.lines().nth(row - 1).unwrap().split_once("6 Hold").unwrap();
     let column = 1 + before.chars().count();
     terminal.press(&format!("\u{1b}[<0;{column};{row}M"), "these two keys");
-    let inside = terminal.inside.try_clone().unwrap();
-    assert!(Command::new("stty").args(["rows", "12", "cols", "40"]).stdin(inside).status().unwrap().success());
-    terminal.screen.lock().unwrap().screen_mut().set_size(some(12), some(40));
-    kill(Pid::from_raw(terminal.child.0.id() as i32), Signal::SIGWINCH).unwrap();
+    terminal.sized(12, 40);
     wait_for("a picture of the new size", || {
         terminal.picture().lines().next_back().is_some_and(|line| line.starts_with("? keys")).then_some(())
     });
@@ -277,7 +307,7 @@ fn it_waits_for_a_device_that_goes_and_comes_back() {
 }
 
 /// Colours that were set, in the parameters of what sets styles: 30 to 38, 40 to 48, 90 to 107.
-fn colours(written: &str) -> usize {
+pub(crate) fn colours(written: &str) -> usize {
     let styles = written.split("\u{1b}[").filter_map(|code| code.split_once('m')).map(|(style, _)| style);
     let numbers = styles.flat_map(|style| style.split(';')).filter_map(|number| number.parse::<u8>().ok());
     numbers.filter(|number| matches!(number, 30..=38 | 40..=48 | 90..=107)).count()

@@ -175,8 +175,7 @@ impl<P: Port> FrameSink for Hairpin<'_, P> {
         self.port.hairpin(frame, &mut space)?;
         let seen = observed.is_some();
         if let Some((queue, observers)) = observed {
-            observers.transmitted(queue, frame, (frame.len, 0), None);
-            observers.received(shared, segments, &space, frame.len);
+            observers.looped(queue, frame, shared, segments, &space);
         }
         if let Some(pace) = pace {
             pace.received(pieces_of(space.frame()));

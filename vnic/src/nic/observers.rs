@@ -150,13 +150,36 @@ impl ObserverPass<'_> {
         (read, copied): (u32, u32),
         kept: Option<u16>,
     ) {
+        self.capture(queue, frame, None);
+        self.sent(queue, frame, (read, copied), kept);
+    }
+
+    /// A frame that came straight back, into buffers of the queue `to`.
+    #[inline(never)]
+    pub(super) fn looped(
+        &mut self,
+        queue: &QueueShared,
+        frame: &Frame<'_>,
+        to: &QueueShared,
+        segments: &Segments,
+        space: &ReceiveSpace<'_>,
+    ) {
+        self.capture(queue, frame, Some((&to.name, segments, space)));
+        self.sent(queue, frame, (frame.len, 0), None);
+        self.brought(to, segments, space, frame.len);
+    }
+
+    fn capture(&self, queue: &QueueShared, frame: &Frame<'_>, looped: Option<(&str, &Segments, &ReceiveSpace<'_>)>) {
         if let Some(capture) = &self.state.capture {
             let (memory, stamper) = (self.memory.as_deref(), self.stamper.as_ref());
-            capture.transmitted(&queue.name, frame, |segment, len| {
+            capture.transmitted(&queue.name, frame, looped, |segment, len| {
                 let gpa = gpa_of(segment, memory);
                 (gpa, stamper.map_or(0, |stamper| stamper.stamp(gpa, len)))
             });
         }
+    }
+
+    fn sent(&mut self, queue: &QueueShared, frame: &Frame<'_>, (read, copied): (u32, u32), kept: Option<u16>) {
         if let Some(other) = &mut self.state.other {
             other.transmitted(&TransmittedFrame { frame, read, copied, translated: self.memory.as_deref() });
         }
@@ -199,6 +222,10 @@ impl ObserverPass<'_> {
         if let Some(capture) = &self.state.capture {
             capture.received(&queue.name, segments, space);
         }
+        self.brought(queue, segments, space, bytes);
+    }
+
+    fn brought(&mut self, queue: &QueueShared, segments: &Segments, space: &ReceiveSpace<'_>, bytes: u32) {
         if let Some(accounting) = &mut self.state.accounting {
             accounting.add(queue, Kind::default(), pieces_of(space.frame()));
         }

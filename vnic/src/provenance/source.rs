@@ -71,7 +71,7 @@ impl Source {
 
 impl SourceKind {
     /// What a page with this label is, as a source.
-    fn of(label: &Label) -> Self {
+    pub(crate) fn of(label: &Label) -> Self {
         match label.kind {
             Kind::File => SourceKind::File,
             Kind::Anonymous => SourceKind::Anonymous,

@@ -15,8 +15,9 @@ use super::trace::Following;
 use crate::backend::guest::{Guest, Served};
 use crate::backend::{QueueShared, Shared};
 use crate::life::Log;
-use crate::link::capture::{Labels, Mark};
+use crate::link::capture::{Buffer, Labels, Whose};
 use crate::observe::tracer::{Event, Read, Reader};
+use crate::provenance::SourceKind;
 
 /// Between two looks, and while nothing passes.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -133,15 +134,18 @@ impl CaptureLabels {
 }
 
 impl Labels for CaptureLabels {
-    fn label(&self, at: Duration, marks: &[Mark], labels: &mut Vec<Option<String>>) {
+    fn label(&self, at: Duration, buffers: &[Buffer], labels: &mut Vec<Option<Whose>>) {
         let first = labels.len();
-        self.whose.label(at, marks, labels);
-        labels.resize(first + marks.len(), None);
+        self.whose.label(at, buffers, labels);
+        labels.resize(first + buffers.len(), None);
         let log = self.log_at(at);
         let at_ns = at.saturating_sub(self.started).as_nanos() as u64;
-        for (mark, label) in marks.iter().zip(labels.iter_mut().skip(first)) {
-            let Some(step) = log.filled_before(mark.gpa, at_ns) else { continue };
-            *label = Some(label.take().map_or_else(|| step.to_string(), |whose| format!("{whose}, {step}")));
+        for (buffer, label) in buffers.iter().zip(labels.iter_mut().skip(first)) {
+            let Some(step) = log.filled_before(buffer.gpa, at_ns) else { continue };
+            *label = Some(match label.take() {
+                Some(whose) => Whose { words: format!("{}, {step}", whose.words), ..whose },
+                None => Whose { words: step.to_string(), kind: SourceKind::Unsettled },
+            });
         }
     }
 }
@@ -203,8 +207,9 @@ mod tests {
     struct Knows;
 
     impl Labels for Knows {
-        fn label(&self, _at: Duration, marks: &[Mark], labels: &mut Vec<Option<String>>) {
-            labels.extend(marks.iter().enumerate().map(|(at, _)| (at == 0).then(|| "/a page 0".to_owned())));
+        fn label(&self, _at: Duration, buffers: &[Buffer], labels: &mut Vec<Option<Whose>>) {
+            let whose = || Whose { words: "/a page 0".to_owned(), kind: SourceKind::File };
+            labels.extend(buffers.iter().enumerate().map(|(at, _)| (at == 0).then(whose)));
         }
     }
 
@@ -217,10 +222,10 @@ mod tests {
         // Nobody records: what is there is all.
         let labels = CaptureLabels { whose: Box::new(Knows), lives, started, seen: Mutex::new(Duration::MAX) };
         let said = |after_ns| {
-            let mut said = vec![Some("of another frame".to_owned())];
-            let marks = [0x10_1000, 0x10_0000, 0x77_0000].map(Mark::at_gpa);
-            labels.label(started + Duration::from_nanos(after_ns), &marks, &mut said);
-            said.drain(1..).collect::<Vec<_>>()
+            let mut said = vec![None];
+            let buffers = [0x10_1000, 0x10_0000, 0x77_0000].map(Buffer::at_gpa);
+            labels.label(started + Duration::from_nanos(after_ns), &buffers, &mut said);
+            said.drain(1..).map(|whose| whose.map(|whose| whose.words)).collect::<Vec<_>>()
         };
         let some = |words: &str| Some(words.to_owned());
         assert_eq!(said(49), [some("/a page 0"), None, None]);

@@ -21,10 +21,24 @@ fn column(row: &Method) -> String {
     }
 }
 
+/// A record whose verdicts are in the grid, and what tells its columns from the others'.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Part<'r> {
+    pub(crate) name: &'r str,
+    pub(crate) run: &'r Run,
+}
+
+impl Part<'_> {
+    /// The column of one of its rows.
+    fn column(&self, row: &Method) -> String {
+        if self.name.is_empty() { column(row) } else { format!("{}: {}", self.name, column(row)) }
+    }
+}
+
 /// Each once, in the order in which they come.
-fn distinct(run: &Run, of: fn(&Method) -> String) -> Vec<String> {
+fn distinct(names: impl Iterator<Item = String>) -> Vec<String> {
     let mut found = Vec::new();
-    for name in run.methods.iter().map(of) {
+    for name in names {
         if !found.contains(&name) {
             found.push(name);
         }
@@ -32,22 +46,25 @@ fn distinct(run: &Run, of: fn(&Method) -> String) -> Vec<String> {
     found
 }
 
-/// The grid; every verdict leads to its figure.
-pub(super) fn grid(run: &Run) -> Markup {
-    let columns = distinct(run, column);
+/// The grid; every verdict of the first record leads to its figure.
+pub(super) fn grid(parts: &[Part<'_>]) -> Markup {
+    let rows = || parts.iter().flat_map(|part| part.run.methods.iter().map(move |row| (part, row)));
+    let columns = distinct(rows().map(|(part, row)| part.column(row)));
+    let first = parts.first().map(|part| part.name);
     html! {
         h2 id="grid" { "Verdicts" }
         div.scroll { table.grid {
             thead { tr { th scope="col" { "method" } @for name in &columns { th.word scope="col" { (name) } } } }
             tbody {
-                @for name in distinct(run, method) {
+                @for name in distinct(rows().map(|(_, row)| method(row))) {
                     tr {
                         th scope="row" { (name) }
                         @for place in &columns {
-                            @let row = run.methods.iter().find(|row| method(row) == name && column(row) == *place);
-                            @if let Some(row) = row {
+                            @if let Some((part, row)) = rows().find(|(part, row)| method(row) == name && part.column(row) == *place) {
                                 @let (class, word) = super::verdict(row);
-                                td class={ "word " (class) } { a href={ "#" (super::anchor(row)) } { (word) } }
+                                td class={ "word " (class) } {
+                                    @if Some(part.name) == first { a href={ "#" (super::anchor(row)) } { (word) } } @else { (word) }
+                                }
                             } @else { td.word.soft { "not run" } }
                         }
                     }

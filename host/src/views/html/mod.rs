@@ -23,7 +23,7 @@ use super::{classic, figures, hardware, report};
 
 mod changes;
 mod chart;
-mod grid;
+pub(crate) mod grid;
 mod histogram;
 mod lives;
 mod style;
@@ -37,14 +37,14 @@ const WATCHED: &str = "Measured by vnic: the NIC's descriptors, and whose memory
 /// The card whose bus the chart is about, where none was named.
 const CARD: &str = "82599";
 
-/// The whole page.
-pub(crate) fn page(run: &Run, surprises: &[String], models: &[Model]) -> String {
+/// The whole page; its grid has the verdicts of `parts`, of which the first is the run's.
+pub(crate) fn page(run: &Run, parts: &[grid::Part<'_>], surprises: &[String], models: &[Model]) -> String {
     let lines = classic::lines(run);
     let body = html! {
         h1 { "Who copied the file?" }
         p.about { (report::about(run)) }
         @for surprise in surprises { p.b { (surprise) } }
-        @if run.watched.is_none() { (grid::grid(run)) }
+        @if run.watched.is_none() { (grid::grid(parts)) }
         div.rows { @for (method, line) in run.methods.iter().zip(&lines) { (figure(method, line, None)) } }
         @if let Some(watched) = &run.watched { (files(watched)) } @else { (conducted(run, &lines, models)) }
         footer { (if run.watched.is_some() { WATCHED } else { CONDUCTED }) }

@@ -22,8 +22,11 @@
 //! Limits: frames to be segmented are recorded whole, with the partial checksum the driver gave them.
 
 mod comment;
+mod option;
+mod packet;
 #[cfg(test)]
 mod tests;
+mod verdict;
 mod writer;
 
 use std::collections::VecDeque;
@@ -35,12 +38,16 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use serde::Serialize;
+
 use super::LinkCounters;
 use super::counters::counters;
 use crate::net::{Frame, ReceiveSpace};
+use crate::provenance::SourceKind;
 use crate::ring::{Segment, Segments};
 use crate::sandbox::{self, Role};
-pub use comment::Mark;
+pub use packet::Buffer;
+use packet::Packet;
 
 /// How long the end waits for a disk that writes nothing.
 const HANGS: Duration = Duration::from_secs(2);
@@ -74,9 +81,9 @@ struct Record {
     at: Duration,
     queue: String,
     to_driver: bool,
-    comment: String,
-    /// Where whose memory it is goes into the comment.
-    marks: Vec<Mark>,
+    /// Of a frame that came straight back, the queue that it came in by.
+    looped: String,
+    packet: Packet,
     frame: Vec<u8>,
     /// Frames of the same queue that went unrecorded just before.
     lost_before: u64,
@@ -109,7 +116,7 @@ struct State {
 impl Record {
     /// What it counts for in the queue's bound.
     fn size(&self) -> usize {
-        self.frame.len() + self.comment.len() + size_of_val(self.marks.as_slice())
+        self.frame.len() + self.packet.size()
     }
 }
 
@@ -154,7 +161,18 @@ struct Shared {
 pub trait Labels: Debug + Send + Sync {
     /// Adds, for each of these in their order, whose it was when it was stamped, of a frame that was recorded at this time since the
     /// Unix epoch. On the capture's thread, which may wait.
-    fn label(&self, at: Duration, marks: &[Mark], labels: &mut Vec<Option<String>>);
+    fn label(&self, at: Duration, buffers: &[Buffer], labels: &mut Vec<Option<Whose>>);
+}
+
+/// Whose memory a buffer was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Whose {
+    /// In words.
+    #[serde(rename = "label")]
+    pub words: String,
+    /// What kind of memory; `Unsettled` where it is not one kind.
+    #[serde(rename = "source")]
+    pub kind: SourceKind,
 }
 
 impl Shared {
@@ -221,18 +239,23 @@ impl Capture {
     }
 
     /// Records a frame that the link has taken from the queue of this name. Where it [is labelled](Capture::is_labelled), `stamp` is
-    /// asked for where a buffer of so many bytes is, guest-physical, and for its stamp.
-    pub fn transmitted(&self, queue: &str, frame: &Frame<'_>, mut stamp: impl FnMut(&Segment, u32) -> (u64, u64)) {
+    /// asked for where a buffer of so many bytes is, guest-physical, and for its stamp. A frame that came straight back, it was `looped`:
+    /// into which queue's buffers. So it is on record once, and looks like no retransmission.
+    pub fn transmitted(
+        &self,
+        queue: &str,
+        frame: &Frame<'_>,
+        looped: Option<(&str, &Segments, &ReceiveSpace<'_>)>,
+        mut stamp: impl FnMut(&Segment, u32) -> (u64, u64),
+    ) {
         let Some(mut record) = self.record(queue) else { return };
         record.to_driver = false;
-        let Record { comment, marks, .. } = &mut record;
         let labelled = self.is_labelled();
-        comment::of_transmitted(comment, queue, frame, |at, segment, len| {
-            if labelled {
-                let (gpa, stamp) = stamp(segment, len);
-                marks.push(Mark { at, gpa, len, stamp });
-            }
-        });
+        record.packet.sent(frame, |segment, len| if labelled { stamp(segment, len) } else { (segment.addr, 0) });
+        if let Some((queue, segments, space)) = looped {
+            record.looped.push_str(queue);
+            record.packet.received(segments, space);
+        }
         record.frame.resize(frame.len as usize, 0);
         frame.copy_to(&mut record.frame);
         self.queue(record);
@@ -243,7 +266,7 @@ impl Capture {
     pub fn received(&self, queue: &str, segments: &Segments, space: &ReceiveSpace<'_>) {
         let Some(mut record) = self.record(queue) else { return };
         record.to_driver = true;
-        comment::of_received(&mut record.comment, queue, segments, space);
+        record.packet.received(segments, space);
         for slice in space.frame() {
             let at = record.frame.len();
             record.frame.resize(at + slice.len(), 0);
@@ -275,8 +298,8 @@ impl Capture {
         record.at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         record.queue.clear();
         record.queue.push_str(queue);
-        record.comment.clear();
-        record.marks.clear();
+        record.looped.clear();
+        record.packet.clear();
         record.frame.clear();
         Some(record)
     }

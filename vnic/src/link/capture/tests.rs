@@ -94,7 +94,7 @@ fn record_three(capture: &Capture) {
     ring.ram.write(0x20000, &plain[54..]).unwrap();
     let sent = ring.chain(&[Buffer::readable(0x1f000, 54), Buffer::readable(0x20000, 100)], Placement::Direct);
     let frame = Frame::new(ring.segments.view(sent), FEATURES).unwrap();
-    capture.transmitted("transmitq0", &frame, |segment, len| (segment.addr, len.into()));
+    capture.transmitted("transmitq0", &frame, None, |segment, len| (segment.addr, len.into()));
 
     // To be segmented, in an indirect table, the second buffer across two regions.
     let header = NetHeader {
@@ -112,7 +112,7 @@ fn record_three(capture: &Capture) {
     let buffers = [Buffer::readable(0x1f000, 54), Buffer::readable(0xff000, 9000)];
     let chain = ring.chain(&buffers, Placement::Indirect(0x8000));
     let frame = Frame::new(ring.segments.view(chain), FEATURES).unwrap();
-    capture.transmitted("transmitq0", &frame, |segment, len| (segment.addr, len.into()));
+    capture.transmitted("transmitq0", &frame, None, |segment, len| (segment.addr, len.into()));
 
     let first = ring.chain(&[Buffer::writable(0x30000, 60)], Placement::Direct);
     let second = ring.chain(&[Buffer::writable(0x31000, 500)], Placement::Direct);
@@ -127,7 +127,7 @@ fn record_three(capture: &Capture) {
 
 const COMMENTS: [&str; 3] = [
     "transmitq0 head 0: R 0x1f000+54 -> R 0x20000+100",
-    "transmitq0 head 2: indirect(2): R 0x1f000+54 -> R 0xff000+9000, csum 34+16, gso 1448",
+    "transmitq0 head 2: indirect(2): R 0x1f000+54 -> R 0xff000+9000, csum 34+16, gso 1448 tcpv4, hdr 54",
     "receiveq0 head 3: W 0x30000+60, written 60; head 4: W 0x31000+500, written 94",
 ];
 
@@ -163,8 +163,9 @@ fn read(path: &Path) -> (Vec<Packet>, Vec<String>) {
 struct Says;
 
 impl Labels for Says {
-    fn label(&self, _at: Duration, marks: &[Mark], labels: &mut Vec<Option<String>>) {
-        labels.extend(marks.iter().map(|mark| (mark.stamp != 54).then(|| format!("at {:#x}", mark.gpa))));
+    fn label(&self, _at: Duration, buffers: &[super::Buffer], labels: &mut Vec<Option<Whose>>) {
+        let words = |gpa: u64| Whose { words: format!("at {gpa:#x}"), kind: SourceKind::Unsettled };
+        labels.extend(buffers.iter().map(|buffer| (buffer.stamp != 54).then(|| words(buffer.gpa))));
     }
 }
 
@@ -178,7 +179,7 @@ fn a_comment_says_whose_memory_was_sent_where_somebody_knows() {
     drop(capture);
     let (packets, _) = read(&path.0);
     let comments: Vec<&str> = packets.iter().map(|packet| packet.2.as_str()).collect();
-    let second = "indirect(2): R 0x1f000+54 -> R 0xff000+9000 (at 0xff000), csum 34+16, gso 1448";
+    let second = "indirect(2): R 0x1f000+54 -> R 0xff000+9000 (at 0xff000), csum 34+16, gso 1448 tcpv4, hdr 54";
     assert_eq!(comments[0], "transmitq0 head 0: R 0x1f000+54 -> R 0x20000+100 (at 0x20000)");
     assert_eq!(comments[1], format!("transmitq0 head 2: {second}"));
     assert_eq!(comments[2], COMMENTS[2]);
@@ -189,13 +190,68 @@ fn a_comment_says_whose_memory_was_sent_where_somebody_knows() {
     }
 }
 
+/// A record of one chain of these buffers, with labels.
+fn told(buffers: &[(u32, bool, &str)], descriptors: u16) -> (Record, Vec<Option<Whose>>) {
+    let mut record = Record { queue: "transmitq0".to_owned(), ..Record::default() };
+    let buffer = |(at, (len, writable, _)): (u64, &(u32, bool, &str))| {
+        let addr = 0x1000 * (at + 1);
+        super::Buffer { addr, gpa: addr, len: *len, writable: *writable, stamp: 1 }
+    };
+    record.packet.buffers = (0..).zip(buffers).map(buffer).collect();
+    let count = buffers.len();
+    let chain = packet::Chain { head: 1, idx: 2, descriptors, indirect: false, written: None, buffers: count };
+    record.packet.chains.push(chain);
+    let whose = |words: &str| Whose { words: words.to_owned(), kind: SourceKind::File };
+    (record, buffers.iter().map(|(_, _, words)| (!words.is_empty()).then(|| whose(words))).collect())
+}
+
 #[test]
 fn labels_for_which_an_option_has_no_room_are_left_out() {
-    let comment = "x".repeat(60_000 - 10);
-    let mark = |at| Mark { at, gpa: 0, len: 1, stamp: 1 };
-    let labels = ["much too long for it", "a", "b", "c"].map(|label| Some(label.to_owned()));
-    let said = comment::labelled(&comment, &[mark(1), mark(2), mark(3), mark(4)], &labels);
-    assert_eq!((said.len(), &said[..12]), (60_000 - 2, "xx (a)x (b)x"));
+    let long = "x".repeat(59_000);
+    let (record, whose) = told(&[(1, false, "a"), (1, false, &long), (1, false, &long), (1, false, "b")], 4);
+    let said = comment::of(&record, &whose, None);
+    assert_eq!(said.matches("xxx").count(), 59_000 / 3);
+    assert!(said.ends_with(") -> R 0x3000+1 -> R 0x4000+1 (b)"), "{}", &said[59_000..]);
+    let all: serde_json::Value = serde_json::from_str(&option::of(&record, &whose, None)).unwrap();
+    let buffers = all["chains"][0]["buffers"].as_array().unwrap();
+    assert_eq!((buffers.len(), &all["chains"][0]["descriptors"]), (2, &4.into()), "as many as there is room for");
+}
+
+#[test]
+fn many_buffers_of_one_thing_are_counted_and_no_name_looks_like_more_of_the_comment() {
+    let pages: Vec<String> = (0..6).map(|page| format!("/srv/a (1).bin page {page}")).collect();
+    let mut buffers = vec![(78, false, "socket buffers")];
+    buffers.extend(pages.iter().map(|page| (4096, false, page.as_str())));
+    buffers.extend([(8, false, "/x) -> R 0x1+1 (y page 1"), (9, false, "")]);
+    let (record, whose) = told(&buffers, 12);
+    let said = comment::of(&record, &whose, Some("mixed"));
+    assert_eq!(
+        said,
+        "transmitq0 head 1: R 0x1000+78 (socket buffers) -> R 0x2000+4096 (/srv/a (1).bin page 0) -> … 5 more, 20480 bytes -> \
+         R 0x8000+8 (/x\\x29 -> R 0x1+1 \\x28y page 1) -> R 0x9000+9 -> … 3 more, mixed"
+    );
+}
+
+/// The TCP frame of [`crate::provenance::testing`], with so many bytes of payload in each of these buffers.
+#[test]
+fn the_verdict_is_of_the_payload_and_there_is_none_where_not_all_of_it_is_known() {
+    use SourceKind::{File, Socket, Unsettled};
+    let verdict = |kinds: &[Option<SourceKind>]| {
+        let event = crate::provenance::testing::tcp(9000, 100 * kinds.len() as u32);
+        let mut parts = vec![(12 + 54, false, "head")];
+        parts.extend(kinds.iter().map(|_| (100, false, "payload")));
+        let (mut record, mut whose) = told(&parts, parts.len() as u16);
+        record.frame = event.head().to_vec();
+        record.frame.resize(event.frame_len as usize, 0);
+        for (whose, kind) in whose.iter_mut().skip(1).zip(kinds) {
+            *whose = kind.map(|kind| Whose { words: String::new(), kind });
+        }
+        verdict::of(&record, &whose)
+    };
+    assert_eq!(verdict(&[Some(File), Some(File)]), Some("zero-copy"));
+    assert_eq!(verdict(&[Some(Socket), Some(Socket)]), Some("copied"));
+    assert_eq!(verdict(&[Some(Socket), Some(File)]), Some("mixed"));
+    assert_eq!([verdict(&[Some(File), Some(Unsettled)]), verdict(&[Some(File), None]), verdict(&[])], [None; 3]);
 }
 
 #[test]
@@ -251,6 +307,175 @@ fn tshark_reads_it_without_complaint() {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
         assert!((now - seconds).abs() < 60.0, "{seconds} is not about {now}");
     }
+}
+
+/// What tshark says of a capture with vnic's plugin, line by line; `None`: there is no tshark.
+fn tshark(path: &Path, options: &[&str]) -> Option<Vec<String>> {
+    let plugin = concat!("lua_script:", env!("CARGO_MANIFEST_DIR"), "/../contrib/wireshark/vnic.lua");
+    let mut tshark = Command::new("tshark");
+    let Ok(output) = tshark.args(["-n", "-X", plugin, "-r"]).arg(path).args(options).output() else {
+        #[expect(clippy::print_stderr, reason = "how a test says that it was skipped")]
+        {
+            eprintln!("SKIP: no tshark");
+        }
+        return None;
+    };
+    let complaints = String::from_utf8_lossy(&output.stderr).into_owned();
+    let complaints: Vec<&str> = complaints.lines().filter(|line| !line.contains("as user \"root\"")).collect();
+    assert!(output.status.success() && complaints.is_empty(), "{complaints:?}");
+    Some(String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect())
+}
+
+/// Says that the second buffer is a file's, page by page, and the first a socket's.
+#[derive(Debug)]
+struct OfFile;
+
+impl Labels for OfFile {
+    fn label(&self, _at: Duration, buffers: &[super::Buffer], labels: &mut Vec<Option<Whose>>) {
+        let of = |(at, _): (usize, _)| match at {
+            0 => Whose { words: "socket buffers".to_owned(), kind: SourceKind::Socket },
+            _ => Whose { words: format!("/srv/big (1).bin page {at}"), kind: SourceKind::File },
+        };
+        labels.extend(buffers.iter().enumerate().map(of).map(Some));
+    }
+}
+
+#[test]
+fn wiresharks_plugin_makes_fields_of_it_to_filter_by() {
+    let path = Scratch::new("plugin");
+    let capture = Capture::create(&path.0).unwrap();
+    capture.label_by(Box::new(OfFile));
+    record_three(&capture);
+    drop(capture);
+    let fields = [
+        "frame.number",
+        "vnic.queue",
+        "vnic.head",
+        "vnic.desc.count",
+        "vnic.desc.page_cache",
+        "vnic.label",
+        "vnic.written",
+        "vnic.header.flags",
+        "vnic.header.gso_type",
+        "vnic.header.gso_size",
+        "vnic.header.hdr_len",
+        "vnic.header.csum_start",
+        "vnic.header.csum_offset",
+        "vnic.verdict",
+        "vnic.malformed",
+    ];
+    let mut options = vec!["-T", "fields"];
+    options.extend(fields.iter().flat_map(|field| ["-e", field]));
+    let Some(lines) = tshark(&path.0, &options) else { return };
+    let labels = "socket buffers,/srv/big (1).bin page 1";
+    assert_eq!(
+        lines,
+        [
+            format!("1\ttransmitq0\t0\t2\t0,1\t{labels}\t\t0x00\t\t\t\t\t\tzero-copy\t"),
+            format!("2\ttransmitq0\t2\t2\t0,1\t{labels}\t\t0x01\t0x01\t1448\t54\t34\t16\tzero-copy\t"),
+            "3\treceiveq0\t3,4\t2\t\t\t60,94\t\t\t\t\t\t\t\t".to_owned(),
+        ]
+    );
+    for (filter, found) in [
+        ("vnic.desc.page_cache == 1", &["1", "2"][..]),
+        ("vnic.desc.count > 2", &[]),
+        ("vnic.label contains \"big (1)\"", &["1", "2"]),
+        ("vnic.header.gso_type == 1", &["2"]),
+        ("vnic.desc.addr == 0xff000", &["2"]),
+        ("vnic.desc.writable == 1", &["3"]),
+        ("vnic.verdict == \"copied\"", &[]),
+        ("vnic.malformed", &[]),
+    ] {
+        let options = ["-Y", filter, "-T", "fields", "-e", "frame.number"];
+        assert_eq!(tshark(&path.0, &options).unwrap(), *found, "{filter}");
+    }
+}
+
+#[test]
+fn a_comment_that_is_not_as_it_should_be_is_told_and_never_taken_for_an_empty_one() {
+    let path = Scratch::new("malformed");
+    let mut ring = Ring::new();
+    ring.ram.write(0x1f000, &[&NetHeader::default().to_bytes()[..], &udp(100)].concat()).unwrap();
+    let chain = ring.chain(&[Buffer::readable(0x1f000, 154)], Placement::Direct);
+    let frame = Frame::new(ring.segments.view(chain), FEATURES).unwrap();
+    let capture = Capture::create(&path.0).unwrap();
+    // No queue is called so: what stands behind it looks like a chain, and is none.
+    for queue in ["transmitq0", "transmitq0 head 1: R rubbish"] {
+        capture.transmitted(queue, &frame, None, |_, _| (0, 0));
+    }
+    drop(capture);
+    let Some(lines) = tshark(&path.0, &["-Y", "vnic.malformed", "-T", "fields", "-e", "frame.number"]) else { return };
+    assert_eq!(lines, ["2"]);
+}
+
+#[test]
+fn a_frame_that_comes_straight_back_is_on_record_once_and_looks_like_no_retransmission() {
+    let path = Scratch::new("looped");
+    let capture = Capture::create(&path.0).unwrap();
+    let mut ring = Ring::new();
+    let mut port = Loopback::new();
+    port.negotiated(FEATURES).unwrap();
+    let event = crate::provenance::testing::tcp(9000, 100);
+    let frame = [&NetHeader::default().to_bytes()[..], event.head(), &[0; 100]].concat();
+    ring.ram.write(0x1f000, &frame).unwrap();
+    let sent = ring.chain(&[Buffer::readable(0x1f000, frame.len() as u32)], Placement::Direct);
+    let room = [ring.chain(&[Buffer::writable(0x30000, 1526)], Placement::Direct)];
+    let mut space = ReceiveSpace::new(&ring.segments, &room, FEATURES);
+    let frame = Frame::new(ring.segments.view(sent), FEATURES).unwrap();
+    port.hairpin(&frame, &mut space).unwrap();
+    capture.transmitted("transmitq0", &frame, Some(("receiveq0", &ring.segments, &space)), |_, _| (0, 0));
+    drop(capture);
+    let (packets, _) = read(&path.0);
+    let comments: Vec<&str> = packets.iter().map(|packet| packet.2.as_str()).collect();
+    assert_eq!(comments, ["transmitq0 head 0: R 0x1f000+166; receiveq0 head 1: W 0x30000+1526, written 166"]);
+    let fields = ["-T", "fields", "-e", "vnic.desc.count", "-e", "tcp.analysis.retransmission", "-e", "vnic.malformed"];
+    let Some(lines) = tshark(&path.0, &fields) else { return };
+    assert_eq!(lines, ["2\t\t"]);
+}
+
+/// The custom option of each packet.
+fn options(path: &Path) -> Vec<serde_json::Value> {
+    let mut reader = PcapNgReader::new(File::open(path).unwrap()).unwrap();
+    let mut found = Vec::new();
+    while let Some(block) = reader.next_block() {
+        let Block::EnhancedPacket(packet) = block.unwrap().0 else { continue };
+        found.extend(packet.options.iter().filter_map(|option| match option {
+            EnhancedPacketOption::Common(CommonOption::CustomUtf8Copiable(custom)) => {
+                assert_eq!(custom.pen, option::VENDOR);
+                Some(serde_json::from_str::<serde_json::Value>(&custom.value).unwrap())
+            }
+            _ => None,
+        }));
+    }
+    found
+}
+
+#[test]
+fn programs_find_all_that_is_known_in_a_custom_option() {
+    let path = Scratch::new("option");
+    let capture = Capture::create(&path.0).unwrap();
+    capture.label_by(Box::new(OfFile));
+    record_three(&capture);
+    drop(capture);
+    let found = options(&path.0);
+    let expected = serde_json::json!({
+        "vnic": 1,
+        "queue": "transmitq0",
+        "chains": [{
+            "head": 2, "idx": 1, "indirect": true, "descriptors": 2,
+            "buffers": [
+                {"addr": 0x1f000, "gpa": 0x1f000, "len": 54, "writable": false, "label": "socket buffers", "source": "socket"},
+                {"addr": 0xff000, "gpa": 0xff000, "len": 9000, "writable": false, "label": "/srv/big (1).bin page 1",
+                 "source": "file"},
+            ],
+        }],
+        "header": {"flags": 1, "gso_type": 1, "hdr_len": 54, "gso_size": 1448, "csum_start": 34, "csum_offset": 16},
+        "verdict": "zero-copy",
+    });
+    assert_eq!(found.len(), 3);
+    assert_eq!(found[1], expected);
+    assert_eq!(found[2]["chains"][1]["written"], 94);
+    assert_eq!(found[2]["verdict"], serde_json::Value::Null);
 }
 
 #[test]
@@ -417,12 +642,18 @@ fn a_comment_is_no_longer_than_an_option_can_be() {
     let frame = Frame::new(ring.segments.view(chain), FEATURES).unwrap();
     let path = Scratch::new("long");
     let capture = Capture::create(&path.0).unwrap();
-    capture.transmitted("transmitq0", &frame, |_, _| (0, 0));
+    capture.transmitted("transmitq0", &frame, None, |_, _| (0, 0));
     let counters = capture.counters();
     drop(capture);
     assert_eq!((counters.get("capture_frames"), counters.get("capture_failed")), (1, 0));
-    let mut comment = String::new();
-    comment::of_transmitted(&mut comment, "transmitq0", &frame, |_, _, _| {});
-    assert!(comment.len() < 65_536, "{}", comment.len());
-    assert!(comment.ends_with(" more"), "{}", &comment[59_900..]);
+    // Alike, they are counted.
+    assert_eq!(read(&path.0).0[0].2, "transmitq0 head 0: R 0x100000+16 -> … 3999 more, 63984 bytes");
+    // Each of another thing, they are listed as far as there is room.
+    let names: Vec<String> = (0..4000).map(|at| format!("/srv/file{at} page 1")).collect();
+    let buffers: Vec<(u32, bool, &str)> = names.iter().map(|name| (16, false, name.as_str())).collect();
+    let (record, whose) = told(&buffers, 4100);
+    let said = comment::of(&record, &whose, None);
+    assert!(said.len() < 65_536, "{}", said.len());
+    assert!(said.ends_with(" more"), "{}", &said[59_900..]);
+    assert!(option::of(&record, &whose, None).len() < 65_536);
 }

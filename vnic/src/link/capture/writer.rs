@@ -1,7 +1,7 @@
 //! The thread that writes the file.
 //!
 //! Format: pcapng (IETF draft-ietf-opsawg-pcapng), one section; one interface per queue, described when its first frame
-//! comes; one enhanced packet block per frame, nanoseconds, with direction flags and comment; at the end the statistics of
+//! comes; one enhanced packet block per frame, nanoseconds, with direction flags, comment and a custom option; at the end the statistics of
 //! each queue of which frames are missing.
 
 use std::borrow::Cow;
@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pcap_file::DataLink;
 use pcap_file::pcapng::PcapNgWriter;
+use pcap_file::pcapng::blocks::custom::CustomUtf8Option;
 use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption};
 use pcap_file::pcapng::blocks::interface_description::{
     InterfaceDescriptionBlock, InterfaceDescriptionOption, InterfaceTsResolution,
@@ -21,8 +22,8 @@ use pcap_file::pcapng::blocks::interface_statistics::{InterfaceStatisticsBlock, 
 use pcap_file::pcapng::blocks::opt_common::CommonOption;
 use pcap_file::pcapng::blocks::section_header::{SectionHeaderBlock, SectionHeaderOption};
 
-use super::comment::labelled;
-use super::{Count, Lost, MAX_SPARE, Record, Shared, State};
+use super::option::VENDOR;
+use super::{Count, Lost, MAX_SPARE, Record, Shared, State, Whose, comment, option, verdict};
 use crate::net::MAX_FRAME_LEN;
 
 /// When no frame has come for so long, what was written is flushed.
@@ -39,7 +40,7 @@ const OUTBOUND: u32 = 2;
 pub(super) struct Writer<W: Write> {
     file: PcapNgWriter<BufWriter<W>>,
     interfaces: Vec<String>,
-    labels: Vec<Option<String>>,
+    whose: Vec<Option<Whose>>,
 }
 
 impl<W: Write> Writer<W> {
@@ -51,7 +52,7 @@ impl<W: Write> Writer<W> {
         let buffered = BufWriter::with_capacity(BUFFER, file);
         let mut file = PcapNgWriter::with_section_header(buffered, section).map_err(io::Error::other)?;
         file.get_mut().flush()?;
-        Ok(Writer { file, interfaces: Vec::new(), labels: Vec::new() })
+        Ok(Writer { file, interfaces: Vec::new(), whose: Vec::new() })
     }
 
     /// Writes what comes, until the last handle is gone or the file cannot be written.
@@ -83,14 +84,20 @@ impl<W: Write> Writer<W> {
     fn write(&mut self, record: &Record, shared: &Shared) -> io::Result<()> {
         let interface = self.interface(&record.queue)?;
         let direction = if record.to_driver { INBOUND } else { OUTBOUND };
-        let mut comment = Cow::Borrowed(record.comment.as_str());
-        if let Some(labels) = shared.labels.get().filter(|_| !record.marks.is_empty()) {
-            self.labels.clear();
-            labels.label(record.at, &record.marks, &mut self.labels);
-            comment = Cow::Owned(labelled(&record.comment, &record.marks, &self.labels));
+        self.whose.clear();
+        if let Some(labels) = shared.labels.get().filter(|_| !record.to_driver) {
+            // Those that the device has read come first.
+            let sent = record.packet.buffers.partition_point(|buffer| !buffer.writable);
+            labels.label(record.at, record.packet.buffers.get(..sent).unwrap_or_default(), &mut self.whose);
         }
-        let mut options =
-            vec![EnhancedPacketOption::Common(CommonOption::Comment(comment)), EnhancedPacketOption::Flags(direction)];
+        let verdict = verdict::of(record, &self.whose);
+        let comment = comment::of(record, &self.whose, verdict);
+        let all = CustomUtf8Option { pen: VENDOR, value: Cow::Owned(option::of(record, &self.whose, verdict)) };
+        let mut options = vec![
+            EnhancedPacketOption::Common(CommonOption::Comment(Cow::Owned(comment))),
+            EnhancedPacketOption::Common(CommonOption::CustomUtf8Copiable(all)),
+            EnhancedPacketOption::Flags(direction),
+        ];
         if record.lost_before > 0 {
             options.push(EnhancedPacketOption::DropCount(record.lost_before));
         }
