@@ -36,6 +36,8 @@ pub(crate) enum Backend {
     Other(&'static str),
     /// DPDK's `net_vhost` in testpmd with this forward mode.
     Dpdk(&'static str),
+    /// The same behind `vnic proxy`.
+    Proxied(&'static str),
 }
 
 impl Backend {
@@ -52,6 +54,7 @@ impl Backend {
             Backend::Unlocked(link) => format!("{link} --sandbox off"),
             Backend::Other(link) => format!("{link} before"),
             Backend::Dpdk(mode) => format!("dpdk {mode}"),
+            Backend::Proxied(mode) => format!("dpdk {mode} behind a proxy"),
         }
     }
 }
@@ -141,7 +144,7 @@ impl Server {
                 }
                 command
             }
-            Backend::Dpdk(mode) => {
+            Backend::Dpdk(mode) | Backend::Proxied(mode) => {
                 let mut command = Command::new("dpdk-testpmd");
                 command.args(["--lcores", "0@0,1@0", "--no-pci", "-m", "256", "--file-prefix=back-end"]);
                 command.arg(format!("--vdev=net_vhost0,iface={},queues={pairs}", socket.display()));
@@ -152,6 +155,14 @@ impl Server {
             }
         };
         let process = Process::listening(&name, command, &socket, folder)?;
+        if let Backend::Proxied(_) = backend {
+            let front = folder.join(format!("{name}-front.sock"));
+            let _ = fs::remove_file(&front);
+            let mut proxy = Command::new(vnic);
+            proxy.args(["proxy", "--socket-path"]).arg(&front).arg("--back-end").arg(&socket);
+            let proxy = Process::listening(&format!("{name}-front"), proxy, &front, folder)?;
+            return Ok(Server { looks: vec![(proxy, "proxy")], process, socket: front, vnic: None });
+        }
         let vnic = (!matches!(backend, Backend::Dpdk(_))).then(|| vnic.to_owned());
         let mut server = Server { looks: Vec::new(), process, socket, vnic };
         match backend {

@@ -85,12 +85,14 @@ impl Case {
         let viewed = self.backends.iter().any(|backend| matches!(backend, Backend::Viewed(_)));
         let modelled = self.backends.iter().any(|backend| matches!(backend, Backend::Modelled(_)));
         let unlocked = self.backends.iter().any(|backend| matches!(backend, Backend::Unlocked(_)));
+        let proxied = self.backends.iter().any(|backend| matches!(backend, Backend::Proxied(_)));
         let looks = [
             (traced, ", tracer on"),
             (watched, ", top on"),
             (viewed, ", watch on"),
             (modelled, ", with a model of hardware"),
             (unlocked, ", locked in"),
+            (proxied, ", through a proxy"),
         ];
         let looked = looks.iter().find(|(on, _)| *on).map_or("", |(_, words)| words);
         format!("{driver}, {} {}{pairs}{looked}", self.shape, self.format.name())
@@ -113,6 +115,8 @@ pub(crate) const UNDER_TOP: f64 = 0.97;
 
 /// What is to be left of it while the process is locked in.
 const LOCKED_IN: f64 = 0.99;
+/// And while every message goes through `vnic proxy`: frames do not.
+pub(crate) const THROUGH_PROXY: f64 = 0.98;
 
 /// The cases with a target, or `all` there are.
 pub(crate) fn cases(all: bool) -> Vec<Case> {
@@ -148,6 +152,8 @@ pub(crate) fn cases(all: bool) -> Vec<Case> {
         let backends = vec![Backend::Traced("sink"), Backend::Vnic("sink")];
         cases.push(Case { driver, shape, format, pairs: 1, backends, targets: vec![Some(target)] });
     }
+    let backends = vec![Backend::Proxied("rxonly"), Backend::Dpdk("rxonly")];
+    cases.push(Case { driver, shape, format, pairs: 1, backends, targets: vec![Some(THROUGH_PROXY)] });
     let backends = vec![Backend::Watched("sink"), Backend::Vnic("sink"), Backend::Unaccounted("sink")];
     let driver = Driver::Pump;
     cases.push(Case { driver, shape, format, pairs: 1, backends, targets: vec![Some(UNDER_TOP); 2] });

@@ -52,6 +52,7 @@
 //! | [`blk`] | a disk: a file of the host's, straight into the guest's pages |
 //! | [`serve`] | the process: options, threads, control socket |
 //! | [`attach`] | a VM that runs already, looked into through its VMM's process |
+//! | [`proxy`] | any front-end and any back-end, looked at from between |
 //!
 //! [`net`] and [`vhost_user`] do not know each other; [`nic`] joins them through [`backend`], which knows no network.
 //!
@@ -96,6 +97,8 @@ pub mod nic;
 pub mod observe;
 #[cfg(feature = "device")]
 pub mod provenance;
+#[cfg(feature = "device")]
+pub mod proxy;
 pub mod ring;
 #[cfg(feature = "device")]
 pub mod rng;

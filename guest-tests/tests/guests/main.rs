@@ -12,6 +12,7 @@ mod introspection;
 mod launcher;
 mod lies;
 mod peer;
+mod proxy;
 mod qemu_args;
 mod queues;
 mod restart;

@@ -17,6 +17,7 @@ mod life;
 mod man;
 mod page;
 mod passt_starter;
+mod proxy;
 mod qemu_args;
 mod release;
 mod report;
@@ -49,6 +50,8 @@ enum Command {
     Serve(Box<serve::Args>),
     /// Look into a VM that runs already, from outside: answers as `serve` does
     Attach(attach::Args),
+    /// Stand between any front-end and any back-end: answers as `serve` does
+    Proxy(proxy::Args),
     /// Session, features, memory regions, queues, counters
     Status(status::Args),
     /// One consistent snapshot of the rings, chains followed
@@ -98,6 +101,7 @@ impl Cli {
         match self.command {
             Command::Serve(args) => serve::run(*args),
             Command::Attach(args) => attach::run(args),
+            Command::Proxy(args) => proxy::run(args),
             Command::Status(args) => status::run(&args),
             Command::Rings(args) => rings::run(&args),
             Command::Watch(args) => watch::run(&args),

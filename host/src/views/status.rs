@@ -5,7 +5,8 @@ use std::path::Path;
 
 use anyhow::Result;
 use vnic::observe::protocol::{
-    EventSuppression, FeatureSets, HardwareStatus, IotlbStatus, QueueCost, QueueStatus, SandboxReport, Status,
+    EventSuppression, FeatureSets, HardwareStatus, IotlbStatus, ProxyStatus, QueueCost, QueueStatus, SandboxReport,
+    Status,
 };
 
 use comfy_table::Cell;
@@ -16,6 +17,9 @@ use super::table::{Align, NULL, paragraph, styled, table, width};
 
 /// The counters that have a column; the others are named where they are not zero.
 const COLUMNS: &[&str] = &["chains", "descriptors", "bytes", "kicks", "calls", "drops", "errors"];
+
+/// Of who only sees the rings.
+const OF_RINGS: &[&str] = &["in_flight", "avail_idx", "used_idx"];
 
 /// How wide a line's name is.
 const LABEL: usize = 10;
@@ -37,6 +41,7 @@ fn text(status: &Status, control: &Path) -> Result<String, fmt::Error> {
     let mut about: Vec<String> = Vec::new();
     about.extend((status.device != "net").then(|| status.device.clone()));
     about.push(format!("process {}", status.pid));
+    about.extend(status.proxy.as_ref().map(|proxy| format!("proxy to {}", proxy.back_end)));
     about.extend(match (status.device.as_str(), status.link.as_str()) {
         (_, "") => None,
         ("blk", image) => Some(format!("image {image}")),
@@ -47,13 +52,21 @@ fn text(status: &Status, control: &Path) -> Result<String, fmt::Error> {
     let fits = LABEL + status.socket.chars().count() + 2 + about.chars().count() <= usize::from(width());
     let gap = if fits { "  ".to_owned() } else { format!("\n{:LABEL$}", "") };
     writeln!(out, "{}{}{gap}{DIM}{about}{DIM:#}", label("device"), status.socket)?;
-    let (style, state) = if status.connected { (GOOD, "connected") } else { (WARN, "no front-end") };
+    let waits = status.proxy.as_ref().is_some_and(|proxy| !proxy.back_end_connected);
+    let (style, state) = match status.connected {
+        true if waits => (WARN, "a front-end waits for the back-end"),
+        true => (GOOD, "connected"),
+        false => (WARN, "no front-end"),
+    };
     writeln!(out, "{}{style}{state}{style:#}, {}", label("session"), served(status))?;
     if let Some(error) = &status.last_error {
         writeln!(out, "{}{BAD}{error}{BAD:#}", label(""))?;
     }
     if let Some(sandbox) = &status.sandbox {
         writeln!(out, "{}{}", label("locked in"), locked_in(sandbox))?;
+    }
+    if let Some(proxy) = &status.proxy {
+        write_proxy(out, proxy, &label)?;
     }
     write!(out, "{}", features(status))?;
     for (at, region) in status.regions.iter().enumerate() {
@@ -156,6 +169,31 @@ fn write_iotlb(out: &mut String, iotlb: &IotlbStatus, label: &dyn Fn(&str) -> St
     Ok(())
 }
 
+/// What went through a proxy, and who drives the device.
+fn write_proxy(out: &mut String, proxy: &ProxyStatus, label: &dyn Fn(&str) -> String) -> fmt::Result {
+    let count = |name: &str| proxy.counters.get(name).copied().unwrap_or_default();
+    writeln!(
+        out,
+        "{}{} messages of the front-end, {} of the back-end, {} files",
+        label("passed on"),
+        figures::count(count("front_end_messages")),
+        figures::count(count("back_end_messages")),
+        figures::count(count("files")),
+    )?;
+    for (name, what) in [
+        ("not_understood", "were not understood, and passed on all the same"),
+        ("refused", "were refused by the back-end"),
+    ] {
+        if count(name) > 0 {
+            writeln!(out, "{}{BAD}{} of them {what}{BAD:#}", label(""), figures::count(count(name)))?;
+        }
+    }
+    match &proxy.kernel {
+        Some(kernel) => writeln!(out, "{}{kernel}", label("guest")),
+        None => Ok(()),
+    }
+}
+
 /// What the chains would cost a card of hardware.
 fn write_hardware(out: &mut String, hardware: &HardwareStatus, label: &dyn Fn(&str) -> String) -> fmt::Result {
     let HardwareStatus { model, paced, queues } = hardware;
@@ -208,7 +246,12 @@ fn queues(out: &mut String, queues: &[QueueStatus]) -> fmt::Result {
         return Ok(());
     }
     let mut columns = vec![("queue", Align::Left), ("state", Align::Left), ("size", Align::Right)];
-    columns.extend(COLUMNS.iter().map(|name| (*name, Align::Right)));
+    let counted = |name: &&&str| queues.iter().any(|queue| queue.counters.contains_key(**name));
+    let shown_here: Vec<&str> = match COLUMNS.iter().any(|name| counted(&name)) {
+        true => COLUMNS.to_vec(),
+        false => OF_RINGS.iter().filter(counted).copied().collect(),
+    };
+    columns.extend(shown_here.iter().map(|name| (*name, Align::Right)));
     // A device of many pairs, of which the driver uses few: what never did anything is only counted.
     let idle = |queue: &&QueueStatus| {
         matches!(queue.state.as_str(), "off" | "unused") && queue.counters.values().all(|count| *count == 0)
@@ -217,7 +260,7 @@ fn queues(out: &mut String, queues: &[QueueStatus]) -> fmt::Result {
     let shown = queues.iter().filter(|queue| quiet == 0 || !idle(queue)).map(|queue| {
         let state = styled(&queue.state, style::of_state(&queue.state));
         let mut cells = vec![Cell::new(&queue.queue), state, Cell::new(queue.size)];
-        cells.extend(COLUMNS.iter().map(|name| match queue.counters.get(*name) {
+        cells.extend(shown_here.iter().map(|name| match queue.counters.get(*name) {
             Some(count) if *count > 0 && matches!(*name, "drops" | "errors") => styled(figures::count(*count), BAD),
             Some(count) => Cell::new(figures::count(*count)),
             None => Cell::new("–"),
@@ -236,7 +279,7 @@ fn queues(out: &mut String, queues: &[QueueStatus]) -> fmt::Result {
         if let Some(error) = &queue.error {
             say(error, BAD)?;
         }
-        let mut others = nonzero(queue.counters.iter(), |name| !COLUMNS.contains(&name));
+        let mut others = nonzero(queue.counters.iter(), |name| !shown_here.contains(&name));
         if let Some(EventSuppression { kick, call }) = queue.event_suppression {
             others.push(format!("device wants a kick {kick}, driver wants a call {call}"));
         }

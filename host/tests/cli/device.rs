@@ -332,6 +332,7 @@ pub(crate) fn busy() -> Script {
             regions: vec![RegionStatus { gpa: 0, size: 512 << 20, user_addr: 0x7f00_0000_0000, offset: 0 }],
             sandbox: None,
             hardware: None,
+            proxy: None,
             iotlb: None,
             queues: vec![queue("receiveq0", 40), queue("transmitq0", 1234)],
             idle_ns: 0,

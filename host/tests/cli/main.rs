@@ -3,6 +3,7 @@
 mod attach;
 mod device;
 mod doctor;
+mod front_end;
 mod guest;
 mod hardware;
 mod hazard;
@@ -10,6 +11,7 @@ mod judge;
 mod looking;
 mod page;
 mod perfetto;
+mod proxy;
 mod report;
 mod schemas;
 mod serve;

@@ -8,6 +8,7 @@ use crate::util::{Scratch, root};
 const COMMANDS: &[&str] = &[
     "serve",
     "attach",
+    "proxy",
     "status",
     "rings",
     "watch",

@@ -6,11 +6,12 @@
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Instant;
 
-use super::devices::{Device, Frames, Queue};
+use super::devices::{Device, Queue};
+use super::ram::Ram;
 use super::rings::{self, Look};
 use super::trace::{Found, Tracing, Vm};
+use super::turn::{Still, whose_turn};
 use super::{AttachError, Attached};
 use crate::backend::guest::{Labelled, labelled};
 use crate::observe::protocol::{FeatureSets, QueueStatus, RegionStatus, Reply, Request, RingSnapshot, Status};
@@ -34,15 +35,14 @@ struct State {
     attached: Attached,
     /// Why the devices were not to be had when they were last looked up.
     trouble: Option<String>,
-    /// Where each ring stood when it was seen to move, by queue.
-    moved: BTreeMap<String, ((u16, u16, u16), Instant)>,
+    still: Still,
 }
 
 impl Answers {
     /// Answers by these eyes.
     #[must_use]
     pub fn new(attached: Attached) -> Arc<Answers> {
-        let state = Mutex::new(State { attached, trouble: None, moved: BTreeMap::new() });
+        let state = Mutex::new(State { attached, trouble: None, still: Still::default() });
         Arc::new_cyclic(|me| Answers { state, tracing: Mutex::default(), me: me.clone() })
     }
 
@@ -51,7 +51,7 @@ impl Answers {
         let devices = self.state().devices().map_err(|error| error.to_string())?;
         let mut tracing = self.tracing.lock().unwrap_or_else(PoisonError::into_inner);
         let new = || {
-            let me: Weak<dyn Vm> = self.me.clone();
+            let me: Weak<dyn Vm<Ram>> = self.me.clone();
             Tracing::new(me, &devices).map_err(|error| format!("there is no thread to be had: {error}"))
         };
         let tracing = match tracing.take_if(|tracing| !tracing.is_for(&devices)).map_or(tracing.as_ref(), |_| None) {
@@ -72,11 +72,11 @@ impl Answers {
     }
 }
 
-impl Vm for Answers {
-    fn look_up(&self) -> Option<Found> {
+impl Vm<Ram> for Answers {
+    fn look_up(&self) -> Option<Found<Ram>> {
         let mut state = self.state();
         let devices = state.devices().ok()?;
-        Some(Found { ram: state.attached.shared_ram(), eyes: state.attached.eyes().more(), devices })
+        Some(Found { ram: state.attached.shared_ram(), eyes: Some(state.attached.eyes().more()), devices })
     }
 
     fn kernel(&self) -> Result<String, String> {
@@ -177,6 +177,7 @@ impl State {
             regions: regions.collect(),
             sandbox: None,
             hardware: None,
+            proxy: None,
             iotlb: None,
             queues,
             idle_ns: 0,
@@ -187,17 +188,8 @@ impl State {
     fn queue(&mut self, queue: &Queue, look: &Look) -> QueueStatus {
         let ring = &look.ring;
         let stands = (ring.avail_idx, ring.used_idx, queue.last_used);
-        let now = Instant::now();
-        let moved = self.moved.entry(queue.name.clone()).or_insert((stands, now));
-        if moved.0 != stands {
-            *moved = (stands, now);
-        }
-        let still = now.duration_since(moved.1).as_secs();
         let uncollected = if queue.packed.is_none() { ring.used_idx.wrapping_sub(queue.last_used) } else { 0 };
-        let mut turn = whose_turn(queue, look, uncollected);
-        if still > 0 {
-            turn += &format!("; so for {still} s");
-        }
+        let turn = whose_turn(queue, ring.in_flight, uncollected) + &self.still.since(&queue.name, stands);
         // A console's ports that nobody opened, say: there is nothing to tell.
         let unused = stands == (0, 0, 0);
         let state = if queue.broken {
@@ -263,19 +255,6 @@ fn features(device: &Device) -> Vec<String> {
         if own { vec![format!("bit {bit}")] } else { of(bit) }
     };
     (0..64).flat_map(name).map(|name| format!("{}.{name}", device.name)).collect()
-}
-
-/// Who has to do something next.
-fn whose_turn(queue: &Queue, look: &Look, uncollected: u16) -> String {
-    let waiting = look.ring.in_flight;
-    let receives = queue.frames == Frames::Received;
-    match () {
-        () if queue.added > 0 => format!("the driver's turn: {} chains that it has not kicked for", queue.added),
-        () if uncollected > 0 => format!("the driver's turn: {uncollected} used chains to collect"),
-        () if waiting > 0 && receives => format!("the device's turn once frames come: {waiting} buffers are there"),
-        () if waiting > 0 => format!("the device's turn: {waiting} chains to serve"),
-        () => "nobody's turn: nothing is in flight".to_owned(),
-    }
 }
 
 /// VIRTIO 1.3, 5.1 Network Device.

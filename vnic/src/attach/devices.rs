@@ -6,7 +6,7 @@
 
 use super::AttachError;
 use super::layout::{KERNEL, Ring, Sysfs as SysfsOffsets, VIRTIO, Virtio};
-use super::packed::Packed;
+use super::packed::{Books, Packed};
 use super::sysfs::Sysfs;
 use crate::introspect::btf::{Btf, MAGIC};
 use crate::introspect::{GuestPhysical, Introspection, Reader, Stop};
@@ -24,7 +24,7 @@ const MAX_NAME: usize = 32;
 
 /// How to find the devices in a kernel.
 #[derive(Debug, Clone)]
-pub(super) struct Finder {
+pub(crate) struct Finder {
     super_block: u64,
     sysfs: SysfsOffsets,
     virtio: Virtio,
@@ -85,6 +85,8 @@ pub enum Frames {
     Sent,
     /// Those for the guest.
     Received,
+    /// None, but a disk's requests.
+    Requests,
     /// None: it is no NIC's, or the one for its commands.
     None,
 }
@@ -99,7 +101,7 @@ impl Device {
 
 impl Finder {
     /// Learns where things are in this kernel.
-    pub(super) fn new<M: GuestPhysical>(eyes: &Introspection<M>) -> Result<Finder, AttachError> {
+    pub(crate) fn new<M: GuestPhysical>(eyes: &Introspection<M>) -> Result<Finder, AttachError> {
         let release = || eyes.release().to_owned();
         let unknown = |what: String| AttachError::Unknown { release: release(), what };
         let types = eyes.types().ok_or_else(|| unknown("its types are gone".to_owned()))?;
@@ -123,7 +125,7 @@ impl Finder {
     }
 
     /// The devices there are now.
-    pub(super) fn devices<M: GuestPhysical>(&self, eyes: &Introspection<M>) -> Result<Vec<Device>, Stop> {
+    pub(crate) fn devices<M: GuestPhysical>(&self, eyes: &Introspection<M>) -> Result<Vec<Device>, Stop> {
         let reader = eyes.reader(STEPS);
         let Some(tree) = Sysfs::find(&reader, &self.sysfs, self.super_block)? else { return Ok(Vec::new()) };
         let Some(folder) = tree.node(&["bus", "virtio", "devices"])? else { return Ok(Vec::new()) };
@@ -209,18 +211,20 @@ impl Finder {
             let states = contiguous(reader, reader.word(in_ring(at.packed_state))?, at.state_size * u64::from(size))?;
             let [next, wrap] = [at.packed_next, at.packed_wrap].map(|offset| reader.physical(in_ring(offset)));
             let used_wrap = at.packed_used_wrap.map(|offset| reader.physical(in_ring(offset))).transpose()?;
-            Ok(Packed::new(states, at, (next?, wrap?), used_wrap))
+            Ok(Books::new(states, at, (next?, wrap?), used_wrap))
         });
         let packed = packed.transpose()?;
         let last_used_at = reader.physical(last_used)?;
-        let collected = packed.and_then(|books| books.collected(reader.memory, last_used_at));
         let (name, frames) = self.queue_name(reader, queue, index, device)?;
+        let layout = RingLayout { size, desc, avail: reader.physical(avail)?, used: reader.physical(used)? };
+        let packed = packed.map(Packed::Books);
+        let collected = packed.and_then(|books| books.collected(reader.memory, &layout, last_used_at));
         Ok(Queue {
             name: format!("{}.{name}", device.name),
             frames,
             last_used_at,
             index,
-            layout: RingLayout { size, desc, avail: reader.physical(avail)?, used: reader.physical(used)? },
+            layout,
             broken: byte(reader, in_ring(at.is_broken))? != 0,
             free: reader.half(queue.wrapping_add(self.virtio.queue_free))?,
             added: reader.half(in_ring(at.added))?,
@@ -238,6 +242,7 @@ impl Finder {
         device: &Device,
     ) -> Result<(String, Frames), Stop> {
         const NET: u32 = 1;
+        const BLK: u32 = 2;
         let name = plain(&reader.text(reader.word(queue.wrapping_add(self.virtio.queue_name))?, MAX_NAME)?);
         Ok(match (device.kind, index % 2) {
             (NET, _) if device.features.has(Feature::CtrlVq) && name == "control" => {
@@ -245,6 +250,7 @@ impl Finder {
             }
             (NET, 0) => (format!("receiveq{}", index / 2), Frames::Received),
             (NET, _) => (format!("transmitq{}", index / 2), Frames::Sent),
+            (BLK, _) => (name, Frames::Requests),
             _ => (name, Frames::None),
         })
     }

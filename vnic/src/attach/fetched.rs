@@ -2,25 +2,24 @@
 
 use std::io;
 
-use super::ram::Ram;
 use crate::introspect::{GuestPhysical, Piece};
 
 /// Reads by what was fetched where it can, else as they come.
 #[derive(Debug)]
-pub(super) struct Fetched<'r> {
-    ram: &'r Ram,
+pub(crate) struct Fetched<'r, M> {
+    ram: &'r M,
     /// By address.
     pieces: Vec<Piece>,
 }
 
-impl<'r> Fetched<'r> {
+impl<'r, M: GuestPhysical> Fetched<'r, M> {
     /// Nothing yet.
-    pub(super) fn new(ram: &'r Ram) -> Self {
+    pub(crate) fn new(ram: &'r M) -> Self {
         Fetched { ram, pieces: Vec::new() }
     }
 
     /// Fetches these, address and bytes, in this order; what is no memory is not there.
-    pub(super) fn fetch(&mut self, wanted: impl IntoIterator<Item = (u64, usize)>) {
+    pub(crate) fn fetch(&mut self, wanted: impl IntoIterator<Item = (u64, usize)>) {
         let first = self.pieces.len();
         self.pieces.extend(wanted.into_iter().map(|(gpa, len)| Piece::new(gpa, len)));
         if let Some(new) = self.pieces.get_mut(first..) {
@@ -39,7 +38,7 @@ impl<'r> Fetched<'r> {
     }
 }
 
-impl GuestPhysical for Fetched<'_> {
+impl<M: GuestPhysical> GuestPhysical for Fetched<'_, M> {
     fn copy(&self, gpa: u64, out: &mut [u8]) -> Option<()> {
         match self.find(gpa, out.len()) {
             Some(bytes) => out.copy_from_slice(bytes),
@@ -66,6 +65,7 @@ impl GuestPhysical for Fetched<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ram::Ram;
     use super::*;
     use crate::memory::testing::GuestRam;
 

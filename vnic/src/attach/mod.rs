@@ -18,7 +18,7 @@ pub mod answers;
 pub mod devices;
 mod fetched;
 mod layout;
-mod packed;
+pub(crate) mod packed;
 pub mod process;
 pub mod ram;
 mod rings;
@@ -28,7 +28,8 @@ mod sysfs;
 pub mod testing;
 #[cfg(test)]
 mod tests;
-mod trace;
+pub(crate) mod trace;
+pub(crate) mod turn;
 
 use std::io;
 use std::sync::Arc;

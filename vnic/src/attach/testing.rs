@@ -177,8 +177,8 @@ impl Eyes {
                     let any = ram.has(queue.layout.desc);
                     let mut sight = Sight::alone(eyes.more());
                     for _ in 0..2 {
-                        watched.look(ram, Wanted { at_ns: 0, all: any }, Some(&mut sight));
-                        sight.name(ram, false);
+                        watched.look(ram.as_ref(), Wanted { at_ns: 0, all: any }, Some(&mut sight));
+                        sight.name(ram.as_ref(), false);
                     }
                 }
             }

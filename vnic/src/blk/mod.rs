@@ -39,7 +39,7 @@ pub use image::{Image, ImageError};
 pub use options::{Cache, DiskOptions};
 #[cfg(fuzzing)]
 pub use request::{Touched, touched};
-pub(crate) use trace::summary;
+pub(crate) use trace::{describe, summary};
 pub(crate) use watch::observe;
 
 /// What any disk offers.

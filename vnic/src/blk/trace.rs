@@ -61,14 +61,7 @@ impl Tracing {
         (*event, *full) = (chain_event(chain, memory.iotlb().map(|_| memory.as_ref())), true);
         event.available_ns = self.now.saturating_duration_since(self.shared.started).as_nanos() as u64;
         if let Some(header) = header {
-            event.frame_len = match header.kind {
-                T_IN => chain.chain.writable_len.saturating_sub(1),
-                _ => chain.chain.readable_len.saturating_sub(HEADER_LEN as u32),
-            };
-            for (to, from) in event.head_bytes.iter_mut().zip(header.to_bytes()) {
-                *to = from;
-            }
-            event.head_len = HEADER_LEN as u8;
+            put(event, header, (chain.chain.readable_len, chain.chain.writable_len));
         }
     }
 
@@ -101,13 +94,40 @@ fn record(place: &mut Place, started: Instant, queue: &QueueShared, written: u32
     // Not the pass's time: what is in memory is answered within one.
     event.at_ns = started.elapsed().as_nanos() as u64;
     event.written = written;
-    if let (Some(status), Some(byte)) = (status, event.head_bytes.get_mut(HEADER_LEN))
-        && event.head_len > 0
-    {
-        *byte = status;
-        event.head_len = HEADER_LEN as u8 + 1;
+    if let Some(status) = status {
+        put_status(event, status);
     }
     queue.events.record(event);
+}
+
+/// Puts a request's header where a frame's first bytes would be, and the length of its data.
+fn put(event: &mut Event, header: BlkHeader, (readable, writable): (u32, u32)) {
+    event.frame_len = match header.kind {
+        T_IN => writable.saturating_sub(1),
+        _ => readable.saturating_sub(HEADER_LEN as u32),
+    };
+    event.head_bytes.iter_mut().zip(header.to_bytes()).for_each(|(to, from)| *to = from);
+    event.head_len = HEADER_LEN as u8;
+}
+
+/// Puts its status behind it.
+fn put_status(event: &mut Event, status: u8) {
+    if let Some(place) = event.head_bytes.get_mut(HEADER_LEN).filter(|_| event.head_len > 0) {
+        *place = status;
+        event.head_len = HEADER_LEN as u8 + 1;
+    }
+}
+
+/// In place of the status of a request that was answered: nobody has seen it.
+const UNSEEN: u8 = 0xff;
+
+/// Describes a request that another device has answered: its first bytes, how many the device may read and write, and the status
+/// where somebody has seen it.
+pub(crate) fn describe(event: &mut Event, first: &[u8], (readable, writable): (u64, u64), status: Option<u8>) {
+    let Some(header) = first.first_chunk().map(|bytes| BlkHeader::from_bytes(*bytes)) else { return };
+    let [readable, writable] = [readable, writable].map(|bytes| bytes.try_into().unwrap_or(u32::MAX));
+    put(event, header, (readable, writable));
+    put_status(event, status.unwrap_or(UNSEEN));
 }
 
 /// A request in words: `read sector 2048 len 4096`, with its status where it is not good.
@@ -124,7 +144,7 @@ pub(crate) fn summary(head: &[u8], len: u32) -> String {
         kind => format!("request {kind} sector {sector} len {len}"),
     };
     match status.first() {
-        Some(&S_OK) => words,
+        Some(&S_OK | &UNSEEN) => words,
         Some(&S_IOERR) => words + " ioerr",
         Some(&S_UNSUPP) => words + " unsupp",
         _ => words + " unanswered",

@@ -167,6 +167,9 @@ pub struct Status {
     /// What the process has given up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sandbox: Option<SandboxReport>,
+    /// What `vnic proxy` stands between.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<ProxyStatus>,
     /// One per queue.
     pub queues: Vec<QueueStatus>,
     /// Nanoseconds in which the workers had nothing to do, all of them together, up to the last work they found.
@@ -174,6 +177,19 @@ pub struct Status {
     pub idle_ns: u64,
     /// The host side of the link: frames and bytes by direction, drops by reason.
     pub link_counters: BTreeMap<String, u64>,
+}
+
+/// What `vnic proxy` stands between.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ProxyStatus {
+    /// Where the back-end listens.
+    pub back_end: String,
+    /// Is it connected, or waited for?
+    pub back_end_connected: bool,
+    /// The guest's kernel and the device's driver in it, or why none can be looked into; null: no ring is set up.
+    pub kernel: Option<String>,
+    /// Messages and files that were passed on; messages that were not understood, requests that the back-end refused.
+    pub counters: BTreeMap<String, u64>,
 }
 
 /// What a NIC's chains would cost a card of hardware.

@@ -72,7 +72,7 @@ pub enum ServeError {
 }
 
 impl ServeError {
-    pub(super) fn host(action: &'static str) -> impl FnOnce(Errno) -> Self {
+    pub(crate) fn host(action: &'static str) -> impl FnOnce(Errno) -> Self {
         move |errno| ServeError::Host { action, source: errno.into() }
     }
 }

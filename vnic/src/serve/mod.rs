@@ -22,7 +22,7 @@ mod hardware;
 mod life;
 pub(crate) mod metrics;
 pub mod options;
-mod server;
+pub(crate) mod server;
 pub(crate) mod status;
 #[cfg(test)]
 mod taken_over;

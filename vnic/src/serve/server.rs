@@ -172,7 +172,7 @@ impl Server {
 }
 
 /// Waits until one of the files is readable, closed or broken; says which.
-pub(super) fn wait<const N: usize>(fds: [BorrowedFd<'_>; N]) -> Result<[bool; N], ServeError> {
+pub(crate) fn wait<const N: usize>(fds: [BorrowedFd<'_>; N]) -> Result<[bool; N], ServeError> {
     let mut waited = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN));
     match poll(&mut waited, PollTimeout::NONE) {
         Ok(_) | Err(Errno::EINTR) => Ok(waited.map(|fd| fd.any().unwrap_or(false))),

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::backend::Shared;
 use crate::backend::iommu::Iommu;
 use crate::backend::shared::View;
-use crate::memory::{FilePages, IotlbEntry, Memory};
+use crate::memory::{FilePages, Iotlb, IotlbEntry, Memory};
 use crate::observe::protocol::{
     EventSuppression, FeatureSets, IotlbStatus, QueueStatus, RegionStatus, RingSnapshot, Status, TranslationStatus,
 };
@@ -51,6 +51,7 @@ pub(crate) fn device(shared: &Shared) -> Status {
         regions: regions(&view),
         hardware: None,
         sandbox: None,
+        proxy: None,
         iotlb: view.negotiated.has(Feature::AccessPlatform).then_some(iotlb),
         queues: queues(shared, &view, &event_suppression),
         idle_ns: shared.idle_ns.load(Ordering::Relaxed),
@@ -95,8 +96,12 @@ fn event_suppression(shared: &Shared) -> BTreeMap<u16, EventSuppression> {
 }
 
 fn iotlb(iommu: &Iommu) -> IotlbStatus {
-    let seen = &iommu.seen;
-    let counters = &iommu.iotlb.counters;
+    translations(&iommu.seen, &iommu.iotlb)
+}
+
+/// The translations of one, with another's counters.
+pub(crate) fn translations(seen: &Iotlb, counted: &Iotlb) -> IotlbStatus {
+    let counters = &counted.counters;
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     IotlbStatus {
         entries: seen.len() as u64,

@@ -133,7 +133,11 @@ impl Features {
     pub fn names_for(self, device: &str) -> Vec<String> {
         match device {
             "blk" => [BlkFeatures(self.0 & OWN).names(), Features(self.0 & !OWN).names()].concat(),
-            _ => self.names(),
+            "net" | "rng" | "vm" | "" => self.names(),
+            _ => {
+                let own = (0..64).filter(|bit| self.0 & OWN & 1 << bit != 0).map(|bit| format!("bit {bit}"));
+                own.chain(Features(self.0 & !OWN).names()).collect()
+            }
         }
     }
 

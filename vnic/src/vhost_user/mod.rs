@@ -21,7 +21,7 @@ pub mod socket;
 pub use channel::BackendChannel;
 pub use device::{Device, PackedIndex, QueueSetup, RingAddresses, VringBase};
 pub use error::{DeviceError, SessionError};
-pub use session::{Handled, Session};
+pub use session::{Handled, Session, State};
 
 #[cfg(test)]
 mod tests;

@@ -61,6 +61,13 @@ pub enum Handled {
 #[derive(Debug)]
 pub struct Session {
     connection: Connection,
+    state: State,
+}
+
+/// What a front-end has said so far, and does to a [`Device`] with each request. Whoever answers the front-end is another's affair: the
+/// session's, or that of a back-end that somebody only listens to.
+#[derive(Debug)]
+pub struct State {
     features: Option<Features>,
     protocol: ProtocolFeatures,
     /// Was the front-end shown `MQ` on offer, and has not chosen yet?
@@ -80,23 +87,13 @@ impl Session {
     /// A session over a connected Unix stream socket, for `device`.
     #[must_use]
     pub fn new(socket: OwnedFd, device: &dyn Device) -> Self {
-        Session {
-            connection: Connection::new(socket),
-            features: None,
-            protocol: ProtocolFeatures::NONE,
-            queried: false,
-            memory: Arc::new(Memory::empty()),
-            vrings: (0..device.vrings()).map(|_| Vring::default()).collect(),
-            status: 0,
-            channel: false,
-            in_flight: false,
-        }
+        Session { connection: Connection::new(socket), state: State::new(device) }
     }
 
     /// The protocol features in use.
     #[must_use]
     pub const fn protocol_features(&self) -> ProtocolFeatures {
-        self.protocol
+        self.state.protocol
     }
 
     /// Reads what the front-end sent, at most one message, and does what it asks. Never waits.
@@ -105,7 +102,7 @@ impl Session {
     /// The session is over and `device` was reset: a fault that the front-end did not ask to hear of, a stream that cannot
     /// be followed, or a socket that failed.
     pub fn handle(&mut self, device: &mut dyn Device) -> Result<Handled, SessionError> {
-        let handled = if self.memory.lost() { Err(SessionError::MemoryLost) } else { self.step(device) };
+        let handled = if self.state.memory.lost() { Err(SessionError::MemoryLost) } else { self.step(device) };
         if matches!(handled, Err(_) | Ok(Handled::Closed)) {
             self.end(device);
         }
@@ -114,19 +111,7 @@ impl Session {
 
     /// Ends the session from this side: stops every ring, resets the device, gives back the guest's memory and all files.
     pub fn end(&mut self, device: &mut dyn Device) {
-        // A ring that cannot be stopped is a dead worker's, and its device says so itself.
-        let _ = self.reset(device);
-        self.vrings.clear();
-        self.memory = Arc::new(Memory::empty());
-        if std::mem::take(&mut self.channel) {
-            // Nobody is left to hear that the device cannot close a socket.
-            let _ = device.set_backend_channel(None);
-        }
-        if std::mem::take(&mut self.in_flight) {
-            let _ = device.set_in_flight_area(None);
-        }
-        // A device that cannot let go of memory without a queue on it has none of its own to lose.
-        let _ = device.set_memory(self.memory.clone());
+        self.state.end(device);
     }
 
     fn step(&mut self, device: &mut dyn Device) -> Result<Handled, SessionError> {
@@ -137,10 +122,10 @@ impl Session {
         };
         let number = message.header.request;
         // `SET_PROTOCOL_FEATURES` itself can be acknowledged only if `REPLY_ACK` was negotiated before it.
-        let acknowledge = message::needs_reply(&message.header) && self.protocol.has(ProtocolFeature::ReplyAck);
+        let acknowledge = message::needs_reply(&message.header) && self.state.protocol.has(ProtocolFeature::ReplyAck);
         let rule = Rule::of(number);
         let has_own_reply = matches!(rule, Ok(Rule { answer: Answer::Always, .. }));
-        match rule.and_then(|rule| self.perform(rule, message, device).map(|reply| (rule.code, reply))) {
+        match rule.and_then(|rule| self.state.perform(rule, message, device).map(|reply| (rule.code, reply))) {
             Ok((code, reply)) => {
                 match reply {
                     Some(reply) => {
@@ -159,8 +144,57 @@ impl Session {
             Err(error) => Err(error),
         }
     }
+}
 
-    fn perform(&mut self, rule: &Rule, message: Message, device: &mut dyn Device) -> Outcome {
+impl State {
+    /// Nothing was said yet.
+    #[must_use]
+    pub fn new(device: &dyn Device) -> Self {
+        State {
+            features: None,
+            protocol: ProtocolFeatures::NONE,
+            queried: false,
+            memory: Arc::new(Memory::empty()),
+            vrings: (0..device.vrings()).map(|_| Vring::default()).collect(),
+            status: 0,
+            channel: false,
+            in_flight: false,
+        }
+    }
+
+    /// The protocol features in use.
+    #[must_use]
+    pub const fn protocol_features(&self) -> ProtocolFeatures {
+        self.protocol
+    }
+
+    /// Ends it: stops every ring, resets the device, gives back the guest's memory and all files.
+    pub fn end(&mut self, device: &mut dyn Device) {
+        // A ring that cannot be stopped is a dead worker's, and its device says so itself.
+        let _ = self.reset(device);
+        self.vrings.clear();
+        self.memory = Arc::new(Memory::empty());
+        if std::mem::take(&mut self.channel) {
+            // Nobody is left to hear that the device cannot close a socket.
+            let _ = device.set_backend_channel(None);
+        }
+        if std::mem::take(&mut self.in_flight) {
+            let _ = device.set_in_flight_area(None);
+        }
+        // A device that cannot let go of memory without a queue on it has none of its own to lose.
+        let _ = device.set_memory(self.memory.clone());
+    }
+
+    /// Does what a message asks, and returns what is to be answered.
+    ///
+    /// # Errors
+    /// The message is none of this device's, or not for now: nothing was changed.
+    pub fn perform(
+        &mut self,
+        rule: &Rule,
+        message: Message,
+        device: &mut dyn Device,
+    ) -> Result<Option<Reply>, SessionError> {
         // "Only when MQ is set in queried protocol features": accepting them may come later.
         let offered = rule.code == RequestCode::GetQueueNum && self.queried;
         if let Some(feature) = rule.needs

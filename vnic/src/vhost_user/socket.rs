@@ -10,6 +10,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 use super::error::SessionError;
@@ -120,22 +121,29 @@ impl AsFd for Connection {
 }
 
 pub(super) fn send_on(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), SessionError> {
+    match send_some(socket, bytes, fds) {
+        Ok(sent) if sent == bytes.len() => Ok(()),
+        // A part of a message would be followed by the start of the next: nobody could read on.
+        Ok(_) | Err(Errno::EAGAIN) => Err(SessionError::ReplyBlocked),
+        Err(errno) => Err(SessionError::Socket { action: "send a message", source: errno.into() }),
+    }
+}
+
+/// Sends as much as there is room for, without waiting; the file descriptors go with the first byte.
+pub(crate) fn send_some(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[impl AsRawFd]) -> Result<usize, Errno> {
     let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&raw)];
     let control = if raw.is_empty() { &[][..] } else { &rights[..] };
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
     loop {
         match sendmsg::<()>(socket.as_raw_fd(), &[io::IoSlice::new(bytes)], control, flags, None) {
-            Ok(sent) if sent == bytes.len() => return Ok(()),
-            // A part of a message would be followed by the start of the next: nobody could read on.
-            Ok(_) | Err(nix::errno::Errno::EAGAIN) => return Err(SessionError::ReplyBlocked),
-            Err(nix::errno::Errno::EINTR) => {}
-            Err(errno) => return Err(SessionError::Socket { action: "send a message", source: errno.into() }),
+            Err(Errno::EINTR) => {}
+            sent => return sent,
         }
     }
 }
 
-pub(super) enum Fault {
+pub(crate) enum Fault {
     /// More file descriptors were sent than there was room for.
     Truncated,
     Io(io::Error),
@@ -155,7 +163,7 @@ const CONTROL_LEN: usize = {
 /// One `recvmsg` without waiting: bytes to `room`, file descriptors behind `fds`. They are taken over even if the call is
 /// then found to be faulty, so that none is left open. `nix` cannot do this: of a truncated control message it hands out
 /// nothing, and what the kernel had installed leaks.
-pub(super) fn receive_into(socket: BorrowedFd<'_>, room: &mut [u8], fds: &mut Vec<OwnedFd>) -> Result<usize, Fault> {
+pub(crate) fn receive_into(socket: BorrowedFd<'_>, room: &mut [u8], fds: &mut Vec<OwnedFd>) -> Result<usize, Fault> {
     let mut control = ControlBuffer([0; 128]);
     let mut iov = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
     // SAFETY: all-zero is a valid `msghdr`.

@@ -7,7 +7,7 @@ use crate::ring::packed::Position;
 use crate::spec::ring::{DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE};
 
 /// Bytes of a descriptor.
-pub(super) const DESC: usize = 16;
+pub(in crate::attach) const DESC: usize = 16;
 
 /// A chain that the driver has made available.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -28,6 +28,8 @@ pub(super) struct Seen {
     pub(super) indirect: bool,
     /// Bytes that the device may read.
     pub(super) readable: u64,
+    /// Bytes that it may write.
+    pub(super) writable: u64,
     /// The first descriptors.
     pub(super) buffers: Vec<EventBuffer>,
     /// What the pages of these were, and where in a file; empty: nobody looked.
@@ -98,7 +100,7 @@ impl Seen {
     fn push(&mut self, desc: &Desc) {
         self.descriptors += 1;
         let writable = desc.flags & DESC_F_WRITE != 0;
-        self.readable += if writable { 0 } else { u64::from(desc.len) };
+        *if writable { &mut self.writable } else { &mut self.readable } += u64::from(desc.len);
         if self.buffers.len() < MAX_BUFFERS {
             self.buffers.push(EventBuffer { addr: desc.addr, gpa: desc.addr, len: desc.len, writable });
         }
@@ -120,6 +122,15 @@ impl Seen {
         bytes
     }
 
+    /// The last byte that the device may write, if it is known where that is.
+    pub(super) fn last_written(&self, ram: &impl GuestPhysical) -> Option<u8> {
+        let last =
+            self.buffers.last().filter(|last| last.writable && self.buffers.len() == usize::from(self.descriptors))?;
+        let mut byte = [0];
+        ram.copy(last.gpa.checked_add(u64::from(last.len).checked_sub(1)?)?, &mut byte)?;
+        Some(byte[0])
+    }
+
     /// Where these bytes are: addresses and how many.
     pub(super) fn start(&self, writable: bool, header: usize) -> impl Iterator<Item = (u64, usize)> {
         let mut left = header + HEAD_BYTES;
@@ -138,13 +149,13 @@ impl Seen {
     }
 }
 
-pub(super) struct Desc {
+pub(in crate::attach) struct Desc {
     addr: u64,
     /// Of a used descriptor of a packed ring, the bytes written.
     pub(super) len: u32,
-    pub(super) flags: u16,
+    pub(in crate::attach) flags: u16,
     /// In a packed ring, the buffer's id.
-    pub(super) next: u16,
+    pub(in crate::attach) next: u16,
 }
 
 impl Desc {
@@ -161,7 +172,7 @@ impl Desc {
     }
 
     /// VIRTIO 1.3, 2.8.13: the last two are the other way round.
-    pub(super) fn read_packed(ring: &[u8], slot: u16) -> Option<Desc> {
+    pub(in crate::attach) fn read_packed(ring: &[u8], slot: u16) -> Option<Desc> {
         let Desc { addr, len, flags, next } = Desc::read(ring, slot)?;
         Some(Desc { addr, len, flags: next, next: flags })
     }

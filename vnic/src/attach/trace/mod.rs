@@ -7,7 +7,7 @@
 //!
 //! Limits: what passes between two looks is counted as missed. See also [`packed`].
 
-mod chain;
+pub(super) mod chain;
 mod packed;
 mod queue;
 mod sight;
@@ -21,10 +21,9 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::devices::{Device, Frames};
-use super::ram::Ram;
 use crate::backend::guest::{Guest, Labelled};
 use crate::backend::{About, Shared};
-use crate::introspect::Introspection;
+use crate::introspect::{GuestPhysical, Introspection};
 use crate::serve::client::{give_way, start};
 use crate::serve::top;
 use crate::serve::trace;
@@ -45,16 +44,17 @@ const TAKEN: Duration = Duration::from_secs(10);
 
 /// The guest's memory, eyes on its kernel, and its devices as they are now.
 #[derive(Debug)]
-pub(super) struct Found {
-    pub(super) ram: Arc<Ram>,
-    pub(super) eyes: Introspection<Arc<Ram>>,
-    pub(super) devices: Vec<Device>,
+pub(crate) struct Found<M> {
+    pub(crate) ram: Arc<M>,
+    /// `None`: whose pages are what cannot be said.
+    pub(crate) eyes: Option<Introspection<Arc<M>>>,
+    pub(crate) devices: Vec<Device>,
 }
 
 /// The VM whose rings are looked at.
-pub(super) trait Vm: Send + Sync {
+pub(crate) trait Vm<M>: Send + Sync {
     /// The guest's memory and its devices as they are now. `None`: they are not to be had now.
-    fn look_up(&self) -> Option<Found>;
+    fn look_up(&self) -> Option<Found<M>>;
 
     /// The kernel's release.
     ///
@@ -68,7 +68,7 @@ pub(super) trait Vm: Send + Sync {
 
 /// Those who follow, and what they follow.
 #[derive(Debug)]
-pub(super) struct Tracing {
+pub(crate) struct Tracing {
     devices: Arc<[Arc<Shared>]>,
     clients: Sender<trace::Asked>,
     keeper: top::Kept,
@@ -77,7 +77,10 @@ pub(super) struct Tracing {
 
 impl Tracing {
     /// For the queues that there are now.
-    pub(super) fn new(vm: Weak<dyn Vm>, devices: &[Device]) -> std::io::Result<Tracing> {
+    pub(crate) fn new<M: GuestPhysical + Send + Sync + 'static>(
+        vm: Weak<dyn Vm<M>>,
+        devices: &[Device],
+    ) -> std::io::Result<Tracing> {
         let shared: Arc<[Arc<Shared>]> = devices.iter().map(|device| Arc::new(face(device))).collect();
         let (clients, served) = channel();
         let (wake, woken) = channel();
@@ -103,7 +106,7 @@ impl Tracing {
     }
 
     /// Is it of these devices, or in use?
-    pub(super) fn is_for(&self, devices: &[Device]) -> bool {
+    pub(crate) fn is_for(&self, devices: &[Device]) -> bool {
         let same = |(shared, device): (&Arc<Shared>, &Device)| {
             shared.queues.iter().map(|queue| &queue.name).eq(device.queues.iter().map(|queue| &queue.name))
         };
@@ -111,30 +114,35 @@ impl Tracing {
     }
 
     /// One more follows.
-    pub(super) fn add(&self, asked: trace::Asked) {
+    pub(crate) fn add(&self, asked: trace::Asked) {
         // Nobody is left to hear that a thread is gone.
         let _ = self.clients.send(asked);
         let _ = self.wake.send(());
     }
 
     /// One more wants to know from what the frames come.
-    pub(super) fn add_top(&self, client: top::Client) {
+    pub(crate) fn add_top(&self, client: top::Client) {
         self.keeper.serve(client);
         let _ = self.wake.send(());
     }
 }
 
 /// The guest that is looked into; who looks at its rings takes the stamps.
-#[derive(Clone)]
-struct Outside {
-    vm: Weak<dyn Vm>,
+struct Outside<M> {
+    vm: Weak<dyn Vm<M>>,
     named: Arc<Named>,
     /// As long as somebody has it, names and stamps are wanted.
     wish: Weak<()>,
     wishes: Option<Arc<()>>,
 }
 
-impl Guest for Outside {
+impl<M> Clone for Outside<M> {
+    fn clone(&self) -> Self {
+        Outside { vm: self.vm.clone(), named: self.named.clone(), wish: self.wish.clone(), wishes: self.wishes.clone() }
+    }
+}
+
+impl<M> Guest for Outside<M> {
     fn open(&mut self) -> Result<String, String> {
         self.wishes = self.wish.upgrade();
         self.vm.upgrade().ok_or_else(|| "it is about to end".to_owned())?.kernel()
@@ -156,21 +164,25 @@ impl Guest for Outside {
 }
 
 /// The other end of [`look_up`].
-struct LookUps {
+struct LookUps<M> {
     ask: Sender<()>,
-    told: Receiver<Option<Found>>,
+    told: Receiver<Option<Found<M>>>,
 }
 
-impl LookUps {
+impl<M> LookUps<M> {
     /// What was found, if the look-up that was asked for is done. `waits`: until it is.
-    fn found(&self, waits: bool) -> Option<Option<Found>> {
+    fn found(&self, waits: bool) -> Option<Option<Found<M>>> {
         if waits { self.told.recv().ok() } else { self.told.try_recv().ok() }
     }
 }
 
+/// A disk. VIRTIO 1.3, 5 Device Types.
+const BLK: u32 = 2;
+
 /// What followers see of a device.
 fn face(device: &Device) -> Shared {
-    let shared = Shared::new(About::default(), device.queues.iter().map(|queue| queue.name.clone()), Vec::new());
+    let about = About { device: if device.kind == BLK { "blk" } else { "" }, ..About::default() };
+    let shared = Shared::new(about, device.queues.iter().map(|queue| queue.name.clone()), Vec::new());
     let mut view = shared.view();
     view.negotiated = device.features;
     view.rings = (0..).zip(&device.queues).map(|(at, queue)| (at, queue.layout)).collect();
@@ -184,7 +196,7 @@ fn followed(devices: &[Arc<Shared>]) -> bool {
 }
 
 /// Looks the devices up whenever it is asked to, and tells. That takes a while, in which the rings go on.
-fn look_up(asked: &Receiver<()>, found: &Sender<Option<Found>>, vm: &Weak<dyn Vm>) {
+fn look_up<M>(asked: &Receiver<()>, found: &Sender<Option<Found<M>>>, vm: &Weak<dyn Vm<M>>) {
     while asked.recv().is_ok() {
         let Some(vm) = vm.upgrade() else { return };
         if found.send(vm.look_up()).is_err() {
@@ -193,8 +205,17 @@ fn look_up(asked: &Receiver<()>, found: &Sender<Option<Found>>, vm: &Weak<dyn Vm
     }
 }
 
+/// The guest's memory, and who looks whose its pages are, where that can be said.
+type Looked<M> = (Arc<M>, Option<Sight<M>>);
+
 /// Looks while somebody follows, until nobody can come any more.
-fn watch(devices: &[Arc<Shared>], wake: &Receiver<()>, lookups: &LookUps, named: &Arc<Named>, wish: &Arc<()>) {
+fn watch<M: GuestPhysical>(
+    devices: &[Arc<Shared>],
+    wake: &Receiver<()>,
+    lookups: &LookUps<M>,
+    named: &Arc<Named>,
+    wish: &Arc<()>,
+) {
     let traced = || followed(devices);
     while wake.recv().is_ok() {
         let deadline = Instant::now() + TAKEN;
@@ -202,7 +223,8 @@ fn watch(devices: &[Arc<Shared>], wake: &Receiver<()>, lookups: &LookUps, named:
             std::thread::sleep(PAUSE);
         }
         let mut rings: Vec<(Instant, Watched)> = Vec::new();
-        let (mut guest, mut asked, mut moved): (Option<(Arc<Ram>, Sight)>, _, _) = (None, None, Instant::now());
+        let mut guest: Option<Looked<M>> = None;
+        let (mut asked, mut moved) = (None, Instant::now());
         let (mut looked_at_all, mut is_asked) = (true, false);
         while traced() {
             let now = Instant::now();
@@ -214,12 +236,12 @@ fn watch(devices: &[Arc<Shared>], wake: &Receiver<()>, lookups: &LookUps, named:
             }
             if let Some(found) = lookups.found(is_asked && guest.is_none()) {
                 is_asked = false;
-                if let Some((ram, sight)) = &mut guest {
+                if let Some((ram, Some(sight))) = &mut guest {
                     sight.name(ram, false);
                 }
                 guest = found.map(|Found { ram, eyes, devices: found }| {
                     renew(devices, &mut rings, &ram, &found);
-                    (ram, Sight::new(eyes, named.clone()))
+                    (ram, eyes.map(|eyes| Sight::new(eyes, named.clone())))
                 });
             }
             let Some((ram, sight)) = &mut guest else {
@@ -227,7 +249,7 @@ fn watch(devices: &[Arc<Shared>], wake: &Receiver<()>, lookups: &LookUps, named:
                 continue;
             };
             // One is had here.
-            let mut sight = Some(sight).filter(|_| Arc::strong_count(wish) > 1);
+            let mut sight = sight.as_mut().filter(|_| Arc::strong_count(wish) > 1);
             let all = sight.is_none() || devices.iter().any(|shared| shared.traced());
             if all && !looked_at_all {
                 // What went through the others until now was nobody's to follow.
@@ -239,7 +261,7 @@ fn watch(devices: &[Arc<Shared>], wake: &Receiver<()>, lookups: &LookUps, named:
             // Who wants to know from what frames come needs those that are sent.
             for (epoch, ring) in rings.iter_mut().filter(|(_, ring)| all || ring.frames() == Frames::Sent) {
                 let wanted = Wanted { at_ns: epoch.elapsed().as_nanos() as u64, all };
-                any |= ring.look(ram, wanted, sight.as_deref_mut());
+                any |= ring.look(ram.as_ref(), wanted, sight.as_deref_mut());
             }
             if let Some(sight) = sight {
                 sight.name(ram, any);
@@ -257,7 +279,7 @@ fn watch(devices: &[Arc<Shared>], wake: &Receiver<()>, lookups: &LookUps, named:
 }
 
 /// Watches what there is now: what is still the same ring goes on, all else begins anew.
-fn renew(devices: &[Arc<Shared>], rings: &mut Vec<(Instant, Watched)>, ram: &Ram, found: &[Device]) {
+fn renew(devices: &[Arc<Shared>], rings: &mut Vec<(Instant, Watched)>, ram: &impl GuestPhysical, found: &[Device]) {
     let mut old = std::mem::take(rings);
     for device in found {
         for queue in &device.queues {
@@ -274,5 +296,5 @@ fn renew(devices: &[Arc<Shared>], rings: &mut Vec<(Instant, Watched)>, ram: &Ram
         }
     }
     // Frames are what most look for.
-    rings.sort_by_key(|(_, ring)| ring.frames() == Frames::None);
+    rings.sort_by_key(|(_, ring)| matches!(ring.frames(), Frames::Requests | Frames::None));
 }

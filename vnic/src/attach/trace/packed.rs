@@ -17,7 +17,6 @@ use std::time::{Duration, Instant};
 use super::super::devices::{Frames, Queue};
 use super::super::fetched::Fetched;
 use super::super::packed::Packed;
-use super::super::ram::Ram;
 use super::chain::{DESC, Desc, Seen};
 use super::sight::Sight;
 use super::told::{FETCHED, Told, Wanted};
@@ -48,10 +47,10 @@ pub(super) struct PackedRing {
 
 impl PackedRing {
     /// From now on; `None`: the ring is none that can be looked at so, or out of reach.
-    pub(super) fn new(ram: &Ram, queue: &Queue, books: Packed, features: Features) -> Option<Self> {
-        let known = queue.frames != Frames::None && !features.has(Feature::InOrder);
+    pub(super) fn new(ram: &impl GuestPhysical, queue: &Queue, books: Packed, features: Features) -> Option<Self> {
+        let known = matches!(queue.frames, Frames::Sent | Frames::Received) && !features.has(Feature::InOrder);
         let (layout, last_used_at) = (queue.layout, queue.last_used_at);
-        let device = books.device(ram, &layout, books.collected(ram, last_used_at)?).filter(|_| known)?;
+        let device = books.device(ram, &layout, books.collected(ram, &layout, last_used_at)?).filter(|_| known)?;
         Some(PackedRing {
             layout,
             books,
@@ -65,10 +64,16 @@ impl PackedRing {
     }
 
     /// Looks once. Returns whether anything has happened.
-    pub(super) fn look(&mut self, ram: &Ram, told: &Told, wanted: Wanted, mut sight: Option<&mut Sight>) -> bool {
+    pub(super) fn look<M: GuestPhysical>(
+        &mut self,
+        ram: &M,
+        told: &Told,
+        wanted: Wanted,
+        mut sight: Option<&mut Sight<M>>,
+    ) -> bool {
         let start = Instant::now();
         let mut fetched = Fetched::new(ram);
-        fetched.fetch(self.books.places().into_iter().chain([self.place()]));
+        fetched.fetch(self.books.places().chain([self.place()]));
         let driver = self.books.driver(&fetched, &self.layout);
         let Some((driver, ring)) = driver.zip(self.copy(&fetched)) else { return false };
         if ring == self.before {
@@ -83,7 +88,7 @@ impl PackedRing {
         // Not before all of them have been read.
         let mut fetched = Fetched::new(ram);
         fetched.fetch([self.place(), (self.last_used_at, 2)]);
-        let collected = self.books.collected(&fetched, self.last_used_at);
+        let collected = self.books.collected(&fetched, &self.layout, self.last_used_at);
         let Some((after, collected)) = self.copy(&fetched).zip(collected) else { return false };
         let Some(collected) = Position::from_bits(collected, self.layout.size) else { return false };
         let in_time = start.elapsed() <= self.believed;
@@ -122,8 +127,8 @@ impl PackedRing {
         Some(ring)
     }
 
-    fn collected(&self, ram: &Ram) -> Option<Position> {
-        Position::from_bits(self.books.collected(ram, self.last_used_at)?, self.layout.size)
+    fn collected(&self, ram: &impl GuestPhysical) -> Option<Position> {
+        Position::from_bits(self.books.collected(ram, &self.layout, self.last_used_at)?, self.layout.size)
     }
 
     /// Slots from one to the other, up to twice round.
@@ -134,7 +139,12 @@ impl PackedRing {
     }
 
     /// What became available since the last look, where that ends, and whether it came by where the driver was.
-    fn follow(&self, fetched: &mut Fetched<'_>, ring: &[u8], driver: Position) -> (VecDeque<Seen>, Position, bool) {
+    fn follow<M: GuestPhysical>(
+        &self,
+        fetched: &mut Fetched<'_, M>,
+        ring: &[u8],
+        driver: Position,
+    ) -> (VecDeque<Seen>, Position, bool) {
         let size = self.layout.size;
         let (mut new, mut at) = (VecDeque::new(), self.next_avail);
         let mut held: u16 = self.open.iter().map(|seen| seen.slots).sum();
@@ -183,12 +193,15 @@ impl PackedRing {
     }
 
     /// From where the device is by the driver's books, which hold as long as the driver collects nothing meanwhile.
-    fn begin_anew(&mut self, ram: &Ram, told: &Told) {
-        let before = self.books.collected(ram, self.last_used_at);
+    fn begin_anew(&mut self, ram: &impl GuestPhysical, told: &Told) {
+        let before = self.books.collected(ram, &self.layout, self.last_used_at);
         let device = before.and_then(|collected| self.books.device(ram, &self.layout, collected));
         self.open.clear();
         self.before.clear();
-        let Some(device) = device.filter(|_| self.books.collected(ram, self.last_used_at) == before) else { return };
+        let Some(device) = device.filter(|_| self.books.collected(ram, &self.layout, self.last_used_at) == before)
+        else {
+            return;
+        };
         told.miss(self.distance(self.next_used, device));
         (self.next_used, self.next_avail) = (device, device);
     }

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use super::super::devices::{Frames, Queue};
-use super::super::ram::Ram;
 use super::packed::PackedRing;
 use super::sight::Sight;
 use super::split::SplitRing;
 use super::told::{Told, Wanted};
 use crate::backend::QueueShared;
+use crate::introspect::GuestPhysical;
 use crate::spec::{Feature, Features};
 
 /// A queue that is watched.
@@ -27,7 +27,7 @@ enum Ring {
 impl Watched {
     /// From now on; `None`: the ring is none that can be looked at so, out of reach, or behind the guest's IOMMU.
     pub(in crate::attach) fn new(
-        ram: &Ram,
+        ram: &impl GuestPhysical,
         queue: &Queue,
         features: Features,
         shared: Arc<QueueShared>,
@@ -40,7 +40,7 @@ impl Watched {
             Some(books) => Ring::Packed(PackedRing::new(ram, queue, books, features)?),
             None => Ring::Split(SplitRing::new(ram, queue)?),
         };
-        let header = crate::net::header_len(features);
+        let header = if queue.frames == Frames::Requests { 0 } else { crate::net::header_len(features) };
         Some(Watched { told: Told { shared, queue: queue.clone(), features, header }, ring })
     }
 
@@ -65,7 +65,12 @@ impl Watched {
     }
 
     /// Looks once; by `sight`, if somebody wants to know whose the bytes are. Returns whether anything has happened.
-    pub(in crate::attach) fn look(&mut self, ram: &Ram, wanted: Wanted, sight: Option<&mut Sight>) -> bool {
+    pub(in crate::attach) fn look<M: GuestPhysical>(
+        &mut self,
+        ram: &M,
+        wanted: Wanted,
+        sight: Option<&mut Sight<M>>,
+    ) -> bool {
         match &mut self.ring {
             Ring::Split(ring) => ring.look(ram, &self.told, wanted, sight),
             Ring::Packed(ring) => ring.look(ram, &self.told, wanted, sight),

@@ -9,9 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::super::fetched::Fetched;
-use super::super::ram::Ram;
 use super::chain::Seen;
-use crate::introspect::{Introspection, Label, Place, Translations};
+use crate::introspect::{GuestPhysical, Introspection, Label, Place, Translations};
 
 /// Buffers whose names are kept: a few times as many as there are events unread.
 const KEPT: usize = 1 << 14;
@@ -70,8 +69,8 @@ impl Named {
 
 /// Who looks.
 #[derive(Debug)]
-pub(in crate::attach) struct Sight {
-    eyes: Introspection<Arc<Ram>>,
+pub(in crate::attach) struct Sight<M> {
+    eyes: Introspection<Arc<M>>,
     known: Translations,
     named: Arc<Named>,
     /// Buffers in files' pages that have passed, and since when their files' names wait to be looked up.
@@ -88,14 +87,14 @@ struct Passed {
     place: Place,
 }
 
-impl Sight {
-    pub(super) fn new(eyes: Introspection<Arc<Ram>>, named: Arc<Named>) -> Self {
+impl<M: GuestPhysical> Sight<M> {
+    pub(super) fn new(eyes: Introspection<Arc<M>>, named: Arc<Named>) -> Self {
         Sight { eyes, known: Translations::default(), named, passed: Vec::new(), since: None }
     }
 
     /// One whose names nobody reads.
     #[cfg(any(test, fuzzing))]
-    pub(in crate::attach) fn alone(eyes: Introspection<Arc<Ram>>) -> Self {
+    pub(in crate::attach) fn alone(eyes: Introspection<Arc<M>>) -> Self {
         Sight::new(eyes, Arc::default())
     }
 
@@ -105,7 +104,7 @@ impl Sight {
     }
 
     /// Looks what the chains' pages are.
-    pub(super) fn look<'s>(&mut self, chains: impl Iterator<Item = &'s mut Seen>, fetched: &Fetched<'_>) {
+    pub(super) fn look<'s>(&mut self, chains: impl Iterator<Item = &'s mut Seen>, fetched: &Fetched<'_, M>) {
         let stamper = self.eyes.stamper_through(fetched);
         for seen in chains {
             seen.stamps = stamper.stamps_with_places(buffers(seen), &mut self.known);
@@ -124,7 +123,7 @@ impl Sight {
     }
 
     /// Looks up the names of the files whose pages have passed; not at once if more are coming.
-    pub(in crate::attach) fn name(&mut self, ram: &Ram, more: bool) {
+    pub(in crate::attach) fn name(&mut self, ram: &M, more: bool) {
         let in_time = self.since.is_some_and(|since| since.elapsed() < WAITS);
         if self.passed.is_empty() || more && in_time && self.passed.len() < MOST {
             return;

@@ -15,7 +15,6 @@ use std::collections::{HashMap, VecDeque};
 
 use super::super::devices::{Frames, Queue};
 use super::super::fetched::Fetched;
-use super::super::ram::Ram;
 use super::chain::{DESC, Desc, Seen};
 use super::sight::Sight;
 use super::told::{FETCHED, Told, Wanted, number, short};
@@ -74,17 +73,24 @@ impl Rings {
 
 impl SplitRing {
     /// From now on; `None`: the ring is none that can be looked at so, or out of reach.
-    pub(super) fn new(ram: &Ram, queue: &Queue) -> Option<Self> {
+    pub(super) fn new(ram: &impl GuestPhysical, queue: &Queue) -> Option<Self> {
         let (layout, last_used_at) = (queue.layout, queue.last_used_at);
         layout.size.is_power_of_two().then_some(())?;
         let (avail, next_used) = indices(ram, &layout)?;
         // What is in flight now counts as new where chains come back in their order, as a NIC's do; else nobody knows which it is.
-        let next_avail = if queue.frames == Frames::None { avail } else { next_used };
+        let in_order = matches!(queue.frames, Frames::Sent | Frames::Received);
+        let next_avail = if in_order { next_used } else { avail };
         Some(SplitRing { layout, last_used_at, next_avail, next_used, open: VecDeque::new() })
     }
 
     /// Looks once. Returns whether anything has happened.
-    pub(super) fn look(&mut self, ram: &Ram, told: &Told, wanted: Wanted, mut sight: Option<&mut Sight>) -> bool {
+    pub(super) fn look<M: GuestPhysical>(
+        &mut self,
+        ram: &M,
+        told: &Told,
+        wanted: Wanted,
+        mut sight: Option<&mut Sight<M>>,
+    ) -> bool {
         let layout = self.layout;
         let Some((avail, used)) = indices(ram, &layout) else { return false };
         if (avail, used) == (self.next_avail, self.next_used) {
@@ -144,7 +150,13 @@ impl SplitRing {
     }
 
     /// What was made available since the last look.
-    fn follow(&self, fetched: &mut Fetched<'_>, table: &[u8], rings: &Rings, avail: u16) -> VecDeque<Seen> {
+    fn follow<M: GuestPhysical>(
+        &self,
+        fetched: &mut Fetched<'_, M>,
+        table: &[u8],
+        rings: &Rings,
+        avail: u16,
+    ) -> VecDeque<Seen> {
         // Where it is more than the ring holds, none of it is told.
         let count = Some(avail.wrapping_sub(self.next_avail)).filter(|count| *count <= rings.size).unwrap_or(0);
         let first = avail.wrapping_sub(count);
@@ -191,7 +203,7 @@ impl SplitRing {
     }
 
     /// The next used chain.
-    fn pass(&mut self, ram: &Ram, rings: &Rings, told: &Told, by: (Wanted, Option<&mut Sight>)) {
+    fn pass<M: GuestPhysical>(&mut self, ram: &M, rings: &Rings, told: &Told, by: (Wanted, Option<&mut Sight<M>>)) {
         let idx = self.next_used;
         self.next_used = idx.wrapping_add(1);
         let (head, written) = rings.used(idx);
@@ -208,7 +220,7 @@ impl SplitRing {
 }
 
 /// `avail.idx` and `used.idx`. `used.idx` first: it never seems to be ahead then.
-fn indices(ram: &Ram, layout: &RingLayout) -> Option<(u16, u16)> {
+fn indices(ram: &impl GuestPhysical, layout: &RingLayout) -> Option<(u16, u16)> {
     let (used, avail) = (layout.used.checked_add(2)?, layout.avail.checked_add(2)?);
     let mut fetched = Fetched::new(ram);
     fetched.fetch([(used, 2), (avail, 2)]);

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use proptest::prelude::*;
 
 use super::super::devices::{Frames, Queue};
-use super::super::packed::Packed;
+use super::super::packed::{Books, Packed};
 use super::super::ram::Ram;
 use super::queue::Watched;
 use super::told::Wanted;

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use super::super::devices::{Frames, Queue};
 use super::super::fetched::Fetched;
-use super::super::ram::Ram;
 use super::chain::Seen;
 use super::sight::Sight;
 use crate::backend::QueueShared;
@@ -40,8 +39,13 @@ pub(super) struct Told {
 
 impl Told {
     /// Of chains that were just followed, if the guest sends them: their first bytes, and what their pages are.
-    pub(super) fn look_into(&self, new: &mut VecDeque<Seen>, fetched: &mut Fetched<'_>, mut sight: Option<&mut Sight>) {
-        if self.queue.frames != Frames::Sent {
+    pub(super) fn look_into<M: GuestPhysical>(
+        &self,
+        new: &mut VecDeque<Seen>,
+        fetched: &mut Fetched<'_, M>,
+        mut sight: Option<&mut Sight<M>>,
+    ) {
+        if !matches!(self.queue.frames, Frames::Sent | Frames::Requests) {
             return;
         }
         let mut pages = 0;
@@ -64,12 +68,12 @@ impl Told {
     }
 
     /// A chain was used; `written` bytes, says the device. `is_collected`: may what the device has written be another's by now?
-    pub(super) fn pass(
+    pub(super) fn pass<M: GuestPhysical>(
         &self,
-        ram: &Ram,
+        ram: &M,
         seen: &Seen,
         written: u32,
-        (wanted, sight): (Wanted, Option<&mut Sight>),
+        (wanted, sight): (Wanted, Option<&mut Sight<M>>),
         is_collected: impl FnOnce() -> bool,
     ) {
         if !seen.is_whole || !wanted.all && seen.stamps.is_empty() {
@@ -83,7 +87,7 @@ impl Told {
         self.shared.counters.chains.add(1);
         self.shared.events.record(&event);
         // Whose it was is not to be said of what nobody looked at in time: to who wants to know that, it was missed.
-        if !seen.stamps.is_empty() {
+        if !seen.stamps.is_empty() && self.queue.frames == Frames::Sent {
             self.shared.samples.record(&event);
         }
     }
@@ -94,7 +98,14 @@ impl Told {
         self.shared.events.lose(chains.into());
     }
 
-    fn event(&self, ram: &Ram, seen: &Seen, written: u32, at_ns: u64, is_collected: impl FnOnce() -> bool) -> Event {
+    fn event(
+        &self,
+        ram: &impl GuestPhysical,
+        seen: &Seen,
+        written: u32,
+        at_ns: u64,
+        is_collected: impl FnOnce() -> bool,
+    ) -> Event {
         let mut event = Event {
             at_ns,
             available_ns: seen.available_ns,
@@ -113,6 +124,11 @@ impl Told {
                 let first = seen.peek(ram, true, self.header);
                 // Once it is collected, others write there.
                 (if is_collected() { Vec::new() } else { first }, written.into())
+            }
+            Frames::Requests => {
+                let status = if is_collected() { None } else { seen.last_written(ram) };
+                crate::blk::describe(&mut event, &seen.first, (seen.readable, seen.writable), status);
+                return event;
             }
             Frames::None => return event,
         };

@@ -246,18 +246,33 @@ impl Rule {
 /// # Errors
 /// Another protocol version, a reply, more payload than any request has.
 pub fn parse_header(bytes: [u8; HEADER_LEN]) -> Result<Header, SessionError> {
+    let header = header(bytes);
+    check(header, MAX_PAYLOAD).map(|()| header)
+}
+
+/// A header as it came.
+#[must_use]
+pub(crate) fn header(bytes: [u8; HEADER_LEN]) -> Header {
     let mut fields = Fields(&bytes);
-    let (request, flags, size) = (fields.u32(), fields.u32(), fields.u32());
+    Header { request: fields.u32(), flags: fields.u32(), size: fields.u32() }
+}
+
+/// Is it a request's, with no more payload than this?
+///
+/// # Errors
+/// As [`parse_header`].
+pub(crate) fn check(header: Header, max: usize) -> Result<(), SessionError> {
+    let Header { request, flags, size } = header;
     if flags & FLAG_VERSION_MASK != VERSION {
         return Err(SessionError::Version { request, version: flags & FLAG_VERSION_MASK });
     }
     if flags & FLAG_REPLY != 0 {
         return Err(SessionError::UnexpectedReply { request });
     }
-    if size as usize > MAX_PAYLOAD {
-        return Err(SessionError::PayloadTooLong { request, size, max: MAX_PAYLOAD });
+    if size as usize > max {
+        return Err(SessionError::PayloadTooLong { request, size, max });
     }
-    Ok(Header { request, flags, size })
+    Ok(())
 }
 
 /// Reads the message of `rule` with this payload, which came with `fds` file descriptors.

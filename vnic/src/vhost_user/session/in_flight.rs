@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use super::{Outcome, Session, done};
+use super::{Outcome, State, done};
 use crate::spec::vhost_user::{Inflight, RequestCode};
 use crate::vhost_user::device::Device;
 use crate::vhost_user::error::SessionError;
@@ -25,7 +25,7 @@ fn fits(queues: u16, size: u16, device: &dyn Device) -> bool {
     (1..=device.vrings()).contains(&queues) && (1..=device.max_queue_size()).contains(&size)
 }
 
-impl Session {
+impl State {
     pub(super) fn set_in_flight(&mut self, area: InflightArea, fds: Vec<OwnedFd>, device: &mut dyn Device) -> Outcome {
         let (request, told) = (RequestCode::SetInflightFd, area.told);
         if !fits(told.num_queues, told.queue_size, device) {

@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use super::{Outcome, Session, done};
+use super::{Outcome, State, done};
 use crate::memory::{Memory, UserAddr};
 use crate::ring::layout::{avail_len, desc_len, used_len};
 use crate::spec::Feature;
@@ -44,7 +44,7 @@ impl Kick {
     }
 }
 
-impl Session {
+impl State {
     pub(super) fn set_vring_num(&mut self, state: VringState, device: &mut dyn Device) -> Outcome {
         let request = RequestCode::SetVringNum;
         let index = self.stopped(request, state.index)?;

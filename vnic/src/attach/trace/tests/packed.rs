@@ -41,7 +41,7 @@ impl PackedBench {
         let start = Position { slot: 0, wrap: true };
         ram.write(WRAP, &[1]).unwrap();
         ram.write(LAST_USED, &start.to_bits().to_le_bytes()).unwrap();
-        let books = Some(Packed::at(STATES, NEXT, WRAP));
+        let books = Some(Packed::Books(Books::at(STATES, NEXT, WRAP)));
         let queue = Queue { last_used: start.to_bits(), ..queue(layout, books, Frames::Sent) };
         let mut watched = Watched::new(&seen_through, &queue, features, shared.clone()).unwrap();
         watched.believe(Duration::MAX);
