@@ -50,6 +50,8 @@ if ! cargo fuzz --version >/dev/null 2>&1; then
   run cargo install cargo-fuzz --locked ||
     fail 2 "cargo-fuzz could not be installed; install it by hand: cargo install cargo-fuzz --locked"
 fi
+# cargo-fuzz has no --locked of its own.
+run cargo fetch --quiet --locked --manifest-path fuzz/Cargo.toml || fail 2 "vnic/fuzz/Cargo.lock is not up to date"
 run cargo "${TOOLCHAIN[@]}" fuzz build "${FLAGS[@]}" || fail 2 "the fuzz targets could not be built; see the messages above"
 
 # What is only slow is no finding: libFuzzer keeps that too.

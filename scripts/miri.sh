@@ -35,4 +35,4 @@ for name in "${LEFT_OUT[@]}"; do SKIPPED+=(--skip "$name"); done
 [ $# -gt 0 ] || set -- ring:: memory::
 export PROPTEST_CASES=4
 export MIRIFLAGS="-Zmiri-disable-isolation -Zmiri-ignore-leaks -Zmiri-permissive-provenance"
-run cargo +nightly miri test -p vnic --lib --no-default-features --target-dir target/miri -- "${SKIPPED[@]}" "$@"
+run cargo +nightly miri test --locked -p vnic --lib --no-default-features --target-dir target/miri -- "${SKIPPED[@]}" "$@"

@@ -3,6 +3,7 @@
 #
 #   scripts/package.sh          makes target/package/vnic_VERSION_ARCH.deb
 #   scripts/package.sh --try    then installs it in a fresh Debian 12 below target/, uses it there, and removes it again
+#   scripts/package.sh --boot   then boots such a Debian in a container, and has its systemd start, watch and stop vnic@web
 #
 # The package's path is the only line on standard output.
 set -euo pipefail
@@ -11,7 +12,7 @@ set -euo pipefail
 TRY=''
 case ${1:-} in
   '') ;;
-  --try) TRY=1 ;;
+  --try | --boot) TRY=${1#--} ;;
   -h | --help) help && exit ;;
   *) usage_error "unknown option $1" ;;
 esac
@@ -70,5 +71,29 @@ try_package() {
   say "installed, used, removed: nothing left"
 }
 
-[ -z "$TRY" ] || try_package "$deb"
+# boot_package DEB: in a container of systemd's own; what is looked at there is in scripts/unit.sh.
+boot_package() {
+  need mmdebstrap mmdebstrap mmdebstrap
+  need systemd-nspawn systemd-container systemd-container
+  can_be_root || fail 2 "a container has root's files: run this as root, or as a user who may use sudo without a password"
+  local root=$PACKAGE/booted
+  as_root mmdebstrap --quiet --variant=apt --include=systemd,systemd-sysv,udev bookworm "$root" >&2
+  as_root cp "$1" "$root/vnic.deb"
+  as_root cp scripts/unit.sh "$root/unit.sh"
+  as_root chroot "$root" dpkg --install /vnic.deb >&2
+  printf '%s\n' '[Unit]' 'After=basic.target' 'SuccessAction=poweroff-force' 'FailureAction=poweroff-force' '[Service]' \
+    'Type=oneshot' 'TimeoutStartSec=120' 'ExecStart=/bin/bash /unit.sh' 'StandardOutput=append:/unit.log' \
+    'StandardError=append:/unit.log' | as_root tee "$root/etc/systemd/system/try.service" >/dev/null
+  as_root ln -s /etc/systemd/system/try.service "$root/etc/systemd/system/multi-user.target.wants/"
+  as_root timeout 300 systemd-nspawn --quiet --register=no --keep-unit --directory "$root" --boot --console=pipe \
+    </dev/null >"$PACKAGE/booted.log" 2>&1 || true
+  as_root cat "$root/unit.log" >&2 || fail 1 "the container did not come up: see $PACKAGE/booted.log"
+  as_root grep -qx "the unit does what it should" "$root/unit.log" || fail 1 "the unit does not do what it should: see above"
+  as_root rm -rf "$root"
+}
+
+case $TRY in
+  try) try_package "$deb" ;;
+  boot) boot_package "$deb" ;;
+esac
 printf '%s\n' "$deb"

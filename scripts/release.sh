@@ -4,7 +4,7 @@
 #   scripts/release.sh v0.1.0            every test
 #   scripts/release.sh v0.1.0 --quick    without the guests
 #
-# Leaves target/release-VERSION/ with the Debian package, the sources and their SHA-256 sums. The tag must be Cargo.toml's
+# Leaves target/release-VERSION/ with the Debian package, the sources, the command's bill of materials (CycloneDX) and their SHA-256 sums. The tag must be Cargo.toml's
 # version and have a heading in CHANGELOG.md.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
@@ -34,7 +34,9 @@ grep -q "^## $VERSION\b" CHANGELOG.md || fail 2 "CHANGELOG.md of $TAG has no hea
 run scripts/test.sh "${QUICK[@]}" >&2 || fail 1 "$TAG does not pass its tests"
 deb=$(scripts/package.sh)
 mv "$deb" "$RELEASE/"
+bom=$(scripts/supply.sh)
+mv "$bom" "$RELEASE/vnic-$VERSION.cdx.json"
 run git archive --prefix="vnic-$VERSION/" --output "$RELEASE/vnic-$VERSION.tar.gz" "$TAG"
 cd "$RELEASE"
 rm -rf source
-sha256sum -- *.deb *.tar.gz | tee SHA256SUMS
+sha256sum -- *.deb *.tar.gz *.cdx.json | tee SHA256SUMS

@@ -6,7 +6,7 @@ set -euo pipefail
 
 if [ -z "${LAUNCHER:-}" ]; then
   need_cargo
-  (cd "$ROOT" && run cargo build --release --package guest-launcher >&2) || fail 2 "the launcher does not build"
+  (cd "$ROOT" && run cargo build --release --locked --package guest-launcher >&2) || fail 2 "the launcher does not build"
   LAUNCHER=$ROOT/target/release/run-qemu
 fi
 exec "$LAUNCHER" "$@"

@@ -5,7 +5,7 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 need_cargo
-(cd "$ROOT" && run cargo build --release --package guest-servers >&2) || fail 2 "the program does not build"
+(cd "$ROOT" && run cargo build --release --locked --package guest-servers >&2) || fail 2 "the program does not build"
 case " $* " in *" --help "* | *" -h "*) ;; *)
   "$ROOT/scripts/get-root.sh"
   wish passt curl smbclient libnfs-utils rsync iperf3

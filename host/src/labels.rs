@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use vnic::observe::protocol::{ChainSnapshot, Label, RingSnapshot};
+use vnic::provenance::owner;
 
 use crate::control::Client;
 
@@ -32,7 +33,9 @@ pub(crate) fn rings(client: &mut Client, queue: Option<&String>) -> Result<Vec<R
             let addresses = readable(chain).collect::<Vec<_>>();
             let read = chain.buffers.iter_mut().filter(|buffer| !buffer.writable);
             for (buffer, address) in read.zip(addresses) {
-                buffer.label = labels.get(&address).map(Label::to_string);
+                let label = labels.get(&address);
+                buffer.label = label.map(Label::to_string);
+                buffer.owner = label.map(std::slice::from_ref).and_then(owner);
             }
         }
     }

@@ -7,6 +7,7 @@
 //! | [`conductor`] | conducts a run: the guest's agent on one side, the device on the other |
 //! | [`export`] | a trace, written for the tools that people have |
 //! | [`doctor`] | looks at this machine |
+//! | [`parquet`] | chains and records as files for DuckDB, Spark and the like |
 //! | [`views`] | what is printed: with the two below the only place that writes to standard output |
 //! | [`screen`] | a full screen, and what comes from its keyboard |
 //! | [`watch`] | a device on such a screen, live |
@@ -30,6 +31,7 @@ mod doctor;
 mod export;
 mod filter;
 mod labels;
+mod parquet;
 mod screen;
 mod trouble;
 mod views;

@@ -207,14 +207,22 @@ pub enum Verdict {
     WitnessesDisagree,
 }
 
-impl fmt::Display for Verdict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
+impl Verdict {
+    /// In a word or two.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
             Verdict::ZeroCopy => "zero-copy",
             Verdict::Copied => "copied",
             Verdict::Mixed => "mixed",
             Verdict::WitnessesDisagree => "witnesses disagree",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
     }
 }
 

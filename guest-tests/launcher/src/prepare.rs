@@ -130,8 +130,18 @@ fn initramfs(options: &Options, guest: &Path, folder: &Path, modules: &Path) -> 
     static BUILT: OnceLock<bool> = OnceLock::new();
     let build = guest.join("build");
     let built = BUILT.get_or_init(|| {
-        let words =
-            ["cargo", "build", "--profile", "guest", "--package", "guest-agent", "--package", "vnic-driver", "--bins"];
+        let words = [
+            "cargo",
+            "build",
+            "--locked",
+            "--profile",
+            "guest",
+            "--package",
+            "guest-agent",
+            "--package",
+            "vnic-driver",
+            "--bins",
+        ];
         let build = build.to_string_lossy();
         let words = [&words[..], &["--examples", "--target", TARGET, "--target-dir", &build]].concat();
         cargo(&words, &[("RUSTFLAGS", "-C target-feature=+crt-static")])

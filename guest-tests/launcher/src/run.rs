@@ -107,7 +107,7 @@ pub fn vnic() -> Result<PathBuf, Failure> {
     if let Some(vnic) = std::env::var_os("VNIC").filter(|vnic| !vnic.is_empty()) {
         return Ok(vnic.into());
     }
-    if !cargo(&["cargo", "build", "--release", "--package", "vnic-host"], &[]) {
+    if !cargo(&["cargo", "build", "--release", "--locked", "--package", "vnic-host"], &[]) {
         return Err(Failure::Said("vnic does not build".to_owned()));
     }
     Ok(repository().join("target/release/vnic"))

@@ -1,8 +1,8 @@
 //! `vnic report`: the verdicts of a transfer run.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fs, iter};
 
 use anyhow::{Context, Result, anyhow, bail};
 use schemars::JsonSchema;
@@ -11,6 +11,7 @@ use vnic::hardware::{BadModel, Model};
 use vnic_experiment::run::Run;
 use vnic_experiment::verdict;
 
+use crate::parquet::{self, Finished};
 use crate::views::changes::{Change, changes};
 use crate::views::html::grid::Part;
 use crate::{Finding, views};
@@ -23,7 +24,7 @@ pub(super) struct Args {
     run: PathBuf,
     /// A second record: what changed from the first to it. Exits with 1 if a verdict did
     #[arg(value_name = "LATER.json", conflicts_with = "hardware")]
-    later: Option<PathBuf>,
+    later: Vec<PathBuf>,
     /// What the NIC's part would cost on these cards, with commas between: 82599, e810-like, simple, ideal, each with settings such
     /// as 82599,pcie=gen1x1,iotlb=64 [default: the one that `serve --hardware` was told]
     #[arg(long, value_name = "MODEL,…", value_parser = parse_models)]
@@ -37,6 +38,9 @@ pub(super) struct Args {
     /// Another record, of another kernel or file system, whose verdicts stand in the page's grid, too; may be given again
     #[arg(long, value_name = "RUN.json", requires = "html", conflicts_with = "later")]
     and: Vec<PathBuf>,
+    /// The rows of all records, as many as you like, into a Parquet file of this name; or into a new file of this folder
+    #[arg(long, value_name = "FILE.parquet|FOLDER", conflicts_with_all = ["json", "html", "hardware"])]
+    parquet: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone)]
@@ -60,9 +64,14 @@ pub(super) struct Document<'a> {
 
 /// Shows the table; broken if a verdict is not the expected one or a digest is wrong.
 pub(super) fn run(args: &Args) -> Result<Finding> {
+    if let Some(path) = &args.parquet {
+        return into_file(args, path);
+    }
     let run = read(&args.run)?;
-    if let Some(later) = &args.later {
-        return compare(args, &run, &read(later)?);
+    match &args.later[..] {
+        [] => {}
+        [later] => return compare(args, &run, &read(later)?),
+        _ => bail!("two records are compared, not {}; --parquet takes any number", args.later.len() + 1),
     }
     let models = models(args, &run)?;
     // Of what was only watched, nothing was expected.
@@ -95,6 +104,19 @@ fn names(runs: &[&Run], paths: &[&Path]) -> Vec<String> {
         _ if kernels.len() == runs.len() => runs.iter().map(|run| run.kernel.clone()).collect(),
         _ => paths.iter().map(|path| path.display().to_string()).collect(),
     }
+}
+
+/// Writes the rows of all records into one file.
+fn into_file(args: &Args, path: &Path) -> Result<Finding> {
+    let records = iter::once(&args.run).chain(&args.later);
+    let named = records.map(|path| Ok((path.display().to_string(), read(path)?)));
+    let records = named.collect::<Result<Vec<_>>>()?;
+    let count = records.len();
+    let Some(Finished { path, rows, .. }) = parquet::write_records(path, records)? else {
+        bail!("nothing was sent while these VMs were watched: there is no row to be written");
+    };
+    views::sentence(&format!("{}: {rows} rows of {count} records", path.display()))?;
+    Ok(Finding::Fine)
 }
 
 /// The document of `--json` for two records.

@@ -12,6 +12,7 @@ use super::ControlArgs;
 use crate::control::{Client, Trace, Wanted};
 use crate::export::{self, Export, perfetto::Perfetto};
 use crate::filter::{self, Filter};
+use crate::parquet::{self, Limits};
 use crate::trouble::{Trouble, Troubles};
 use crate::views::trace::{Style, Time};
 use crate::{Finding, views};
@@ -54,6 +55,12 @@ pub(super) struct Args {
     /// Print nothing, write a timeline to this file, for ui.perfetto.dev: a row per ring, a slice per chain
     #[arg(long, value_name = "FILE", conflicts_with_all = ["json", "hex", "time", "only"])]
     perfetto: Option<PathBuf>,
+    /// Print nothing, write Parquet files into this folder, for DuckDB and Spark: a row per chain. A file has its name once it is whole
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["json", "hex", "time", "only"])]
+    parquet: Option<PathBuf>,
+    /// When one of these files is finished and another begun, whichever comes first: after so long, at such a size, at so many rows
+    #[arg(long, value_name = "60s,256M,…rows", requires = "parquet", default_value = "60s,256M")]
+    rotate: Limits,
 }
 
 /// What is wanted of all that passes.
@@ -76,7 +83,7 @@ enum Told {
 pub(super) fn run(args: &Args) -> Result<Finding> {
     let filter =
         Filter { queue: args.queue.clone(), flow: args.flow.clone(), file: args.file.clone(), ..Filter::default() };
-    if args.perfetto.is_some() {
+    if args.perfetto.is_some() || args.parquet.is_some() {
         return export(args, &filter);
     }
     let errors = args.only == Some(Only::Errors);
@@ -131,6 +138,9 @@ fn export(args: &Args, filter: &Filter) -> Result<Finding> {
     let mut exports: Vec<Box<dyn Export>> = Vec::new();
     if let Some(path) = &args.perfetto {
         exports.push(Box::new(Perfetto::create(path, (&process, status.pid))?));
+    }
+    if let Some(folder) = &args.parquet {
+        exports.push(Box::new(parquet::Chains::create(folder, args.rotate, &status)?));
     }
     let labels = args.wanted().labels;
     for written in export::run(client, filter, labels, args.count, exports)? {

@@ -50,7 +50,7 @@ fn words(net: NetHeaderStatus) -> String {
 }
 
 /// What digits stand for; what is none of them ends it.
-fn bytes(digits: &str) -> Vec<u8> {
+pub(crate) fn bytes(digits: &str) -> Vec<u8> {
     let pairs = digits.as_bytes().chunks_exact(2);
     let byte = |pair: &[u8]| std::str::from_utf8(pair).ok().and_then(|pair| u8::from_str_radix(pair, 16).ok());
     pairs.map_while(byte).collect()

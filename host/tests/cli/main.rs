@@ -10,6 +10,7 @@ mod hazard;
 mod judge;
 mod looking;
 mod page;
+mod parquet;
 mod perfetto;
 mod proxy;
 mod report;

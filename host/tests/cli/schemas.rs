@@ -7,7 +7,7 @@ use std::process::Command;
 
 use crate::device::{self, Device};
 use crate::report::with_shapes;
-use crate::util::{Scratch, outcome, root, skip};
+use crate::util::{Scratch, outcome, python, root, skip};
 
 fn published() -> PathBuf {
     root().join("docs/schema")
@@ -30,17 +30,10 @@ fn the_published_schemas_are_those_of_the_types() {
     }
 }
 
-/// A Python that has `jsonschema`: that of `scripts/test.sh`.
-fn python() -> Option<PathBuf> {
-    let python = root().join("target/python/bin/python");
-    let has = Command::new(&python).args(["-c", "import jsonschema"]).output().is_ok_and(|end| end.status.success());
-    has.then_some(python)
-}
-
 /// The device's answers are a script's, but the types are the protocol's, and what prints is the real command.
 #[test]
 fn every_json_output_is_of_the_published_form() {
-    let Some(python) = python() else {
+    let Some(python) = python("jsonschema") else {
         return skip(
             "JSON is not held against its schemas: target/python has no jsonschema (scripts/test.sh installs it)",
         );
@@ -71,7 +64,7 @@ fn every_json_output_is_of_the_published_form() {
         ("capabilities", vec!["serve", "--print-capabilities"]),
         ("qemu-args", vec!["qemu-args", "--json", "--socket-path", "/tmp/vnic.sock"]),
     ];
-    let mut check = Command::new(python);
+    let mut check = Command::new(&python);
     check.arg(root().join("scripts/check-json.py"));
     for (number, (schema, words)) in outputs.iter().enumerate() {
         let told = scratch.run(words);
@@ -90,7 +83,7 @@ fn every_json_output_is_of_the_published_form() {
     assert_eq!(held.code, Some(0), "{held:?}");
     // A check that finds nothing wrong with anything is none.
     let wrong = scratch.file("wrong", r#"{"event": "chain", "queue": "transmitq0", "head": -1}"#);
-    let mut check = Command::new(root().join("target/python/bin/python"));
+    let mut check = Command::new(python);
     check.arg(root().join("scripts/check-json.py")).arg(published().join("trace.json")).arg(wrong);
     assert_eq!(outcome(&mut check).code, Some(1));
 }

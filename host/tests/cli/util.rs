@@ -141,3 +141,10 @@ pub(crate) fn root() -> &'static Path {
 pub(crate) fn skip(why: &str) {
     eprintln!("SKIP: {why}");
 }
+
+/// A Python that has this package: that of `scripts/test.sh`.
+pub(crate) fn python(package: &str) -> Option<PathBuf> {
+    let python = root().join("target/python/bin/python");
+    let has = Command::new(&python).args(["-c", &format!("import {package}")]).output();
+    has.is_ok_and(|end| end.status.success()).then_some(python)
+}

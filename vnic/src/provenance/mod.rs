@@ -23,4 +23,5 @@ pub use account::{Account, MAX_FLOW_SOURCES, MAX_FLOWS, MAX_SOURCES};
 pub use frame::Attribution;
 pub use report::{FlowReport, Others, Passed, Report, SourceReport, descriptors_per_mib};
 pub(crate) use source::in_words;
+pub use source::owner;
 pub use source::{Source, SourceKind};

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::introspect::{Kind, Label, Plain};
+use crate::ring::snapshot::BufferOwner;
 
 /// What kind of memory payload was read from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
@@ -24,6 +25,18 @@ pub enum SourceKind {
 }
 
 impl SourceKind {
+    /// In one word.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            SourceKind::File => "file",
+            SourceKind::Anonymous => "anonymous",
+            SourceKind::Socket => "socket",
+            SourceKind::Other => "other",
+            SourceKind::Unsettled => "unsettled",
+        }
+    }
+
     /// Was it read from where its owner has it, with no copy made for sending?
     #[must_use]
     pub fn is_zero_copy(self) -> bool {
@@ -127,6 +140,23 @@ pub(crate) fn in_words(labels: &[Label]) -> Option<String> {
     let first = labels.first()?;
     let same = labels.iter().all(|label| Source::from(label) == Source::from(first));
     Some(if same { first.to_string() } else { format!("{first}, and other memory") })
+}
+
+/// The same for programs.
+#[must_use]
+pub fn owner(labels: &[Label]) -> Option<Box<BufferOwner>> {
+    let first = labels.first()?;
+    let source = Source::from(first);
+    if labels.iter().any(|label| !source.is_of(label)) {
+        return Some(Box::new(BufferOwner { kind: "mixed".to_owned(), ..BufferOwner::default() }));
+    }
+    Some(Box::new(BufferOwner {
+        kind: source.kind.name().to_owned(),
+        path: first.path.clone(),
+        page: first.page,
+        program: source.program,
+        pid: source.pid,
+    }))
 }
 
 /// Is it a cache that the kernel takes the linear part of an skb from?

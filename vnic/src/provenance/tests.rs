@@ -106,3 +106,13 @@ fn a_source_in_words_commands_no_terminal() {
         assert_eq!(Source::from(&label).kind, kind);
     }
 }
+
+#[test]
+fn an_owner_is_what_all_pages_of_a_buffer_have_in_common() {
+    let page = |number| Label { page: Some(number), ..file("/srv/a") };
+    let of_file = owner(&[page(3), page(4)]).unwrap();
+    assert_eq!((of_file.kind.as_str(), of_file.path.as_deref(), of_file.page), ("file", Some("/srv/a"), Some(3)));
+    let both = owner(&[page(3), Label::of(0, Kind::Socket)]).unwrap();
+    assert_eq!((both.kind.as_str(), &both.path, both.page), ("mixed", &None, None));
+    assert_eq!(owner(&[]), None);
+}

@@ -17,7 +17,7 @@ use crate::memory::FilePages;
 use crate::net::parse::Summary;
 use crate::observe::protocol::{BufferSnapshot, ChainEvent, Headers, NetHeaderStatus, Reply, TraceEvent};
 use crate::observe::tracer::{Event, EventHeader, Read, Reader};
-use crate::provenance::in_words;
+use crate::provenance::{in_words, owner};
 use crate::spec::Feature;
 
 /// How long a follower that is up to date waits before it looks again, milliseconds. The data path does not tell it:
@@ -264,6 +264,7 @@ fn describe(queue: &str, event: &Event, moment: &Moment<'_>) -> ChainEvent {
         gpa: moment.behind_iommu.then_some(buffer.gpa),
         file_page: moment.pages.as_ref().and_then(|pages| pages.page_at(buffer.gpa)),
         label: None,
+        owner: None,
     });
     ChainEvent {
         at_ns: event.at_ns,
@@ -313,6 +314,7 @@ fn label<'c>(chains: impl Iterator<Item = (&'c mut ChainEvent, &'c Box<Event>)>,
                 let mut labels = Vec::new();
                 label(buffer, stamp, &mut labels);
                 shown.label = in_words(&labels);
+                shown.owner = owner(&labels);
             }
         }
     });

@@ -57,7 +57,7 @@ fn lines(chain: &ChainEvent, at: usize) -> Vec<Line<'static>> {
 }
 
 fn line(number: usize, buffer: &BufferSnapshot, chosen: bool) -> Line<'static> {
-    let BufferSnapshot { writable, addr, len, gpa, file_page, label } = buffer;
+    let BufferSnapshot { writable, addr, len, gpa, file_page, label, owner: _ } = buffer;
     let way = if *writable { 'W' } else { 'R' };
     let address = match gpa {
         Some(gpa) => format!("{addr:#016x} → {gpa:#x}"),

@@ -96,13 +96,35 @@ pub struct BufferSnapshot {
     /// Whose memory it is, in words, where somebody has asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
+    /// The same for programs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Box<BufferOwner>>,
+}
+
+/// Whose memory a buffer is. What a kind does not have is `None`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub struct BufferOwner {
+    /// `file`, `anonymous`, `socket`, `other`, `unsettled`; `mixed`: its pages are not of one owner.
+    pub kind: String,
+    /// The file's path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<Arc<str>>,
+    /// Which page of the file its first is, from 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page: Option<u64>,
+    /// The program whose memory it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<String>,
+    /// Its process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
 }
 
 impl BufferSnapshot {
     /// A device-readable buffer of which no more is known than where it is.
     #[must_use]
     pub const fn at(addr: u64, len: u32) -> Self {
-        BufferSnapshot { writable: false, addr, len, gpa: None, file_page: None, label: None }
+        BufferSnapshot { writable: false, addr, len, gpa: None, file_page: None, label: None, owner: None }
     }
 
     /// Where it is in guest-physical memory, where that is known: without an IOMMU, at its address.

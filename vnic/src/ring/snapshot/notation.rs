@@ -190,6 +190,6 @@ impl FromStr for BufferSnapshot {
             range.strip_prefix("0x").and_then(|range| range.split_once('+')).ok_or_else(|| wrong(text, BUFFER))?;
         let addr = u64::from_str_radix(addr, 16).map_err(|_| wrong(text, BUFFER))?;
         let file_page = page.map(|page| number(page, "`(page N)`")).transpose()?;
-        Ok(BufferSnapshot { writable, addr, len: number(len, BUFFER)?, gpa, file_page, label: None })
+        Ok(BufferSnapshot { writable, addr, len: number(len, BUFFER)?, gpa, file_page, ..BufferSnapshot::at(0, 0) })
     }
 }
