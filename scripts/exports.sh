@@ -54,15 +54,20 @@ until_true() {
 }
 
 say "a guest, and transfers in it"
-"$LAUNCHER" --transfer "read-write,sendfile,read-write,sendfile" --size 67108864 >"$OUT/guest.log" 2>&1 &
+"$LAUNCHER" --transfer "read-write,sendfile,splice,mmap-write,read-write,sendfile,splice,mmap-write" --size 67108864 >"$OUT/guest.log" 2>&1 &
 guest=$!
 STARTED+=("$guest")
 until_true 120 "the device (see $OUT/guest.log)" "$VNIC" status
 control=$(readlink "$XDG_RUNTIME_DIR"/vnic/* | head -n 1)
-connected() { "$VNIC" status --json | grep -q '"connected": true'; }
-until_true 120 "a front-end" connected
-
-"$VNIC" trace --labels --parquet "$OUT/chains/here" --rotate 5s >"$OUT/trace.log" 2>&1 &
+# Labels are to be had once the guest shares its memory and its kernel is up: until then a trace is refused.
+follow() {
+  while kill -0 "$guest" 2>/dev/null; do
+    "$VNIC" trace --labels --parquet "$OUT/chains/here" --rotate 5s >"$OUT/trace.log" 2>&1 && return
+    sleep 0.2
+  done
+  return 1
+}
+follow &
 trace=$!
 STARTED+=("$trace")
 socat TCP-LISTEN:9464,bind=127.0.0.1,fork,reuseaddr "UNIX-CONNECT:$control" &

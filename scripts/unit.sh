@@ -38,6 +38,10 @@ echo "-- its folder: $(stat -c '%A %U:%G' /run/vnic/web) socket: $(stat -c '%A %
 [ "$(stat -c %G:%a /run/vnic/web/vnic.sock)" = kvm:770 ] || fail "the group kvm cannot connect"
 systemd-analyze --no-pager security vnic@web | tail -n 1
 
+echo "-- and what it has given up by itself: $(vnic status --json --control $CONTROL | sed -n '/"sandbox": {/,/}/p' | tr -d ' \n')"
+answers '"mode": "on"'
+answers '"seccomp": true'
+
 echo "-- it is killed, and comes back"
 kill -KILL "$pid"
 for _ in $(seq 300); do

@@ -20,6 +20,8 @@ use super::table::Table;
 
 /// Bytes of rows in memory that become a row group.
 const GROUP: usize = 32 << 20;
+/// How much rows take in a file of what they take in memory, before any were written.
+const PACKED: f64 = 0.05;
 
 /// When a file is finished and another begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +83,8 @@ pub(crate) struct Folder<R: 'static, I: 'static> {
     limits: Limits,
     files: u64,
     waiting: Columns,
+    /// How much rows take in a file of what they take in memory: as it was with the last ones.
+    packed: f64,
     open: Option<Open>,
 }
 
@@ -116,6 +120,7 @@ impl<R, I> Folder<R, I> {
             limits,
             files: 0,
             waiting: Columns::of(table),
+            packed: PACKED,
             open: None,
         })
     }
@@ -124,7 +129,7 @@ impl<R, I> Folder<R, I> {
     pub(crate) fn one(path: &Path, table: &'static Table<R, I>, limits: Limits) -> Self {
         let folder = path.parent().map(Path::to_owned).unwrap_or_default();
         let names = Names::One(path.file_name().unwrap_or_default().to_string_lossy().into_owned());
-        Folder { folder, names, table, limits, files: 0, waiting: Columns::of(table), open: None }
+        Folder { folder, names, table, limits, files: 0, waiting: Columns::of(table), packed: PACKED, open: None }
     }
 
     /// Adds a row. Gives the file that is full with it.
@@ -138,8 +143,7 @@ impl<R, I> Folder<R, I> {
             self.write_group()?;
         }
         let full = self.open.as_ref().is_some_and(|open| {
-            // What waits takes less once it is packed: how much less is not known, and a file may well be smaller.
-            let bytes = open.writer.bytes_written() as u64 + self.waiting.size as u64 / 4;
+            let bytes = open.writer.bytes_written() as u64 + (self.waiting.size as f64 * self.packed) as u64;
             bytes >= self.limits.bytes || open.rows() + self.waiting.rows >= self.limits.rows
         });
         if full || self.left().is_zero() { self.finish() } else { Ok(None) }
@@ -197,7 +201,9 @@ impl<R, I> Folder<R, I> {
         self.begin()?;
         let rows = std::mem::replace(&mut self.waiting, Columns::of(self.table));
         if let Some(open) = &mut self.open {
+            let before = open.writer.bytes_written();
             rows.write(&mut open.writer).with_context(|| format!("cannot write {}", open.unfinished.display()))?;
+            self.packed = (open.writer.bytes_written() - before) as f64 / rows.size.max(1) as f64;
         }
         Ok(())
     }
