@@ -12,6 +12,8 @@ const RAM: u64 = 1 << 30;
 const PAGE: u64 = 0xa00;
 /// More files than names are remembered.
 const FILES: u64 = 4096;
+/// More directories than are remembered.
+const FOLDERS: u64 = 4096;
 
 fn guest() -> GuestRam {
     let mut image = Image::new(32 << 20);
@@ -23,6 +25,11 @@ fn guest() -> GuestRam {
     for number in 0..FILES {
         let file = image.file(&srv, html, &format!("file {number}.bin"), 100 + number);
         image.page(PAGE + number, UPTODATE, file.mapping, 2);
+    }
+    for number in 0..FOLDERS {
+        let folder = image.directory(html, &format!("folder {number}"));
+        let file = image.file(&srv, folder, "index.html", 10_000 + number);
+        image.page(PAGE + FILES + 1 + number, UPTODATE, file.mapping, 0);
     }
     image.program("nginx", 812, 0x7f00_1234_5000, PAGE + FILES);
     let ram = GuestRam::new(RAM).expect("memory");
@@ -47,6 +54,13 @@ fn introspect(c: &mut Criterion) {
         b.iter(|| {
             number = (number + 1) % FILES;
             black_box(eyes.label((PAGE + number) << 12))
+        });
+    });
+    let mut number = 0;
+    group.bench_function("page of a file whose directory is not known", |b| {
+        b.iter(|| {
+            number = (number + 1) % FOLDERS;
+            black_box(eyes.label((PAGE + FILES + 1 + number) << 12))
         });
     });
     group.bench_function("page of a program", |b| b.iter(|| black_box(eyes.label((PAGE + FILES) << 12))));

@@ -1,10 +1,13 @@
 //! One look-up: from a page to its label, settled or not.
 
+use std::sync::Arc;
+
 use super::GuestPhysical;
 use super::kernel::{Kernel, Page, Use};
 use super::label::{Kind, Label};
 use super::names::Names;
 use super::owner::Owner;
+use super::path::{Folder, Name};
 use super::space::{Reader, Stop, still_stands};
 use super::stamp::Stamp;
 
@@ -118,12 +121,7 @@ impl<'k, M: GuestPhysical> Look<'k, M> {
         let name = match self.names.get(file, reader.memory) {
             Some(name) => name,
             None => {
-                let name = kernel.name(reader, inode)?;
-                let seen = reader.recorded();
-                if !still_stands(&seen, reader.memory) {
-                    return Ok(None);
-                }
-                self.names.keep(file, seen, &name);
+                let Some(name) = self.first_name(file, inode)? else { return Ok(None) };
                 name
             }
         };
@@ -137,6 +135,70 @@ impl<'k, M: GuestPhysical> Look<'k, M> {
             why,
             ..label
         }))
+    }
+
+    /// What the file is called, of which the reader has recorded how it led here. `None`: something changed meanwhile.
+    fn first_name(&mut self, file: (u64, u64), inode: u64) -> Result<Option<Name>, Stop> {
+        let entry = self.kernel.entry(&self.reader, inode)?;
+        let seen = self.reader.recorded();
+        let (mut folder, mut new) = self.folder(entry.place())?;
+        let as_root = entry.place_as_root(&folder);
+        if let Some(place) = as_root {
+            (folder, new) = self.folder(place)?;
+        }
+        let of_folder = folder.seen.iter().take(new);
+        if !still_stands(seen.iter().chain(of_folder), self.reader.memory) {
+            return Ok(None);
+        }
+        let name = entry.name_in(&folder, as_root.is_some());
+        self.names.keep(file, seen, folder, &name);
+        Ok(Some(name))
+    }
+
+    /// A directory, and how many of the words that it is made of have not been compared after they were read: the first of them.
+    fn folder(&mut self, place: (u64, u64)) -> Result<(Arc<Folder>, usize), Stop> {
+        if let Some(folder) = self.remembered(place) {
+            return Ok((folder, 0));
+        }
+        let (folder, new) = match self.folder_in_another(place)? {
+            Some(found) => found,
+            None => self.folder_by_itself(place)?,
+        };
+        self.names.keep_folder(place, &folder);
+        Ok((folder, new))
+    }
+
+    /// As its name in the directory above says, which most often is known, or is soon to be asked for.
+    fn folder_in_another(&mut self, (sb, dentry): (u64, u64)) -> Result<Option<(Arc<Folder>, usize)>, Stop> {
+        if dentry == 0 {
+            return Ok(None);
+        }
+        self.reader.record();
+        let (parent, name) = self.kernel.in_parent(&self.reader, dentry)?;
+        let own = self.reader.recorded();
+        if parent == dentry {
+            return Ok(None);
+        }
+        let (above, new) = match self.remembered((sb, parent)) {
+            Some(above) => (above, 0),
+            None => {
+                let (above, new) = self.folder_by_itself((sb, parent))?;
+                self.names.keep_folder((sb, parent), &above);
+                (above, new)
+            }
+        };
+        Ok(above.with(dentry, &name, &own).map(|folder| (Arc::new(folder), own.len() + new)))
+    }
+
+    fn folder_by_itself(&self, place: (u64, u64)) -> Result<(Arc<Folder>, usize), Stop> {
+        let folder = Arc::new(self.kernel.folder(&self.reader, place)?);
+        let new = folder.seen.len();
+        Ok((folder, new))
+    }
+
+    /// A directory that still is as it was when it was read.
+    fn remembered(&mut self, place: (u64, u64)) -> Option<Arc<Folder>> {
+        self.names.folder(place).filter(|folder| still_stands(folder.seen.iter(), self.reader.memory))
     }
 }
 

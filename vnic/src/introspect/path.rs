@@ -1,4 +1,4 @@
-//! From an inode to a name: the directory entries up to the mount, and the mounts up to the root.
+//! From an inode to a name: its entry in a directory; the directory entries up to the mount, and the mounts up to the root.
 //!
 //! Limits: only names in the guest's directory cache are there to be found. A file system that is mounted several times
 //! has several names; the one in the lowest mount namespace is given, and there the oldest mount's. A file of an overlay
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::GuestPhysical;
 use super::kernel::Kernel;
 use super::layout::MountChain;
-use super::space::{Reader, Stop};
+use super::space::{Reader, Seen, Stop};
 
 /// Longest name of a file, bytes.
 const MAX_NAME: u32 = 255;
@@ -25,6 +25,65 @@ pub(super) struct Name {
     pub(super) filesystem: Arc<str>,
     pub(super) device: Arc<str>,
     pub(super) deleted: bool,
+}
+
+/// What a directory, and the file system it is in, give to the names of all files in it.
+#[derive(Debug)]
+pub(super) struct Folder {
+    /// What it was made of.
+    pub(super) seen: Box<[Seen]>,
+    /// Empty for the root. `None`: the file has no directory entry in the guest's memory.
+    path: Option<Box<[u8]>>,
+    filesystem: Arc<str>,
+    device: Arc<str>,
+    /// Where the file system's mounts begin.
+    roots: Arc<[u64]>,
+}
+
+impl Folder {
+    /// A directory in this one. `None`: a mount begins there, so it is not only here.
+    pub(super) fn with(&self, dentry: u64, name: &[u8], seen: &[Seen]) -> Option<Folder> {
+        let above = self.path.as_ref().filter(|_| !self.roots.contains(&dentry))?;
+        let path = Some([above, b"/".as_slice(), name].concat().into());
+        let (filesystem, device, roots) = (self.filesystem.clone(), self.device.clone(), self.roots.clone());
+        Some(Folder { seen: [seen, &self.seen].concat().into(), path, filesystem, device, roots })
+    }
+}
+
+/// What an inode and its directory entry say.
+#[derive(Debug)]
+pub(super) struct Entry {
+    sb: u64,
+    /// 0: there is none.
+    dentry: u64,
+    /// Its own `dentry` where it is in no directory.
+    parent: u64,
+    deleted: bool,
+    name: Vec<u8>,
+}
+
+impl Entry {
+    /// The `super_block` and the `dentry` of the directory.
+    pub(super) fn place(&self) -> (u64, u64) {
+        (self.sb, self.parent)
+    }
+
+    /// The same for the file itself, where it is the root of a mount, and so is not only in that directory.
+    pub(super) fn place_as_root(&self, folder: &Folder) -> Option<(u64, u64)> {
+        folder.roots.contains(&self.dentry).then_some((self.sb, self.dentry))
+    }
+
+    /// The name in this folder; or the folder's, where it is the file itself.
+    pub(super) fn name_in(&self, folder: &Folder, is_itself: bool) -> Name {
+        let path = folder.path.as_ref().map(|above| {
+            if !is_itself && self.dentry != self.parent {
+                return text(&[above, b"/".as_slice(), &self.name].concat());
+            }
+            text(if above.is_empty() { b"/" } else { above })
+        });
+        let (filesystem, device) = (folder.filesystem.clone(), folder.device.clone());
+        Name { path, filesystem, device, deleted: self.deleted }
+    }
 }
 
 /// Names from a file up, one behind the other.
@@ -49,16 +108,13 @@ impl Names {
         self.text.truncate(self.ends.last().copied().unwrap_or_default());
     }
 
-    /// From the top down.
+    /// From the top down; empty for the root.
     fn path(&self) -> Vec<u8> {
         let mut path = Vec::with_capacity(self.text.len() + self.ends.len() + 1);
         for (at, end) in self.ends.iter().enumerate().rev() {
             let start = at.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or_default();
             path.push(b'/');
             path.extend_from_slice(self.text.get(start..*end).unwrap_or_default());
-        }
-        if path.is_empty() {
-            path.push(b'/');
         }
         path
     }
@@ -84,24 +140,51 @@ impl Kernel {
         Ok((back == mapping).then_some(inode))
     }
 
-    /// What the inode's file is called.
-    pub(super) fn name(&self, reader: &Reader<'_, impl GuestPhysical>, inode: u64) -> Result<Name, Stop> {
+    /// What the inode and one of its directory entries say.
+    pub(super) fn entry(&self, reader: &Reader<'_, impl GuestPhysical>, inode: u64) -> Result<Entry, Stop> {
+        let sb = reader.word(inode.wrapping_add(self.layout.inode_sb))?;
+        let unlinked = reader.half(inode.wrapping_add(self.layout.inode_nlink))? == 0;
+        let Some((dentry, is_reachable)) = self.alias(reader, inode)? else {
+            return Ok(Entry { sb, dentry: 0, parent: 0, deleted: unlinked, name: Vec::new() });
+        };
+        let deleted = unlinked || !is_reachable;
+        let (parent, name) = self.in_parent(reader, dentry)?;
+        Ok(Entry { sb, dentry, parent, deleted, name })
+    }
+
+    /// The entry's directory, and what it is called there.
+    pub(super) fn in_parent(
+        &self,
+        reader: &Reader<'_, impl GuestPhysical>,
+        dentry: u64,
+    ) -> Result<(u64, Vec<u8>), Stop> {
+        let mut name = Vec::with_capacity(32);
+        self.own_name(reader, dentry, &mut name)?;
+        Ok((self.parent(reader, dentry)?, name))
+    }
+
+    /// The directory with this `dentry`, or what all files of the file system share where that is 0.
+    pub(super) fn folder(
+        &self,
+        reader: &Reader<'_, impl GuestPhysical>,
+        (sb, dentry): (u64, u64),
+    ) -> Result<Folder, Stop> {
         let at = &self.layout;
-        let sb = reader.word(inode.wrapping_add(at.inode_sb))?;
+        reader.record();
         let kind = reader.word(sb.wrapping_add(at.sb_type))?;
         let filesystem = text(&reader.text(reader.word(kind.wrapping_add(at.type_name))?, 32)?);
         let device = text(&reader.text(sb.wrapping_add(at.sb_id), 32)?);
-        let unlinked = reader.half(inode.wrapping_add(at.inode_nlink))? == 0;
-        let Some(dentry) = self.alias(reader, inode)? else {
-            return Ok(Name { path: None, filesystem, device, deleted: unlinked });
-        };
-        let deleted = unlinked || !self.is_reachable(reader, dentry)?;
-        let path = self.path(reader, sb, dentry)?;
-        Ok(Name { path: Some(text(&path)), filesystem, device, deleted })
+        let (mut path, mut roots) = (None, Vec::new());
+        if dentry != 0 {
+            let mounts = self.mounts(reader, sb)?;
+            path = Some(self.path(reader, &mounts, dentry)?.into());
+            roots.extend(mounts.iter().map(|mount| mount.root));
+        }
+        Ok(Folder { seen: reader.recorded(), path, filesystem, device, roots: roots.into() })
     }
 
-    /// One of the file's directory entries, rather one that is still in its directory.
-    fn alias(&self, reader: &Reader<'_, impl GuestPhysical>, inode: u64) -> Result<Option<u64>, Stop> {
+    /// One of the file's directory entries, rather one that is still in its directory, and whether it is.
+    fn alias(&self, reader: &Reader<'_, impl GuestPhysical>, inode: u64) -> Result<Option<(u64, bool)>, Stop> {
         let mut node = reader.word(inode.wrapping_add(self.layout.inode_aliases))?;
         let mut any = None;
         for _ in 0..MAX_ALIASES {
@@ -113,9 +196,9 @@ impl Kernel {
                 return Err(Stop::Pointer(dentry));
             }
             if self.is_reachable(reader, dentry)? {
-                return Ok(Some(dentry));
+                return Ok(Some((dentry, true)));
             }
-            any = any.or(Some(dentry));
+            any = any.or(Some((dentry, false)));
             node = reader.word(node)?;
         }
         Ok(any)
@@ -130,8 +213,7 @@ impl Kernel {
         reader.word(dentry.wrapping_add(self.layout.dentry_parent))
     }
 
-    fn path(&self, reader: &Reader<'_, impl GuestPhysical>, sb: u64, dentry: u64) -> Result<Vec<u8>, Stop> {
-        let mounts = self.mounts(reader, sb)?;
+    fn path(&self, reader: &Reader<'_, impl GuestPhysical>, mounts: &[Mount], dentry: u64) -> Result<Vec<u8>, Stop> {
         // From the file up: one name after the other, and which mounts begin here.
         let mut names = Names::default();
         let mut best: Option<(Mount, usize)> = None;
@@ -149,6 +231,14 @@ impl Kernel {
         Ok(names.path())
     }
 
+    /// Adds what the entry is called in its directory.
+    fn own_name(&self, reader: &Reader<'_, impl GuestPhysical>, dentry: u64, name: &mut Vec<u8>) -> Result<(), Stop> {
+        let len = reader.half(dentry.wrapping_add(self.layout.dentry_name_len))?.min(MAX_NAME);
+        let at = reader.word(dentry.wrapping_add(self.layout.dentry_name))?;
+        reader.text_into(at, len as usize, name)?;
+        Ok(())
+    }
+
     /// Adds the name of `dentry` and of all above it, to where `is_end` says or nothing is above.
     fn climb(
         &self,
@@ -160,13 +250,8 @@ impl Kernel {
         let mut here = dentry;
         while !is_end(here, names.ends.len()) {
             let above = self.parent(reader, here)?;
-            let len = reader.half(here.wrapping_add(self.layout.dentry_name_len))?.min(MAX_NAME);
             let first = names.text.len();
-            reader.text_into(
-                reader.word(here.wrapping_add(self.layout.dentry_name))?,
-                len as usize,
-                &mut names.text,
-            )?;
+            self.own_name(reader, here, &mut names.text)?;
             // A file system's root is called `/`; what is its own root and called otherwise is in no directory: a memfd.
             if above == here && names.text.get(first..) == Some(b"/") {
                 names.text.truncate(first);

@@ -88,6 +88,11 @@ impl GuestPhysical for Onlooker {
         Onlooker::copy(self, gpa, out)
     }
 
+    #[inline]
+    fn words(&self, gpa: u64, out: &mut [u64]) -> Option<()> {
+        Onlooker::words(self, gpa, out)
+    }
+
     fn has(&self, gpa: u64) -> bool {
         Onlooker::has(self, gpa)
     }

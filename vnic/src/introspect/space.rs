@@ -68,17 +68,18 @@ pub(crate) struct Seen {
 }
 
 /// Does all of it still stand there?
-pub(crate) fn still_stands(seen: &[Seen], memory: &impl GuestPhysical) -> bool {
+pub(crate) fn still_stands<'s>(seen: impl Iterator<Item = &'s Seen> + Clone, memory: &impl GuestPhysical) -> bool {
+    let mut seen = seen;
     if !memory.reads_are_calls() {
-        return seen.iter().all(|one| memory.word(one.gpa) == Some(one.value));
+        return seen.all(|one| memory.word(one.gpa) == Some(one.value));
     }
-    let mut pieces: Vec<_> = seen.iter().map(|one| Piece::new(one.gpa, 8)).collect();
+    let mut pieces: Vec<_> = seen.clone().map(|one| Piece::new(one.gpa, 8)).collect();
     memory.gather(&mut pieces);
-    seen.iter().zip(&pieces).all(|(one, piece)| piece.there && piece.bytes == one.value.to_le_bytes())
+    seen.zip(&pieces).all(|(one, piece)| piece.there && piece.bytes == one.value.to_le_bytes())
 }
 
-/// Reads that most names are made of.
-const TRAIL: usize = 128;
+/// Reads that lead from most files to their directories.
+const TRAIL: usize = 24;
 
 /// A page by its address, and where it is in physical memory.
 #[derive(Debug, Clone, Copy, Default)]
@@ -147,9 +148,9 @@ impl<'k, M: GuestPhysical> Reader<'k, M> {
     }
 
     /// What was read since [`record`](Reader::record).
-    pub(crate) fn recorded(&self) -> Vec<Seen> {
+    pub(crate) fn recorded(&self) -> Box<[Seen]> {
         self.recording.set(false);
-        self.trail.take()
+        self.trail.borrow().as_slice().into()
     }
 
     fn step(&self) -> Result<(), Stop> {

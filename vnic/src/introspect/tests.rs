@@ -132,6 +132,60 @@ fn a_name_is_remembered_until_something_of_it_changes() {
 }
 
 #[test]
+fn a_directory_is_read_once_for_its_files_and_again_when_something_of_it_changes() {
+    let Guest { mut image, root, srv } = guest();
+    let www = image.directory(srv.root, "html");
+    let pages: Vec<u64> = (SPARE..SPARE + 4).collect();
+    for (number, page) in (20..).zip(&pages) {
+        let file = image.file(&srv, www, &format!("{number}"), number);
+        image.page(*page, UPTODATE, file.mapping, 0);
+    }
+    let mut eyes = attach(&image).unwrap();
+    let look = |eyes: &mut Eyes, page: u64| {
+        let before = eyes.statistics().steps;
+        let path = eyes.label(page << 12).path;
+        (path.unwrap().to_string(), eyes.statistics().steps - before)
+    };
+    let (first, second) = (look(&mut eyes, pages[0]), look(&mut eyes, pages[1]));
+    assert_eq!((first.0.as_str(), second.0.as_str()), ("/srv/html/20", "/srv/html/21"));
+    // What is read of the second is two looks at the page, by a walk through the page tables, and the file's own entry.
+    assert!(second.1 <= 20 && first.1 >= second.1 + 20, "{first:?} {second:?}");
+    // The mount is moved, and the directory above its mount point: the next file is where both are now.
+    let above = image.directory(root.root, "mnt");
+    let point = image.directory(above, "disk");
+    image.set(srv.mount, "mount", "mnt_mountpoint", point);
+    eyes.memory.clone_from(&image.bytes);
+    assert_eq!(look(&mut eyes, pages[2]).0, "/mnt/disk/html/22");
+    let name = image.text("media");
+    image.put(above + image.offset("dentry", "d_name") + 8, name);
+    image.put_bytes(above - DIRECT + image.offset("dentry", "d_name") + 4, &5_u32.to_le_bytes());
+    eyes.memory.clone_from(&image.bytes);
+    assert_eq!(look(&mut eyes, pages[3]).0, "/media/disk/html/23");
+    // And those that were known are, too.
+    assert_eq!(look(&mut eyes, pages[0]).0, "/media/disk/html/20");
+}
+
+#[test]
+fn a_file_that_is_mounted_by_itself_has_its_mounts_name() {
+    let Guest { mut image, root, srv } = guest();
+    let file = image.file(&srv, srv.root, "inner", 30);
+    image.page(SPARE, UPTODATE, file.mapping, 0);
+    let mut eyes = attach(&image).unwrap();
+    assert_eq!(eyes.label(SPARE << 12).path.as_deref(), Some("/srv/inner"));
+    // The only mount of its file system begins at the file.
+    let point = image.directory(root.root, "outer");
+    image.set(srv.mount, "mount", "mnt_mountpoint", point);
+    image.set(srv.mount, "mount", "mnt", file.dentry);
+    eyes.memory.clone_from(&image.bytes);
+    assert_eq!(eyes.label(SPARE << 12).path.as_deref(), Some("/outer"));
+    // It is in no directory, and called so itself: a memfd.
+    image.set(file.dentry, "dentry", "d_parent", file.dentry);
+    image.set(srv.mount, "mount", "mnt", srv.root);
+    eyes.memory.clone_from(&image.bytes);
+    assert_eq!(eyes.label(SPARE << 12).path.as_deref(), Some("/inner"));
+}
+
+#[test]
 fn circles_end_with_the_budget_and_are_unsettled() {
     let Guest { image, root, srv } = guest();
     let check = |spoil: &dyn Fn(&mut Image)| {

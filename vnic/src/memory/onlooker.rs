@@ -78,6 +78,31 @@ impl Onlooker {
         Some(unsafe { host.cast::<u64>().read_volatile() })
     }
 
+    /// Aligned words from `gpa` on, each read once. `None`: part of it is no memory, or `gpa` is not aligned.
+    #[inline]
+    #[must_use]
+    pub fn words(&self, gpa: u64, out: &mut [u64]) -> Option<()> {
+        let bytes = 8 * out.len() as u64;
+        let in_one_page = (gpa & ((1 << PAGE) - 1)) + bytes <= 1 << PAGE;
+        let (at, region) = self.region(gpa)?;
+        let host = self.memory.host_in(at, gpa, bytes).map(|host| host.cast::<u64>());
+        let Some(host) = host.filter(|_| in_one_page && region.knows(gpa)) else {
+            for (number, word) in (0..).zip(out) {
+                *word = self.word(gpa.checked_add(8 * number)?)?;
+            }
+            return Some(());
+        };
+        if !gpa.is_multiple_of(8) || !host.is_aligned() {
+            return None;
+        }
+        for (number, word) in out.iter_mut().enumerate() {
+            // SAFETY: `host_in` found as many mapped bytes as all the words have, the pointer is aligned. The guest may write
+            // meanwhile: volatile.
+            *word = unsafe { host.add(number).read_volatile() };
+        }
+        Some(())
+    }
+
     /// Copies the bytes at `gpa`, wherever the pages' borders are. `None`: part of it is no memory.
     #[must_use]
     pub fn copy(&self, gpa: u64, out: &mut [u8]) -> Option<()> {
@@ -208,11 +233,29 @@ mod tests {
     }
 
     #[test]
+    fn words_are_what_one_after_the_other_is_across_pages_holes_and_regions() {
+        let ram = GuestRam::new(1 << 20).unwrap();
+        let pages = [0, 1, 3].map(|page: u64| page << PAGE);
+        for gpa in pages.into_iter().flat_map(|page| (page..page + 4096).step_by(8)) {
+            ram.write(gpa, &(gpa + 1).to_le_bytes()).unwrap();
+        }
+        let onlooker = Onlooker::new(ram.memory()).unwrap();
+        for gpa in [0, 0xfc0, 0xfc8, 0x1fe0, 0x2fe0, 0x3fe0, (1 << 20) - 64] {
+            let mut words = [7; 8];
+            onlooker.words(gpa, &mut words).unwrap();
+            let expected = std::array::from_fn(|number| onlooker.word(gpa + 8 * number as u64).unwrap());
+            assert_eq!(words, expected, "{gpa:#x}");
+        }
+        assert_eq!(onlooker.words((1 << 20) - 56, &mut [0; 8]), None);
+    }
+
+    #[test]
     fn outside_memory_and_unaligned_there_is_nothing() {
         let ram = GuestRam::new(1 << 20).unwrap();
         let onlooker = Onlooker::new(ram.memory()).unwrap();
         for gpa in [1 << 20, u64::MAX - 7, (1 << 20) - 4, 4] {
             assert_eq!(onlooker.word(gpa), None, "{gpa:#x}");
+            assert_eq!(onlooker.words(gpa, &mut [0; 2]), None, "{gpa:#x}");
         }
         assert!(onlooker.copy((1 << 20) - 4, &mut [0; 8]).is_none());
     }
