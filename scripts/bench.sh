@@ -5,7 +5,7 @@
 #
 #   scripts/bench.sh                what has a target: about a quarter of an hour
 #   scripts/bench.sh --all          every ring format and frame size: more than half an hour
-#   scripts/bench.sh --only WORDS   the comparisons whose name has these words: --only 'pump, 64 B split', 'tracer on', 'top', 'proxy', '2 pairs'
+#   scripts/bench.sh --only WORDS   the comparisons whose name has these words: --only 'pump, 64 B split', 'tracer on', 'top', 'watch on', 'proxy', '2 pairs'
 #                                   or 'latency', 'idle' or 'memory' for what is no rate
 #   scripts/bench.sh --iommu        only what a guest's IOMMU costs: our back-end behind one against itself without
 #   scripts/bench.sh --sendfile     only a guest's sendfile: peer against -netdev user, tap against QEMU's tap

@@ -20,11 +20,7 @@ pub(crate) enum Backend {
     Sleepy(&'static str),
     /// The same with `vnic trace` beside it.
     Traced(&'static str),
-    /// The same with `vnic top` beside it.
-    Watched(&'static str),
-    /// The same with `vnic watch` beside it, once for each view that asks for something of its own.
-    Viewed(&'static str),
-    /// The same without the account that it keeps for `vnic top`.
+    /// The same without the account that it keeps for `vnic top`, and asleep whenever there is nothing to do.
     Unaccounted(&'static str),
     /// The same with an account of what its chains would cost a card of hardware.
     Modelled(&'static str),
@@ -46,8 +42,6 @@ impl Backend {
             Backend::Vnic(link) => link.to_owned(),
             Backend::Sleepy(link) => format!("{link} sleepy"),
             Backend::Traced(link) => format!("{link} traced"),
-            Backend::Watched(link) => format!("{link} with top"),
-            Backend::Viewed(link) => format!("{link} with watch"),
             Backend::Unaccounted(link) => format!("{link} --top asked"),
             Backend::Modelled(link) => format!("{link} modelled"),
             Backend::Paced(link) => format!("{link} paced"),
@@ -120,8 +114,6 @@ impl Server {
             Backend::Vnic(link)
             | Backend::Sleepy(link)
             | Backend::Traced(link)
-            | Backend::Watched(link)
-            | Backend::Viewed(link)
             | Backend::Unaccounted(link)
             | Backend::Modelled(link)
             | Backend::Paced(link)
@@ -130,7 +122,7 @@ impl Server {
                 let mut command = Command::new(vnic);
                 command.args(["serve", "--link", link, "--cpu", "0", "--socket-path"]).arg(&socket);
                 command.args(["--queue-pairs", &pairs.to_string()]);
-                if matches!(backend, Backend::Sleepy(_)) {
+                if matches!(backend, Backend::Sleepy(_) | Backend::Unaccounted(_)) {
                     command.args(["--poll", "never"]);
                 }
                 if matches!(backend, Backend::Unaccounted(_)) {
@@ -165,15 +157,8 @@ impl Server {
         }
         let vnic = (!matches!(backend, Backend::Dpdk(_))).then(|| vnic.to_owned());
         let mut server = Server { looks: Vec::new(), process, socket, vnic };
-        match backend {
-            Backend::Traced(_) => server.looks.push(server.look("trace")?),
-            Backend::Watched(_) => server.looks.push(server.look("top")?),
-            Backend::Viewed(_) => {
-                for view in ["rings", "chains", "flows", "counters"] {
-                    server.looks.push(server.view(view)?);
-                }
-            }
-            _ => {}
+        if matches!(backend, Backend::Traced(_)) {
+            server.looks.push(server.look("trace")?);
         }
         Ok(server)
     }
@@ -181,7 +166,7 @@ impl Server {
     /// Follows its events with `vnic trace` or `vnic top`; what that says goes nowhere. The client is the nicest there is, as is
     /// the thread that feeds it: both CPUs are taken, and what is asked is what looking costs the data path, not how two
     /// programs share a CPU.
-    fn look(&self, with: &'static str) -> Result<(Process, &'static str)> {
+    pub(crate) fn look(&self, with: &'static str) -> Result<(Process, &'static str)> {
         let mut command = Command::new("nice");
         command.args(["-n", "19"]).arg(self.vnic.as_ref().context("only ours is looked at")?);
         command.args([with, "--json", "--control"]).arg(self.control());
@@ -190,7 +175,7 @@ impl Server {
     }
 
     /// Looks with `vnic watch` in a large terminal of its own; as nice as the others.
-    fn view(&self, view: &str) -> Result<(Process, &'static str)> {
+    pub(crate) fn view(&self, view: &str) -> Result<(Process, &'static str)> {
         let vnic = self.vnic.as_ref().context("only ours is looked at")?;
         let watch = format!(
             "stty rows 60 cols 200; exec nice -n 19 '{}' watch --view {view} --control '{}'",
@@ -246,10 +231,10 @@ impl Server {
     }
 }
 
-/// Ends a process of ours: as Ctrl-C does, and for good where it does not listen.
+/// Ends a process of ours, and for good where it does not listen.
 pub(crate) fn end(child: &mut Child) {
     let Ok(id) = i32::try_from(child.id()) else { return };
-    let _ = kill(Pid::from_raw(id), Signal::SIGINT);
+    let _ = kill(Pid::from_raw(id), Signal::SIGTERM);
     let deadline = Instant::now() + Duration::from_secs(5);
     while Instant::now() < deadline {
         if matches!(child.try_wait(), Ok(Some(_)) | Err(_)) {

@@ -81,15 +81,11 @@ impl Case {
         };
         let pairs = if self.pairs == 1 { String::new() } else { format!(", {} pairs", self.pairs) };
         let traced = self.backends.iter().any(|backend| matches!(backend, Backend::Traced(_)));
-        let watched = self.backends.iter().any(|backend| matches!(backend, Backend::Watched(_)));
-        let viewed = self.backends.iter().any(|backend| matches!(backend, Backend::Viewed(_)));
         let modelled = self.backends.iter().any(|backend| matches!(backend, Backend::Modelled(_)));
         let unlocked = self.backends.iter().any(|backend| matches!(backend, Backend::Unlocked(_)));
         let proxied = self.backends.iter().any(|backend| matches!(backend, Backend::Proxied(_)));
         let looks = [
             (traced, ", tracer on"),
-            (watched, ", top on"),
-            (viewed, ", watch on"),
             (modelled, ", with a model of hardware"),
             (unlocked, ", locked in"),
             (proxied, ", through a proxy"),
@@ -110,7 +106,7 @@ fn targets(shape: Shape, format: Format) -> [Option<f64>; 4] {
     }
 }
 
-/// What is to be left of a rate while `vnic top` runs, or every view of `vnic watch`, or an account is kept for it, or for a model of hardware.
+/// What is to be left of a rate while somebody looks, or while there is an account for a model of hardware.
 pub(crate) const UNDER_TOP: f64 = 0.97;
 
 /// What is to be left of it while the process is locked in.
@@ -154,11 +150,7 @@ pub(crate) fn cases(all: bool) -> Vec<Case> {
     }
     let backends = vec![Backend::Proxied("rxonly"), Backend::Dpdk("rxonly")];
     cases.push(Case { driver, shape, format, pairs: 1, backends, targets: vec![Some(THROUGH_PROXY)] });
-    let backends = vec![Backend::Watched("sink"), Backend::Vnic("sink"), Backend::Unaccounted("sink")];
     let driver = Driver::Pump;
-    cases.push(Case { driver, shape, format, pairs: 1, backends, targets: vec![Some(UNDER_TOP); 2] });
-    let backends = vec![Backend::Viewed("sink"), Backend::Vnic("sink")];
-    cases.push(Case { driver, shape, format, pairs: 1, backends, targets: vec![Some(UNDER_TOP)] });
     let backends = vec![Backend::Vnic("sink"), Backend::Unlocked("sink")];
     for driver in [Driver::Pump, Driver::Dpdk(Mode::Transmit)] {
         cases.push(Case {

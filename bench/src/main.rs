@@ -9,6 +9,7 @@ mod case;
 mod disk;
 mod iommu;
 mod latency;
+mod looking;
 mod outcome;
 mod paced;
 mod plot;
@@ -76,15 +77,20 @@ fn main() -> Result<()> {
         return plot::draw(record.outcomes(), &args.out.join("ratios.svg"));
     }
     let cases = side_by_side::cases(&args);
-    let (iommu, sendfile, paced) = match args.against {
+    let (looking, iommu, sendfile, paced) = match args.against {
         // Those have yardsticks of their own.
-        Some(_) => (Vec::new(), Vec::new(), Vec::new()),
-        None => (iommu::cases(&args), sendfile::cases(&args), paced::cases(&args)),
+        Some(_) => (Vec::new(), Vec::new(), Vec::new(), Vec::new()),
+        None => (looking::cases(&args), iommu::cases(&args), sendfile::cases(&args), paced::cases(&args)),
     };
-    let mut progress = Progress::new(cases.len() + iommu.len() + sendfile.len() + paced.len());
+    let all = cases.len() + looking.len() + iommu.len() + sendfile.len() + paced.len();
+    let mut progress = Progress::new(all);
     for case in &cases {
         progress.next(&case.name());
         record.add(|record| &mut record.side_by_side, side_by_side::measure(case, &args))?;
+    }
+    for case in looking {
+        progress.next(&case.name());
+        record.add(|record| &mut record.looking, looking::measure(case, &args))?;
     }
     for case in &iommu {
         progress.next(&case.name());

@@ -11,6 +11,8 @@ use serde::Serialize;
 pub(crate) enum Unit {
     /// Frames of the wire, or chains where those are the same.
     Frames,
+    /// The same, for each second that the workers had a CPU.
+    FramesOfWorker,
     /// Bytes of the file.
     Bytes,
     /// The same, for each second that the workers had a CPU.
@@ -31,6 +33,8 @@ pub(crate) struct Runs {
     pub(crate) trace_lost: Option<f64>,
     /// Median of the rounds' ratios to the yardstick in the same round, with the smallest and the largest.
     pub(crate) ratio: Option<[f64; 3]>,
+    /// Where the true median of the ratios lies with 95 %; `null` of fewer than six.
+    pub(crate) confidence: Option<[f64; 2]>,
     /// What the ratio is to be, at least.
     pub(crate) target: Option<f64>,
 }
@@ -56,6 +60,26 @@ pub(crate) fn spread(figures: &[f64]) -> Option<[f64; 3]> {
     Some([median, *sorted.first()?, *sorted.last()?])
 }
 
+/// Between which two of the figures the median of all there could be lies with a probability of 95 %, whatever their
+/// distribution: each of them is above or below it with the same chance.
+fn confidence(figures: &[f64]) -> Option<[f64; 2]> {
+    let mut sorted = figures.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let count = sorted.len();
+    // Of the binomial distribution, in logarithms: its terms are too small for a number, and its factors too large.
+    let mut term = -(count as f64) * 2_f64.ln();
+    let (mut tail, mut out) = (term.exp(), None);
+    for below in 0..count / 2 {
+        if 2.0 * tail > 0.05 {
+            break;
+        }
+        out = Some([*sorted.get(below)?, *sorted.get(count - 1 - below)?]);
+        term += ((count - below) as f64).ln() - ((below + 1) as f64).ln();
+        tail += term.exp();
+    }
+    out
+}
+
 /// The figure that so large a share of them does not exceed; NaN of nothing.
 pub(crate) fn percentile(figures: &[f64], share: f64) -> f64 {
     let mut sorted = figures.to_vec();
@@ -67,7 +91,15 @@ pub(crate) fn percentile(figures: &[f64], share: f64) -> f64 {
 impl Runs {
     /// Of a back-end, so far without a figure.
     pub(crate) fn of(backend: impl Into<String>, target: Option<f64>) -> Self {
-        Runs { backend: backend.into(), figures: Vec::new(), idle: None, trace_lost: None, ratio: None, target }
+        Runs {
+            backend: backend.into(),
+            figures: Vec::new(),
+            idle: None,
+            trace_lost: None,
+            ratio: None,
+            confidence: None,
+            target,
+        }
     }
 }
 
@@ -104,6 +136,7 @@ impl Outcome {
         for runs in self.runs.iter_mut().take(count - 1) {
             let ratios: Vec<f64> = runs.figures.iter().zip(&yardstick).map(|(ours, theirs)| ours / theirs).collect();
             runs.ratio = spread(&ratios);
+            runs.confidence = confidence(&ratios);
         }
     }
 
@@ -119,6 +152,7 @@ impl Outcome {
             let (unit, name) = match self.unit {
                 Unit::Frames => (1e6, "Mfr/s"),
                 Unit::BytesOfWorker => (1e6, "MB/CPU s"),
+                Unit::FramesOfWorker => (1e6, "Mfr/CPU s"),
                 Unit::Bytes => (1e6, "MB/s"),
                 Unit::Requests => (1e3, "kIO/s"),
             };
@@ -132,6 +166,10 @@ impl Outcome {
             };
             let line = format!("{:<40} {:<12} {rate:>30} {idle:>6}  {ratio:<20} {target}", self.case, runs.backend);
             lines.push(line.trim_end().to_owned());
+            if let Some([low, high]) = runs.confidence {
+                let count = runs.figures.len();
+                lines.push(format!("{:<40} the median of all rounds ({count}) is {low:.3} to {high:.3} with 95 %", ""));
+            }
             if let Some(lost) = runs.trace_lost {
                 lines.push(format!("{:<40} the tracer lost {:.1} % of its events", "", lost * 100.0));
             }
@@ -167,5 +205,21 @@ impl Progress {
         self.at += 1;
         let minutes = self.started.elapsed().as_secs() / 60;
         eprintln!("[{}/{}] {case} ({minutes} min so far)", self.at, self.of);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_lies_between_the_figures_that_the_tables_name() {
+        let figures = |count: u32| -> Vec<f64> { (1..=count).rev().map(f64::from).collect() };
+        // Conover, Practical Nonparametric Statistics: the sign test's limits at 95 %.
+        for (count, expected) in [(5, None), (6, Some([1.0, 6.0])), (10, Some([2.0, 9.0])), (20, Some([6.0, 15.0]))] {
+            assert_eq!(confidence(&figures(count)), expected, "{count}");
+        }
+        // By the normal distribution: 500 ± 0.98 √1000.
+        assert_eq!(confidence(&figures(1000)), Some([469.0, 532.0]));
     }
 }

@@ -22,13 +22,13 @@ use vnic::spec::ring::{
 use vnic::spec::{Feature, Features};
 
 /// The ring's size, in descriptors.
-const SIZE: u16 = 1024;
-/// Where the buffers start; the rings lie below.
-const BUFFERS: u64 = 1 << 20;
+pub(crate) const SIZE: u16 = 1024;
+/// Where the buffers start; the rings lie below, and where somebody is to find one, a kernel.
+pub(crate) const BUFFERS: u64 = 16 << 20;
 /// A buffer's stride. Not a power of two, or all buffers would share a few sets of each cache.
-const STRIDE: u64 = 2048 + 64 + 12;
+pub(crate) const STRIDE: u64 = 2048 + 64 + 12;
 /// Bytes of memory.
-pub(crate) const RAM: u64 = 8 << 20;
+pub(crate) const RAM: u64 = 24 << 20;
 
 /// What a chain looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,42 +75,91 @@ pub(crate) fn on_cpu_1(
 /// Drives the back-end that listens on `socket` for `seconds`, after a fifth of a second to warm up. Behind an IOMMU
 /// where it is said how many bytes one of its translations has.
 fn run(socket: &Path, shape: Shape, features: Features, translations: Option<u64>, seconds: f64) -> Result<Pumped> {
-    let ram = GuestRam::new(RAM)?;
-    let packed = features.has(Feature::RingPacked);
-    let layout = |base| if packed { RingLayout::packed_at(base, SIZE) } else { RingLayout::split_at(base, SIZE) };
-    let (receive, end) = layout(0x1000)?;
-    let (transmit, _) = layout((end + 0xfff) & !0xfff)?;
-    let raw = Raw::map(&ram)?;
-    let mut ring: Box<dyn Ring> =
-        if packed { Box::new(Packed::new(raw, transmit, shape)) } else { Box::new(Split::new(raw, transmit, shape)) };
-    let front_end = FrontEnd::start(socket, &ram, [receive, transmit], features.with(Feature::Version1), translations)?;
-    front_end.kick.write(1)?;
-    let mut count = |until: Instant| -> Result<(u64, Duration)> {
-        let (mut chains, mut looks) = (0, 0_u64);
-        let (mut waited, mut since) = (Duration::ZERO, None::<Instant>);
-        loop {
-            let Turned { used, kick } = ring.turn();
+    let mut pump = Pump::start(socket, &GuestRam::new(RAM)?, shape, features, translations)?;
+    let mut count = |until: Instant| {
+        let all = Count::default();
+        pump.run(&all, |looks| looks % 256 == 0 && Instant::now() >= until).map(|()| all)
+    };
+    count(Instant::now() + Duration::from_millis(200))?;
+    let start = Instant::now();
+    let all = count(start + Duration::from_secs_f64(seconds))?;
+    let took = start.elapsed().as_secs_f64();
+    Ok(Pumped { chains_per_second: all.chains() as f64 / took, waited: all.waited().as_secs_f64() / took })
+}
+
+/// What a pump has done so far. Others may read along.
+#[derive(Debug, Default)]
+pub(crate) struct Count {
+    chains: AtomicU64,
+    waited_ns: AtomicU64,
+}
+
+impl Count {
+    pub(crate) fn chains(&self) -> u64 {
+        self.chains.load(Ordering::Relaxed)
+    }
+
+    /// How long there was nothing for it to do.
+    fn waited(&self) -> Duration {
+        Duration::from_nanos(self.waited_ns.load(Ordering::Relaxed))
+    }
+}
+
+/// Only the pump adds: no need for one step.
+fn add(to: &AtomicU64, more: u64) {
+    to.store(to.load(Ordering::Relaxed) + more, Ordering::Relaxed);
+}
+
+/// A driver and the session with its back-end.
+pub(crate) struct Pump {
+    ring: Box<dyn Ring>,
+    front_end: FrontEnd,
+}
+
+impl Pump {
+    /// Drives the back-end that listens on `socket`, with rings and buffers in this memory.
+    pub(crate) fn start(
+        socket: &Path,
+        ram: &GuestRam,
+        shape: Shape,
+        features: Features,
+        translations: Option<u64>,
+    ) -> Result<Self> {
+        let packed = features.has(Feature::RingPacked);
+        let layout = |base| if packed { RingLayout::packed_at(base, SIZE) } else { RingLayout::split_at(base, SIZE) };
+        let (receive, end) = layout(0x1000)?;
+        let (transmit, _) = layout((end + 0xfff) & !0xfff)?;
+        let raw = Raw::map(ram)?;
+        let ring: Box<dyn Ring> = if packed {
+            Box::new(Packed::new(raw, transmit, shape))
+        } else {
+            Box::new(Split::new(raw, transmit, shape))
+        };
+        let features = features.with(Feature::Version1);
+        let front_end = FrontEnd::start(socket, ram, [receive, transmit], features, translations)?;
+        front_end.kick.write(1)?;
+        Ok(Pump { ring, front_end })
+    }
+
+    /// Goes on until it is told that it is over; asked after each look, with how many there were.
+    pub(crate) fn run(&mut self, all: &Count, is_over: impl Fn(u64) -> bool) -> Result<()> {
+        let (mut looks, mut since) = (0_u64, None::<Instant>);
+        while !is_over(looks) {
+            let Turned { used, kick } = self.ring.turn();
             looks += 1;
             if used == 0 {
                 since.get_or_insert_with(Instant::now);
                 std::hint::spin_loop();
             } else if let Some(since) = since.take() {
-                waited += since.elapsed();
+                add(&all.waited_ns, since.elapsed().as_nanos() as u64);
             }
-            chains += u64::from(used);
+            add(&all.chains, u64::from(used));
             if kick {
-                front_end.kick.write(1)?;
-            }
-            if looks % 256 == 0 && Instant::now() >= until {
-                return Ok((chains, waited));
+                self.front_end.kick.write(1)?;
             }
         }
-    };
-    count(Instant::now() + Duration::from_millis(200))?;
-    let start = Instant::now();
-    let (chains, waited) = count(start + Duration::from_secs_f64(seconds))?;
-    let took = start.elapsed().as_secs_f64();
-    Ok(Pumped { chains_per_second: chains as f64 / took, waited: waited.as_secs_f64() / took })
+        Ok(())
+    }
 }
 
 /// One turn of the pump.

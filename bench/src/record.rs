@@ -26,6 +26,7 @@ pub(crate) struct Record {
     /// When the run began, UTC.
     date: Option<String>,
     pub(crate) side_by_side: Vec<Outcome>,
+    pub(crate) looking: Vec<Outcome>,
     pub(crate) iommu: Vec<Outcome>,
     latency_idle_memory: Vec<Single>,
     pub(crate) guest_sendfile: Vec<Outcome>,
@@ -44,6 +45,7 @@ impl Record {
             qemu: said("dpkg-query", &["-W", "-f", "${Version}", "qemu-system-common"]),
             date: said("date", &["-u", "+%FT%TZ"]),
             side_by_side: Vec::new(),
+            looking: Vec::new(),
             iommu: Vec::new(),
             latency_idle_memory: Vec::new(),
             guest_sendfile: Vec::new(),
@@ -69,6 +71,7 @@ impl Record {
     pub(crate) fn outcomes(&self) -> impl Iterator<Item = &Outcome> {
         self.side_by_side
             .iter()
+            .chain(&self.looking)
             .chain(&self.iommu)
             .chain(&self.guest_sendfile)
             .chain(&self.guest_paced)

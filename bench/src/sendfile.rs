@@ -6,11 +6,10 @@
 //! have a CPU, while they never poll. What the guest makes of it is another thing: its rate halves and doubles from one send to
 //! the next.
 
-use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -20,6 +19,7 @@ use guest_fixture::{
 };
 
 use crate::case::UNDER_TOP;
+use crate::looking::workers_had;
 use crate::outcome::{Outcome, Runs, Unit};
 use crate::{Args, caught};
 
@@ -27,8 +27,9 @@ use crate::{Args, caught};
 const BYTES: u64 = 64 << 20;
 /// Rounds in place of each that is asked for: a transfer takes the blink of an eye, and so does a whim of the scheduler.
 const ROUNDS: u32 = 4;
-/// The same, where a ratio near 1 is asked for.
+/// The same, where a ratio near 1 is asked for; and how often the file is sent in each.
 const WATCHED_ROUNDS: u32 = 16;
+const SENDS: u32 = 4;
 /// Where QEMU's `user` network looks for what its guest sends to 10.0.2.2.
 const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
 const PORT: u16 = 9000;
@@ -142,8 +143,11 @@ fn watched_and_not(args: &Args, runs: &mut [Runs; 2]) -> Result<()> {
         for at in if round % 2 == 0 { [0, 1] } else { [1, 0] } {
             let _client = (at == 0).then(|| guest.watch()).transpose()?;
             let before = guest.workers_had()?;
-            guest.send();
-            runs[at].figures.push(BYTES as f64 / (guest.workers_had()? - before).as_secs_f64());
+            for _ in 0..SENDS {
+                guest.send();
+            }
+            let bytes = (BYTES * u64::from(SENDS)) as f64;
+            runs[at].figures.push(bytes / (guest.workers_had()? - before).as_secs_f64());
         }
     }
     guest.power_off();
@@ -221,20 +225,7 @@ impl Guest {
 
     /// How long the device's workers have had a CPU so far.
     fn workers_had(&mut self) -> Result<Duration> {
-        let device = self.device.as_mut().context("only ours is looked at")?;
-        let tasks = PathBuf::from(format!("/proc/{}/task", device.child().id()));
-        let mut had = Duration::ZERO;
-        for task in fs::read_dir(&tasks).with_context(|| tasks.display().to_string())? {
-            let task = task?.path();
-            // A thread that has ended meanwhile is none of the workers.
-            let read = |name| fs::read_to_string(task.join(name)).unwrap_or_default();
-            if read("comm").starts_with("worker") {
-                let on_cpu = read("schedstat").split(' ').next().and_then(|ns| ns.parse().ok());
-                had += Duration::from_nanos(on_cpu.context("the kernel does not say how long a thread had a CPU")?);
-            }
-        }
-        ensure!(!had.is_zero(), "there are no workers");
-        Ok(had)
+        workers_had(self.device.as_mut().context("only ours is looked at")?.child().id())
     }
 
     fn power_off(self) {

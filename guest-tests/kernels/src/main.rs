@@ -6,10 +6,12 @@
 //! | [`guest`] | a guest of a kernel, with what is looked at in it |
 //! | [`rest`] | pages at rest, of each kind, and all of memory |
 //! | [`reboot`] | another kernel in the same machine |
+//! | [`attach`] | `vnic attach` to QEMU's own devices: devices, pages, and what of a file that is sent it sees |
 //! | [`tally`] | right, wrong, unsettled; the table |
 
 #![expect(clippy::print_stderr, clippy::print_stdout, reason = "a program for people")]
 
+mod attach;
 mod guest;
 mod reboot;
 mod rest;
@@ -30,7 +32,7 @@ const CHURN: Deadline = Deadline::secs("too few look-ups", 400);
 
 /// Boots guests of each kernel, has them make pages whose owner they know (of files on each file system, of programs), and
 /// compares what is said of them from outside with the guest's own /proc/self/pagemap and /proc/kpageflags; at rest, while
-/// files come and go, and after a reboot into another kernel. Leaves target/introspection/introspection.json.
+/// files come and go, and after a reboot into another kernel. `vnic attach` looks into a VM of each that is nothing of ours. Leaves target/introspection/introspection.json.
 ///
 /// Exit codes: 0; 1 something said was wrong, or a guest failed; 2 bad usage.
 #[derive(Debug, Parser)]
@@ -42,8 +44,8 @@ struct Options {
     /// Look-ups while files come and go, on each kernel; 0: none
     #[arg(long, value_name = "N", default_value = "100000")]
     churn: u64,
-    /// Only these: rest, split (3 GiB around the PCI hole), reboot (from each kernel into the next)
-    #[arg(long, value_name = "PART,…", value_delimiter = ',', default_value = "rest,split,reboot", value_parser = ["rest", "split", "reboot"])]
+    /// Only these: rest, split (3 GiB around the PCI hole), attach (split rings, packed ones; root), reboot (from each kernel into the next)
+    #[arg(long, value_name = "PART,…", value_delimiter = ',', default_value = "rest,split,attach,reboot", value_parser = ["rest", "split", "attach", "reboot"])]
     only: Vec<String>,
     /// As JSON, one object a line of the table
     #[arg(long)]
@@ -87,6 +89,11 @@ fn main() -> ExitCode {
                 guest.power_off();
                 lines
             });
+        }
+    }
+    if asked("attach") {
+        for (kernel, rings) in options.kernels.iter().flat_map(|kernel| attach::RINGS.map(|rings| (kernel, rings))) {
+            part(&format!("{kernel}, attached to, {rings} rings"), &mut || attach::looks(kernel, rings));
         }
     }
     if asked("reboot") {

@@ -4,14 +4,11 @@ use std::fs;
 
 use guest_fixture::{Agent, Deadline, Device, Folder, Machine, prepared, until};
 use vnic::introspect::Label;
-use vnic_experiment::owned::Owned;
 use vnic_experiment::wire::{Event, Request};
 
-use crate::rest::verdict;
-use crate::tally::{Line, Tally};
+use crate::rest;
+use crate::tally::Line;
 
-/// What is looked at before and after.
-const KINDS: &[&str] = &["rootfs", "tmpfs", "ext4", "deleted", "anonymous"];
 /// A kernel that cannot have five levels of page tables is not to be started by one that has.
 const FOUR_LEVELS: &str = "no5lvl";
 const SEES: Deadline = Deadline::secs("the device to see the new kernel", 60);
@@ -49,22 +46,13 @@ pub(crate) fn into_another(from: &str, to: &str) -> Vec<Line> {
 
 #[track_caller]
 fn looks(device: &Device, agent: &mut Agent, when: &str) -> Vec<Line> {
-    let mut of_kind = |kind: &&str| {
-        let said = agent.run(&["pages", "show", kind]);
-        let pages: Vec<Owned> = said.lines().map(|line| serde_json::from_str(line).expect("a page")).collect();
-        let addresses: Vec<u64> = pages.iter().map(|page| page.gpa).collect();
+    rest::some(agent, when, |addresses| {
         // It looks for the kernel when it is asked, at most so often.
-        let labels = until(SEES, || {
-            let labels = device.pages(&addresses);
+        until(SEES, || {
+            let labels = device.pages(addresses);
             let labels: Vec<Label> =
                 labels.into_iter().map(|label| serde_json::from_value(label).expect("a label")).collect();
             labels.iter().any(|label| label.kind != vnic::introspect::Kind::Unknown).then_some(labels)
-        });
-        let mut tally = Tally::default();
-        for (page, label) in pages.iter().zip(&labels) {
-            tally.add(verdict(page, label), || format!("{page:?} is said to be {label:?}"));
-        }
-        Line { kernel: agent.kernel.clone(), machine: when.to_owned(), kind: (*kind).to_owned(), tally, note: None }
-    };
-    KINDS.iter().map(&mut of_kind).collect()
+        })
+    })
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use guest_fixture::{Deadline, until};
+use guest_fixture::{Agent, Deadline, until};
 use vnic::introspect::{Kind, Label};
 use vnic_experiment::owned::{Owned, Owner};
 
@@ -32,6 +32,9 @@ const KINDS: &[&str] = &[
     "merged (KSM)",
 ];
 
+/// Of them, some that every kernel has.
+const SOME: &[&str] = &["rootfs", "tmpfs", "ext4", "deleted", "anonymous"];
+
 /// How the guest's console says that all flags were read once.
 const READ: &str = "the pages' flags are read";
 const READ_AGAIN: Deadline = Deadline::secs("the guest to read its pages' flags again", 120);
@@ -59,6 +62,22 @@ fn of_kind(guest: &mut Guest, kind: &str) -> Line {
         tally.add(verdict(page, &label), || format!("{kind}: {page:?} is said to be {label:?}"));
     }
     guest.line(kind, tally, None)
+}
+
+/// Some kinds that every kernel has, by `labels` of their addresses.
+#[track_caller]
+pub(crate) fn some(agent: &mut Agent, when: &str, labels: impl Fn(&[u64]) -> Vec<Label>) -> Vec<Line> {
+    let mut of_kind = |kind: &&str| {
+        let said = agent.run(&["pages", "show", kind]);
+        let pages: Vec<Owned> = said.lines().map(|line| serde_json::from_str(line).expect("a page")).collect();
+        let addresses: Vec<u64> = pages.iter().map(|page| page.gpa).collect();
+        let mut tally = Tally::default();
+        for (page, label) in pages.iter().zip(&labels(&addresses)) {
+            tally.add(verdict(page, label), || format!("{page:?} is said to be {label:?}"));
+        }
+        Line { kernel: agent.kernel.clone(), machine: when.to_owned(), kind: (*kind).to_owned(), tally, note: None }
+    };
+    SOME.iter().map(&mut of_kind).collect()
 }
 
 /// Is the label what the guest says?

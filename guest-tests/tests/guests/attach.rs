@@ -5,20 +5,17 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::Duration;
 
-use guest_fixture::{Agent, Child, Deadline, Folder, Machine, note, prepared, spec, until, vnic};
+use guest_fixture::{Agent, Attached, Deadline, Folder, Lines, Machine, note, prepared, spec, until};
 use serde_json::{Value, json};
-use vnic::introspect::Label;
 use vnic::spec::Features;
 use vnic_experiment::wire::Event;
 
-use super::introspection::{Lines, agrees, number};
+use super::introspection::{agrees, number};
 use super::tap::{TAP, far_end};
 
-const LOOKS: Deadline = Deadline::secs("vnic attach to open its control socket", 60);
 const AGAIN: Deadline = Deadline::secs("vnic attach to find the guest's new kernel", 60);
 const STILL: Deadline = Deadline::secs("the rings to stand still", 60);
 const SEEN: Deadline = Deadline::secs("a frame with the file's pages to be seen", 120);
@@ -29,39 +26,6 @@ const SENT: u64 = 4 << 20;
 const GROWS: u64 = 16 << 20;
 /// Descriptors of the receive queue, which Linux leaves as the device has them; of the transmit queue there are 256.
 const RECEIVE: u64 = 512;
-
-/// `vnic attach`, ended when dropped.
-struct Attached {
-    child: Child,
-    control: PathBuf,
-}
-
-impl Attached {
-    fn to(qemu: u32, folder: &Path) -> Attached {
-        let control = folder.join("attach.control");
-        let mut command = Command::new(vnic());
-        command.args(["attach", "--pid", &qemu.to_string(), "--control"]).arg(&control);
-        let mut child = Child::start("attach", folder, command);
-        until(LOOKS, || {
-            assert!(child.ended().is_none(), "vnic attach ended at once:\n{}", child.output());
-            UnixStream::connect(&control).ok()
-        });
-        Attached { child, control }
-    }
-
-    fn ask(&self, request: &Value) -> Value {
-        Lines::say(&self.control, &request.to_string()).next()
-    }
-
-    fn status(&self) -> Value {
-        self.ask(&json!({"request": "status"}))
-    }
-
-    fn labels(&self, gpas: &[u64]) -> Vec<Label> {
-        let reply = self.ask(&json!({"request": "page", "addresses": gpas}));
-        serde_json::from_value(reply["labels"].clone()).unwrap_or_else(|_| panic!("{reply}"))
-    }
-}
 
 /// QEMU's monitor.
 struct Monitor(BufReader<UnixStream>);

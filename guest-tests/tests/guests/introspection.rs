@@ -1,12 +1,10 @@
 //! Whose the guest's pages are, told from outside by the guest's memory alone, against what the guest itself says.
 
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use guest_fixture::{Agent, Child, Deadline, Device, Folder, Machine, Watched, note, spec, until, vnic};
+use guest_fixture::{Agent, Child, Deadline, Device, Folder, Lines, Machine, Watched, note, spec, until, vnic};
 use serde_json::Value;
 use vnic::introspect::{Kind, Label};
 use vnic_experiment::run::{Run, Verdict};
@@ -28,47 +26,21 @@ const OWN: u64 = 40 << 10;
 /// What looking at all of the guest's memory may add to it: what the guest itself does meanwhile.
 const GROWS: u64 = 32 << 20;
 
-/// What is said on a control socket, line by line.
-pub(crate) struct Lines(BufReader<UnixStream>);
+/// Reads a trace up to a chain with a buffer whose label begins so.
+fn until_label(trace: &mut Lines, start: &str) {
+    let begins = |buffer: &Value| buffer["label"].as_str().is_some_and(|label| label.starts_with(start));
+    while !trace.next()["buffers"].as_array().is_some_and(|buffers| buffers.iter().any(begins)) {}
+}
 
-impl Lines {
-    /// Asks for what is told again and again.
-    pub(crate) fn ask(control: &Path, request: &str) -> Lines {
-        let mut lines = Lines::say(control, request);
-        assert_eq!(lines.next()["reply"], "done");
-        lines
-    }
-
-    /// Asks; what is answered comes first.
-    pub(crate) fn say(control: &Path, request: &str) -> Lines {
-        let mut stream = UnixStream::connect(control).expect("the control socket is there");
-        stream.set_read_timeout(Some(REPORTED)).expect("a timeout");
-        writeln!(stream, "{request}").expect("it takes a request");
-        Lines(BufReader::new(stream))
-    }
-
-    pub(crate) fn next(&mut self) -> Value {
-        let mut line = String::new();
-        self.0.read_line(&mut line).expect("a report");
-        serde_json::from_str(&line).expect("a report is JSON")
-    }
-
-    /// Reads a trace up to a chain with a buffer whose label begins so.
-    fn until_label(&mut self, start: &str) {
-        let begins = |buffer: &Value| buffer["label"].as_str().is_some_and(|label| label.starts_with(start));
-        while !self.next()["buffers"].as_array().is_some_and(|buffers| buffers.iter().any(begins)) {}
-    }
-
-    /// The flow, once all of it has passed.
-    fn flow(&mut self, name: &str) -> Value {
-        let start = Instant::now();
-        loop {
-            let report = self.next();
-            let flows = report["flows"].as_array().expect("flows");
-            match flows.iter().find(|flow| flow["flow"] == name) {
-                Some(flow) if flow["bytes"].as_u64() >= Some(SENT) => return flow.clone(),
-                _ => assert!(start.elapsed() < REPORTED, "not all of {name}: {report:#}"),
-            }
+/// The flow, once all of it has passed.
+fn flow(top: &mut Lines, name: &str) -> Value {
+    let start = Instant::now();
+    loop {
+        let report = top.next();
+        let flows = report["flows"].as_array().expect("flows");
+        match flows.iter().find(|flow| flow["flow"] == name) {
+            Some(flow) if flow["bytes"].as_u64() >= Some(SENT) => return flow.clone(),
+            _ => assert!(start.elapsed() < REPORTED, "not all of {name}: {report:#}"),
         }
     }
 }
@@ -186,9 +158,9 @@ fn files_and_programs_are_told_from_outside_at_rest_and_under_churn() {
         let began = agent.begin(&TransferSpec { pause: true, chunk: SENT, ..spec(method, SENT) });
         agent.go();
         assert!(matches!(agent.hear(), Some(Event::Paused { .. })), "{method} does not wait");
-        let flow = top.flow(&format!("{} > {}", began.flow.local, began.flow.remote));
+        let flow = flow(&mut top, &format!("{} > {}", began.flow.local, began.flow.remote));
         let label = if from == "file" { "/tmp/vnic-" } else { "socket buffers" };
-        trace.until_label(label);
+        until_label(&mut trace, label);
         agent.go();
         agent.end();
         let [bytes, zero_copy, unsettled] = ["bytes", "zero_copy_bytes", "unsettled_bytes"].map(|name| &flow[name]);

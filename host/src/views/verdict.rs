@@ -41,7 +41,8 @@ impl Progress {
     pub(crate) fn tick(&mut self, report: &Report) {
         if let Some(bar) = &self.0 {
             bar.set_position((report.seconds * 1000.0) as u64);
-            bar.set_message(format!("{} sent in {} flows", figures::bytes(report.bytes), report.flows.len()));
+            let flows = if report.flows.len() == 1 { "flow" } else { "flows" };
+            bar.set_message(format!("{} sent in {} {flows}", figures::bytes(report.bytes), report.flows.len()));
         }
     }
 }
