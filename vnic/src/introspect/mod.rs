@@ -116,10 +116,11 @@ impl<M: GuestPhysical> Introspection<M> {
     /// Does this kernel still run? Of a dead one, file pages soon lead nowhere.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        // One that is gone altogether has no page that looks like a file's; one that runs has some, few as they may be.
+        // One that is gone altogether has no page that looks like a file's; one that runs has some, few as they may be. Among few, one
+        // that just changes is many: more are asked before a kernel is given up, and with it what takes stamps of its pages.
         let sample = |looks| self.kernel.sample(&self.memory, looks, &mut Work::default()).unwrap_or_default();
-        let sampled = [ALIVE_SAMPLE, attach::LARGE_SAMPLE].into_iter().map(sample).find(|(pages, _)| *pages > 0);
-        sampled.is_some_and(|(pages, bad)| !attach::is_dead(pages, bad))
+        let lives = |(pages, bad)| pages > 0 && !attach::is_dead(pages, bad);
+        [ALIVE_SAMPLE, attach::LARGE_SAMPLE].into_iter().any(|looks| lives(sample(looks)))
     }
 
     /// Whose the byte at this guest-physical address is.

@@ -295,6 +295,28 @@ fn a_kernel_that_is_gone_is_not_alive() {
 }
 
 #[test]
+fn a_kernel_with_few_files_is_not_given_up_for_one_page_that_changes() {
+    let Guest { mut image, root, .. } = guest();
+    // Of those that a small sample has, every eighth here, only one is a file's, and it leads nowhere at the moment.
+    for page in [FILE, OTHER] {
+        image.page(page, 0, 0, 0);
+    }
+    let changing = image.file(&root, root.root, "changing", 6);
+    image.page(SPARE, UPTODATE, changing.mapping, 0);
+    for number in 0..60 {
+        let file = image.file(&root, root.root, "still", 100 + number);
+        image.page(SPARE + 2 * number + 1, UPTODATE, file.mapping, 0);
+    }
+    let mut eyes = attach(&image).unwrap();
+    assert!(eyes.is_alive());
+    image.set(changing.inode, "inode", "i_mapping", 0);
+    eyes.memory.clone_from(&image.bytes);
+    let (pages, bad) = eyes.kernel.sample(&eyes.memory, ALIVE_SAMPLE, &mut Work::default()).unwrap();
+    assert!(attach::is_dead(pages, bad), "{bad} of {pages}: the small sample tells nothing");
+    assert!(eyes.is_alive());
+}
+
+#[test]
 fn a_kernel_that_is_dead_beside_one_that_runs_is_not_taken_for_it() {
     let Guest { mut image, .. } = guest();
     let notes: Vec<u8> = image.bytes[NOTES as usize..][..512].to_vec();
