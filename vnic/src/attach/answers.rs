@@ -227,7 +227,7 @@ impl State {
             .collect::<Result<_, AttachError>>()?;
         match only {
             Some(name) if rings.is_empty() => {
-                let names = devices.iter().flat_map(|device| device.queues.iter().map(|queue| queue.name.as_str()));
+                let names = devices.iter().map(|device| some_of(device.queues.iter().map(|queue| queue.name.as_str())));
                 let names = names.collect::<Vec<_>>().join(", ");
                 Err(AttachError::NoQueue { name: name.to_owned(), names })
             }
@@ -235,6 +235,16 @@ impl State {
         }
     }
 }
+
+/// The names of a device's queues, the first of them where there are many: a console has two for each of its ports.
+fn some_of<'n>(names: impl ExactSizeIterator<Item = &'n str>) -> String {
+    let more = names.len().saturating_sub(NAMED);
+    let text = names.take(NAMED).collect::<Vec<_>>().join(", ");
+    if more > 0 { format!("{text} and {more} more") } else { text }
+}
+
+/// Queues of a device that are named to who asks for one that is not there.
+const NAMED: usize = 6;
 
 /// Why no frame can be followed, where every NIC is behind the guest's IOMMU.
 fn translated(devices: &[Device]) -> Option<String> {

@@ -9,7 +9,9 @@
 //!
 //! Limits: NICs only, whose chains come back in the order in which they came. A packed ring has no index that counts on. How many
 //! chains were missed is told by the slots that they took, one each if they are indirect; and what came round the ring twice
-//! between two looks is not counted at all. So a look that took longer than that takes is not believed ([`AT_BEST`]).
+//! between two looks is not counted at all. Within a look, where the driver is is read again and again: as long as no two of
+//! those readings are further apart than it may take to go round twice ([`AT_BEST`]), they say how far it has come meanwhile, and a
+//! look in which that was twice round, or is not known, is not believed ([`Laps`]).
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -28,13 +30,40 @@ use crate::spec::{Feature, Features};
 /// No kernel's driver makes a chain available, and collects it again, in less.
 const AT_BEST: Duration = Duration::from_nanos(100);
 
+/// How far the driver has come since a look began.
+#[derive(Debug)]
+struct Laps {
+    believed: Duration,
+    size: u16,
+    /// Where it was last, which was read after this.
+    at: Position,
+    since: Instant,
+    slots: u32,
+    are_known: bool,
+}
+
+impl Laps {
+    /// It is there, which was read since then.
+    fn meet(&mut self, at: Option<Position>, since: Instant) {
+        self.are_known &= at.is_some() && self.since.elapsed() <= self.believed;
+        let at = at.unwrap_or(self.at);
+        self.slots = self.slots.saturating_add(distance(self.size, self.at, at).into());
+        (self.at, self.since) = (at, since);
+    }
+
+    /// Was it less than twice round?
+    fn are_few(&self) -> bool {
+        self.are_known && self.slots < 2 * u32::from(self.size)
+    }
+}
+
 /// What is watched of it.
 #[derive(Debug)]
 pub(super) struct PackedRing {
     layout: RingLayout,
     books: Packed,
     last_used_at: u64,
-    /// Longer than this, and the ring may have gone round twice.
+    /// Longer than this between two readings of where the driver is, and the ring may have gone round twice.
     pub(super) believed: Duration,
     /// Where the device is, and the next slot that was not followed yet.
     next_used: Position,
@@ -79,19 +108,22 @@ impl PackedRing {
         if ring == self.before {
             return false;
         }
+        let (believed, size) = (self.believed, self.layout.size);
+        let mut laps = Laps { believed, size, at: driver, since: start, slots: 0, are_known: true };
         // What is not as it was left is none of the chains that are remembered.
         let mut lost = !self.before.is_empty() && !self.open_stand(&ring);
         let (mut new, next_avail, met_driver) = self.follow(&mut fetched, &ring, driver);
         lost |= !met_driver;
         new.iter_mut().for_each(|seen| seen.available_ns = wanted.at_ns);
+        self.meet_driver(ram, &mut laps, &[]);
         told.look_into(&mut new, &mut fetched, sight.as_deref_mut());
+        self.meet_driver(ram, &mut laps, &[]);
         // Not before all of them have been read.
-        let mut fetched = Fetched::new(ram);
-        fetched.fetch([self.place(), (self.last_used_at, 2)]);
+        let fetched = self.meet_driver(ram, &mut laps, &[self.place(), (self.last_used_at, 2)]);
         let collected = self.books.collected(&fetched, &self.layout, self.last_used_at);
         let Some((after, collected)) = self.copy(&fetched).zip(collected) else { return false };
         let Some(collected) = Position::from_bits(collected, self.layout.size) else { return false };
-        let in_time = start.elapsed() <= self.believed;
+        let in_time = laps.are_few();
         let mut at = self.next_avail;
         for seen in &mut new {
             seen.is_whole = in_time && self.is_whole(seen, at, (&ring, &after), collected);
@@ -117,6 +149,14 @@ impl PackedRing {
         true
     }
 
+    /// Reads where the driver is, and these behind it.
+    fn meet_driver<'r>(&self, ram: &'r Ram, laps: &mut Laps, also: &[(u64, usize)]) -> Fetched<'r> {
+        let (start, mut fetched) = (Instant::now(), Fetched::new(ram));
+        fetched.fetch(self.books.places().into_iter().chain(also.iter().copied()));
+        laps.meet(self.books.driver(&fetched, &self.layout), start);
+        fetched
+    }
+
     fn place(&self) -> (u64, usize) {
         (self.layout.desc, DESC * usize::from(self.layout.size))
     }
@@ -131,11 +171,8 @@ impl PackedRing {
         Position::from_bits(self.books.collected(ram, &self.layout, self.last_used_at)?, self.layout.size)
     }
 
-    /// Slots from one to the other, up to twice round.
     fn distance(&self, from: Position, to: Position) -> u16 {
-        let lap = |at: Position| u32::from(at.slot) + if at.wrap { 0 } else { u32::from(self.layout.size) };
-        let round = 2 * u32::from(self.layout.size);
-        ((lap(to) + round - lap(from)) % round) as u16
+        distance(self.layout.size, from, to)
     }
 
     /// What became available since the last look, where that ends, and whether it came by where the driver was.
@@ -207,7 +244,35 @@ impl PackedRing {
     }
 }
 
+/// Slots from one to the other in a ring of this size, up to twice round.
+fn distance(size: u16, from: Position, to: Position) -> u16 {
+    let lap = |at: Position| u32::from(at.slot) + if at.wrap { 0 } else { u32::from(size) };
+    let round = 2 * u32::from(size);
+    ((lap(to) + round - lap(from)) % round) as u16
+}
+
 fn desc(ring: &[u8], slot: u16) -> &[u8] {
     let at = DESC * usize::from(slot);
     ring.get(at..at + DESC).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_driver_that_went_twice_round_or_was_long_unseen_is_not_believed_to_have_gone_once() {
+        let at = |slot| Position { slot: slot % 8, wrap: slot / 8 % 2 == 0 };
+        let long = Duration::from_secs(3600);
+        let laps = |believed, stops: &[Option<u16>]| {
+            let mut laps = Laps { believed, size: 8, at: at(3), since: Instant::now(), slots: 0, are_known: true };
+            stops.iter().for_each(|slot| laps.meet(slot.map(at), Instant::now()));
+            laps.are_few()
+        };
+        assert!(laps(long, &[]) && laps(long, &[Some(3), Some(10), Some(18)]));
+        // 3, and 16 slots further 3 again.
+        assert!(!laps(long, &[Some(11), Some(19)]));
+        assert!(!laps(long, &[Some(5), None, Some(5)]));
+        assert!(!laps(Duration::ZERO, &[Some(3)]));
+    }
 }
