@@ -226,7 +226,7 @@ fn a_vm_that_runs_already_is_looked_into_and_after_its_reset_again() {
     is_right(&attached, &mut monitor, &mut agent);
     labels_are_right(&attached, &said);
     for part in (0..512_u64 << 8).step_by(16).collect::<Vec<_>>().chunks(1 << 10) {
-        attached.labels(&part.iter().map(|page| page << 12).collect::<Vec<_>>());
+        drop(attached.labels(&part.iter().map(|page| page << 12).collect::<Vec<_>>()));
     }
     let grown = resident(qemu).saturating_sub(before);
     assert!(grown < GROWS, "looking made {grown} bytes of QEMU's memory exist");
