@@ -152,7 +152,7 @@ impl PackedRing {
     /// Reads where the driver is, and these behind it.
     fn meet_driver<'r>(&self, ram: &'r Ram, laps: &mut Laps, also: &[(u64, usize)]) -> Fetched<'r> {
         let (start, mut fetched) = (Instant::now(), Fetched::new(ram));
-        fetched.fetch(self.books.places().into_iter().chain(also.iter().copied()));
+        fetched.fetch(self.books.places().chain(also.iter().copied()));
         laps.meet(self.books.driver(&fetched, &self.layout), start);
         fetched
     }
