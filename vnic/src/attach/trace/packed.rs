@@ -150,7 +150,7 @@ impl PackedRing {
     }
 
     /// Reads where the driver is, and these behind it.
-    fn meet_driver<'r>(&self, ram: &'r Ram, laps: &mut Laps, also: &[(u64, usize)]) -> Fetched<'r> {
+    fn meet_driver<'r, M: GuestPhysical>(&self, ram: &'r M, laps: &mut Laps, also: &[(u64, usize)]) -> Fetched<'r, M> {
         let (start, mut fetched) = (Instant::now(), Fetched::new(ram));
         fetched.fetch(self.books.places().chain(also.iter().copied()));
         laps.meet(self.books.driver(&fetched, &self.layout), start);
