@@ -6,10 +6,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use guest_fixture::{Agent, Child, Deadline, Device, Folder, Machine, note, prepared, skip, spec, until, vnic};
+use guest_fixture::{Agent, Child, Deadline, Device, Folder, Lines, Machine, note, prepared, skip, spec, until, vnic};
 use serde_json::{Value, json};
-
-use super::introspection::Lines;
 
 const LISTENS: Deadline = Deadline::secs("a socket to be listened at", 20);
 const DRIVEN: Deadline = Deadline::secs("the guest's driver to be seen through the proxy", 60);
