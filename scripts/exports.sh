@@ -57,7 +57,7 @@ say "a guest, and transfers in it"
 "$LAUNCHER" --transfer "read-write,sendfile,splice,mmap-write,read-write,sendfile,splice,mmap-write" --size 67108864 >"$OUT/guest.log" 2>&1 &
 guest=$!
 STARTED+=("$guest")
-until_true 120 "the device (see $OUT/guest.log)" "$VNIC" status
+until_true 600 "the device (see $OUT/guest.log)" "$VNIC" status
 control=$(readlink "$XDG_RUNTIME_DIR"/vnic/* | head -n 1)
 # Labels are to be had once the guest shares its memory and its kernel is up: until then a trace is refused.
 follow() {
