@@ -60,7 +60,7 @@ end
 
 -- Is it a label of a file's own page? `nil`: of several things, or of none that is known.
 local function is_of_file(label)
-  if label:find(", and other memory$") then return nil end
+  if label:find(", and other memory", 1, true) then return nil end
   return label:find("^/") ~= nil or label:find("^inode %d") ~= nil or label == "a file" or label:find("^a file page %d") ~= nil
 end
 
