@@ -51,7 +51,13 @@ pub(crate) fn run(
     let mut trace = client.trace(wanted)?;
     let mut left = count.unwrap_or(u64::MAX);
     let mut written = 0_u64;
-    while let Some(event) = trace.next()? {
+    let ended = loop {
+        let event = match trace.next() {
+            Ok(Some(event)) => event,
+            Ok(None) => break Ok(()),
+            // What was written until then is complete, too.
+            Err(error) => break Err(error),
+        };
         let counts = match &event {
             TraceEvent::Chain(chain) => filter.admits(chain),
             TraceEvent::Lost { queue, .. } => filter.is_of(queue),
@@ -62,15 +68,17 @@ pub(crate) fn run(
             (left, written) = (left - u64::from(is_chain), written + u64::from(is_chain));
         }
         if left == 0 {
-            break;
+            break Ok(());
         }
         if !trace.has_more() {
             exports.iter_mut().try_for_each(|export| export.flush())?;
             progress.set_message(format!("{written} chains written; Ctrl-C ends it"));
         }
-    }
+    };
     progress.finish_and_clear();
-    exports.into_iter().map(Export::end).collect()
+    let written = exports.into_iter().map(Export::end).collect::<Result<Vec<String>>>()?;
+    ended.map_err(|error: anyhow::Error| error.context(format!("{}; then the trace broke off", written.join("; "))))?;
+    Ok(written)
 }
 
 /// SIGINT and SIGTERM end the trace, so that what is written is complete; a second one ends the process.
