@@ -177,11 +177,15 @@ const TUN_REQUESTS: [u64; 3] = [
 fn arguments(role: Role) -> Result<Rules, SandboxError> {
     // A panic that aborts signals itself.
     let mut rules = Rules::from([(libc::SYS_tgkill, vec![is(0, u64::from(std::process::id()))?])]);
-    match role {
-        Role::Worker => {
-            let requests = TUN_REQUESTS.into_iter().map(|request| is(1, request)).collect::<Result<_, _>>()?;
-            rules.insert(libc::SYS_ioctl, requests);
+    // A socket is made one that does not wait.
+    let mut requests = vec![is(1, libc::FIONBIO)?];
+    if role == Role::Worker {
+        for request in TUN_REQUESTS {
+            requests.push(is(1, request)?);
         }
+    }
+    rules.insert(libc::SYS_ioctl, requests);
+    match role {
         Role::Session { connects: true } | Role::Connector => {
             rules.insert(libc::SYS_socket, vec![is(0, libc::AF_UNIX as u64)?]);
             rules.insert(libc::SYS_connect, Vec::new());
