@@ -25,6 +25,8 @@ impl Proxy {
     fn start(folder: &Path, name: &str) -> Proxy {
         let [front, back] = ["", "-back"].map(|end| folder.join(format!("{name}{end}.sock")));
         let control = folder.join(format!("{name}.control"));
+        // One that was killed leaves it behind, and it would be taken for this one's.
+        let _ = std::fs::remove_file(&control);
         let mut command = Command::new(vnic());
         command.arg("proxy").arg("--socket-path").arg(&front).arg("--back-end").arg(back);
         command.arg("--control").arg(&control);

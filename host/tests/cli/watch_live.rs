@@ -105,7 +105,6 @@ fn counter(scratch: &Scratch, name: &str) -> u64 {
 }
 
 #[test]
-#[ignore = "not seen to pass to its end yet"]
 fn every_key_does_what_it_says_on_a_device_at_work_though_it_goes_and_comes_back() {
     let scratch = Scratch::new();
     let serve = Serve::start(&scratch, "vnic.sock", &[]);
@@ -166,7 +165,6 @@ fn memory(pid: u32) -> u64 {
 }
 
 #[test]
-#[ignore = "not seen to pass to its end yet"]
 fn a_terminal_that_takes_nothing_makes_it_neither_grow_nor_lag() {
     /// Bytes of pictures between a stall and what is new: a terminal's buffer, and a few pictures.
     const BEHIND: usize = 128 << 10;

@@ -108,7 +108,7 @@ impl Source for Served {
     }
 
     fn top(&self, client: top::Client) {
-        self.keeper.serve(client);
+        self.keeper.tell(client);
     }
 
     fn extended(&self, request: &Value) -> Option<Value> {

@@ -101,6 +101,12 @@ impl Kept {
         Ok(Kept(keeper))
     }
 
+    /// Tells this client until it goes, which is nobody's trouble: on its own thread, which could not start another where the process
+    /// is locked in.
+    pub(crate) fn tell(&self, mut client: Client) {
+        drop(self.0.tell(&mut client));
+    }
+
     /// Tells this client, on a thread of its own.
     pub(crate) fn serve(&self, mut client: Client) {
         let copy = client.stream.try_clone();
