@@ -435,8 +435,7 @@ fn a_buffer_over_several_pages_has_a_label_for_each_and_one_kind_if_they_agree()
     let stamper = eyes.stamper();
     let mut labels = Vec::new();
     eyes.labels_of(FILE << 12 | 0x800, 4096, stamper.stamp(FILE << 12 | 0x800, 4096), &mut labels);
-    let words: Vec<String> = labels.iter().map(Label::to_string).collect();
-    assert_eq!(words, ["/srv/www/big.bin page 2", "/a note page 0"]);
+    assert_eq!(labels.iter().map(Label::to_string).collect::<Vec<_>>(), ["/srv/www/big.bin page 2", "/a note page 0"]);
     let kind_of = |eyes: &mut Eyes, stamp| {
         let mut labels = Vec::new();
         eyes.labels_of(FILE << 12, 4096, stamp, &mut labels);
