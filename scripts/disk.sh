@@ -14,6 +14,7 @@ esac
 need_cargo
 need e2fsck e2fsprogs e2fsprogs
 wish ovmf seabios systemd-boot-efi binutils mtools grub-common grub-pc-bin grub-efi-amd64-bin
-case debian:grub:seabios:edk2 in *"${1:-}"*) "$ROOT/scripts/get-root.sh" ;; esac
+# What has Debian's root, or nothing chosen.
+case ${1:-debian} in debian | grub* | disk::* | seabios | edk2) "$ROOT/scripts/get-root.sh" ;; esac
 cd "$ROOT"
 run cargo test --workspace --locked --test guests -- --test-threads=1 --ignored --nocapture "${1:-disk::}"

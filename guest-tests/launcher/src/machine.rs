@@ -229,7 +229,8 @@ impl Machine {
             line.add("-chardev", format_args!("socket,id=disk,path={},{}", socket.display(), self.reconnect()));
             // The same as a NIC has.
             let vectors = if self.qemu.has_msix(self.accelerator) { "" } else { ",vectors=0" };
-            line.add("-device", format_args!("vhost-user-blk-pci,chardev=disk{vectors}"));
+            // QEMU wants a queue for each of the guest's CPUs unless it is told how many there are.
+            line.add("-device", format_args!("vhost-user-blk-pci,chardev=disk,num-queues=1{vectors}"));
         } else if let Some(disk) = &self.disk {
             let scratch = if self.disk_is_scratch { ",snapshot=on" } else { "" };
             line.add(

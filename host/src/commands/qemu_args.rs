@@ -106,7 +106,8 @@ fn options(args: &Args, major: Option<u32>) -> Vec<(&'static str, String)> {
     }
     for (number, socket) in args.blk.iter().enumerate() {
         options.push(("-chardev", format!("socket,id=vnic-blk{number},path={},{role}", escaped(socket))));
-        options.push(("-device", format!("vhost-user-blk-pci,chardev=vnic-blk{number}{transport}")));
+        // Without a number QEMU wants a queue for each of the guest's CPUs; a disk has one unless it was told otherwise.
+        options.push(("-device", format!("vhost-user-blk-pci,chardev=vnic-blk{number},num-queues=1{transport}")));
     }
     options
 }

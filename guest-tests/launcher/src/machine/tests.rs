@@ -145,7 +145,10 @@ fn a_disk_is_qemus_own_or_served_at_a_socket() {
         [values(&command, "-drive"), values(&command, "-chardev"), values(&command, "-device")].concat().join(" ")
     };
     assert_eq!(at("7.2.22", None), "if=none,id=disk,file=/d,format=raw,cache=unsafe virtio-blk-pci,drive=disk");
-    let served = "socket,id=disk,path=/s,reconnect=1 vhost-user-blk-pci,chardev=disk,vectors=0";
+    let served = "socket,id=disk,path=/s,reconnect=1 vhost-user-blk-pci,chardev=disk,num-queues=1,vectors=0";
     assert_eq!(at("7.2.22", Some("/s")), served);
-    assert_eq!(at("10.0.2", Some("/s")), "socket,id=disk,path=/s,reconnect-ms=1000 vhost-user-blk-pci,chardev=disk");
+    assert_eq!(
+        at("10.0.2", Some("/s")),
+        "socket,id=disk,path=/s,reconnect-ms=1000 vhost-user-blk-pci,chardev=disk,num-queues=1"
+    );
 }

@@ -30,7 +30,13 @@ fn lines(chain: &ChainEvent, at: usize) -> Vec<Line<'static>> {
             if *indirect { " in an indirect table" } else { "" }
         )),
         Span::styled(
-            format!("  at {} s, after {} s in the ring", seconds(*at_ns), seconds(at_ns.saturating_sub(*available_ns))),
+            match available_ns {
+                // An older device does not say.
+                0 => format!("  at {} s", seconds(*at_ns)),
+                since => {
+                    format!("  at {} s, after {} s in the ring", seconds(*at_ns), seconds(at_ns.saturating_sub(*since)))
+                }
+            },
             DIM,
         ),
     ])];

@@ -91,7 +91,9 @@ fn a_record_that_contradicts_itself_stops_its_queue_by_name() {
     area.half(14).unwrap().store(1000, Ordering::Relaxed);
     rig.device.set_in_flight_area(Some((file, told))).unwrap();
     rig.device.start_queue(0, rig.queue.setup_at(start_of(setups()[0].features))).unwrap();
-    wait_for("stopped", || rig.count("error_in_flight_record") == 1);
+    // The queue says why after it has counted.
+    wait_for("stopped", || rig.shared.queues[0].error().is_some());
+    assert_eq!(rig.count("error_in_flight_record"), 1);
     let error = rig.shared.queues[0].error().unwrap();
     assert!(error.contains("contradicts itself: used_idx 1000"), "{error}");
 }

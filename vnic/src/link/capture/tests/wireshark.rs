@@ -24,7 +24,7 @@ fn tshark(path: &Path, options: &[&str]) -> Option<Vec<String>> {
 struct OfFile;
 
 impl Labels for OfFile {
-    fn label(&self, _at: Duration, buffers: &[super::Buffer], labels: &mut Vec<Option<Whose>>) {
+    fn label(&self, _at: Duration, buffers: &[super::super::Buffer], labels: &mut Vec<Option<Whose>>) {
         let of = |(at, _): (usize, _)| match at {
             0 => Whose { words: "socket buffers".to_owned(), kind: SourceKind::Socket },
             _ => Whose { words: format!("/srv/big (1).bin page {at}"), kind: SourceKind::File },
