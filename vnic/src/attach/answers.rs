@@ -10,23 +10,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use super::devices::{Device, Queue};
 use super::ram::Ram;
 use super::rings::{self, Look};
-use super::trace::{Found, Tracing, Vm};
-use super::turn::{Still, whose_turn};
+use super::trace::{Followed, Found, OnDemand, Vm};
+use super::turn::{Still, so_for, whose_turn};
 use super::{AttachError, Attached};
 use crate::backend::guest::{Labelled, labelled};
 use crate::observe::protocol::{FeatureSets, QueueStatus, RegionStatus, Reply, Request, RingSnapshot, Status};
 use crate::serve::Admitted;
-use crate::serve::client::send;
 use crate::serve::control::Source;
 use crate::serve::top;
-use crate::serve::trace::{self, Client, Wanted};
+use crate::serve::trace::Wanted;
 use crate::spec::Features;
 
 /// What a client may ask of a VM that is looked into.
 #[derive(Debug)]
 pub struct Answers {
     state: Mutex<State>,
-    tracing: Mutex<Option<Tracing>>,
+    tracing: OnDemand,
     me: Weak<Answers>,
 }
 
@@ -43,22 +42,14 @@ impl Answers {
     #[must_use]
     pub fn new(attached: Attached) -> Arc<Answers> {
         let state = Mutex::new(State { attached, trouble: None, still: Still::default() });
-        Arc::new_cyclic(|me| Answers { state, tracing: Mutex::default(), me: me.clone() })
+        Arc::new_cyclic(|me| Answers { state, tracing: OnDemand::default(), me: me.clone() })
     }
 
-    /// What those who follow the rings share, of the devices there are now.
-    fn with_tracing<R>(&self, add: impl FnOnce(&Tracing) -> R) -> Result<R, String> {
+    /// What those follow who follow the rings.
+    fn followed(&self) -> Followed<Ram> {
         let devices = self.state().devices().map_err(|error| error.to_string())?;
-        let mut tracing = self.tracing.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = || {
-            let me: Weak<dyn Vm<Ram>> = self.me.clone();
-            Tracing::new(me, &devices).map_err(|error| format!("there is no thread to be had: {error}"))
-        };
-        let tracing = match tracing.take_if(|tracing| !tracing.is_for(&devices)).map_or(tracing.as_ref(), |_| None) {
-            Some(tracing) => tracing,
-            None => tracing.insert(new()?),
-        };
-        Ok(add(tracing))
+        let me: Weak<dyn Vm<Ram>> = self.me.clone();
+        Ok((me, devices))
     }
 
     /// Did the process end?
@@ -116,18 +107,11 @@ impl Source for Answers {
     }
 
     fn trace(&self, stream: UnixStream, admitted: Admitted, wanted: Wanted) {
-        let Ok(mut refused) = stream.try_clone() else { return };
-        let client = Client { stream, _admitted: Some(admitted) };
-        if let Err(message) = self.with_tracing(|tracing| tracing.add(trace::Asked { client, wanted })) {
-            let _ = send(&mut refused, &Reply::Error { message });
-        }
+        self.tracing.trace(self.followed(), stream, admitted, wanted);
     }
 
     fn top(&self, client: top::Client) {
-        let Ok(mut refused) = client.stream.try_clone() else { return };
-        if let Err(message) = self.with_tracing(|tracing| tracing.add_top(client)) {
-            let _ = send(&mut refused, &Reply::Error { message });
-        }
+        self.tracing.top(self.followed(), client);
     }
 }
 
@@ -189,7 +173,7 @@ impl State {
         let ring = &look.ring;
         let stands = (ring.avail_idx, ring.used_idx, queue.last_used);
         let uncollected = if queue.packed.is_none() { ring.used_idx.wrapping_sub(queue.last_used) } else { 0 };
-        let turn = whose_turn(queue, ring.in_flight, uncollected) + &self.still.since(&queue.name, stands);
+        let turn = whose_turn(queue, ring.in_flight, uncollected) + &so_for(self.still.seconds(&queue.name, stands));
         // A console's ports that nobody opened, say: there is nothing to tell.
         let unused = stands == (0, 0, 0);
         let state = if queue.broken {

@@ -131,7 +131,7 @@ fn word(memory: &impl GuestPhysical, layout: &RingLayout, slot: u16) -> Option<(
 }
 
 /// The ring as it stands.
-fn copy(memory: &impl GuestPhysical, layout: &RingLayout) -> Option<Vec<u8>> {
+pub(super) fn copy(memory: &impl GuestPhysical, layout: &RingLayout) -> Option<Vec<u8>> {
     let mut ring = vec![0; DESC * usize::from(layout.size)];
     memory.copy(layout.desc, &mut ring)?;
     Some(ring)

@@ -36,8 +36,7 @@ pub fn serve(options: &Options, ready: impl FnOnce(&str)) -> Result<(), AttachEr
     let failed = |source| ServeError::Control { path: options.control.clone(), source };
     let control = ControlSocket::bind(&options.control).map_err(failed)?;
     control.serve_source(answers.clone()).map_err(failed)?;
-    let _published = discovery::publish(&options.control)
-        .inspect_err(|error| tracing::warn!(%error, "commands without --control will not find this VM"));
+    let _published = discovery::publish_or_say(&options.control, "VM");
     ready(&release);
     while !answers.has_ended() {
         let mut waits = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];

@@ -10,15 +10,7 @@ use super::devices::{Frames, Queue};
 pub(crate) struct Still(BTreeMap<String, ((u16, u16, u16), Instant)>);
 
 impl Still {
-    /// Since when the queue's ring stands like this, to go behind whose turn it is; as far as it was looked at.
-    pub(crate) fn since(&mut self, queue: &str, stands: (u16, u16, u16)) -> String {
-        match self.seconds(queue, stands) {
-            0 => String::new(),
-            still => format!("; so for {still} s"),
-        }
-    }
-
-    /// For how many seconds it has stood like this, as far as it was looked at.
+    /// For how many seconds the queue's ring has stood like this, as far as it was looked at.
     pub(crate) fn seconds(&mut self, queue: &str, stands: (u16, u16, u16)) -> u64 {
         let now = Instant::now();
         let moved = self.0.entry(queue.to_owned()).or_insert((stands, now));
@@ -32,6 +24,11 @@ impl Still {
     pub(crate) fn forget(&mut self) {
         self.0.clear();
     }
+}
+
+/// To go behind whose turn it is: for how many seconds that has been so.
+pub(crate) fn so_for(seconds: u64) -> String {
+    if seconds == 0 { String::new() } else { format!("; so for {seconds} s") }
 }
 
 /// So many of them.

@@ -55,6 +55,14 @@ pub fn publish(control: &Path) -> io::Result<Publication> {
     publish_in(&directory(), control)
 }
 
+/// The same; where it cannot be, that is said of this (`device`), and `None` returned.
+#[must_use]
+pub fn publish_or_say(control: &Path, what: &str) -> Option<Publication> {
+    publish(control)
+        .inspect_err(|error| tracing::warn!(%error, "commands without --control will not find this {what}"))
+        .ok()
+}
+
 /// The control sockets of this user on which a device listens, oldest first.
 ///
 /// # Errors

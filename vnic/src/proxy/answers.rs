@@ -7,16 +7,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use super::kind::DeviceKind;
 use super::rings::{self, InKernel, Seen, SeenQueue};
 use super::view::{About, Eyes, Peers};
-use crate::attach::devices::Device;
-use crate::attach::trace::{Found, Tracing, Vm};
-use crate::attach::turn::{Still, whose_turn};
+use crate::attach::trace::{Followed, Found, OnDemand, Vm};
+use crate::attach::turn::{Still, so_for, whose_turn};
 use crate::backend::guest::{Labelled, labelled};
 use crate::memory::Onlooker;
-use crate::observe::protocol::{FeatureSets, ProxyStatus, QueueStatus, RegionStatus, Reply, Request, Status};
+use crate::observe::protocol::{FeatureSets, ProxyStatus, QueueStatus, Reply, Request, Status};
 use crate::ring::snapshot::RingSnapshot;
-use crate::serve::client::send;
 use crate::serve::control::Source;
-use crate::serve::trace::{self, Client, Wanted};
+use crate::serve::trace::Wanted;
 use crate::serve::{Admitted, status, top};
 use crate::spec::Feature;
 
@@ -26,7 +24,7 @@ pub(super) struct Answers {
     eyes: Arc<Eyes>,
     in_kernel: InKernel,
     still: Mutex<Still>,
-    tracing: Mutex<Option<Tracing>>,
+    tracing: OnDemand,
     me: Weak<Answers>,
 }
 
@@ -37,7 +35,7 @@ impl Answers {
             eyes,
             in_kernel: InKernel::default(),
             still: Mutex::default(),
-            tracing: Mutex::default(),
+            tracing: OnDemand::default(),
             me: me.clone(),
         })
     }
@@ -67,7 +65,7 @@ impl Answers {
         for (index, vring) in vrings.iter().filter(|(_, vring)| vring.runs) {
             if let Some((avail, used)) = rings::indices_of(&memory, &vring.layout) {
                 let name = super::kind::queue_name(kind, *index);
-                lock(&self.still).since(&name, (avail, used, 0));
+                lock(&self.still).seconds(&name, (avail, used, 0));
             }
         }
     }
@@ -89,13 +87,6 @@ impl Answers {
         let view = self.eyes.view();
         let said = &view.said;
         let (name, behind) = (kind.map_or("unknown", DeviceKind::name), said.negotiated.has(Feature::AccessPlatform));
-        let regions = said.memory.iter().flat_map(|memory| memory.regions().iter());
-        let regions = regions.map(|region| RegionStatus {
-            gpa: region.gpa.0,
-            size: region.size,
-            user_addr: region.user_addr.0,
-            offset: region.mmap_offset,
-        });
         Status {
             device: name.to_owned(),
             devices: Vec::new(),
@@ -111,7 +102,7 @@ impl Answers {
                 negotiated: said.negotiated.names_for(name),
             },
             protocol_features: said.protocol.names(),
-            regions: regions.collect(),
+            regions: status::regions(said.memory.as_deref()),
             hardware: None,
             sandbox: None,
             iotlb: behind.then(|| status::translations(&self.eyes.iotlb, &self.eyes.iotlb)),
@@ -171,11 +162,8 @@ impl Answers {
             counters.push(("not_kicked", known.added.into()));
         }
         let turn = whose_turn(known, ring.in_flight, uncollected);
-        let (still, since) = {
-            let mut still = lock(&self.still);
-            (still.seconds(&known.name, stands), still.since(&known.name, stands))
-        };
-        status.waits = Some(turn + &rings::notifications(queue, &ring, wants, still) + &since);
+        let still = lock(&self.still).seconds(&known.name, stands);
+        status.waits = Some(turn + &rings::notifications(queue, &ring, wants, still) + &so_for(still));
         status.error = ring.faults.first().cloned();
         status.event_suppression = wants;
         status.counters = counters.into_iter().map(|(name, count)| (name.to_owned(), count)).collect();
@@ -214,23 +202,14 @@ impl Answers {
         Ok(Reply::Page { labels, flags, last_uses: Vec::new() })
     }
 
-    /// What those who follow the rings share, of the queues that there are now.
-    fn with_tracing<R>(&self, add: impl FnOnce(&Tracing) -> R) -> Result<R, String> {
+    /// What those follow who follow the rings: the queues that there are now.
+    fn followed(&self) -> Followed<Onlooker> {
         let seen = self.see().ok_or_else(|| self.nothing())?;
         if seen.features.has(Feature::AccessPlatform) {
             return Err("the driver's addresses go through the guest's IOMMU: no trace follows them through a proxy; `rings` and `status` do".to_owned());
         }
-        let devices: [Device; 1] = [seen.device(self.eyes.kind())];
-        let mut tracing = lock(&self.tracing);
-        let new = || {
-            let me: Weak<dyn Vm<Onlooker>> = self.me.clone();
-            Tracing::new(me, &devices).map_err(|error| format!("there is no thread to be had: {error}"))
-        };
-        let tracing = match tracing.take_if(|tracing| !tracing.is_for(&devices)).map_or(tracing.as_ref(), |_| None) {
-            Some(tracing) => tracing,
-            None => tracing.insert(new()?),
-        };
-        Ok(add(tracing))
+        let me: Weak<dyn Vm<Onlooker>> = self.me.clone();
+        Ok((me, vec![seen.device(self.eyes.kind())]))
     }
 }
 
@@ -276,18 +255,11 @@ impl Source for Answers {
     }
 
     fn trace(&self, stream: UnixStream, admitted: Admitted, wanted: Wanted) {
-        let Ok(mut refused) = stream.try_clone() else { return };
-        let client = Client { stream, _admitted: Some(admitted) };
-        if let Err(message) = self.with_tracing(|tracing| tracing.add(trace::Asked { client, wanted })) {
-            let _ = send(&mut refused, &Reply::Error { message });
-        }
+        self.tracing.trace(self.followed(), stream, admitted, wanted);
     }
 
     fn top(&self, client: top::Client) {
-        let Ok(mut refused) = client.stream.try_clone() else { return };
-        if let Err(message) = self.with_tracing(|tracing| tracing.add_top(client)) {
-            let _ = send(&mut refused, &Reply::Error { message });
-        }
+        self.tracing.top(self.followed(), client);
     }
 }
 

@@ -67,8 +67,7 @@ pub fn serve(options: &Options, ready: impl FnOnce()) -> Result<(), ServeError> 
         device: options.device,
     });
     control.serve_source(answers.clone()).map_err(failed)?;
-    let _published = discovery::publish(&options.control)
-        .inspect_err(|error| tracing::warn!(%error, "commands without --control will not find this proxy"));
+    let _published = discovery::publish_or_say(&options.control, "proxy");
     ready();
     loop {
         let [incoming, stop] = wait([listener.as_fd(), signals.as_fd()])?;

@@ -108,7 +108,7 @@ impl Source for Served {
     }
 
     fn top(&self, client: top::Client) {
-        self.keeper.tell(client);
+        self.keeper.teller().tell(client);
     }
 
     fn extended(&self, request: &Value) -> Option<Value> {

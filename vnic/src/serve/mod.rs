@@ -261,7 +261,7 @@ impl Process {
         let Process { signals, poll, cpus, devices, control, keeping, lives } = self;
         let stop = event()?;
         let kinds: Vec<_> = devices.iter().map(|device| device.about.device).collect();
-        let published = control.as_ref().and_then(|control| publish(&control.path));
+        let published = control.as_ref().and_then(|control| discovery::publish_or_say(&control.path, "device"));
         let mut removes = Removes::default();
         devices.iter().filter_map(|device| device.socket.path()).for_each(|path| removes.add(path));
         control.iter().for_each(|control| removes.add(&control.path));
@@ -341,13 +341,6 @@ impl Running {
         devices.iter().for_each(|device| device.workers.end());
         outcome
     }
-}
-
-/// Has commands find this device without `--control`.
-fn publish(control: &Path) -> Option<Publication> {
-    let published = discovery::publish(control);
-    let untold = |error: &_| tracing::warn!(%error, "commands without --control will not find this device");
-    published.inspect_err(untold).ok()
 }
 
 /// Tells that a session's thread ends, however it does.

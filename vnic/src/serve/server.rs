@@ -40,9 +40,7 @@ impl Socket {
             }
         })
     }
-}
 
-impl Socket {
     /// Its path, where it made a file.
     pub(super) fn path(&self) -> Option<&Path> {
         match self {

@@ -48,7 +48,7 @@ pub(crate) fn device(shared: &Shared) -> Status {
             negotiated: view.negotiated.names_for(shared.about.device),
         },
         protocol_features: view.protocol_features.clone(),
-        regions: regions(&view),
+        regions: regions(view.memory.as_deref()),
         hardware: None,
         sandbox: None,
         proxy: None,
@@ -59,8 +59,9 @@ pub(crate) fn device(shared: &Shared) -> Status {
     }
 }
 
-fn regions(view: &View) -> Vec<RegionStatus> {
-    let regions = view.memory.iter().flat_map(|memory| memory.regions().iter());
+/// The guest's memory.
+pub(crate) fn regions(memory: Option<&Memory>) -> Vec<RegionStatus> {
+    let regions = memory.into_iter().flat_map(|memory| memory.regions().iter());
     regions
         .map(|region| RegionStatus {
             gpa: region.gpa.0,

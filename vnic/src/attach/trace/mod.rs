@@ -16,15 +16,18 @@ mod split;
 mod tests;
 mod told;
 
+use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::devices::{Device, Frames};
 use crate::backend::guest::{Guest, Labelled};
 use crate::backend::{About, Shared};
 use crate::introspect::{GuestPhysical, Introspection};
-use crate::serve::client::{give_way, start};
+use crate::observe::protocol::Reply;
+use crate::serve::Admitted;
+use crate::serve::client::{give_way, send, start};
 use crate::serve::top;
 use crate::serve::trace;
 pub(super) use queue::Watched;
@@ -68,7 +71,7 @@ pub(crate) trait Vm<M>: Send + Sync {
 
 /// Those who follow, and what they follow.
 #[derive(Debug)]
-pub(crate) struct Tracing {
+struct Tracing {
     devices: Arc<[Arc<Shared>]>,
     clients: Sender<trace::Asked>,
     keeper: top::Kept,
@@ -77,7 +80,7 @@ pub(crate) struct Tracing {
 
 impl Tracing {
     /// For the queues that there are now.
-    pub(crate) fn new<M: GuestPhysical + Send + Sync + 'static>(
+    fn new<M: GuestPhysical + Send + Sync + 'static>(
         vm: Weak<dyn Vm<M>>,
         devices: &[Device],
     ) -> std::io::Result<Tracing> {
@@ -106,7 +109,7 @@ impl Tracing {
     }
 
     /// Is it of these devices, or in use?
-    pub(crate) fn is_for(&self, devices: &[Device]) -> bool {
+    fn is_for(&self, devices: &[Device]) -> bool {
         let same = |(shared, device): (&Arc<Shared>, &Device)| {
             shared.queues.iter().map(|queue| &queue.name).eq(device.queues.iter().map(|queue| &queue.name))
         };
@@ -114,16 +117,63 @@ impl Tracing {
     }
 
     /// One more follows.
-    pub(crate) fn add(&self, asked: trace::Asked) {
+    fn add(&self, asked: trace::Asked) {
         // Nobody is left to hear that a thread is gone.
         let _ = self.clients.send(asked);
         let _ = self.wake.send(());
     }
 
-    /// One more wants to know from what the frames come.
-    pub(crate) fn add_top(&self, client: top::Client) {
-        self.keeper.serve(client);
+    /// One more wants to know from what the frames come: who tells it.
+    fn teller(&self) -> top::Teller {
         let _ = self.wake.send(());
+        self.keeper.teller()
+    }
+}
+
+/// Those who follow, from when somebody first asks; begun anew where there are other devices by then and nobody follows.
+#[derive(Debug, Default)]
+pub(crate) struct OnDemand(Mutex<Option<Tracing>>);
+
+/// What is to be followed: who knows the VM, and its devices now; or why nothing is.
+pub(crate) type Followed<M> = Result<(Weak<dyn Vm<M>>, Vec<Device>), String>;
+
+impl OnDemand {
+    /// One more follows, or is told why not.
+    pub(crate) fn trace<M: GuestPhysical + Send + Sync + 'static>(
+        &self,
+        found: Followed<M>,
+        stream: UnixStream,
+        admitted: Admitted,
+        wanted: trace::Wanted,
+    ) {
+        let Ok(mut refused) = stream.try_clone() else { return };
+        let client = trace::Client { stream, _admitted: Some(admitted) };
+        if let Err(message) = self.with(found, |tracing| tracing.add(trace::Asked { client, wanted })) {
+            let _ = send(&mut refused, &Reply::Error { message });
+        }
+    }
+
+    /// Tells one more from what the frames come until it goes, or why not.
+    pub(crate) fn top<M: GuestPhysical + Send + Sync + 'static>(&self, found: Followed<M>, mut client: top::Client) {
+        match self.with(found, Tracing::teller) {
+            Ok(teller) => teller.tell(client),
+            Err(message) => drop(send(&mut client.stream, &Reply::Error { message })),
+        }
+    }
+
+    fn with<M: GuestPhysical + Send + Sync + 'static, R>(
+        &self,
+        found: Followed<M>,
+        add: impl FnOnce(&Tracing) -> R,
+    ) -> Result<R, String> {
+        let (vm, devices) = found?;
+        let mut tracing = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || Tracing::new(vm, &devices).map_err(|error| format!("there is no thread to be had: {error}"));
+        let tracing = match tracing.take_if(|tracing| !tracing.is_for(&devices)).map_or(tracing.as_ref(), |_| None) {
+            Some(tracing) => tracing,
+            None => tracing.insert(new()?),
+        };
+        Ok(add(tracing))
     }
 }
 

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use super::super::devices::{Frames, Queue};
 use super::super::fetched::Fetched;
-use super::super::packed::Packed;
+use super::super::packed::{Packed, copy};
 use super::chain::{DESC, Desc, Seen};
 use super::sight::Sight;
 use super::told::{FETCHED, Told, Wanted};
@@ -104,7 +104,7 @@ impl PackedRing {
         let mut fetched = Fetched::new(ram);
         fetched.fetch(self.books.places().chain([self.place()]));
         let driver = self.books.driver(&fetched, &self.layout);
-        let Some((driver, ring)) = driver.zip(self.copy(&fetched)) else { return false };
+        let Some((driver, ring)) = driver.zip(copy(&fetched, &self.layout)) else { return false };
         if ring == self.before {
             return false;
         }
@@ -121,7 +121,7 @@ impl PackedRing {
         // Not before all of them have been read.
         let fetched = self.meet_driver(ram, &mut laps, &[self.place(), (self.last_used_at, 2)]);
         let collected = self.books.collected(&fetched, &self.layout, self.last_used_at);
-        let Some((after, collected)) = self.copy(&fetched).zip(collected) else { return false };
+        let Some((after, collected)) = copy(&fetched, &self.layout).zip(collected) else { return false };
         let Some(collected) = Position::from_bits(collected, self.layout.size) else { return false };
         let in_time = laps.are_few();
         let mut at = self.next_avail;
@@ -159,12 +159,6 @@ impl PackedRing {
 
     fn place(&self) -> (u64, usize) {
         (self.layout.desc, DESC * usize::from(self.layout.size))
-    }
-
-    fn copy(&self, ram: &impl GuestPhysical) -> Option<Vec<u8>> {
-        let mut ring = vec![0; DESC * usize::from(self.layout.size)];
-        ram.copy(self.layout.desc, &mut ring)?;
-        Some(ring)
     }
 
     fn collected(&self, ram: &impl GuestPhysical) -> Option<Position> {

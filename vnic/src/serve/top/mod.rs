@@ -101,22 +101,21 @@ impl Kept {
         Ok(Kept(keeper))
     }
 
+    /// Who tells clients; it does not keep the accounts kept.
+    pub(crate) fn teller(&self) -> Teller {
+        Teller(self.0.clone())
+    }
+}
+
+/// Tells a client from these accounts, as long as they are kept.
+#[derive(Debug)]
+pub(crate) struct Teller(Arc<Keeper>);
+
+impl Teller {
     /// Tells this client until it goes, which is nobody's trouble: on its own thread, which could not start another where the process
     /// is locked in.
     pub(crate) fn tell(&self, mut client: Client) {
         drop(self.0.tell(&mut client));
-    }
-
-    /// Tells this client, on a thread of its own.
-    pub(crate) fn serve(&self, mut client: Client) {
-        let copy = client.stream.try_clone();
-        let keeper = self.0.clone();
-        // A client that goes away is nobody's trouble.
-        if let Err(error) = start("top client", move || drop(keeper.tell(&mut client)))
-            && let Ok(mut stream) = copy
-        {
-            let _ = send(&mut stream, &Reply::Error { message: format!("cannot start a thread: {error}") });
-        }
     }
 }
 
