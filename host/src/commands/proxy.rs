@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use vnic::proxy::{self, DeviceKind, Options};
+use vnic::serve::options::control_beside;
 
 use super::serve::folder_exists;
 use crate::Finding;
@@ -32,11 +33,7 @@ pub(super) fn run(args: Args) -> Result<Finding> {
     if socket == back_end {
         bail!("--back-end: that is --socket-path; the front-end and the back-end each need a socket of their own");
     }
-    let control = control.unwrap_or_else(|| {
-        let mut path = socket.clone().into_os_string();
-        path.push(".control");
-        path.into()
-    });
+    let control = control.unwrap_or_else(|| control_beside(&socket));
     folder_exists("--socket-path", &socket)?;
     folder_exists("--back-end", &back_end)?;
     folder_exists("--control", &control)?;

@@ -20,6 +20,7 @@ use crate::serve::control::Source;
 use crate::serve::top;
 use crate::serve::trace::Wanted;
 use crate::spec::Features;
+use crate::spec::device::NET;
 
 /// What a client may ask of a VM that is looked into.
 #[derive(Debug)]
@@ -250,9 +251,6 @@ fn features(device: &Device) -> Vec<String> {
     };
     (0..64).flat_map(name).map(|name| format!("{}.{name}", device.name)).collect()
 }
-
-/// VIRTIO 1.3, 5.1 Network Device.
-const NET: u32 = 1;
 
 /// The devices in words.
 fn words(devices: &[Device]) -> String {

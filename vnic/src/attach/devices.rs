@@ -11,6 +11,7 @@ use super::sysfs::Sysfs;
 use crate::introspect::btf::{Btf, MAGIC};
 use crate::introspect::{GuestPhysical, Introspection, Reader, Stop};
 use crate::ring::RingLayout;
+use crate::spec::device::{BLK, NET};
 use crate::spec::{Feature, Features};
 
 /// Steps of one look at all devices.
@@ -241,8 +242,6 @@ impl Finder {
         index: u32,
         device: &Device,
     ) -> Result<(String, Frames), Stop> {
-        const NET: u32 = 1;
-        const BLK: u32 = 2;
         let name = plain(&reader.text(reader.word(queue.wrapping_add(self.virtio.queue_name))?, MAX_NAME)?);
         Ok(match (device.kind, index % 2) {
             (NET, _) if device.features.has(Feature::CtrlVq) && name == "control" => {

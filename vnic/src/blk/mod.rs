@@ -29,7 +29,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::backend::{DeviceModel, NamedCounters, Plan, Workers};
 use crate::spec::blk::{BlkConfig, BlkFeature, BlkFeatures, CONFIG_WRITEBACK, ID_LEN, SECTOR};
-use crate::spec::{Feature, Features};
+use crate::spec::{Feature, Features, device};
 use crate::vhost_user::DeviceError;
 
 use counters::DiskCounters;
@@ -144,7 +144,7 @@ impl DeviceModel for Blk {
     }
 
     fn device_id(&self) -> u32 {
-        2
+        device::BLK
     }
 
     fn offered(&self) -> Features {

@@ -1,7 +1,8 @@
 //! Requests as a trace shows them: an event each, recorded when it is answered.
 //!
 //! Operation: a chain is described when it is taken, while it is known where its buffers lie; its event waits for the answer,
-//! beside the request, in a place that is there from the start. In place of a frame's first bytes it has the request's header, and the status behind it.
+//! beside the request, in a place that is there from the start. In place of a frame's first bytes it has the request's header, and
+//! the status behind it.
 
 use std::sync::Arc;
 use std::time::Instant;

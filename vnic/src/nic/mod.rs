@@ -26,7 +26,7 @@ use crate::hardware::{Applied, Shapes};
 use crate::link::capture::Labels;
 use crate::link::{AnyPort, Capture, LinkCounters, Port};
 use crate::observe::observer::Observer;
-use crate::spec::Features;
+use crate::spec::{Features, device};
 use data_path::{NicDataPath, Observe};
 use hardware::{Accounting, Pace, TellShapes};
 use observers::Observers;
@@ -51,7 +51,7 @@ impl DeviceModel for Nic {
     }
 
     fn device_id(&self) -> u32 {
-        1
+        device::NET
     }
 
     fn offered(&self) -> Features {

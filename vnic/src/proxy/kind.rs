@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::spec::vhost_user::{ProtocolFeature, ProtocolFeatures};
-use crate::spec::{Feature, Features, blk::BlkFeature};
+use crate::spec::{Feature, Features, blk::BlkFeature, device};
 
 /// A kind of device. VIRTIO 1.3, 5 Device Types.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,9 +16,9 @@ struct Row(&'static str, u32, &'static [&'static str], &'static str);
 
 /// Those whose queues have names that are known here.
 const ROWS: &[Row] = &[
-    Row("net", 1, &[], ""),
-    Row("blk", 2, &[], "requestq"),
-    Row("rng", 4, &["requestq"], "queue"),
+    Row("net", device::NET, &[], ""),
+    Row("blk", device::BLK, &[], "requestq"),
+    Row("rng", device::RNG, &["requestq"], "queue"),
     Row("scsi", 8, &["controlq", "eventq"], "requestq"),
     Row("gpu", 16, &["controlq", "cursorq"], "queue"),
     Row("input", 18, &["eventq", "statusq"], "queue"),

@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use crate::backend::{BURST, DataPath, DeviceModel, Progress, Queue, Queues};
 use crate::ring::{Chain, DeviceRing};
-use crate::spec::{Feature, Features};
+use crate::spec::{Feature, Features, device};
 
 #[cfg(test)]
 mod tests;
@@ -48,7 +48,7 @@ impl DeviceModel for Rng {
     }
 
     fn device_id(&self) -> u32 {
-        4
+        device::RNG
     }
 
     fn offered(&self) -> Features {

@@ -194,6 +194,17 @@ pub fn enter(role: Role) -> Result<(), SandboxError> {
     if seccomp { calls::apply(&calls::only(role, mode)?) } else { Ok(()) }
 }
 
+/// [`enter`], where there is nobody to hand an error to: says it, and returns whether the thread may go on.
+#[must_use]
+pub fn enters(role: Role) -> bool {
+    let entered = enter(role);
+    if let Err(error) = &entered {
+        let name = std::thread::current().name().unwrap_or_default().to_owned();
+        tracing::error!("the thread {name} {error}");
+    }
+    entered.is_ok()
+}
+
 /// Privileges and files.
 fn give_up(removes: &Removes) -> Result<(), SandboxError> {
     nix::sys::prctl::set_no_new_privs().map_err(|errno| SandboxError::new("no new privileges")(Box::new(errno)))?;

@@ -22,9 +22,10 @@ impl Drop for Admitted {
 
 /// Starts a thread.
 pub(crate) fn start(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    let body = move || match sandbox::enter(Role::Control) {
-        Ok(()) => body(),
-        Err(error) => tracing::error!("a thread of the control socket {error}"),
+    let body = move || {
+        if sandbox::enters(Role::Control) {
+            body();
+        }
     };
     std::thread::Builder::new().name(name.to_owned()).stack_size(STACK).spawn(body).map(drop)
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::os::fd::RawFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -140,15 +140,18 @@ impl Options {
     /// The control socket's path by the contract: as given, or beside the vhost-user socket.
     #[must_use]
     pub fn control_path(&self) -> Option<PathBuf> {
-        let beside = |path: &PathBuf| {
-            let mut name = path.clone().into_os_string();
-            name.push(".control");
-            PathBuf::from(name)
-        };
         self.control.clone().or_else(|| match &self.endpoint {
-            Some(Endpoint::Listen(path) | Endpoint::Connect(path)) => Some(beside(path)),
+            Some(Endpoint::Listen(path) | Endpoint::Connect(path)) => Some(control_beside(path)),
             Some(Endpoint::Fd(_)) => None,
-            None => self.disks.first().map(|disk| beside(&disk.socket)),
+            None => self.disks.first().map(|disk| control_beside(&disk.socket)),
         })
     }
+}
+
+/// The control socket that goes with a socket, by the contract: its path with `.control`.
+#[must_use]
+pub fn control_beside(socket: &Path) -> PathBuf {
+    let mut name = socket.as_os_str().to_owned();
+    name.push(".control");
+    name.into()
 }

@@ -1,6 +1,7 @@
 //! Constants and `#[repr(C)]` layouts of VIRTIO and vhost-user, with size asserts.
 
 pub mod blk;
+pub mod device;
 pub mod features;
 mod names;
 pub mod net;

@@ -30,6 +30,7 @@ use crate::serve::Admitted;
 use crate::serve::client::{give_way, send, start};
 use crate::serve::top;
 use crate::serve::trace;
+use crate::spec::device::BLK;
 pub(super) use queue::Watched;
 use sight::Named;
 pub(super) use sight::Sight;
@@ -225,9 +226,6 @@ impl<M> LookUps<M> {
         if waits { self.told.recv().ok() } else { self.told.try_recv().ok() }
     }
 }
-
-/// A disk. VIRTIO 1.3, 5 Device Types.
-const BLK: u32 = 2;
 
 /// What followers see of a device.
 fn face(device: &Device) -> Shared {

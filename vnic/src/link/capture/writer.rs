@@ -1,8 +1,8 @@
 //! The thread that writes the file.
 //!
 //! Format: pcapng (IETF draft-ietf-opsawg-pcapng), one section; one interface per queue, described when its first frame
-//! comes; one enhanced packet block per frame, nanoseconds, with direction flags, comment and a custom option; at the end the statistics of
-//! each queue of which frames are missing.
+//! comes; one enhanced packet block per frame, nanoseconds, with direction flags, comment and a custom option; at the end the
+//! statistics of each queue of which frames are missing.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;

@@ -49,10 +49,7 @@ impl Connector {
         let wake = Arc::new(EventFd::from_value_and_flags(0, EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
         let waker = Arc::clone(&wake);
         let body = move || {
-            if let Err(error) = sandbox::enter(D::ROLE) {
-                return tracing::error!(link = name, "the connector {error}");
-            }
-            if run(&name, dial, &asked, &deliver, &waker).is_none() {
+            if sandbox::enters(D::ROLE) && run(&name, dial, &asked, &deliver, &waker).is_none() {
                 tracing::debug!(link = name, "connector ends");
             }
         };

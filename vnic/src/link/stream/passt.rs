@@ -160,8 +160,7 @@ impl Dial for Passt {
 fn listen(child: &mut Child) -> Option<JoinHandle<Option<String>>> {
     let stderr = BufReader::new(child.stderr.take()?);
     let lines = || {
-        if let Err(error) = sandbox::enter(Role::Control) {
-            tracing::error!("the thread that hears passt {error}");
+        if !sandbox::enters(Role::Control) {
             return None;
         }
         let lines = stderr.lines().map_while(Result::ok).filter(|line| !line.is_empty());
