@@ -10,6 +10,8 @@ use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use std::{env, io};
 
@@ -56,16 +58,22 @@ pub(crate) struct Client {
     path: PathBuf,
     /// What was asked last has no answer, and may get it still: nothing more can be asked.
     broken: Cell<bool>,
+    /// This side has ended it.
+    hung_up: Arc<AtomicBool>,
 }
 
 /// Ends a connection from another thread, when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Hangup(UnixStream);
+pub(crate) struct Hangup {
+    stream: UnixStream,
+    hung_up: Arc<AtomicBool>,
+}
 
 impl Drop for Hangup {
     fn drop(&mut self) {
         // One that is closed already is as good.
-        let _ = self.0.shutdown(Shutdown::Both);
+        self.hung_up.store(true, Ordering::Release);
+        let _ = self.stream.shutdown(Shutdown::Both);
     }
 }
 
@@ -99,7 +107,7 @@ impl Client {
             ),
             _ => anyhow!("cannot connect to the control socket {}: {error}", path.display()),
         })?;
-        let client = Client { stream: BufReader::new(stream), path, broken: Cell::new(false) };
+        let client = Client { stream: BufReader::new(stream), path, broken: Cell::new(false), hung_up: Arc::default() };
         client.set_timeout(Some(ANSWER))?;
         Ok(client)
     }
@@ -111,7 +119,8 @@ impl Client {
 
     /// What ends the connection.
     pub(crate) fn hangup(&self) -> Result<Hangup> {
-        self.stream.get_ref().try_clone().map(Hangup).map_err(|error| self.failed(&error))
+        let stream = self.stream.get_ref().try_clone().map_err(|error| self.failed(&error))?;
+        Ok(Hangup { stream, hung_up: self.hung_up.clone() })
     }
 
     /// Is it of no more use?
@@ -144,12 +153,13 @@ impl Client {
         }
     }
 
-    /// One line from the device; `None` when it closed the connection.
+    /// One line from the device; `None` when it closed the connection, or this side did, be it in the middle of a line.
     fn line(&mut self) -> Result<Option<String>> {
         let mut line = Vec::new();
         let read = self.stream.by_ref().take(LINE).read_until(b'\n', &mut line);
         match read {
             Ok(0) => Ok(None),
+            Ok(_) | Err(_) if !line.ends_with(b"\n") && self.hung_up.load(Ordering::Acquire) => Ok(None),
             Ok(_) if line.ends_with(b"\n") => Ok(Some(
                 String::from_utf8(line)
                     .map_err(|_| anyhow!("{} does not speak vnic's protocol", self.path.display()))?,

@@ -145,6 +145,7 @@ fn a_signal_ends_it_and_the_file_is_whole() {
     let ended = wait_for("the trace to end", || trace.try_wait().unwrap());
     let mut said = String::new();
     trace.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+    trace.stderr.take().unwrap().read_to_string(&mut said).unwrap();
     assert!(ended.success() && said.contains(" chains of 1 rings, 0 arrows"), "{ended}: {said}");
     let Some(assets) = processor() else { return };
     // Every chain that was told has its slice, and its two times.
