@@ -9,8 +9,8 @@ use nix::mount::{MsFlags, mount};
 
 use crate::modules::load_group;
 
-const DEVICE: &str = "/dev/vda";
-const MOUNTED_AT: &str = "/mnt";
+pub(crate) const DEVICE: &str = "/dev/vda";
+pub(crate) const MOUNTED_AT: &str = "/mnt";
 
 /// Mounts the disk, unless that is done; returns where.
 ///

@@ -35,6 +35,16 @@ impl TestFile {
 }
 
 impl TestFile {
+    /// The same file, that stands by its name in another folder now; this one is removed.
+    ///
+    /// # Errors
+    /// It does not stand there.
+    pub(crate) fn moved_to(self, folder: &Path) -> Result<TestFile> {
+        let path = folder.join(self.path.file_name().unwrap_or_default());
+        let file = File::open(&path).with_context(|| format!("open {}", path.display()))?;
+        Ok(TestFile { file, file_id: self.file_id, sha256: self.sha256.clone(), path })
+    }
+
     /// Makes a file of `offset + bytes` bytes in `folder`; the digest covers the last `bytes`.
     ///
     /// # Errors

@@ -12,13 +12,14 @@
 //! | [`nic`], [`flows`] | the NIC's switches and queues; many connections at once |
 //! | [`owned`] | pages whose owner is known, for who tells it from outside |
 //! | [`sweep`] | what the kernel says that every page is used for |
-//! | [`file`](mod@file), [`pages`], [`disk`], [`modules`], [`network`], [`buffer`], [`tls_records`], [`port`], [`size`] | what these stand on |
+//! | [`filesystems`], [`file`](mod@file), [`pages`], [`disk`], [`modules`], [`network`], [`buffer`], [`tls_records`], [`port`], [`size`] | what these stand on |
 
 pub mod accounting;
 pub mod buffer;
 pub mod conversation;
 pub mod disk;
 pub mod file;
+mod filesystems;
 pub mod flows;
 pub mod hazards;
 pub mod init;

@@ -8,7 +8,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -19,8 +18,8 @@ use vnic_experiment::run::NicState;
 use vnic_experiment::wire::{self, Event, Flow, PageRun, Receipt, TransferSpec};
 
 use super::accounting::{Accounts, Sender, Subject};
-use super::disk;
 use super::file::TestFile;
+use super::filesystems;
 use super::nic::{self, Nic};
 use super::pages::{page_runs, resident_page_runs};
 use super::tls_records::Stream;
@@ -111,7 +110,7 @@ impl Prepared {
             // Where they are missing or built in, the method itself finds out what it can do.
             let _ = load_group(group);
         }
-        let made = TestFile::create(folder_of(&spec.filesystem)?, spec.offset, spec.bytes)?;
+        let made = filesystems::make(&spec.filesystem, spec.offset, spec.bytes)?;
         let socket = connect(spec.to, (spec.pause || method.chunk_fits).then_some(spec.chunk))?;
         let flow = Flow { protocol: 6, local: socket.local_addr()?, remote: socket.peer_addr()? };
         let mut prepared = Prepared { method, spec, made, socket, stream: None, flow, nic, pages: Vec::new() };
@@ -129,7 +128,7 @@ impl Prepared {
         if cold && self.method.bypasses_page_cache {
             bail!(Unsupported(format!("{} passes the page cache by: a cold file is the same to it", self.method.name)));
         }
-        if cold && self.spec.filesystem == "tmpfs" {
+        if cold && self.spec.filesystem.starts_with("tmpfs") {
             bail!(Unsupported("a tmpfs file is nothing but page cache: it is never cold".to_owned()));
         }
         if self.spares_pages() {
@@ -284,15 +283,6 @@ pub(crate) fn connect(to: SocketAddr, chunk: Option<u64>) -> Result<TcpStream> {
         setsockopt(&socket, sockopt::SndBufForce, &room).context("make room in the socket (SO_SNDBUFFORCE)")?;
     }
     Ok(socket)
-}
-
-/// Where files of a file system are made.
-pub(crate) fn folder_of(filesystem: &str) -> Result<&'static Path> {
-    match filesystem {
-        "tmpfs" => Ok(Path::new("/tmp")),
-        "ext4" => disk::mounted().map_err(|error| Unsupported(format!("{error:#}")).into()),
-        other => bail!(Unsupported(format!("this guest has no {other} file system"))),
-    }
 }
 
 pub(crate) fn read_receipt(socket: &TcpStream) -> Result<Receipt> {

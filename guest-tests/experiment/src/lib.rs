@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`wire`] | what the guest's agent and the host tell each other |
 //! | [`stamp`] | what the file is made of: 64 bytes that say which file and which place they are of |
+//! | [`filesystem`] | what the file is on, and what the guest needs for that |
 //! | [`row`] | the rows of a run: a method, and what is switched off in the NIC |
 //! | [`run`] | the record of a run |
 //! | [`verdict`] | the judgement on a transfer |
@@ -22,6 +23,7 @@
 pub mod control;
 #[cfg(feature = "device")]
 pub mod disk;
+pub mod filesystem;
 #[cfg(feature = "device")]
 pub mod flow;
 #[cfg(feature = "device")]

@@ -24,6 +24,10 @@ pub const METHODS: &[&str] = &[
     "ktls-sendfile",
 ];
 
+/// What [`Row::parse_list`] takes for the table of kernels and file systems: every method, with scatter-gather and without, and the
+/// textbook's with a cold file.
+pub const TABLE: &str = "table";
+
 /// The row beyond the kernel: a program drives the NIC itself, through VFIO, and hands it the file's pages. It needs an
 /// IOMMU, which the other rows are measured without, and there is no kernel's NIC to switch something off in: it is not in
 /// `all`.
@@ -93,7 +97,7 @@ impl Row {
         Ok(Row { name: name.to_owned(), method: method.to_owned(), nic, cold })
     }
 
-    /// Takes a list apart: names with commas between; `all` and `textbook` stand for several.
+    /// Takes a list apart: names with commas between; `all`, `table` and `textbook` stand for several.
     ///
     /// # Errors
     /// A name in it is no row's.
@@ -101,10 +105,11 @@ impl Row {
         let mut rows = Vec::new();
         for name in list.split(',').map(str::trim) {
             match name {
-                "all" => {
+                "all" | TABLE => {
+                    let suffixes = if name == TABLE { &SUFFIXES[..2] } else { &SUFFIXES[..] };
                     for method in METHODS {
                         let cold = TEXTBOOK.contains(method).then_some(COLD);
-                        for suffix in SUFFIXES.into_iter().chain(cold) {
+                        for suffix in suffixes.iter().copied().chain(cold) {
                             rows.push(Row::parse(&format!("{method}{suffix}"))?);
                         }
                     }

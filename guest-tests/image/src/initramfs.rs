@@ -21,6 +21,8 @@ const FOLDERS: &[&str] =
 pub struct Initramfs {
     /// The kernel's modules: a /lib/modules/VERSION folder.
     pub modules: PathBuf,
+    /// Groups of modules that not every guest has.
+    pub groups: Vec<&'static str>,
     /// The folder with the guest's programs, statically linked.
     pub programs: PathBuf,
     /// A static busybox.
@@ -38,11 +40,11 @@ impl Initramfs {
         let key_path = output.with_extension("inputs");
         let key = self.inputs()?;
         // What is deep in a folder of the host's may have changed without a trace in the key.
-        let known = self.with.is_empty() && output.exists();
+        let known = self.with.is_empty() && self.groups.is_empty() && output.exists();
         if known && fs::read_to_string(&key_path).is_ok_and(|old| old == key) {
             return Ok(Vec::new());
         }
-        let selection = Selection::from_tree(&self.modules)?;
+        let selection = Selection::from_tree(&self.modules, &self.groups)?;
         let bytes = self.build(&selection)?.bytes().context("build the archive")?;
         // By rename: who boots from it meanwhile has either the old one or the new one.
         let unfinished = output.with_extension("unfinished");

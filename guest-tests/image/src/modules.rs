@@ -26,30 +26,51 @@ pub struct Group {
     pub name: &'static str,
     /// Whether a guest is of any use without it.
     pub required: bool,
+    /// Whether only those guests get it that are to have it.
+    pub extra: bool,
     /// In loading order as far as the files do not say it.
     pub modules: &'static [&'static str],
 }
 
 /// What the guest gets, where the kernel has it.
 pub const WANTED: &[Group] = &[
-    Group { name: "base", required: true, modules: &["virtio_pci", "virtio_net", "virtio_console"] },
+    Group { name: "base", required: true, extra: false, modules: &["virtio_pci", "virtio_net", "virtio_console"] },
     // ext4 asks for the crc32c algorithm by request_module.
-    Group { name: "disk", required: false, modules: &["virtio_blk", "crc32c_generic", "ext4"] },
-    Group { name: "filesystems", required: false, modules: &["xfs", "overlay"] },
+    Group { name: "disk", required: false, extra: false, modules: &["virtio_blk", "crc32c_generic", "ext4"] },
+    Group { name: "filesystems", required: false, extra: false, modules: &["xfs", "overlay"] },
     // The cipher of kTLS and of AF_ALG, asked for by request_module.
     Group {
         name: "tls",
         required: false,
+        extra: false,
         modules: &["aesni_intel", "ctr", "ghash_generic", "gcm", "tls", "algif_aead"],
     },
-    Group { name: "capture", required: false, modules: &["af_packet"] },
-    Group { name: "rng", required: false, modules: &["virtio_rng"] },
+    Group { name: "capture", required: false, extra: false, modules: &["af_packet"] },
+    Group { name: "rng", required: false, extra: false, modules: &["virtio_rng"] },
     Group {
         name: "vfio",
         required: false,
+        extra: false,
         modules: &["irqbypass", "vfio", "vfio_iommu_type1", "vfio_virqfd", "vfio_pci_core", "vfio_pci"],
     },
+    // Checksums and compression, asked for by request_module.
+    extra("btrfs", &["crc32c_generic", "xxhash_generic", "btrfs"]),
+    extra("squashfs", &["squashfs"]),
+    extra("erofs", &["erofs"]),
+    extra("fuse", &["fuse"]),
+    extra("nfs", &["nfsd", "nfs", "nfsv4"]),
 ];
+
+/// A group of modules for guests that are to have it.
+const fn extra(name: &'static str, modules: &'static [&'static str]) -> Group {
+    Group { name, required: false, extra: true, modules }
+}
+
+/// Do only those guests get this group that are to have it?
+#[must_use]
+pub fn is_extra(group: &str) -> bool {
+    WANTED.iter().any(|known| known.name == group && known.extra)
+}
 
 /// A module as the image gets it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,17 +95,17 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// Chooses from `/lib/modules/VERSION`.
+    /// Chooses from `/lib/modules/VERSION`, with these groups among the extra ones.
     ///
     /// # Errors
     /// The tree is unreadable, or lacks what every guest needs.
-    pub fn from_tree(tree: &Path) -> Result<Selection> {
+    pub fn from_tree(tree: &Path, extra: &[&str]) -> Result<Selection> {
         let files = files_of(tree)?;
         let builtin = builtin_of(tree)?;
         ensure!(!files.is_empty(), "{} holds no kernel modules", tree.display());
         let mut selection = Selection::default();
         let mut loaded: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for group in WANTED {
+        for group in WANTED.iter().filter(|group| !group.extra || extra.contains(&group.name)) {
             let mut order = Vec::new();
             for &name in group.modules {
                 if builtin.contains(name) {

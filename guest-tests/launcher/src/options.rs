@@ -8,6 +8,8 @@ use std::str::FromStr;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
+use vnic_experiment::filesystem::Filesystems;
+
 use crate::machine::Accelerator;
 use crate::repository;
 
@@ -50,9 +52,10 @@ pub struct Options {
     /// Of the file that is sent
     #[arg(long, value_name = "BYTES", default_value = "16M", value_parser = parse_size)]
     pub size: u64,
-    /// Where the file is made, tmpfs or ext4: every row on each
+    /// Where the file is made, every row on each: tmpfs, tmpfs-huge, ext4, xfs, btrfs, btrfs-zstd, overlayfs, squashfs, erofs,
+    /// fuse, nfs. A guest has one disk: those that are on it take a run each
     #[arg(long, value_name = "NAME,…", default_value = "tmpfs")]
-    pub filesystem: String,
+    pub filesystem: Filesystems,
     /// A file or folder that the guest is to have, too, at the same path or another; may stand several times
     #[arg(long, value_name = "PATH[=PLACE]", action = clap::ArgAction::Append)]
     pub with: Vec<With>,
@@ -268,6 +271,7 @@ impl Options {
                 self.with.push(program);
             }
         }
+        self.filesystem.disk()?;
         let rows = self.transfer.iter().flat_map(|rows| rows.split(','));
         self.iommu |= rows.into_iter().any(|row| row == "vfio-userspace");
         if self.netdev != Netdev::Vhost && self.queue_pairs.get() != 1 {
@@ -345,6 +349,8 @@ mod tests {
             (&["--netdev", "user", "--queue-pairs", "2"], "--queue-pairs"),
             (&["--netdev", "user", "--transfer", "all"], "--transfer"),
             (&["--queue-pairs", "0"], "--queue-pairs"),
+            (&["--filesystem", "ext5"], "--filesystem"),
+            (&["--filesystem", "ext4,xfs"], "one disk"),
             (&["--msix", "maybe"], "--msix"),
             (&["--accel", "hvf"], "--accel"),
             (&["--kernel", "/vmlinuz"], "--modules"),

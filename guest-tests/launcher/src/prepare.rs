@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 
 use anyhow::{Context, Result, anyhow};
 use guest_image::Initramfs;
+use vnic_experiment::filesystem::{Disk, EXT4};
 
 use crate::children::dies_with_us;
 use crate::machine::{Accelerator, Backend, Machine, Nic, Qemu, Task};
@@ -17,6 +18,9 @@ use crate::{Failure, Options, accelerator, in_path, repository, shown};
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 const OTHER_QEMUS: &str = "qemu-system-x86 (Debian, Ubuntu, Arch), qemu-system-x86-core (Fedora), qemu-x86 (openSUSE)";
 const OTHER_BUSYBOXES: &str = "busybox-static (Debian, Ubuntu), busybox (Fedora, Arch)";
+
+/// Bytes of the guest's disk.
+const DISK: u64 = 512 << 20;
 
 /// Everything the options' machine needs is there when this returns.
 ///
@@ -52,7 +56,7 @@ pub fn prepare(options: &Options) -> Result<Machine, Failure> {
         Some(command) => Task::Command(command.clone()),
         None => Task::Shell,
     };
-    let disk = disk(&folder);
+    let disk = disk(&folder, options)?;
     let served = options.disk_server() == DiskServer::Vhost && disk.is_some();
     let mut machine = Machine {
         qemu,
@@ -77,7 +81,9 @@ pub fn prepare(options: &Options) -> Result<Machine, Failure> {
 fn append(options: &Options) -> Option<String> {
     // What a cold file's pages held while it was made would be found in free memory, too, and taken for copies.
     let cold = options.transfer.as_deref().is_some_and(|rows| rows.contains("-cold"));
-    let words = cold.then(|| "init_on_free=1".to_owned()).into_iter().chain(options.append.clone());
+    // So would what a file system took through other memory while the file was made: packers, servers.
+    let beside = options.filesystem.0.iter().any(|filesystem| filesystem.modules.is_some());
+    let words = (cold || beside).then(|| "init_on_free=1".to_owned()).into_iter().chain(options.append.clone());
     let words = words.collect::<Vec<_>>().join(" ");
     (!words.is_empty()).then_some(words)
 }
@@ -157,28 +163,55 @@ fn initramfs(options: &Options, guest: &Path, folder: &Path, modules: &Path) -> 
             in_path("busybox").context("busybox is installed and not there")?
         }
     };
-    let output = match options.with.is_empty() {
+    let groups: Vec<&str> = options.filesystem.0.iter().filter_map(|filesystem| filesystem.modules).collect();
+    let mut with: Vec<_> = options.with.iter().map(|with| (with.path.clone(), with.place.clone())).collect();
+    for (tool, package) in options.filesystem.0.iter().filter_map(|filesystem| filesystem.tool) {
+        need(tool, package, package)?;
+        let program = in_path(tool).with_context(|| format!("{package} is installed, and there is no {tool}"))?;
+        with.push((program, Path::new("/bin").join(tool)));
+        // The C library loads it when a thread ends, and no program names it.
+        with.extend(library("libgcc_s.so.1").map(|library| (library.clone(), library)));
+    }
+    let output = match with.is_empty() && !groups.iter().any(|group| guest_image::modules::is_extra(group)) {
         true => guest.join(format!("initramfs-{}.cpio", modules.file_name().unwrap_or_default().display())),
         false => folder.join("initramfs.cpio"),
     };
-    let with = options.with.iter().map(|with| (with.path.clone(), with.place.clone())).collect();
     let programs = build.join(TARGET).join("guest");
-    let image = Initramfs { modules: modules.to_owned(), programs, busybox, with };
+    let image = Initramfs { modules: modules.to_owned(), groups, programs, busybox, with };
     for line in image.write(&output).context("the initramfs cannot be written")? {
         eprintln!("{line}");
     }
     Ok(output)
 }
 
-/// A disk with an empty ext4 file system, for the rows that read a file from one: sparse, so it takes little room. Without the
-/// tool for it the guest has none, and says so where it is asked for a file there.
-fn disk(folder: &Path) -> Option<PathBuf> {
-    let (tool, image) = (in_path("mke2fs")?, folder.join("disk.ext4"));
+/// A shared library of the host's, as its linker finds it.
+fn library(name: &str) -> Option<PathBuf> {
+    let known = Command::new(in_path("ldconfig")?).arg("-p").output().ok()?;
+    let known = String::from_utf8(known.stdout).ok()?;
+    let line = known.lines().find(|line| line.trim_start().starts_with(name) && line.contains("x86-64"))?;
+    line.split(" => ").nth(1).map(PathBuf::from)
+}
+
+/// A disk for the rows that read a file from one, with an empty file system that was asked for, else with ext4: sparse, so it
+/// takes little room. Without the tool for ext4 the guest has none, and says so where it is asked for a file there.
+fn disk(folder: &Path, options: &Options) -> Result<Option<PathBuf>, Failure> {
+    let asked = options.filesystem.disk().map_err(|why| anyhow!(why))?;
+    let image = folder.join("disk.ext4");
     // There is one from an earlier run, or none.
     let _ = fs::remove_file(&image);
-    let options = ["-q", "-F", "-t", "ext4", "-E", "lazy_itable_init=1,lazy_journal_init=1", "-m", "0"];
-    let made = Command::new(tool).args(options).arg(&image).arg("512M").stdout(Stdio::null()).status();
-    made.is_ok_and(|status| status.success()).then_some(image)
+    let file = File::create(&image).with_context(|| image.display().to_string())?;
+    file.set_len(DISK).context("the guest's disk")?;
+    let wanted = if asked == Disk::Any { EXT4 } else { asked };
+    let Disk::Made(tool, words, package) = wanted else { return Ok(Some(image)) };
+    if wanted != EXT4 {
+        need(tool, package, package)?;
+    }
+    let Some(program) = in_path(tool) else { return Ok(None) };
+    let made = Command::new(program).args(words).arg(&image).stdout(Stdio::null()).status().context(tool)?;
+    if !made.success() && wanted != EXT4 {
+        return Err(Failure::Said(format!("{tool} makes no file system on {}", image.display())));
+    }
+    Ok(made.success().then_some(image))
 }
 
 /// Runs cargo in the repository. Did it go well? If not, it has said why.

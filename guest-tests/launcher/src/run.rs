@@ -89,7 +89,7 @@ fn judge(options: &Options, machine: &Machine, vnic: &str, folder: &Path) -> Vec
     add("--output", &path("run.json"));
     add("--transfer", options.transfer.as_deref().unwrap_or_default());
     add("--bytes", &options.size.to_string());
-    add("--filesystem", &options.filesystem);
+    add("--filesystem", &options.filesystem.to_string());
     add("--witness", &options.witness);
     add("--kernel-accel", machine.accelerator.name());
     add("--qemu-version", &machine.qemu.version);

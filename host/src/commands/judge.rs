@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
+use vnic_experiment::filesystem::Filesystems;
 use vnic_experiment::row::{BadRow, PROGRAM, Row};
 use vnic_experiment::run::Run;
 use vnic_experiment::verdict;
@@ -44,9 +45,9 @@ pub(super) struct Args {
     /// Bytes per system call
     #[arg(long, value_name = "N", default_value_t = 65536, value_parser = clap::value_parser!(u64).range(1..))]
     chunk: u64,
-    /// Where the guest makes the file, with commas between: every row on each
-    #[arg(long, value_enum, value_name = "LIST", value_delimiter = ',', default_value = "tmpfs")]
-    filesystem: Vec<Filesystem>,
+    /// Where the guest makes the file, with commas between, every row on each: tmpfs, ext4, xfs, …
+    #[arg(long, value_name = "LIST", default_value = "tmpfs")]
+    filesystem: Filesystems,
     /// Who is asked, with commas between
     #[arg(
         long,
@@ -87,12 +88,6 @@ fn parse_rows(list: &str) -> Result<Rows, BadRow> {
     Row::parse_list(list).map(Rows)
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Filesystem {
-    Tmpfs,
-    Ext4,
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Witness {
     /// The descriptors the NIC was handed, against the file's pages
@@ -128,7 +123,7 @@ pub(super) fn run(args: Args) -> Result<Finding> {
         rows,
         bytes: args.bytes.unwrap_or_default(),
         chunk: args.chunk,
-        filesystems: args.filesystem.into_iter().map(name_of).collect(),
+        filesystems: args.filesystem.0.iter().map(|filesystem| filesystem.name.to_owned()).collect(),
         witnesses: Witnesses {
             device: asked(Witness::Device),
             guest: asked(Witness::Guest),

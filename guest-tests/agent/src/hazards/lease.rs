@@ -9,8 +9,8 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::sendfile::sendfile64;
 
 use super::{Child, Story};
-use crate::file::TestFile;
-use crate::transfer::{connect, folder_of, read_receipt};
+use crate::filesystems;
+use crate::transfer::{connect, read_receipt};
 
 const BYTES: u64 = 1 << 20;
 const CHUNK: usize = 65536;
@@ -21,7 +21,7 @@ const SIGNAL_DEADLINE_S: libc::time_t = 30;
 
 pub(super) fn show(to: SocketAddr) -> Result<Story> {
     let mut story = Story::default();
-    let made = TestFile::create(folder_of("tmpfs")?, 0, BYTES)?;
+    let made = filesystems::make("tmpfs", 0, BYTES)?;
     let file = made.file.as_raw_fd();
     let signal = libc::SIGRTMIN() + 1;
     let waiter = BlockedSignal::new(signal)?;

@@ -16,12 +16,12 @@ use vnic_experiment::stamp;
 use vnic_experiment::wire::{Event, Flow, NicWish, hex};
 
 use super::Story;
-use crate::file::TestFile;
+use crate::filesystems;
 use crate::methods::{self, Job, Nobody};
 use crate::nic::{self, Nic};
 use crate::pages::page_runs;
 use crate::stage::Stage;
-use crate::transfer::{Unsupported, connect, folder_of, read_receipt};
+use crate::transfer::{Unsupported, connect, read_receipt};
 
 const BYTES: u64 = 65536;
 
@@ -33,7 +33,7 @@ pub(super) fn show(method: &str, to: SocketAddr, stage: &mut dyn Stage) -> Resul
     };
     let known = methods::by_name(method).context("a method of this name")?;
     let nic = Nic::open(nic::NAME)?.apply(NicWish::default())?;
-    let made = TestFile::create(folder_of("tmpfs")?, 0, BYTES)?;
+    let made = filesystems::make("tmpfs", 0, BYTES)?;
     let mut new = vec![0; usize::try_from(BYTES)?];
     stamp::fill(!made.file_id, 0, &mut new);
     let new_sha256 = hex(&Sha256::digest(&new));

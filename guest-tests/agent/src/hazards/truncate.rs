@@ -9,7 +9,8 @@ use nix::sys::sendfile::sendfile64;
 
 use super::{Child, Story};
 use crate::file::TestFile;
-use crate::transfer::{connect, folder_of, read_receipt};
+use crate::filesystems;
+use crate::transfer::{connect, read_receipt};
 use vnic_driver::mapping::Mapping;
 
 const BYTES: u64 = 1 << 20;
@@ -26,7 +27,7 @@ pub(super) fn show(to: SocketAddr) -> Result<Story> {
 }
 
 fn file() -> Result<TestFile> {
-    TestFile::create(folder_of("tmpfs")?, 0, BYTES)
+    filesystems::make("tmpfs", 0, BYTES)
 }
 
 fn shorten(file: &TestFile) -> Result<()> {

@@ -22,8 +22,9 @@ use vnic_experiment::wire::{Accounts as AccountsRecord, Event, PAGE_SIZE, Transf
 
 use super::accounting::{self, Accounts, Subject};
 use super::file::TestFile;
+use super::filesystems;
 use super::pages::page_runs;
-use super::transfer::{Done, Unsupported, folder_of};
+use super::transfer::{Done, Unsupported};
 use crate::stage::Stage;
 use sender::{Halts, Sender};
 use vnic_driver::Options;
@@ -74,7 +75,7 @@ pub fn transfer(stage: &mut dyn Stage, spec: &TransferSpec, how: &How) -> Result
             "the pages that a driver in user space maps for the NIC are in memory: never cold".to_owned()
         ));
     }
-    let made = TestFile::create(folder_of(&spec.filesystem)?, spec.offset, spec.bytes)?;
+    let made = filesystems::make(&spec.filesystem, spec.offset, spec.bytes)?;
     let mapping = Mapping::of_file(&made.file, spec.offset, spec.bytes).context("map the file")?;
     // The order of these is the order of the world: what is declared later goes first.
     let card = Card::take()?;
@@ -143,7 +144,7 @@ pub enum Decoy {
 pub fn send_decoy(spec: &TransferSpec, how: &How, decoy: Decoy, posted: &mut dyn FnMut()) -> Result<()> {
     let to = receiver(spec)?;
     ensure!(spec.bytes.is_multiple_of(PAGE_SIZE), "the decoy is the page behind {} bytes", spec.bytes);
-    let made = TestFile::create(folder_of(&spec.filesystem)?, 0, spec.bytes + PAGE_SIZE)?;
+    let made = filesystems::make(&spec.filesystem, 0, spec.bytes + PAGE_SIZE)?;
     let mapping = Mapping::of_file(&made.file, 0, spec.bytes).context("map the file")?;
     let card = Card::take()?;
     let device = Device::open(card.address())?;
@@ -186,7 +187,7 @@ pub struct Received {
 /// As [`transfer`].
 pub fn receive(spec: &TransferSpec, how: &How) -> Result<Received> {
     let to = receiver(spec)?;
-    let made = TestFile::create(folder_of(&spec.filesystem)?, spec.offset, spec.bytes)?;
+    let made = filesystems::make(&spec.filesystem, spec.offset, spec.bytes)?;
     let mapping = Mapping::of_file(&made.file, spec.offset, spec.bytes).context("map the file")?;
     let card = Card::take()?;
     let device = Device::open(card.address())?;

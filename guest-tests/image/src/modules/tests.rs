@@ -20,7 +20,7 @@ impl Tree {
     }
 
     fn select(&self) -> Result<Selection> {
-        Selection::from_tree(&self.0)
+        Selection::from_tree(&self.0, &[])
     }
 }
 
@@ -110,12 +110,22 @@ fn each_group_is_a_folder_in_loading_order_and_each_file_is_there_once() {
     let mut archive = Archive::default();
     Tree::new("folders", &[], MODULAR).select().expect("a selection").add_to(&mut archive);
     let paths: Vec<&str> = archive.paths().collect();
-    for group in WANTED {
+    for group in WANTED.iter().filter(|group| !group.extra) {
         assert!(paths.contains(&&*format!("lib/modules/{}", group.name)), "{}: {paths:?}", group.name);
     }
     assert!(!paths.iter().any(|path| path.starts_with("lib/modules/disk/")), "{paths:?}");
     let vfio: Vec<&str> = paths.iter().filter_map(|path| path.strip_prefix("lib/modules/vfio/")).collect();
     assert_eq!(vfio, ["00-vfio.ko", "01-vfio_pci_core.ko", "02-vfio_pci.ko"]);
+}
+
+#[test]
+fn an_extra_group_is_only_there_for_who_asks() {
+    let tree = Tree::new("extra", &[], &[MODULAR, &[("erofs", "")]].concat());
+    let has = |extra: &[&str]| {
+        Selection::from_tree(&tree.0, extra).expect("a selection").groups.iter().any(|(name, _)| *name == "erofs")
+    };
+    assert!(!has(&[]) && has(&["erofs"]));
+    assert!(is_extra("erofs") && !is_extra("disk") && !is_extra("none"));
 }
 
 #[test]

@@ -1,0 +1,243 @@
+//! One guest, for all cells of a kernel and a file system that are not there.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use guest_launcher::children::{Signals, tail};
+use guest_launcher::{Failure, repository, shown, vnic};
+use vnic_experiment::row::Row;
+use vnic_experiment::run::{FileInfo, Method, Run};
+
+use crate::cell::{Cell, Origin};
+
+/// What the conductor says of rows that it did not come to.
+const NOT_RUN: &str = "not run: ";
+/// Of the guest's and of the programs' beside it, in a cell that failed.
+const LOGS: [&str; 4] = ["console.log", "qemu.log", "serve.log", "run-qemu.log"];
+/// Of what a guest said that did not come up.
+const SAID: usize = 3;
+
+/// The cells that one guest is booted for: of one kernel, on one file system.
+#[derive(Debug, Clone)]
+pub(crate) struct Boot {
+    pub(crate) cells: Vec<Cell>,
+    /// How often it has come to nothing.
+    pub(crate) failed: u32,
+}
+
+/// What a boot came to.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// So many cells are there; these are left.
+    Done { recorded: usize, left: Vec<Cell> },
+    /// Another program is at it.
+    Taken,
+    /// No guest, or no word of it: why.
+    Nothing(String),
+}
+
+impl Boot {
+    /// Groups cells, in their order.
+    pub(crate) fn group(cells: impl IntoIterator<Item = Cell>) -> Vec<Boot> {
+        let mut boots: Vec<Boot> = Vec::new();
+        for cell in cells {
+            let alike = |boot: &&mut Boot| boot.name() == name(&cell);
+            match boots.iter_mut().find(alike) {
+                Some(boot) => boot.cells.push(cell),
+                None => boots.push(Boot { cells: vec![cell], failed: 0 }),
+            }
+        }
+        boots
+    }
+
+    pub(crate) fn name(&self) -> String {
+        self.cells.first().map(name).unwrap_or_default()
+    }
+
+    /// The command that measures them.
+    fn command(&self, run_dir: &Path) -> Vec<String> {
+        let Some(first) = self.cells.first() else { return Vec::new() };
+        let rows: Vec<&str> = self.cells.iter().map(|cell| cell.row.as_str()).collect();
+        let script = repository().join("scripts/run-qemu.sh");
+        let mut words = vec![script.display().to_string()];
+        for (option, value) in [
+            ("--kernel", first.kernel.image.display().to_string()),
+            ("--modules", first.kernel.modules.display().to_string()),
+            ("--filesystem", first.filesystem.clone()),
+            ("--size", first.bytes.to_string()),
+            ("--transfer", rows.join(",")),
+            ("--run-dir", run_dir.display().to_string()),
+        ] {
+            words.extend([option.to_owned(), value]);
+        }
+        words
+    }
+
+    /// Boots, and records what came of it. `slot` tells guests of this program apart.
+    pub(crate) fn run(&self, folder: &Path, slot: usize, signals: &Signals) -> Result<Outcome, Failure> {
+        let Some(_lock) = self.lock(folder)? else { return Ok(Outcome::Taken) };
+        // Short: a socket's path takes a hundred bytes at most.
+        let run_dir = folder.join(format!(".boot/{}-{slot}", std::process::id()));
+        let _ = fs::remove_dir_all(&run_dir);
+        fs::create_dir_all(&run_dir).with_context(|| run_dir.display().to_string())?;
+        let command = self.command(&run_dir);
+        let log = run_dir.join("run-qemu.log");
+        let ended = signals.run_into(&command, &log);
+        let interrupted = matches!(ended, Err(Failure::Interrupted));
+        if !interrupted {
+            ended?;
+        }
+        let outcome = self.record(folder, &run_dir, &command, interrupted)?;
+        let outcome = outcome.unwrap_or_else(|| Outcome::Nothing(tail(&log, SAID)));
+        if let Outcome::Nothing(why) = &outcome
+            && self.failed > 0
+            && !interrupted
+        {
+            self.give_up(folder, &run_dir, &command, why)?;
+        }
+        let _ = fs::remove_dir_all(&run_dir);
+        if interrupted { Err(Failure::Interrupted) } else { Ok(outcome) }
+    }
+
+    /// Takes it for this program; none, where another is at it.
+    fn lock(&self, folder: &Path) -> Result<Option<File>> {
+        let folder = folder.join(".locks");
+        fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+        let path = folder.join(self.name());
+        let file = File::create(&path).with_context(|| path.display().to_string())?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(file)),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error).with_context(|| path.display().to_string()),
+        }
+    }
+
+    /// Records the rows that were run; none, where there is no word of any.
+    fn record(&self, folder: &Path, run_dir: &Path, command: &[String], interrupted: bool) -> Result<Option<Outcome>> {
+        let path = run_dir.join("run.json");
+        let Ok(text) = fs::read(&path) else { return Ok(None) };
+        let run: Run = serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
+        let is_run = |row: &Method| !row.why.starts_with(NOT_RUN);
+        let mut rows: BTreeMap<&str, &Method> =
+            run.methods.iter().filter(|row| is_run(row)).map(|row| (row.method.as_str(), row)).collect();
+        if interrupted && let Some(last) = run.methods.iter().filter(|row| is_run(row)).next_back() {
+            // The signal's doing.
+            if last.verdict.is_none() {
+                rows.remove(last.method.as_str());
+            }
+        }
+        let mut left = Vec::new();
+        let mut recorded = 0;
+        for cell in &self.cells {
+            let Some(row) = rows.get(cell.row.as_str()) else {
+                left.push(cell.clone());
+                continue;
+            };
+            recorded += 1;
+            let failed = row.verdict.is_none() && row.expected.is_some();
+            let logs = if failed { logs(run_dir) } else { Vec::new() };
+            let file = FileInfo { filesystem: cell.filesystem.clone(), ..run.file.clone() };
+            let run = Run { methods: vec![(*row).clone()], file, ..run.clone() };
+            cell.put(folder, &run, &origin(cell, command), &logs)?;
+        }
+        Ok((recorded > 0).then_some(Outcome::Done { recorded, left }))
+    }
+
+    /// Records of every cell that there was no guest for it.
+    fn give_up(&self, folder: &Path, run_dir: &Path, command: &[String], why: &str) -> Result<()> {
+        for cell in &self.cells {
+            let expected = Row::parse(&cell.row)?.expected(true);
+            let why = format!("there was no guest: {why}");
+            let reasons = BTreeMap::from([("verdict".to_owned(), why.clone())]);
+            let method = Method { method: cell.row.clone(), why, expected, reasons, ..Method::default() };
+            let run = Run {
+                kernel: cell.kernel.name.clone(),
+                qemu: None,
+                accel: None,
+                file: FileInfo { bytes: cell.bytes, filesystem: cell.filesystem.clone(), chunk: None },
+                methods: vec![method],
+                watched: None,
+                reasons: BTreeMap::new(),
+            };
+            cell.put(folder, &run, &origin(cell, command), &logs(run_dir))?;
+        }
+        Ok(())
+    }
+}
+
+fn name(cell: &Cell) -> String {
+    format!("{},{}", cell.kernel.name, cell.filesystem)
+}
+
+fn logs(run_dir: &Path) -> Vec<PathBuf> {
+    LOGS.map(|name| run_dir.join(name)).to_vec()
+}
+
+fn origin(cell: &Cell, command: &[String]) -> Origin {
+    Origin {
+        kernel: cell.kernel.name.clone(),
+        filesystem: cell.filesystem.clone(),
+        row: cell.row.clone(),
+        bytes: cell.bytes,
+        vnic: version(),
+        date: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        command: shown(command),
+    }
+}
+
+/// The version, and the commit where git knows it.
+fn version() -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    let git = Command::new("git").arg("-C").arg(repository()).args(["describe", "--always", "--dirty"]).output();
+    match git.ok().filter(|git| git.status.success()).and_then(|git| String::from_utf8(git.stdout).ok()) {
+        Some(commit) => format!("{version} ({})", commit.trim()),
+        None => version.to_owned(),
+    }
+}
+
+/// Sees to it that what every boot needs is built once, and not by each.
+pub(crate) fn built() -> Result<(), Failure> {
+    vnic().map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::Kernel;
+
+    #[test]
+    fn cells_of_a_kernel_and_a_file_system_share_a_guest() {
+        let kernel = |name: &str| Kernel { name: name.to_owned(), image: "i".into(), modules: "m".into() };
+        let cell = |name: &str, filesystem: &str, row: &str| Cell {
+            kernel: kernel(name),
+            filesystem: filesystem.to_owned(),
+            row: row.to_owned(),
+            bytes: 1,
+        };
+        let cells = [cell("a", "ext4", "x"), cell("a", "xfs", "x"), cell("a", "ext4", "y"), cell("b", "ext4", "x")];
+        let boots = Boot::group(cells);
+        let shape: Vec<(String, usize)> = boots.iter().map(|boot| (boot.name(), boot.cells.len())).collect();
+        let expected = [("a,ext4", 2), ("a,xfs", 1), ("b,ext4", 1)].map(|(name, count)| (name.to_owned(), count));
+        assert_eq!(shape, expected);
+        let command = boots[0].command(Path::new("/r"));
+        assert!(command.windows(2).any(|pair| pair == ["--transfer", "x,y"]), "{command:?}");
+    }
+
+    #[test]
+    fn a_boot_that_another_program_has_is_not_taken() {
+        let folder = std::env::temp_dir().join(format!("vnic-matrix-lock-{}", std::process::id()));
+        let kernel = Kernel { name: "k".to_owned(), image: "i".into(), modules: "m".into() };
+        let cell = Cell { kernel, filesystem: "ext4".to_owned(), row: "sendfile".to_owned(), bytes: 1 };
+        let boot = Boot { cells: vec![cell], failed: 0 };
+        let lock = boot.lock(&folder).unwrap();
+        assert!(lock.is_some());
+        assert!(boot.lock(&folder).unwrap().is_none());
+        drop(lock);
+        assert!(boot.lock(&folder).unwrap().is_some());
+        fs::remove_dir_all(folder).unwrap();
+    }
+}
