@@ -7,6 +7,7 @@ use std::sync::mpsc::{Sender, SyncSender};
 
 use nix::sys::eventfd::EventFd;
 
+use super::log::QueueLog;
 use super::queue::Queue;
 use crate::memory::Iova;
 use crate::ring::Segments;
@@ -41,6 +42,22 @@ pub enum Command {
         index: u16,
         /// Which one, and the new one.
         file: NotifierChange,
+    },
+    /// What a queue writes is logged, or no longer.
+    Log {
+        /// The queue's index.
+        index: u16,
+        /// Where.
+        log: Option<QueueLog>,
+        /// Told when it is so.
+        reply: SyncSender<()>,
+    },
+    /// The guest has moved here: say so to whoever is behind the device.
+    Announce {
+        /// Its hardware address.
+        mac: [u8; 6],
+        /// Told how that went.
+        reply: SyncSender<Result<(), DeviceError>>,
     },
     /// The driver accepted these features.
     Negotiated {

@@ -70,6 +70,15 @@ pub trait DataPath: Send + 'static {
         Ok(())
     }
 
+    /// The guest has moved here: tells whoever is behind the device that this hardware address is to be found here now.
+    ///
+    /// # Errors
+    /// Nobody can be told.
+    fn announce(&mut self, mac: [u8; 6]) -> Result<(), DeviceError> {
+        let _ = mac;
+        Err("this device announces nobody".into())
+    }
+
     /// Would another [`pass`](DataPath::pass) find nothing to do before something happens, or one of its files wakes the worker?
     /// Then it sleeps at once, and does not look again for a while first. Asked after a pass that did nothing.
     fn rests(&self) -> bool {

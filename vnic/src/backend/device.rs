@@ -4,12 +4,14 @@
 //! Place: lives on the session thread. Invariants: memory is replaced only while no worker has a queue, and a request is
 //! answered only after the workers did what it says.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::command::NotifierChange;
 use super::in_flight::InFlight;
+use super::log::QueueLog;
 use super::model::DeviceModel;
 use super::queue::{Notifiers, Queue, set_nonblocking};
 use super::record::Records;
@@ -20,7 +22,7 @@ use crate::memory::{IotlbEntry, Iova, Memory, SharedArea};
 use crate::ring::{self, DeviceRing, RingError, RingLayout, Segments, Unmapped};
 use crate::spec::vhost_user::{Inflight, ProtocolFeature, ProtocolFeatures};
 use crate::spec::{Feature, Features};
-use crate::vhost_user::{BackendChannel, Device, DeviceError, QueueSetup, VringBase};
+use crate::vhost_user::{BackendChannel, Device, DeviceError, Log, QueueSetup, VringBase};
 
 /// Room for segments before an arena has to grow: a 64 KiB frame of single pages, and some.
 const SEGMENTS: usize = 128;
@@ -39,6 +41,9 @@ pub struct Backend {
     features: Features,
     /// Where what is in flight is recorded.
     records: Option<Records>,
+    /// Where what is written into the guest is marked, and whom to tell; and by queue, where else its ring is.
+    log: Option<QueueLog>,
+    ring_logs: BTreeMap<u16, u64>,
 }
 
 impl Backend {
@@ -52,7 +57,17 @@ impl Backend {
     #[must_use]
     pub fn boxed(model: Box<dyn DeviceModel>, shared: Arc<Shared>, workers: Arc<Workers>) -> Self {
         let memory = Arc::new(Memory::empty());
-        Backend { model, shared, workers, reached: memory.clone(), memory, features: Features::NONE, records: None }
+        Backend {
+            model,
+            shared,
+            workers,
+            reached: memory.clone(),
+            memory,
+            features: Features::NONE,
+            records: None,
+            log: None,
+            ring_logs: BTreeMap::new(),
+        }
     }
 
     /// Do the driver's addresses go through an IOMMU?
@@ -97,6 +112,13 @@ impl Backend {
         outcome
     }
 
+    /// The log of one queue.
+    fn log_of(&self, index: u16) -> Option<QueueLog> {
+        // Behind an IOMMU the front-end's word for where the ring is would be an IOVA.
+        let ring = self.ring_logs.get(&index).copied().filter(|_| !self.translates());
+        self.log.clone().map(|log| QueueLog { ring, ..log })
+    }
+
     /// The queues that are set up.
     fn running(&self) -> Vec<u16> {
         self.shared.view().rings.keys().copied().collect()
@@ -128,6 +150,14 @@ impl Device for Backend {
         };
         let with_config = match self.model.records_in_flight() {
             true => with_config.with(ProtocolFeature::InflightShmfd),
+            false => with_config,
+        };
+        let with_config = match self.model.announces() {
+            true => with_config.with(ProtocolFeature::Rarp),
+            false => with_config,
+        };
+        let with_config = match self.offered().has(Feature::LogAll) {
+            true => with_config.with(ProtocolFeature::LogShmfd),
             false => with_config,
         };
         // The channel is for what a device behind an IOMMU asks.
@@ -213,6 +243,7 @@ impl Device for Backend {
             again: false,
             iommu: self.shared.iommu.clone(),
             features: self.features,
+            log: self.log_of(index),
             shared: shared.clone(),
         };
         if queue.ring.base() != setup.base.0 {
@@ -290,6 +321,33 @@ impl Device for Backend {
             None => None,
         };
         Ok(())
+    }
+
+    fn set_log(&mut self, log: Option<Log>) -> Result<(), DeviceError> {
+        if let Some(told) = log.as_ref().and_then(|log| log.told.as_ref()) {
+            set_nonblocking(told.as_ref())?;
+        }
+        self.log = log.map(|Log { pages, told }| QueueLog { pages, ring: None, told });
+        self.shared.view().log = self.log.as_ref().map(|log| Arc::clone(&log.pages));
+        for index in self.running() {
+            self.workers.log(index, self.log_of(index))?;
+        }
+        Ok(())
+    }
+
+    fn set_ring_log(&mut self, index: u16, at: Option<u64>) -> Result<(), DeviceError> {
+        let before = match at {
+            Some(at) => self.ring_logs.insert(index, at),
+            None => self.ring_logs.remove(&index),
+        };
+        if before != at && self.log.is_some() && self.running().contains(&index) {
+            self.workers.log(index, self.log_of(index))?;
+        }
+        Ok(())
+    }
+
+    fn send_rarp(&mut self, mac: [u8; 6]) -> Result<(), DeviceError> {
+        self.workers.announce(mac)
     }
 
     fn set_backend_channel(&mut self, channel: Option<BackendChannel>) -> Result<(), DeviceError> {

@@ -7,6 +7,8 @@
 //! Invariants: a ticket names one chain at most, and the ring takes no head that is still out (`ring::heads`), so no chain
 //! is twice in flight. There are no more in flight than the data path has tickets.
 
+use super::log::QueueLog;
+use crate::memory::GuestSlice;
 use crate::ring::{Chain, ChainView};
 
 /// The chains in flight of one queue.
@@ -15,6 +17,10 @@ pub struct InFlight {
     by_ticket: Box<[Option<Chain>]>,
     /// Behind an IOMMU, where each has its segments: address and length. The memory of each is used again.
     places: Box<[Vec<(u64, u32)>]>,
+    /// What is written into them is logged.
+    log: Option<QueueLog>,
+    /// Then, where in the guest's memory the writable part of each is: guest-physical address and length.
+    written_to: Box<[Vec<(u64, u32)>]>,
     /// With what was written into each.
     completed: Vec<(Chain, u32)>,
 }
@@ -26,6 +32,8 @@ impl InFlight {
         InFlight {
             by_ticket: vec![None; most].into(),
             places: vec![Vec::new(); most].into(),
+            log: None,
+            written_to: vec![Vec::new(); most].into(),
             completed: Vec::with_capacity(most),
         }
     }
@@ -41,6 +49,24 @@ impl InFlight {
             places.clear();
             places.extend(chain.segments().iter().map(|segment| (segment.addr, segment.len)));
         }
+        if self.log.is_some()
+            && let Some(written_to) = self.written_to.get_mut(at)
+        {
+            let gpa = |slice: GuestSlice<'_>| Some((chain.memory().gpa_at(slice.as_ptr())?.0, slice.len() as u32));
+            written_to.clear();
+            written_to.extend(chain.writable().filter_map(gpa));
+        }
+    }
+
+    /// What is written into them is logged from now on, or no longer. None [is written to](InFlight::writes) at the moment.
+    pub fn set_log(&mut self, log: Option<QueueLog>) {
+        self.log = log;
+    }
+
+    /// Has the data path one that it may write to?
+    #[must_use]
+    pub fn writes(&self) -> bool {
+        self.by_ticket.iter().flatten().any(|chain| chain.writable_len > 0)
     }
 
     /// Behind an IOMMU: has one that the data path still has a byte from `first` to `last`, both included?
@@ -53,6 +79,15 @@ impl InFlight {
     /// The data path is done with it, and has written so many bytes into it. Returns whether it was in flight.
     pub fn complete(&mut self, ticket: u16, written: u32) -> bool {
         let chain = self.by_ticket.get_mut(usize::from(ticket)).and_then(Option::take);
+        if let (Some(log), Some(pieces)) = (&self.log, self.written_to.get(usize::from(ticket)))
+            && chain.is_some()
+        {
+            let mut left = written;
+            for (gpa, len) in pieces {
+                log.pages.mark(*gpa, u64::from(left.min(*len)));
+                left = left.saturating_sub(*len);
+            }
+        }
         self.completed.extend(chain.map(|chain| (chain, written)));
         chain.is_some()
     }

@@ -9,6 +9,7 @@
 //! | [`model`] | what a device is, as a trait |
 //! | [`queue`] | one queue at work; the one way in which a chain [goes back](complete) |
 //! | [`in_flight`] | its chains that the data path has kept |
+//! | [`log`] | what is written into the guest, for a front-end that copies it elsewhere |
 //! | [`record`] | the same, kept by the front-end for the back-end that comes after this one |
 //! | `worker`, [`workers`], [`command`] | the data path's threads, and what they are asked |
 //! | [`poller`] | when they sleep |
@@ -27,6 +28,7 @@ pub(crate) mod guest;
 pub mod in_flight;
 pub mod iommu;
 pub mod labels;
+pub mod log;
 pub mod model;
 pub mod poller;
 pub mod queue;
@@ -41,6 +43,7 @@ pub use device::Backend;
 pub use event::chain_event;
 pub(crate) use event::gpa_of;
 pub use in_flight::InFlight;
+pub use log::QueueLog;
 pub use model::DeviceModel;
 pub use poller::PollMode;
 pub use queue::{Queue, complete};

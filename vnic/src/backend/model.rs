@@ -36,6 +36,11 @@ pub trait DeviceModel: Send {
         false
     }
 
+    /// Does it tell whoever is behind it where a guest is that has moved here ([`DataPath::announce`](super::DataPath::announce))?
+    fn announces(&self) -> bool {
+        false
+    }
+
     /// Its configuration space; none: the front-end has it.
     fn config(&self) -> Option<Vec<u8>> {
         None

@@ -9,11 +9,12 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::in_flight::InFlight;
 use super::iommu::Iommu;
+use super::log::QueueLog;
 use super::record::{Record, RecordError, Resumed};
 use super::shared::{QueueShared, QueueState};
 use crate::memory::iotlb::Waiting;
 use crate::memory::{MemoryError, Miss};
-use crate::ring::{Chain, Device, DeviceRing, Oddities, RingError, RingLayout, Segments, Taken, Unmapped};
+use crate::ring::{Chain, Device, DeviceRing, Oddities, RingError, RingLayout, RingLog, Segments, Taken, Unmapped};
 use crate::spec::Features;
 
 /// Files of a queue. Each is the front-end's and may be anything, so none may block: see [`set_nonblocking`].
@@ -87,6 +88,8 @@ pub struct Queue {
     pub iommu: Arc<Iommu>,
     /// What was negotiated when it started; it does not change while a queue runs.
     pub features: Features,
+    /// While a front-end copies the guest elsewhere: where what is written is marked.
+    pub log: Option<QueueLog>,
     /// Its public face.
     pub shared: Arc<QueueShared>,
 }
@@ -107,7 +110,7 @@ impl Queue {
     /// Has the guest's memory under it been taken back? Then what is read is not what the driver wrote.
     #[must_use]
     pub fn lost(&self) -> bool {
-        self.segments.memory().lost() || self.ring.lost()
+        self.segments.memory().lost() || self.ring.lost() || self.log.as_ref().is_some_and(|log| log.pages.lost())
     }
 
     /// Is it in use, though its buffers may be held?
@@ -240,6 +243,7 @@ impl Queue {
         match Device::new(self.layout, memory, features, base) {
             Ok(ring) => {
                 self.ring = ring;
+                self.log_ring();
                 self.recover();
                 // What was returned last may never have been announced.
                 self.ring_call();
@@ -285,12 +289,39 @@ impl Queue {
         }
     }
 
+    /// What is written is logged from now on, or no longer. No chain is in flight that was started without a log and is written to.
+    pub fn set_log(&mut self, log: Option<QueueLog>) {
+        self.in_flight.set_log(log.clone());
+        self.log = log;
+        self.log_ring();
+    }
+
+    /// The same for the ring, which is within reach since a moment.
+    pub fn log_ring(&mut self) {
+        let log = self.log.as_ref().filter(|_| !matches!(self.ring, Device::Unmapped(_)));
+        let ring =
+            log.map(|log| RingLog::new(&log.pages, self.segments.memory(), &self.layout, self.features, log.ring));
+        match ring.transpose() {
+            Ok(ring) => self.ring.set_log(ring),
+            // A ring that is used and not logged would be lost on the way.
+            Err(source) => self.stop_ring(&RingError::RingUnmapped { part: "device area", source }),
+        }
+    }
+
+    /// These chains were not used, and yet something may have been written into them.
+    pub fn spoiled(&self, chains: &[Chain]) {
+        if let Some(log) = &self.log {
+            chains.iter().for_each(|chain| log.wrote(self.segments.view(*chain), chain.writable_len));
+        }
+    }
+
     /// Returns a chain with `written` bytes in it: see [`complete`].
     pub fn complete(&mut self, chain: &Chain, written: u32) {
         if let Some(record) = &mut self.record {
             record.use_up(chain);
         }
-        if let Err(error) = complete(&mut self.ring, chain, written) {
+        let Queue { ring, segments, log, .. } = self;
+        if let Err(error) = complete(ring, segments, log.as_ref(), chain, written) {
             self.stop_ring(&error);
         }
     }
@@ -299,7 +330,13 @@ impl Queue {
     pub fn return_completed(&mut self) {
         let completed = self.in_flight.take_completed();
         for (chain, written) in &completed {
-            self.complete(chain, *written);
+            if let Some(record) = &mut self.record {
+                record.use_up(chain);
+            }
+            // What was written into it is logged since it was complete: its segments are gone.
+            if let Err(error) = self.ring.push_used(chain, *written) {
+                self.stop_ring(&error);
+            }
         }
         if !completed.is_empty() {
             self.publish();
@@ -327,6 +364,9 @@ impl Queue {
         let wanted = self.ring.publish();
         if let Some(record) = &mut self.record {
             record.published();
+        }
+        if let Some(log) = &self.log {
+            log.tell();
         }
         self.show_base();
         self.shared.counters.bursts.add(1);
@@ -382,18 +422,28 @@ impl Queue {
 /// The one way in which a chain goes back to its driver; the driver sees it at the next [`publish`](Queue::publish). (Those
 /// that a [drain](DeviceRing::drain) returns go back inside the ring: nothing was written into them.)
 ///
-/// What was written lies in the first `written` bytes of its writable part. What must know of every completion belongs here: a log of
-/// dirty pages. (The record of what is in flight is kept by queues whose chains are [popped](Queue::pop) one by one.)
+/// What was written lies in the first `written` bytes of its writable part, in `segments`: those pages are marked in the log. (Chains
+/// that were [in flight](InFlight) have no segments any more: theirs are marked when they are complete. The record of what is in
+/// flight is kept by queues whose chains are [popped](Queue::pop) one by one.)
 ///
 /// # Errors
 /// The chain is not in flight, or has less room: an error of the caller.
 #[inline(always)]
-pub fn complete(ring: &mut Device, chain: &Chain, written: u32) -> Result<(), RingError> {
+pub fn complete(
+    ring: &mut Device,
+    segments: &Segments,
+    log: Option<&QueueLog>,
+    chain: &Chain,
+    written: u32,
+) -> Result<(), RingError> {
+    if let Some(log) = log {
+        log.wrote(segments.view(*chain), written);
+    }
     ring.push_used(chain, written)
 }
 
 /// Adds one to an eventfd. A full one already means "notified"; anything else the front-end put there is its own loss.
 /// A pipe that nobody reads is an error here and no signal: a program that Rust starts ignores `SIGPIPE`.
-fn signal(fd: BorrowedFd<'_>) {
+pub(super) fn signal(fd: BorrowedFd<'_>) {
     let _ = nix::unistd::write(fd, &1u64.to_ne_bytes());
 }

@@ -14,7 +14,7 @@ use super::iommu::Iommu;
 use super::labels::Labels;
 use crate::hardware::Applied;
 use crate::memory::iotlb::PAGE;
-use crate::memory::{Access, FilePages, Memory, Miss};
+use crate::memory::{Access, DirtyLog, FilePages, Memory, Miss};
 use crate::observe::counters::QueueCounters;
 use crate::observe::tracer::EventRing;
 use crate::ring::RingLayout;
@@ -180,6 +180,8 @@ pub struct View {
     pub memory: Option<Arc<Memory>>,
     /// Ring layouts of the queues that are set up, by vhost-user index.
     pub rings: BTreeMap<u16, RingLayout>,
+    /// While the front-end copies the guest elsewhere: the pages that the device has written.
+    pub log: Option<Arc<DirtyLog>>,
     /// The pages of a file that is looked at.
     pub pages: Option<Arc<FilePages>>,
 }

@@ -233,6 +233,17 @@ impl<D: DataPath> Worker<D> {
                     answer(&reply, ());
                 }
                 Command::Notify { index, file } => self.change_notifier(index, file),
+                Command::Log { index, log, reply } => {
+                    if log.is_some() && self.queues.get(&index).is_some_and(|queue| queue.in_flight.writes()) {
+                        // Where those are written to was not kept.
+                        self.data_path.quiesce(&mut self.queues, index);
+                    }
+                    if let Some(queue) = self.queues.get_mut(&index) {
+                        queue.set_log(log);
+                    }
+                    answer(&reply, ());
+                }
+                Command::Announce { mac, reply } => answer(&reply, self.data_path.announce(mac)),
                 Command::Negotiated { features, reply } => answer(&reply, self.data_path.negotiated(features)),
                 Command::Hold { index, on, reply } => {
                     let found = self.queues.get_mut(&index).map(|queue| {
@@ -271,6 +282,8 @@ impl<D: DataPath> Worker<D> {
     fn start(&mut self, mut queue: Box<Queue>) {
         let index = queue.index;
         queue.in_flight = InFlight::new(self.data_path.keeps(index));
+        let log = queue.log.take();
+        queue.set_log(log);
         queue.show_state();
         self.lost_told = false;
         self.translates = queue.features.has(Feature::AccessPlatform);

@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 
 use super::command::{Command, Notice, Notices, NotifierChange};
 use super::data_path::DataPath;
+use super::log::QueueLog;
 use super::poller::PollMode;
 use super::queue::Queue;
 use super::shared::Shared;
@@ -133,6 +134,22 @@ impl Workers {
     #[must_use]
     pub fn hold(&self, index: u16, on: bool) -> bool {
         self.ask(index, |reply| Command::Hold { index, on, reply }).unwrap_or(false)
+    }
+
+    /// What a queue writes is logged, or no longer; returns once it is so.
+    ///
+    /// # Errors
+    /// The worker has died.
+    pub fn log(&self, index: u16, log: Option<QueueLog>) -> Result<(), WorkerDied> {
+        self.ask(index, |reply| Command::Log { index, log, reply })
+    }
+
+    /// The guest has moved here: has the first worker say so.
+    ///
+    /// # Errors
+    /// Nobody can be told, or the worker has died.
+    pub fn announce(&self, mac: [u8; 6]) -> Result<(), DeviceError> {
+        self.ask_worker(0, |reply| Command::Announce { mac, reply })?
     }
 
     /// Tells every worker what the driver accepted. If one of them refuses, all are told what was in force `before`.

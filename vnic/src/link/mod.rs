@@ -189,6 +189,15 @@ pub trait Port: Send {
         Ok(Received::Nothing)
     }
 
+    /// Sends a frame of the device's own, which says where the guest is. Where nobody could learn from it, it goes nowhere.
+    ///
+    /// # Errors
+    /// The link does not take it.
+    fn announce(&mut self, frame: &[u8]) -> Result<(), LinkError> {
+        let _ = frame;
+        Ok(())
+    }
+
     /// The driver has the receiveq of `pair` in use from now on (enabled, and not broken), or no longer: a link that
     /// chooses the pair chooses among those in use.
     fn set_receiving(&mut self, pair: usize, on: bool) {

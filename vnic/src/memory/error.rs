@@ -143,6 +143,20 @@ pub enum MemoryError {
         /// The file's size.
         have: u64,
     },
+    /// The log of dirty pages does not reach to the end of the guest's memory.
+    #[error("the log of dirty pages has {have} bytes, and the guest's memory needs {needed}")]
+    LogTooSmall {
+        /// Its length.
+        have: u64,
+        /// What is needed.
+        needed: u64,
+    },
+    /// The log of dirty pages cannot be mapped.
+    #[error("the log of dirty pages cannot be used: {reason}")]
+    Log {
+        /// Why not.
+        reason: String,
+    },
     /// The host could not map the region.
     #[error("cannot map the memory region at {gpa:#x}: {reason}")]
     Map {

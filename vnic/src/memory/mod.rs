@@ -13,10 +13,11 @@
 //! The regions themselves, by guest-physical address, are [`GuestRegions`]; a [`Memory`] is how the device sees them: as they are,
 //! or behind an IOMMU by IOVAs, through an [`Iotlb`]. The IOTLB knows the regions and not who looks through it.
 //!
-//! Limits: no dirty log yet; it has its place in [`Memory::pieces`].
+//! Who writes into a guest that is being copied elsewhere marks the pages in a [`DirtyLog`].
 
 mod address;
 mod alias;
+mod dirty_log;
 mod error;
 pub mod fault;
 mod file_pages;
@@ -24,7 +25,6 @@ pub mod iotlb;
 mod mapping;
 mod onlooker;
 mod regions;
-#[cfg(feature = "device")]
 mod shared_area;
 mod slice;
 mod survey;
@@ -38,6 +38,7 @@ mod view;
 
 pub use address::{Gpa, Iova, UserAddr};
 pub(crate) use alias::ContiguousAlias;
+pub use dirty_log::{DirtyLog, LOG_PAGE};
 pub use error::{Access, MemoryError};
 pub use file_pages::{BadRuns, FilePages, MAX_PAGES, PageRun};
 pub use iotlb::{Iotlb, IotlbEntry, Miss};
@@ -46,7 +47,6 @@ pub use mapping::RegionSpec;
 pub use onlooker::Onlooker;
 pub(crate) use regions::{Found, Hint};
 pub use regions::{GuestRegions, MAX_REGIONS};
-#[cfg(feature = "device")]
 pub use shared_area::SharedArea;
 pub use slice::GuestSlice;
 pub use view::{Memory, Pieces};

@@ -66,6 +66,12 @@ impl SharedArea {
         self.len == 0
     }
 
+    /// Has its file shrunk under it?
+    #[must_use]
+    pub fn lost(&self) -> bool {
+        self.mapping.lost()
+    }
+
     /// Where a word of `size` bytes is; `None`: not wholly in the area, or not aligned.
     fn place(&self, at: usize, size: usize) -> Option<*mut u8> {
         let end = at.checked_add(size)?;

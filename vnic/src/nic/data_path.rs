@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use super::hardware::{Accounting, Pace, TellShapes};
 use super::observers::Observers;
-use super::{hairpin, is_transmitq, receive, transmit};
+use super::{announce, hairpin, is_transmitq, receive, transmit};
 use crate::backend::{DataPath, Progress, Queue, Queues, Shared};
 use crate::link::{Completion, Port};
 use crate::observe::observer::Observer;
@@ -211,6 +211,10 @@ impl<P: Port + 'static> DataPath for NicDataPath<P> {
     fn negotiated(&mut self, features: Features) -> Result<(), DeviceError> {
         self.features = features;
         Ok(self.port.negotiated(features)?)
+    }
+
+    fn announce(&mut self, mac: [u8; 6]) -> Result<(), DeviceError> {
+        Ok(self.port.announce(&announce::rarp(mac))?)
     }
 
     fn rests(&self) -> bool {

@@ -169,7 +169,7 @@ impl<P: Port> FrameSink for Hairpin<'_, P> {
             }
         };
         self.look_ahead.prefetch_write(self.receiveq, NEAR);
-        let Queue { ring, segments, shared, .. } = &mut *self.receiveq;
+        let Queue { ring, segments, shared, log, .. } = &mut *self.receiveq;
         let chains = self.look_ahead.chains.get(self.look_ahead.next..).and_then(|chains| chains.get(..count));
         let mut space = ReceiveSpace::new(segments, chains.unwrap_or_default(), self.features);
         self.port.hairpin(frame, &mut space)?;
@@ -186,7 +186,7 @@ impl<P: Port> FrameSink for Hairpin<'_, P> {
             self.chains += 1;
             self.unseen += u64::from(!seen);
             self.descriptors += u64::from(chain.descriptors);
-            if let Err(error) = complete(ring, chain, written) {
+            if let Err(error) = complete(ring, segments, log.as_ref(), chain, written) {
                 self.broken = Some(error);
             }
         }

@@ -4,9 +4,11 @@
 //! |---|---|
 //! | `data_path` | a pass over the queue pairs of a worker |
 //! | `transmit`, `receive`, `hairpin` | one burst of a queue, or of a pair |
+//! | `announce` | where a guest has moved to |
 //! | `hardware` | a model of a card beside it: account and pace |
 //! | `observers` | tracer, capture, who else looks |
 
+mod announce;
 mod arrivals;
 mod data_path;
 mod hairpin;
@@ -72,6 +74,10 @@ impl DeviceModel for Nic {
 
     fn queue_num(&self) -> u64 {
         u64::from(self.queue_pairs)
+    }
+
+    fn announces(&self) -> bool {
+        true
     }
 }
 

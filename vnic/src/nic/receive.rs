@@ -88,6 +88,7 @@ pub(super) fn burst<P: Port>(
             // The port has counted it by reason; a log line per frame would cost more than the frame.
             Err(_) => {
                 counters.count_drop("link_error");
+                queue.spoiled(chains);
                 queue.unpop(chains);
             }
         }

@@ -3,6 +3,7 @@
 mod bounds;
 mod capture;
 mod deaths;
+mod dirty;
 mod drops;
 mod endless;
 mod faults;
@@ -136,8 +137,11 @@ fn readable(fd: &OwnedFd) -> bool {
     poll(&mut fds, PollTimeout::try_from(PATIENCE).unwrap()).unwrap() == 1
 }
 
-pub(crate) const FEATURES: spec::Features =
-    OFFERED.without(Feature::RingPacked).without(Feature::InOrder).without(Feature::AccessPlatform);
+pub(crate) const FEATURES: spec::Features = OFFERED
+    .without(Feature::RingPacked)
+    .without(Feature::InOrder)
+    .without(Feature::AccessPlatform)
+    .without(Feature::LogAll);
 
 /// Where a new ring begins.
 pub(crate) fn start_of(features: spec::Features) -> VringBase {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::packed::PackedDevice;
 use super::split::SplitDevice;
-use super::{Chain, ChainView, RingError, RingLayout, Segments, SingleBufferBatch, Unmapped};
+use super::{Chain, ChainView, RingError, RingLayout, RingLog, Segments, SingleBufferBatch, Unmapped};
 
 /// What a device does with a ring.
 ///
@@ -154,6 +154,19 @@ impl Device {
             return Ok(Device::Packed(PackedDevice::new(layout, memory, features, base)?));
         }
         Ok(Device::Split(SplitDevice::new(layout, memory, features, base)?))
+    }
+
+    /// What it writes into the ring from now on is logged, or no longer. What it may have written before is marked.
+    pub fn set_log(&mut self, log: Option<RingLog>) {
+        let log = log.map(Box::new);
+        if let Some(log) = &log {
+            log.all();
+        }
+        match self {
+            Device::Split(ring) => ring.log = log,
+            Device::Packed(ring) => ring.log = log,
+            Device::Unmapped(_) => {}
+        }
     }
 
     /// Has a file shrunk under pages that the ring alone has mapped? As [`GuestRegions::lost`](crate::memory::GuestRegions::lost).

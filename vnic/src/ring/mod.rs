@@ -10,6 +10,7 @@
 //! | [`packed`] | packed rings: device half, driver half |
 //! | `engine` | what the device halves of both formats do alike |
 //! | `fast_path`, `walk` | following a chain: the usual ones, and any |
+//! | [`log`] | what of a ring the device writes, in the log of dirty pages |
 //! | `unmapped` | a ring out of reach, behind an IOMMU |
 //! | `chain`, `arena` | what is found: chains, and where their segments are |
 //! | `builder` | the checks of each descriptor on the way |
@@ -33,6 +34,7 @@ mod fixture;
 mod handover;
 mod heads;
 pub mod layout;
+pub mod log;
 pub mod packed;
 mod pointers;
 mod slots;
@@ -49,6 +51,7 @@ pub use device::{Device, DeviceRing, Disposition, DrainEnd, Taken, Visitor};
 pub use driver::{Buffer, DriverRing, Placement, Used};
 pub use error::RingError;
 pub use layout::RingLayout;
+pub use log::{LogAddress, RingLog};
 pub use packed::{PackedDevice, PackedDriver};
 #[cfg(any(test, fuzzing))]
 pub use pointers::watched::{Touch, interrupted};

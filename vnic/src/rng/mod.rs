@@ -28,6 +28,7 @@ const PIECE: usize = 4096;
 const OFFERED: Features = Features::of(&[
     Feature::ProtocolFeatures,
     Feature::Version1,
+    Feature::LogAll,
     Feature::IndirectDesc,
     Feature::EventIdx,
     Feature::RingPacked,

@@ -269,6 +269,17 @@ pub struct VringAddr {
 }
 const _: () = assert!(size_of::<VringAddr>() == 40);
 
+/// "Log description".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct LogArea {
+    /// Bytes of the log.
+    pub mmap_size: u64,
+    /// Where in its file it begins.
+    pub mmap_offset: u64,
+}
+const _: () = assert!(size_of::<LogArea>() == 16);
+
 /// "Memory region description".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]

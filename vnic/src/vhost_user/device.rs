@@ -9,7 +9,8 @@
 //!   last given, wholly and with each part in one region (with `ACCESS_PLATFORM`: unchecked, the device has the IOTLB); its size
 //!   is no power of two only where `RING_PACKED` is negotiated.
 //! - `set_memory` is called only with memory in which every running ring is still at its addresses.
-//! - `set_features` with another set than before is called only while no queue runs (`LOG_ALL` excepted).
+//! - `set_features` with another set than before is called only while no queue runs, and never with `LOG_ALL`: that is `set_log`.
+//! - A log reaches to the end of the memory last given, and of that to come; `set_log` may be called at any time.
 //! - At the session's end (disconnect or error) every running queue is stopped, then come `reset` and `set_memory` with no
 //!   memory at all, so that a guest that is gone frees its RAM.
 
@@ -18,7 +19,7 @@ use std::sync::Arc;
 
 use super::channel::BackendChannel;
 use super::error::DeviceError;
-use crate::memory::{IotlbEntry, Iova, Memory};
+use crate::memory::{DirtyLog, IotlbEntry, Iova, Memory};
 use crate::spec::Features;
 use crate::spec::vhost_user::{Inflight, ProtocolFeatures};
 
@@ -87,6 +88,15 @@ pub struct RingAddresses {
     pub driver: u64,
     /// Used ring; packed: device event suppression structure.
     pub device: u64,
+}
+
+/// Where what is written into the guest is marked.
+#[derive(Debug, Clone)]
+pub struct Log {
+    /// The pages.
+    pub pages: Arc<DirtyLog>,
+    /// To be written when something was logged (`SET_LOG_FD`).
+    pub told: Option<Arc<OwnedFd>>,
 }
 
 /// All that a queue needs to start. The files are shared with the session, which keeps `call` and `err` for the next start.
@@ -194,6 +204,17 @@ pub trait Device {
     /// they start.
     fn set_in_flight_area(&mut self, _area: Option<(OwnedFd, Inflight)>) -> Result<(), DeviceError> {
         Err("this device records nothing".into())
+    }
+
+    /// What is written into the guest is marked here from now on (`LOG_ALL`), or not at all. Returns only when every running queue does
+    /// so: what was written before is on the front-end's account, or in the log before this one.
+    fn set_log(&mut self, _log: Option<Log>) -> Result<(), DeviceError> {
+        Err("this device logs nothing".into())
+    }
+
+    /// A queue's used ring is logged as if it lay here (`VHOST_VRING_F_LOG`), beside where it does lie; or there alone.
+    fn set_ring_log(&mut self, _index: u16, _at: Option<u64>) -> Result<(), DeviceError> {
+        Ok(())
     }
 
     /// Where to ask for translations (`BACKEND_REQ`); nowhere any more once the session ends.

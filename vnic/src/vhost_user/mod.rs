@@ -19,7 +19,7 @@ pub mod session;
 pub mod socket;
 
 pub use channel::BackendChannel;
-pub use device::{Device, PackedIndex, QueueSetup, RingAddresses, VringBase};
+pub use device::{Device, Log, PackedIndex, QueueSetup, RingAddresses, VringBase};
 pub use error::{DeviceError, SessionError};
 pub use session::{Handled, Session, State};
 

@@ -20,28 +20,27 @@
 //! Traps: QEMU 7.2 sends `SET_STATUS` 0 *before* `GET_VRING_BASE`, so a reset keeps where the rings stood; it sends
 //! `SET_VRING_ERR` and its memory regions once for many starts, so a reset keeps those too.
 //!
-//! Limits: no dirty log yet; its requests are refused by name.
+//! A log of dirty pages is turned on and off while rings run: see `log`.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use super::channel::BackendChannel;
 use super::device::Device;
 use super::error::DeviceError;
 use super::error::SessionError;
 use super::message::{self, Answer, Reply, Request, Rule};
 use super::socket::{Connection, Message, Received};
-use crate::memory::{IotlbEntry, Iova, Memory, MemoryError, RegionSpec, UserAddr};
-use crate::spec::vhost_user::{
-    IOTLB_INVALIDATE, IOTLB_READ, IOTLB_UPDATE, IOTLB_WRITE, Iotlb, ProtocolFeature, ProtocolFeatures, RequestCode,
-    STATUS_FEATURES_OK,
-};
+use crate::memory::{Memory, MemoryError, RegionSpec};
+use crate::spec::vhost_user::{ProtocolFeature, ProtocolFeatures, RequestCode, STATUS_FEATURES_OK};
 use crate::spec::{Feature, Features};
 
 mod config;
 mod in_flight;
+mod iommu;
+mod log;
 mod vring;
 
+use log::Logging;
 use vring::Vring;
 
 /// What a call of [`Session::handle`] came to.
@@ -79,6 +78,7 @@ pub struct State {
     channel: bool,
     /// Has it an area for what is in flight?
     in_flight: bool,
+    log: Logging,
 }
 
 type Outcome = Result<Option<Reply>, SessionError>;
@@ -102,7 +102,11 @@ impl Session {
     /// The session is over and `device` was reset: a fault that the front-end did not ask to hear of, a stream that cannot
     /// be followed, or a socket that failed.
     pub fn handle(&mut self, device: &mut dyn Device) -> Result<Handled, SessionError> {
-        let handled = if self.state.memory.lost() { Err(SessionError::MemoryLost) } else { self.step(device) };
+        let handled = if self.state.memory.lost() || self.state.log.lost() {
+            Err(SessionError::MemoryLost)
+        } else {
+            self.step(device)
+        };
         if matches!(handled, Err(_) | Ok(Handled::Closed)) {
             self.end(device);
         }
@@ -159,6 +163,7 @@ impl State {
             status: 0,
             channel: false,
             in_flight: false,
+            log: Logging::default(),
         }
     }
 
@@ -172,6 +177,7 @@ impl State {
     pub fn end(&mut self, device: &mut dyn Device) {
         // A ring that cannot be stopped is a dead worker's, and its device says so itself.
         let _ = self.reset(device);
+        self.end_log(device);
         self.vrings.clear();
         self.memory = Arc::new(Memory::empty());
         if std::mem::take(&mut self.channel) {
@@ -245,6 +251,8 @@ impl State {
             Request::SetConfig(access) => config::set(&access, device),
             Request::GetInflightFd(asked) => Ok(Some(in_flight::get(asked, device)?)),
             Request::SetInflightFd(told) => self.set_in_flight(told, fds, device),
+            Request::SetLogBase(area) => self.set_log_base(area, fds, device),
+            Request::SetLogFd => self.set_log_fd(fds, device),
         }
     }
 
@@ -262,10 +270,12 @@ impl State {
             return Err(SessionError::FeaturesWhileRunning { index, changed });
         }
         // With several queue pairs QEMU repeats the request for each of them while the first ones run.
-        if self.features != Some(features) {
-            done(RequestCode::SetFeatures, device.set_features(features))?;
-            self.features = Some(features);
+        let negotiated = features.without(Feature::LogAll);
+        if self.features != Some(negotiated) {
+            done(RequestCode::SetFeatures, device.set_features(negotiated))?;
+            self.features = Some(negotiated);
         }
+        self.log_all(features, device)?;
         if features.has(Feature::ProtocolFeatures) {
             return Ok(None);
         }
@@ -344,6 +354,7 @@ impl State {
         device: &mut dyn Device,
     ) -> Outcome {
         let memory = Arc::new(memory.map_err(|source| SessionError::Memory { request, source })?);
+        self.check_logged(request, &memory)?;
         for index in self.indices() {
             let vring = self.vring(request, u32::from(index))?;
             if vring.running.is_some() && self.locate(request, index, vring, &memory).ok().flatten() != vring.running {
@@ -368,46 +379,6 @@ impl State {
         outcome
     }
 
-    /// The channel is the device's: it may ask from any thread.
-    fn set_backend_req_fd(&mut self, fds: Vec<OwnedFd>, device: &mut dyn Device) -> Outcome {
-        let request = RequestCode::SetBackendReqFd;
-        let socket = fds.into_iter().next().ok_or(SessionError::Fds { request, fds: 0, expected: 1 })?;
-        done(request, device.set_backend_channel(Some(BackendChannel::new(socket))))?;
-        self.channel = true;
-        Ok(None)
-    }
-
-    /// "IOMMU support". An update leads into one memory region; an invalidation of no bytes is one of all that follow, which is
-    /// how the size of a whole address space comes out in 64 bits.
-    fn iotlb(&mut self, message: Iotlb, device: &mut dyn Device) -> Outcome {
-        let request = RequestCode::IotlbMsg;
-        let refused = |what, value| Err(SessionError::Value { request, what, value });
-        if !self.features.unwrap_or_default().has(Feature::AccessPlatform) {
-            return Err(SessionError::Unsupported { request });
-        }
-        let Iotlb { iova, size, user_address, permissions, kind } = message;
-        if iova.checked_add(size.saturating_sub(1)).is_none() {
-            return refused("size", size);
-        }
-        match kind {
-            IOTLB_UPDATE if size == 0 => refused("size", size),
-            IOTLB_UPDATE if !(1..=IOTLB_READ | IOTLB_WRITE).contains(&permissions) => {
-                refused("permissions", u64::from(permissions))
-            }
-            IOTLB_UPDATE => {
-                let gpa = self.memory.gpa_of(UserAddr(user_address), size);
-                let gpa = gpa.map_err(|source| SessionError::Memory { request, source })?;
-                let (read, write) = (permissions & IOTLB_READ != 0, permissions & IOTLB_WRITE != 0);
-                done(request, device.iotlb_update(IotlbEntry { iova: Iova(iova), size, gpa, read, write }))
-            }
-            IOTLB_INVALIDATE => {
-                let last = if size == 0 { u64::MAX } else { iova.saturating_add(size - 1) };
-                done(request, device.iotlb_invalidate(Iova(iova), Iova(last)))
-            }
-            kind => refused("type", u64::from(kind)),
-        }
-    }
-
     /// Stops every ring, keeping where each stood, then resets the device.
     fn reset(&mut self, device: &mut dyn Device) -> Result<(), SessionError> {
         let mut outcome = Ok(());
@@ -419,7 +390,7 @@ impl State {
         }
         self.features = None;
         device.reset();
-        outcome
+        outcome.and(self.log_all(Features::NONE, device))
     }
 }
 

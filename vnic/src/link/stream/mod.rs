@@ -328,6 +328,17 @@ impl<'m, I: Iterator<Item = GuestSlice<'m>>> Payload<'m, I> {
 }
 
 impl Port for Stream {
+    fn announce(&mut self, frame: &[u8]) -> Result<(), LinkError> {
+        if self.socket.is_none() || !self.makes_room(PREFIX + frame.len()) {
+            // A frame's length is 32 bits.
+            return Err(LinkError::Refused { bytes: frame.len() as u32, reason: "the far end does not take it now" });
+        }
+        self.send.frame(frame.len()).1.copy_from_slice(frame);
+        self.guest = source(frame).unwrap_or(self.guest);
+        self.write();
+        Ok(())
+    }
+
     const READS: bool = true;
 
     fn transmit(&mut self, pair: usize, frame: &Frame<'_>) -> Result<Transmitted, LinkError> {

@@ -276,6 +276,15 @@ impl Port for Tap {
         queue.receive(self.shape, space, &mut self.scratch, &self.counters)
     }
 
+    fn announce(&mut self, frame: &[u8]) -> Result<(), LinkError> {
+        let Some(queue) = self.queues.first() else { return Ok(()) };
+        let mut bytes = vec![0; self.shape.header_len];
+        bytes.extend_from_slice(frame);
+        let result = nix::unistd::write(queue.file(), &bytes).map(drop).map_err(io::Error::from);
+        // A frame's length is 32 bits.
+        self.written(frame.len() as u32, result)
+    }
+
     fn set_receiving(&mut self, pair: usize, on: bool) {
         // A tap without any queue would drop what it is given; the first keeps it for a driver that comes.
         if pair != 0
@@ -316,4 +325,4 @@ impl Port for Tap {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

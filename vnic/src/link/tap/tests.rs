@@ -19,7 +19,7 @@ use crate::net::testing::{Nic, offer};
 use crate::spec::net::{GSO_UDP_L4, HDR_F_NEEDS_CSUM, NetHeader};
 
 /// Runs `test` in a thread with a network namespace of its own, or says why not.
-fn in_namespace(test: impl FnOnce() + Send + 'static) {
+pub(crate) fn in_namespace(test: impl FnOnce() + Send + 'static) {
     let done = std::thread::spawn(|| {
         if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
             return Some(format!("no network namespace of its own ({error}): needs root"));
@@ -45,7 +45,7 @@ fn skip(reason: &str) {
     eprintln!("SKIP: {reason}");
 }
 
-fn ip(arguments: &str) {
+pub(crate) fn ip(arguments: &str) {
     let output = Command::new("ip").args(arguments.split(' ')).output().unwrap();
     assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
 }

@@ -32,7 +32,7 @@ use crate::ring::fast_path::{Fallback, FastPath};
 use crate::ring::heads::Heads;
 use crate::ring::pointers::{PackedParts, PackedPointers, Word, full_fence};
 use crate::ring::walk::Rules;
-use crate::ring::{Chain, DeviceRing, DrainEnd, RingError, RingLayout, Segment, Segments, Taken, Visitor};
+use crate::ring::{Chain, DeviceRing, DrainEnd, RingError, RingLayout, RingLog, Segment, Segments, Taken, Visitor};
 use crate::spec::ring::{
     DESC_F_AVAIL, DESC_F_NEXT, DESC_F_USED, DESC_F_WRITE, Descriptor, PACKED_EVENT_DESC, PACKED_EVENT_DISABLE,
     PACKED_EVENT_ENABLE, PackedDescriptor, PackedEvent,
@@ -55,6 +55,7 @@ const IDS: usize = 1 << 16;
 pub struct PackedDevice {
     ring: PackedPointers,
     state: State,
+    pub(in crate::ring) log: Option<Box<RingLog>>,
 }
 
 /// Where the device stands.
@@ -110,7 +111,7 @@ impl PackedDevice {
             deep: false,
             done: in_order.then(|| vec![0; usize::from(size)].into_boxed_slice()),
         };
-        Ok(PackedDevice { ring, state })
+        Ok(PackedDevice { ring, state, log: None })
     }
 
     /// Where the next used descriptor goes.
@@ -144,6 +145,9 @@ impl PackedDevice {
             if at.is_used(ring.word(at.slot).flags) {
                 ring.set_word(at.slot, Word { len: 0, id: 0, flags: at.available() });
             }
+        }
+        if let Some(log) = &self.log {
+            log.slots(used.slot, slots, size);
         }
         (state.next_used, state.published) = (used, used);
         state.next_avail = used.after(slots, size);
@@ -241,6 +245,9 @@ impl DeviceRing for PackedDevice {
         ring.release_word(old.slot, word);
         state.published = state.next_used;
         state.ids.next_burst();
+        if let Some(log) = &self.log {
+            log.slots(old.slot, old.slots_to(state.published, state.rules.size), state.rules.size);
+        }
         full_fence();
         let wanted = wants(ring.driver_event(), state.published, old, state.rules.size);
         std::mem::take(&mut state.fresh) || wanted
@@ -256,6 +263,7 @@ impl DeviceRing for PackedDevice {
             PackedEvent { off_wrap: 0, flags: PACKED_EVENT_ENABLE }
         };
         ring.set_device_event(event);
+        self.log.iter().for_each(|log| log.used(0, 4));
         full_fence();
         Ok(State::is_available(ring, known))
     }
@@ -265,6 +273,7 @@ impl DeviceRing for PackedDevice {
         if !state.quiet {
             state.quiet = true;
             ring.set_device_event(PackedEvent { off_wrap: 0, flags: PACKED_EVENT_DISABLE });
+            self.log.iter().for_each(|log| log.used(0, 4));
         }
     }
 

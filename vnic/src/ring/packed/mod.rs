@@ -45,6 +45,13 @@ impl Position {
         if slot >= size { Position { slot: slot - size, wrap: !self.wrap } } else { Position { slot, ..self } }
     }
 
+    /// How many slots further on `end` is, at most one lap.
+    pub(super) const fn slots_to(self, end: Self, size: u16) -> u16 {
+        let lap = if self.wrap == end.wrap { 0 } else { size };
+        // Below 65536, as in `after`.
+        (end.slot + lap).saturating_sub(self.slot)
+    }
+
     /// `slots` back, at most one lap.
     pub(super) const fn before(self, slots: u16, size: u16) -> Self {
         match self.slot.checked_sub(slots) {

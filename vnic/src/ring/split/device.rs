@@ -30,7 +30,7 @@ use crate::ring::heads::{Heads, Refused};
 use crate::ring::pointers::{SplitParts, SplitPointers, full_fence};
 use crate::ring::slots::Slots;
 use crate::ring::walk::{Rules, split_chain};
-use crate::ring::{Chain, DeviceRing, DrainEnd, RingError, RingLayout, Segment, Segments, Visitor};
+use crate::ring::{Chain, DeviceRing, DrainEnd, RingError, RingLayout, RingLog, Segment, Segments, Visitor};
 use crate::spec::ring::{AVAIL_F_NO_INTERRUPT, DESC_F_NEXT, DESC_F_WRITE, USED_F_NO_NOTIFY, UsedElem};
 use crate::spec::{Feature, Features};
 
@@ -51,6 +51,7 @@ const USED_AHEAD: u16 = BATCH as u16;
 pub struct SplitDevice {
     ring: SplitPointers,
     state: State,
+    pub(in crate::ring) log: Option<Box<RingLog>>,
 }
 
 /// Where the device stands.
@@ -113,7 +114,7 @@ impl SplitDevice {
             in_order: in_order
                 .then(|| InOrder { filled: Slots::new(usize::from(layout.size)), skew: used.wrapping_sub(next_avail) }),
         };
-        Ok(SplitDevice { ring: pointers, state })
+        Ok(SplitDevice { ring: pointers, state, log: None })
     }
 
     /// Where the next used element goes.
@@ -208,6 +209,9 @@ impl DeviceRing for SplitDevice {
         ring.used_idx().store(new, Ordering::Release);
         state.published = new;
         state.heads.next_burst();
+        if let Some(log) = &self.log {
+            log.elements(old & (state.rules.size - 1), new.wrapping_sub(old), state.rules.size);
+        }
         // The driver stores whether it wants a call, then loads `used.idx`; we do both the other way round (2.7.7, 2.7.10).
         full_fence();
         let wanted = match ring.used_event() {
@@ -226,6 +230,9 @@ impl DeviceRing for SplitDevice {
             Some(event) => event.store(known, Ordering::Relaxed),
             None => ring.used_flags().store(0, Ordering::Relaxed),
         }
+        if let Some(log) = &self.log {
+            log.notifications(state.rules.size, ring.event_idx());
+        }
         full_fence();
         state.refresh(ring)?;
         Ok(state.seen_avail != known)
@@ -238,6 +245,9 @@ impl DeviceRing for SplitDevice {
         if !ring.event_idx() && !state.quiet {
             state.quiet = true;
             ring.used_flags().store(USED_F_NO_NOTIFY, Ordering::Relaxed);
+            if let Some(log) = &self.log {
+                log.notifications(state.rules.size, false);
+            }
         }
     }
 

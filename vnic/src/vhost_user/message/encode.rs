@@ -44,6 +44,8 @@ impl Request {
             Request::SetConfig(_) => RequestCode::SetConfig,
             Request::GetInflightFd(_) => RequestCode::GetInflightFd,
             Request::SetInflightFd(_) => RequestCode::SetInflightFd,
+            Request::SetLogBase(_) => RequestCode::SetLogBase,
+            Request::SetLogFd => RequestCode::SetLogFd,
         }
     }
 
@@ -59,7 +61,9 @@ impl Request {
             | Request::ResetDevice
             | Request::GetMaxMemSlots
             | Request::GetStatus
-            | Request::SetBackendReqFd => Vec::new(),
+            | Request::SetBackendReqFd
+            | Request::SetLogFd => Vec::new(),
+            Request::SetLogBase(area) => words(&[area.mmap_size, area.mmap_offset]),
             Request::IotlbMsg(message) => iotlb_bytes(message),
             Request::GetConfig(access) | Request::SetConfig(access) => config_bytes(access),
             Request::GetInflightFd(area) | Request::SetInflightFd(area) => in_flight_bytes(area),

@@ -8,18 +8,20 @@
 //! it reads a field. "vhost-user protocol, Message Specification".
 
 mod encode;
+mod fields;
 
 pub use encode::{Reply, backend_iotlb, needs_reply};
 
-use crate::memory::{Gpa, RegionSpec, UserAddr};
+use crate::memory::RegionSpec;
 use crate::spec::Features;
 use crate::spec::vhost_user::{
-    FLAG_REPLY, FLAG_VERSION_MASK, HEADER_LEN, Header, Inflight, Iotlb, MAX_CONFIG, MAX_PAYLOAD, MAX_TABLE_REGIONS,
-    MEMORY_REGION_LEN, ProtocolFeature, ProtocolFeatures, RequestCode, VERSION, VRING_FD_INDEX_MASK, VRING_FD_NOFD,
+    FLAG_REPLY, FLAG_VERSION_MASK, HEADER_LEN, Header, Inflight, Iotlb, LogArea, MAX_CONFIG, MAX_PAYLOAD,
+    MAX_TABLE_REGIONS, MEMORY_REGION_LEN, ProtocolFeature, ProtocolFeatures, RequestCode, VERSION, VRING_FD_NOFD,
     VringAddr, VringState,
 };
 
 use super::error::SessionError;
+use fields::Fields;
 
 /// What a front-end asks, as far as a net device of ours understands it. File descriptors travel beside it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,6 +86,10 @@ pub enum Request {
     GetInflightFd(InflightArea),
     /// The same, given back; one fd.
     SetInflightFd(InflightArea),
+    /// Where dirty pages are marked; one fd.
+    SetLogBase(LogArea),
+    /// To be told that some were; one fd.
+    SetLogFd,
 }
 
 /// The payload of `GET_INFLIGHT_FD` and `SET_INFLIGHT_FD`. "Inflight description".
@@ -191,8 +197,8 @@ pub const RULES: &[Rule] = rules! {
     SetOwner,             Bytes(0),                  None,       Option::None,                 OnDemand;
     ResetOwner,           Bytes(0),                  None,       Option::None,                 OnDemand;
     SetMemTable,          Regions,                   PerRegion,  Option::None,                 OnDemand;
-    SetLogBase,           Any,                       None,       Some(P::LogShmfd),            Always;
-    SetLogFd,             Any,                       None,       Some(P::LogShmfd),            OnDemand;
+    SetLogBase,           Bytes(16),                 One,        Some(P::LogShmfd),            Always;
+    SetLogFd,             Bytes(0),                  One,        Some(P::LogShmfd),            OnDemand;
     SetVringNum,          Bytes(8),                  None,       Option::None,                 OnDemand;
     SetVringAddr,         Bytes(40),                 None,       Option::None,                 OnDemand;
     SetVringBase,         Bytes(8),                  None,       Option::None,                 OnDemand;
@@ -354,6 +360,8 @@ pub fn parse(rule: &Rule, payload: &[u8], fds: usize) -> Result<Request, Session
         RequestCode::SetConfig => Request::SetConfig(fields.config()),
         RequestCode::GetInflightFd => Request::GetInflightFd(fields.in_flight(size)),
         RequestCode::SetInflightFd => Request::SetInflightFd(fields.in_flight(size)),
+        RequestCode::SetLogBase => Request::SetLogBase(LogArea { mmap_size: fields.u64(), mmap_offset: fields.u64() }),
+        RequestCode::SetLogFd => Request::SetLogFd,
         _ => return Err(SessionError::Unsupported { request }),
     })
 }
@@ -387,62 +395,4 @@ fn check_config(request: RequestCode, payload: &[u8]) -> Result<(), SessionError
     }
     let expected = CONFIG_HEAD + told;
     if size == expected { Ok(()) } else { Err(SessionError::Size { request, size, expected }) }
-}
-
-/// The fields of a payload in order. Its length has been checked; past its end there are zeroes.
-struct Fields<'a>(&'a [u8]);
-
-impl Fields<'_> {
-    fn array<const N: usize>(&mut self) -> [u8; N] {
-        let mut bytes = [0; N];
-        let (now, later) = self.0.split_at(self.0.len().min(N));
-        for (to, from) in bytes.iter_mut().zip(now) {
-            *to = *from;
-        }
-        self.0 = later;
-        bytes
-    }
-
-    fn u32(&mut self) -> u32 {
-        u32::from_le_bytes(self.array())
-    }
-
-    fn u64(&mut self) -> u64 {
-        u64::from_le_bytes(self.array())
-    }
-
-    fn state(&mut self) -> VringState {
-        VringState { index: self.u32(), num: self.u32() }
-    }
-
-    fn iotlb(&mut self) -> Iotlb {
-        let (iova, size, user_address) = (self.u64(), self.u64(), self.u64());
-        let [permissions, kind] = self.array();
-        Iotlb { iova, size, user_address, permissions, kind }
-    }
-
-    fn config(&mut self) -> ConfigAccess {
-        let (offset, _size, flags) = (self.u32(), self.u32(), self.u32());
-        ConfigAccess { offset, flags, bytes: std::mem::take(&mut self.0).to_vec() }
-    }
-
-    fn in_flight(&mut self, size: usize) -> InflightArea {
-        let (mmap_size, mmap_offset, counts) = (self.u64(), self.u64(), self.u32());
-        let (num_queues, queue_size) = (counts as u16, (counts >> 16) as u16);
-        let told = Inflight { mmap_size, mmap_offset, num_queues, queue_size };
-        InflightArea { told, padded: size > INFLIGHT_LEN }
-    }
-
-    fn region(&mut self) -> RegionSpec {
-        RegionSpec { gpa: Gpa(self.u64()), size: self.u64(), user_addr: UserAddr(self.u64()), mmap_offset: self.u64() }
-    }
-
-    /// The index has eight bits; what stands above them and the flag must not be cut off silently.
-    fn vring_file(&mut self, request: RequestCode) -> Result<VringFile, SessionError> {
-        let value = self.u64();
-        if value & !(VRING_FD_INDEX_MASK | VRING_FD_NOFD) != 0 {
-            return Err(SessionError::Value { request, what: "vring index", value });
-        }
-        Ok(VringFile { index: (value & VRING_FD_INDEX_MASK) as u32, present: value & VRING_FD_NOFD == 0 })
-    }
 }

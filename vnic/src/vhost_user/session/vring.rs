@@ -35,6 +35,17 @@ pub(super) enum Kick {
     File(Arc<OwnedFd>),
 }
 
+impl Vring {
+    /// Its size; 0 while that is unknown.
+    pub(super) fn size(&self) -> u16 {
+        self.size.unwrap_or(0)
+    }
+
+    pub(super) fn addr(&self) -> Option<VringAddr> {
+        self.addr
+    }
+}
+
 impl Kick {
     fn file(&self) -> Option<Arc<OwnedFd>> {
         match self {
@@ -67,15 +78,23 @@ impl State {
             // Only the flag for the log may change while the ring runs.
             let index = self.index(request, addr.index)?;
             self.vring_mut(request, index)?.addr = Some(addr);
+            self.log_ring(index, addr, device).inspect_err(|_| self.put_addr(index, Some(old)))?;
             return Ok(None);
         }
         let index = self.stopped(request, addr.index)?;
         let before = self.vring_mut(request, index)?.addr.replace(addr);
+        self.log_ring(index, addr, device).inspect_err(|_| self.put_addr(index, before))?;
         let started = self.start_if_complete(request, index, device);
         if started.is_err() {
-            self.vring_mut(request, index)?.addr = before;
+            self.put_addr(index, before);
         }
         started
+    }
+
+    fn put_addr(&mut self, index: u16, addr: Option<VringAddr>) {
+        if let Some(vring) = self.vrings.get_mut(usize::from(index)) {
+            vring.addr = addr;
+        }
     }
 
     pub(super) fn set_vring_base(&mut self, state: VringState) -> Outcome {
@@ -208,6 +227,7 @@ impl State {
             return Err(SessionError::Value { request, what: "size", value: u64::from(size) });
         }
         done(request, device.start_queue(index, setup))?;
+        self.log.started();
         self.vring_mut(request, index)?.running = Some(addresses);
         Ok(None)
     }

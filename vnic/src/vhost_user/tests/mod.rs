@@ -5,6 +5,7 @@ mod hostile;
 mod in_flight;
 mod iommu;
 mod listen;
+mod log;
 mod messages;
 mod property;
 mod scripts;
@@ -18,7 +19,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::message::{Request, VringFile};
 use super::socket::send_on;
-use super::{BackendChannel, Device, DeviceError, Handled, QueueSetup, Session, SessionError, VringBase};
+use super::{BackendChannel, Device, DeviceError, Handled, Log, QueueSetup, Session, SessionError, VringBase};
 use crate::memory::testing::{GuestRam, USER_BASE};
 use crate::memory::{Gpa, IotlbEntry, Iova, Memory, SharedArea};
 use crate::spec::vhost_user::{
@@ -62,6 +63,8 @@ struct Recorder {
     channel: Option<BackendChannel>,
     /// Does it record what is in flight?
     records: bool,
+    /// Does it log what it writes?
+    logs: bool,
 }
 
 impl Recorder {
@@ -83,7 +86,8 @@ impl Device for Recorder {
 
     fn protocol_features(&self) -> ProtocolFeatures {
         let with_config = if self.config.is_some() { PROTOCOL.with(ProtocolFeature::Config) } else { PROTOCOL };
-        if self.records { with_config.with(ProtocolFeature::InflightShmfd) } else { with_config }
+        let with_config = if self.records { with_config.with(ProtocolFeature::InflightShmfd) } else { with_config };
+        if self.logs { with_config.with(ProtocolFeature::LogShmfd) } else { with_config }
     }
 
     fn config(&self) -> Vec<u8> {
@@ -200,6 +204,18 @@ impl Device for Recorder {
         self.note(format!("area of {mmap_size} at {mmap_offset} for {num_queues} queues of {queue_size}"))
     }
 
+    fn set_log(&mut self, log: Option<Log>) -> Result<(), DeviceError> {
+        self.note(match log {
+            None => "log off".to_owned(),
+            Some(Log { told: None, .. }) => "log on".to_owned(),
+            Some(_) => "log on, told".to_owned(),
+        })
+    }
+
+    fn set_ring_log(&mut self, index: u16, at: Option<u64>) -> Result<(), DeviceError> {
+        at.filter(|_| self.logs).map_or(Ok(()), |at| self.note(format!("ring {index} logged at {at:#x}")))
+    }
+
     fn iotlb_update(&mut self, entry: IotlbEntry) -> Result<(), DeviceError> {
         let IotlbEntry { iova, size, gpa, read, write } = entry;
         self.note(format!(
@@ -231,6 +247,8 @@ struct Bench {
     device: Recorder,
     ram: GuestRam,
     eyes: Vec<PipeReader>,
+    /// The log that was sent last.
+    log: Option<SharedArea>,
 }
 
 impl Bench {
@@ -239,7 +257,7 @@ impl Bench {
         let device = Recorder::default();
         let session = Session::new(other.into(), &device);
         let ram = GuestRam::new(RAM).expect("guest RAM");
-        Bench { socket, session, device, ram, eyes: Vec::new() }
+        Bench { socket, session, device, ram, eyes: Vec::new(), log: None }
     }
 
     /// A session in which all protocol features are in use.
@@ -300,7 +318,12 @@ impl Bench {
             Request::SetMemTable(regions) => {
                 send_on(self.socket.as_fd(), &bytes, &vec![self.ram.fd(); regions.len()]).expect("send");
             }
-            Request::SetInflightFd(_) => self.send_raw(&bytes, 1),
+            Request::SetInflightFd(_) | Request::SetLogFd => self.send_raw(&bytes, 1),
+            Request::SetLogBase(area) => {
+                let file = SharedArea::file(area.mmap_size).expect("a log");
+                send_on(self.socket.as_fd(), &bytes, &[file.as_fd()]).expect("send");
+                self.log = Some(SharedArea::open(file, 0, area.mmap_size).expect("a log"));
+            }
             Request::AddMemReg(_) => send_on(self.socket.as_fd(), &bytes, &[self.ram.fd()]).expect("send"),
             Request::SetVringKick(file) | Request::SetVringCall(file) | Request::SetVringErr(file) => {
                 self.send_raw(&bytes, usize::from(file.present));
