@@ -9,10 +9,12 @@
 #                                   or 'latency', 'idle' or 'memory' for what is no rate
 #   scripts/bench.sh --iommu        only what a guest's IOMMU costs: our back-end behind one against itself without
 #   scripts/bench.sh --sendfile     only a guest's sendfile: peer against -netdev user, tap against QEMU's tap
-#   scripts/bench.sh --paced        only a guest at a modelled card's pace: at Gen1 x1 beside what the model says, and on an ideal card
+#   scripts/bench.sh --paced        only what is at a modelled card's pace: the pump and a guest at Gen1 x1 beside what the model says, a guest
+#                                   on an ideal card beside one without
 #   scripts/bench.sh --disk         only our disk beside qemu-storage-daemon's and QEMU's own: from a driver without a VM and by fio in a
 #                                   guest; --only 'no VM, tmpfs', 'guest', 'random read'
 #   scripts/bench.sh --rounds N     rounds of each comparison (5)
+#   scripts/bench.sh --frames N     frames of each run that DPDK's driver drives, at least: --only proxy --frames 100000000
 #   scripts/bench.sh --against PROGRAM  another build of vnic as the yardstick, in place of DPDK
 #   scripts/bench.sh --engine       only the ring engine, against virtio-queue
 set -euo pipefail
@@ -25,9 +27,9 @@ while [ $# -gt 0 ]; do
     --engine) ENGINE=1 && shift ;;
     --iommu) WORDS+=(--only IOMMU) WITH_DPDK='' && shift ;;
     --disk) WORDS+=(--disk) WITH_DPDK='' WITH_DISK=1 && shift ;;
-    --paced) WORDS+=(--only 'guest paced') WITH_DPDK='' && shift ;;
+    --paced) WORDS+=(--only "paced,") WITH_DPDK='' && shift ;;
     --sendfile) WORDS+=(--only sendfile) WITH_DPDK='' && shift ;;
-    --against | --only | --rounds | --seconds)
+    --against | --only | --rounds | --seconds | --frames)
       [ $# -ge 2 ] || usage_error "$1 wants a value"
       WORDS+=("$1" "$2") && shift 2
       ;;

@@ -198,7 +198,7 @@ impl Server {
     }
 
     /// What `vnic status --json` says; only ours does.
-    fn status(&self) -> Option<Value> {
+    pub(crate) fn status(&self) -> Option<Value> {
         let mut command = Command::new(self.vnic.as_ref()?);
         let asked = command.args(["status", "--json", "--control"]).arg(self.control()).output().ok()?;
         serde_json::from_slice(&asked.stdout).ok()

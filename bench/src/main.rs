@@ -46,6 +46,9 @@ struct Args {
     /// Of each run that counts frames
     #[arg(long, default_value_t = 0.5)]
     seconds: f64,
+    /// Of each run that DPDK's driver drives, at least
+    #[arg(long, default_value_t = 0)]
+    frames: u64,
     /// The comparisons whose name has these words
     #[arg(long, value_name = "WORDS", default_value = "")]
     only: String,
@@ -104,7 +107,7 @@ fn main() -> Result<()> {
         record.add(|record| &mut record.guest_sendfile, sendfile::measure(case, &args))?;
     }
     for case in &paced {
-        progress.next(case.name());
+        progress.next(&case.name());
         record.add(|record| &mut record.guest_paced, paced::measure(*case, &args))?;
     }
     plot::draw(record.outcomes(), &args.out.join("ratios.svg"))

@@ -7,7 +7,8 @@ use anyhow::Result;
 use crate::backend::{Backend, Server};
 use crate::case::{self, Case, Driver};
 use crate::outcome::{Outcome, Runs, Unit, spread};
-use crate::{Args, pump, testpmd};
+use crate::testpmd::{self, Length};
+use crate::{Args, pump};
 
 /// The cases that are asked for.
 pub(crate) fn cases(args: &Args) -> Vec<Case> {
@@ -56,8 +57,8 @@ fn once(case: &Case, backend: Backend, args: &Args) -> Result<Run> {
         Driver::Pump => (pump::on_cpu_1(server.socket(), case.shape, features, None, args.seconds)?, None),
         Driver::Dpdk(mode) => {
             let idle = || server.idle_ns();
-            let seconds = 2.0 * args.seconds;
-            let drove = testpmd::run(server.socket(), case.pairs, case.shape, features, mode, seconds, idle)?;
+            let length = Length { seconds: 2.0 * args.seconds, frames: args.frames };
+            let drove = testpmd::run(server.socket(), case.pairs, case.shape, features, mode, length, idle)?;
             (drove.frames_per_second, drove.idle)
         }
     };

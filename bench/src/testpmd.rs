@@ -30,7 +30,15 @@ pub(crate) struct Drove {
     pub(crate) idle: Option<f64>,
 }
 
-/// Runs the driver with `pairs` queue pairs against the back-end on `socket` for `seconds`, after a second to warm up.
+/// For how long it is to run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Length {
+    pub(crate) seconds: f64,
+    /// And as much longer as so many frames take.
+    pub(crate) frames: u64,
+}
+
+/// Runs the driver with `pairs` queue pairs against the back-end on `socket` for so long, after a second to warm up.
 /// `idle_ns` is what the back-end says of its idle time so far.
 pub(crate) fn run(
     socket: &Path,
@@ -38,7 +46,7 @@ pub(crate) fn run(
     shape: Shape,
     features: Features,
     mode: Mode,
-    seconds: f64,
+    length: Length,
     idle_ns: impl Fn() -> Option<u64>,
 ) -> Result<Drove> {
     let mut device = format!("--vdev=net_virtio_user0,path={},queues={pairs},queue_size=1024", socket.display());
@@ -71,20 +79,30 @@ pub(crate) fn run(
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut driver = Driver::start(command)?;
     driver.wait_for("testpmd>", Duration::from_secs(20))?;
-    driver.rates()?;
+    driver.moved(mode)?;
     std::thread::sleep(Duration::from_secs(1));
     // Asking disturbs the driver's CPU for a moment: outside of the span that its rate is of.
     let (before, start) = (idle_ns(), Instant::now());
-    driver.rates()?;
-    std::thread::sleep(Duration::from_secs_f64(seconds));
-    let [received, sent] = driver.rates()?;
+    let (first, _) = driver.moved(mode)?;
+    let mut rates = Vec::new();
+    let moved = loop {
+        std::thread::sleep(Duration::from_secs_f64(length.seconds));
+        let (frames, rate) = driver.moved(mode)?;
+        if rate == 0.0 {
+            bail!("DPDK's driver moved no frame");
+        }
+        rates.push(rate);
+        if frames - first >= length.frames {
+            break frames - first;
+        }
+    };
     let took = start.elapsed().as_nanos() as f64;
-    let idle = before.zip(idle_ns()).map(|(before, after)| after.saturating_sub(before) as f64 / took);
-    let rate = if mode == Mode::Transmit { sent } else { received };
-    if rate == 0.0 {
-        bail!("DPDK's driver moved no frame");
+    if length.frames > 0 {
+        eprintln!("    {moved} frames");
     }
-    Ok(Drove { frames_per_second: rate, idle })
+    let idle = before.zip(idle_ns()).map(|(before, after)| after.saturating_sub(before) as f64 / took);
+    // Of spans of the same length.
+    Ok(Drove { frames_per_second: rates.iter().sum::<f64>() / rates.len() as f64, idle })
 }
 
 struct Driver {
@@ -134,15 +152,26 @@ impl Driver {
         }
     }
 
-    /// Frames received and sent per second since the last look.
-    fn rates(&mut self) -> Result<[f64; 2]> {
+    /// Frames moved so far, and per second since the last look: received where it goes both ways.
+    fn moved(&mut self, mode: Mode) -> Result<(u64, f64)> {
         self.order("show port stats 0")?;
-        let mut rate = |words: &str| -> Result<f64> {
-            let line = self.wait_for(words, Duration::from_secs(10))?;
-            let (_, figure) = line.split_once(words).context("a figure")?;
-            Ok(figure.split_whitespace().next().context("a figure")?.parse()?)
+        let (frames, rate) = match mode {
+            Mode::Transmit => ("TX-packets:", "Tx-pps:"),
+            Mode::BothWays => ("RX-packets:", "Rx-pps:"),
         };
-        Ok([rate("Rx-pps:")?, rate("Tx-pps:")?])
+        let moved = (self.figure(frames)?.parse()?, self.figure(rate)?.parse()?);
+        if mode == Mode::BothWays {
+            // The last line of what was asked.
+            self.figure("Tx-pps:")?;
+        }
+        Ok(moved)
+    }
+
+    /// What stands behind these words in the next line that has them.
+    fn figure(&mut self, words: &str) -> Result<String> {
+        let line = self.wait_for(words, Duration::from_secs(10))?;
+        let (_, figure) = line.split_once(words).context("a figure")?;
+        Ok(figure.split_whitespace().next().context("a figure")?.to_owned())
     }
 }
 

@@ -77,17 +77,24 @@ impl Drop for Hangup {
     }
 }
 
-/// Which control socket: the one that is named, `VNIC_CONTROL`, or that of the one device that runs.
+/// Which control sockets there are: the one in `VNIC_CONTROL`, or those of the devices that run, of which there is one at least.
+fn there() -> Result<Vec<PathBuf>> {
+    if let Some(path) = env::var_os("VNIC_CONTROL").filter(|path| !path.is_empty()) {
+        return Ok(vec![path.into()]);
+    }
+    let served = discovery::find().map_err(|error| anyhow!("cannot look for running devices: {error}"))?;
+    if served.is_empty() {
+        bail!("no `vnic serve` of yours is running; start one, or name its control socket with --control PATH");
+    }
+    Ok(served)
+}
+
+/// Which control socket: the one that is named, or the only one there is.
 fn choose(named: Option<&Path>) -> Result<PathBuf> {
     if let Some(path) = named {
         return Ok(path.to_owned());
     }
-    if let Some(path) = env::var_os("VNIC_CONTROL").filter(|path| !path.is_empty()) {
-        return Ok(path.into());
-    }
-    let served = discovery::find().map_err(|error| anyhow!("cannot look for running devices: {error}"))?;
-    match served.as_slice() {
-        [] => bail!("no `vnic serve` of yours is running; start one, or name its control socket with --control PATH"),
+    match there()?.as_slice() {
         [one] => Ok(one.clone()),
         several => {
             let list: Vec<String> = several.iter().map(|path| format!("--control {}", path.display())).collect();
@@ -110,6 +117,12 @@ impl Client {
         let client = Client { stream: BufReader::new(stream), path, broken: Cell::new(false), hung_up: Arc::default() };
         client.set_timeout(Some(ANSWER))?;
         Ok(client)
+    }
+
+    /// Connects to all devices that are meant: those that are named, or all that there are.
+    pub(crate) fn open_all(named: &[PathBuf]) -> Result<Vec<Self>> {
+        let paths = if named.is_empty() { there()? } else { named.to_vec() };
+        paths.iter().map(|path| Client::open(Some(path))).collect()
     }
 
     /// The socket's path.

@@ -9,7 +9,7 @@ use vnic_experiment::wire::PageRun;
 use crate::control::Client;
 
 /// Steps that the record has room for.
-const LAST: usize = 16;
+const LAST: usize = 24;
 
 /// Pages all over the file that are asked about.
 const PAGES: u64 = 512;
@@ -45,6 +45,7 @@ fn others(control: &mut Client, runs: &[PageRun]) -> Vec<PageDot> {
             Use::Sent { .. } => Had::Sent,
             Use::Received { .. } | Use::Written => Had::Overwritten,
             Use::WrittenTo { .. } | Use::Read => Had::Read,
+            Use::Held { .. } | Use::Completed => return None,
         };
         Some(PageDot { page, seconds: step.at_ns as f64 / 1e9, what })
     });

@@ -8,9 +8,11 @@
 //! then says 0 for ever.
 
 mod keys;
+mod tty;
 
+use std::cell::Cell;
 use std::env;
-use std::io::{self, Stdout};
+use std::io::{self, BufWriter};
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::panic;
@@ -30,6 +32,7 @@ use ratatui::{Frame, Terminal};
 
 use keys::Keyboard;
 pub(crate) use keys::{Input, Key};
+use tty::Tty;
 
 /// Between two pictures that nobody asked for by a key.
 const PICTURE: Duration = Duration::from_millis(100);
@@ -78,17 +81,17 @@ impl Command for Mouse {
 struct Screen;
 
 impl Screen {
-    fn enter() -> io::Result<Self> {
+    fn enter(signals: &Signals) -> io::Result<Self> {
         terminal::enable_raw_mode()?;
         // From here on `drop` puts back whatever part was done.
         let screen = Screen;
-        execute!(io::stdout(), terminal::EnterAlternateScreen, cursor::Hide, Mouse(true))?;
+        execute!(Tty::new(signals), terminal::EnterAlternateScreen, cursor::Hide, Mouse(true))?;
         Ok(screen)
     }
 
     fn leave() {
         // Nothing better can be done about a terminal that refuses.
-        let _ = execute!(io::stdout(), Mouse(false), cursor::Show, terminal::LeaveAlternateScreen);
+        let _ = execute!(Tty::last(), Mouse(false), cursor::Show, terminal::LeaveAlternateScreen);
         let _ = terminal::disable_raw_mode();
     }
 }
@@ -101,7 +104,13 @@ impl Drop for Screen {
 
 /// The signals that end a screen, or tell its new size, as something to be waited for.
 #[derive(Debug)]
-pub(crate) struct Signals(SignalFd);
+pub(crate) struct Signals {
+    file: SignalFd,
+    /// One has come that ends it.
+    ended: Cell<bool>,
+    /// One has come that tells a new size, and it is not drawn in it yet.
+    resized: Cell<bool>,
+}
 
 impl Signals {
     /// Blocks them, in this thread and in those that it starts from now on: in others they would end the program.
@@ -112,7 +121,23 @@ impl Signals {
         }
         set.thread_block().context("cannot block signals")?;
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
-        SignalFd::with_flags(&set, flags).context("cannot receive signals").map(Signals)
+        let file = SignalFd::with_flags(&set, flags).context("cannot receive signals")?;
+        Ok(Signals { file, ended: Cell::new(false), resized: Cell::new(false) })
+    }
+
+    /// Takes notice of those that have come. Is it over?
+    fn end(&self) -> io::Result<bool> {
+        while let Some(signal) = self.file.read_signal()? {
+            let which = if signal.ssi_signo == Signal::SIGWINCH as u32 { &self.resized } else { &self.ended };
+            which.set(true);
+        }
+        Ok(self.ended.get())
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 }
 
@@ -125,9 +150,9 @@ pub(crate) fn run(signals: &Signals, refresh: Duration, news: BorrowedFd<'_>, sh
         Screen::leave();
         told(panic);
     }));
-    let screen = Screen::enter().context("cannot take over the terminal")?;
-    let files = [signals.0.as_fd(), news];
-    let ended = Live { refresh, signals: &signals.0, files, keyboard: Keyboard::default() }.run(show);
+    let screen = Screen::enter(signals).context("cannot take over the terminal")?;
+    let files = [signals.as_fd(), news];
+    let ended = Live { refresh, signals, files, keyboard: Keyboard::default() }.run(show);
     drop(screen);
     if matches!(wait(&files, Duration::ZERO), Ok(Woken::Gone)) {
         // Whatever failed, nobody is left to be told.
@@ -138,7 +163,7 @@ pub(crate) fn run(signals: &Signals, refresh: Duration, news: BorrowedFd<'_>, sh
 
 struct Live<'s> {
     refresh: Duration,
-    signals: &'s SignalFd,
+    signals: &'s Signals,
     files: [BorrowedFd<'s>; 2],
     keyboard: Keyboard,
 }
@@ -147,8 +172,8 @@ impl Live<'_> {
     fn run(&mut self, show: &mut impl Show) -> Result<()> {
         let colour = env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
         // Its drop would show the cursor, which [`Screen`] does, and panic where there is nobody left to be told that it could not.
-        let mut terminal: ManuallyDrop<Terminal<CrosstermBackend<Stdout>>> =
-            ManuallyDrop::new(Terminal::new(CrosstermBackend::new(io::stdout())).context("cannot draw")?);
+        let backend = CrosstermBackend::new(BufWriter::new(Tty::new(self.signals)));
+        let mut terminal = ManuallyDrop::new(Terminal::new(backend).context("cannot draw")?);
         let mut what = vec![Happening::Time];
         loop {
             for what in what.drain(..) {
@@ -162,9 +187,15 @@ impl Live<'_> {
                     bleach(frame.buffer_mut());
                 }
             };
-            execute!(io::stdout(), terminal::BeginSynchronizedUpdate).context("cannot draw")?;
-            terminal.draw(draw).context("cannot draw")?;
-            execute!(io::stdout(), terminal::EndSynchronizedUpdate).context("cannot draw")?;
+            self.signals.resized.set(false);
+            let drawn = execute!(terminal.backend_mut(), terminal::BeginSynchronizedUpdate)
+                .and_then(|()| terminal.draw(draw).map(drop))
+                .and_then(|()| execute!(terminal.backend_mut(), terminal::EndSynchronizedUpdate));
+            match drawn {
+                // The terminal did not take it.
+                Err(_) if self.signals.ended.get() => return Ok(()),
+                drawn => drawn.context("cannot draw")?,
+            }
             let Some(next) = self.next(show)? else { return Ok(()) };
             what = next;
         }
@@ -175,6 +206,12 @@ impl Live<'_> {
         let drawn = Instant::now();
         let mut next = drawn + self.refresh;
         loop {
+            if self.signals.end().context("cannot receive signals")? {
+                return Ok(None);
+            }
+            if self.signals.resized.get() {
+                return Ok(Some(vec![Happening::Time]));
+            }
             let limit = next.saturating_duration_since(Instant::now());
             let limit = if self.keyboard.waits() { limit.min(REST) } else { limit };
             match wait(&self.files, limit)? {
@@ -190,13 +227,8 @@ impl Live<'_> {
                     next = next.min(drawn + PICTURE);
                 }
                 Woken::Gone => return Ok(None),
-                Woken::Signal => match self.signals.read_signal().context("cannot receive signals")? {
-                    Some(signal) if signal.ssi_signo == Signal::SIGWINCH as u32 => {
-                        return Ok(Some(vec![Happening::Time]));
-                    }
-                    Some(_) => return Ok(None),
-                    None => {}
-                },
+                // What it is is looked at above.
+                Woken::Signal => {}
                 Woken::Keyboard => {
                     let mut bytes = [0; 256];
                     let count = read(io::stdin(), &mut bytes).context("cannot read the keyboard")?;

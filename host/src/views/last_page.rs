@@ -8,7 +8,7 @@ use super::style::{GOOD, PLAIN};
 use super::table::{Align, paragraph_within, styled, table_within};
 
 /// Steps that are shown: the last ones.
-const STEPS: usize = 6;
+const STEPS: usize = 9;
 
 /// The page's life, which is never empty.
 #[derive(Debug, Clone)]
@@ -41,7 +41,7 @@ impl LastPage {
         let shown = steps.get(steps.len().saturating_sub(STEPS)..).unwrap_or_default();
         if shown.len() < steps.len() {
             let earlier = figures::count((steps.len() - shown.len()) as u64);
-            text += &paragraph_within(width, format!("{earlier} times before these; vnic life shows them"), PLAIN);
+            text += &paragraph_within(width, format!("{earlier} steps before these; vnic life shows them"), PLAIN);
         }
         let columns = [("seconds", Align::Right), ("bytes", Align::Right), ("what", Align::Left)];
         let row = |step: &Step| {

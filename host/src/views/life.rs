@@ -35,7 +35,9 @@ pub(crate) fn text(of: &LifeOf, life: &Life, all: bool, width: u16) -> String {
         text += &paragraph(format!("No device has had {name} since this is recorded."), WARN);
     } else {
         let pages: BTreeSet<u64> = life.steps.iter().map(|step| step.gpa >> 12).collect();
-        let times = figures::count(life.steps.len() as u64 + life.left_out);
+        let times = life.steps.iter().filter(|step| !step.what.accompanies()).count() as u64;
+        let times =
+            if life.left_out > 0 { format!("more than {}", figures::count(times)) } else { figures::count(times) };
         let which =
             if pages.len() > 1 { format!(", {} pages", figures::count(pages.len() as u64)) } else { String::new() };
         text += &paragraph(format!("A device has had {name} {times} times{which}:"), PLAIN);
@@ -43,7 +45,7 @@ pub(crate) fn text(of: &LifeOf, life: &Life, all: bool, width: u16) -> String {
         let earlier = life.left_out + (life.steps.len() - shown) as u64;
         if earlier > 0 {
             let more = if life.left_out == 0 { "; --all shows them" } else { "" };
-            text += &paragraph(format!("{} times before these{more}", figures::count(earlier)), DIM);
+            text += &paragraph(format!("{} steps before these{more}", figures::count(earlier)), DIM);
         }
         text += &steps(&life.steps[life.steps.len() - shown..], width);
     }
@@ -67,6 +69,8 @@ fn steps(steps: &[Step], width: u16) -> String {
     ];
     let row = |step: &Step| {
         let whose = match &step.owner {
+            // It stands beside what they belong to.
+            _ if step.what.accompanies() => Cell::new(""),
             Some(owner) if owner.path().is_some() => styled(owner, GOOD),
             Some(owner) => Cell::new(owner),
             None => Cell::new(""),

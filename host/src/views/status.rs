@@ -103,18 +103,30 @@ fn locked_in(sandbox: &SandboxReport) -> String {
         let why = if mode == "log" { "the kernel logs what would be refused" } else { "--sandbox off" };
         return format!("{WARN}no{WARN:#}  {DIM}{why}{DIM:#}");
     }
-    let bare = *no_new_privileges && capabilities.as_ref().is_some_and(|mask| mask.bytes().all(|digit| digit == b'0'));
+    let none = |mask: &String| mask.bytes().all(|digit| digit == b'0');
+    let bare = no_new_privileges.zip(capabilities.as_ref()).map(|(set, mask)| set && none(mask));
+    // Without /proc the kernel says nothing of a thread.
     let parts = [
-        (bare, "no privileges".to_owned(), "privileges are left"),
+        (bare, "no privileges".to_owned(), "privileges are left", "privileges unknown (no /proc)"),
         (
-            landlock.is_some(),
+            Some(landlock.is_some()),
             format!("no files (Landlock {})", landlock.unwrap_or_default()),
             "no Landlock here: files by their paths",
+            "",
         ),
-        (*seccomp, "few system calls (seccomp)".to_owned(), "no seccomp here: all system calls"),
+        (
+            *seccomp,
+            "few system calls (seccomp)".to_owned(),
+            "no seccomp here: all system calls",
+            "system calls unknown (no /proc)",
+        ),
     ];
-    let mut words: Vec<String> =
-        parts.into_iter().map(|(done, words, not)| if done { words } else { format!("{WARN}{not}{WARN:#}") }).collect();
+    let say = |(done, words, not, unknown): (Option<bool>, String, &str, &str)| match done {
+        Some(true) => words,
+        Some(false) => format!("{WARN}{not}{WARN:#}"),
+        None => format!("{WARN}{unknown}{WARN:#}"),
+    };
+    let mut words: Vec<String> = parts.into_iter().map(say).collect();
     words.extend((!outside.is_empty()).then(|| format!("{WARN}but the thread {}{WARN:#}", outside.join(", "))));
     words.join(", ")
 }

@@ -90,16 +90,22 @@ fn head(model: &Model) -> Line<'static> {
     if !model.seen {
         return Line::from(line);
     }
-    let (style, state) = if status.connected { (GOOD, "connected") } else { (WARN, "no front-end") };
+    let others = model.devices().len();
+    let (style, state) = match (status.connected, others) {
+        (true, _) => (GOOD, "connected"),
+        (false, 1) => (WARN, "no front-end"),
+        (false, _) => (WARN, "not all have a front-end"),
+    };
     line.push(Span::raw(format!("{}  ", status.socket)));
     line.push(Span::styled(state, style));
-    let others = model.devices().len();
     if others > 1 {
         line.push(Span::raw(format!("  {others} devices")));
     } else if !status.link.is_empty() {
         line.push(Span::styled(format!("  link {}", status.link), DIM));
     }
-    line.push(Span::styled(format!("  session {}", status.sessions), DIM));
+    if status.sessions > 0 || others == 1 {
+        line.push(Span::styled(format!("  session {}", status.sessions), DIM));
+    }
     let held: Vec<&str> = model.held().map(|queue| queue.queue.as_str()).collect();
     match held.as_slice() {
         [] => {}

@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::eventfd::EventFd;
 use vnic::observe::protocol::{Life, LifeOf, Report, Request, RingSnapshot, Status, TraceEvent};
 
 use crate::control::{Client, Hangup, Page, Since, Wanted};
@@ -179,29 +179,20 @@ impl Following {
 }
 
 impl Feed {
-    /// News of this device.
-    pub(crate) fn start(client: Client, look: Look) -> Result<Feed> {
+    /// News of this device, one of `several`; the bell says when there are some.
+    pub(crate) fn start(client: Client, look: Look, bell: Arc<EventFd>, several: bool) -> Feed {
         let (asks, asked) = channel();
         let (sender, news) = sync_channel(WAITING);
-        let bell =
-            EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC).context("cannot be told of news")?;
-        let post = Post { news: sender, bell: Arc::new(bell) };
+        let post = Post { news: sender, bell };
         let path = client.path().to_owned();
-        let asker =
-            Asker { path: path.clone(), client: Some(client), look, post: post.clone(), queues: 0, unlabelled: None };
+        let (client, post_of_it) = (Some(client), post.clone());
+        let asker = Asker { path: path.clone(), client, look, post: post_of_it, several, queues: 0, unlabelled: None };
         thread::spawn(move || asker.run(&asked));
-        Ok(Feed { asks, news, post, path, trace: None, top: None })
-    }
-
-    /// Says when there are news.
-    pub(crate) fn bell(&self) -> Arc<EventFd> {
-        self.post.bell.clone()
+        Feed { asks, news, post, path, trace: None, top: None }
     }
 
     /// What is new by now.
     pub(crate) fn news(&self) -> Vec<News> {
-        // It says only whether there is something.
-        let _ = self.post.bell.read();
         let mut all = Vec::new();
         while all.len() < WAITING {
             match self.news.try_recv() {
@@ -288,6 +279,8 @@ struct Asker {
     client: Option<Client>,
     look: Look,
     post: Post,
+    /// There are other devices: only the ring that is shown is looked at.
+    several: bool,
     /// How many there were the last time.
     queues: usize,
     /// When there were no labels to be had, and why not.
@@ -334,7 +327,7 @@ impl Asker {
 
     fn state(&mut self) -> Result<News> {
         let Look { queue, labels } = self.look.clone();
-        let few = self.queues <= RINGS;
+        let few = self.queues <= RINGS && !self.several;
         let mut unlabelled = self.unlabelled.take();
         let refused = unlabelled.as_ref().is_some_and(|(at, _)| at.elapsed() < NOT_YET);
         let client = self.client()?;

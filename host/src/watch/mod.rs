@@ -3,6 +3,7 @@
 //! | module | one sentence |
 //! |---|---|
 //! | [`feed`] | asks the device, on threads of its own |
+//! | [`feeds`] | several devices as one |
 //! | [`model`] | what is known and what is chosen |
 //! | [`chains`] | the part of it that a trace fills |
 //! | [`sources`] | whose memory a chain is of, in few words |
@@ -15,6 +16,7 @@
 mod chains;
 mod draw;
 mod feed;
+mod feeds;
 mod input;
 mod model;
 mod sources;
@@ -31,7 +33,8 @@ use anyhow::Result;
 use ratatui::Frame;
 use ratatui::layout::Rect;
 
-use self::feed::{Ask, Feed, Look};
+use self::feed::{Ask, Look};
+use self::feeds::Feeds;
 use self::model::Model;
 pub(crate) use self::model::Tab;
 use crate::control::Client;
@@ -42,18 +45,19 @@ use crate::views;
 const REFRESH: Duration = Duration::from_secs(1);
 
 /// Watches until somebody ends it. What is still held then is said on the ordinary screen.
-pub(crate) fn run(client: Client, tab: Tab, labels: bool) -> Result<()> {
+pub(crate) fn run(clients: Vec<Client>, tab: Tab, labels: bool) -> Result<()> {
     // Before there are threads.
     let signals = Signals::block()?;
     let model = Model::new(tab, labels);
     let look = model.look();
-    let feed = Feed::start(client, look.clone())?;
-    let mut watch = Watch { model, feed, look, area: Rect::default().into() };
-    let bell = watch.feed.bell();
+    let feeds = Feeds::start(clients, &look)?;
+    let mut watch = Watch { model, feeds, look, area: Rect::default().into() };
+    let bell = watch.feeds.bell();
     if screen::run(&signals, REFRESH, bell.as_fd(), &mut watch)? {
         for queue in watch.model.held() {
             let name = &queue.queue;
-            views::sentence(&format!("{name} is held; `vnic release --queue {name}` lets its buffers go"))?;
+            let release = watch.feeds.release(name);
+            views::sentence(&format!("{name} is held; `{release}` lets its buffers go"))?;
         }
     }
     Ok(())
@@ -61,7 +65,7 @@ pub(crate) fn run(client: Client, tab: Tab, labels: bool) -> Result<()> {
 
 struct Watch {
     model: Model,
-    feed: Feed,
+    feeds: Feeds,
     /// What the device was told last.
     look: Look,
     /// Where it was drawn last: clicks are on that.
@@ -72,22 +76,22 @@ impl Show for Watch {
     fn happens(&mut self, what: Happening) -> Result<Next> {
         match what {
             Happening::Time => {}
-            Happening::News => self.feed.news().into_iter().for_each(|news| self.model.take(news)),
+            Happening::News => self.feeds.news().into_iter().for_each(|news| self.model.take(news)),
             Happening::Input(input) => match input::act(&mut self.model, input, self.area.get()) {
                 input::Done::End => return Ok(Next::End),
-                input::Done::Ask(ask) => self.feed.ask(ask),
+                input::Done::Ask(ask) => self.feeds.ask(ask),
                 input::Done::Draw => {}
             },
         }
         let look = self.model.look();
         if look != self.look {
             self.look = look.clone();
-            self.feed.ask(Ask::Look(look));
+            self.feeds.ask(Ask::Look(look));
         }
         let there = self.model.gone.is_none();
         let shown = |tab| self.model.tab == tab && there;
-        self.feed.want_trace(shown(Tab::Chains));
-        self.feed.want_top(shown(Tab::Flows));
+        self.feeds.want_trace(shown(Tab::Chains));
+        self.feeds.want_top(shown(Tab::Flows));
         Ok(Next::Draw)
     }
 

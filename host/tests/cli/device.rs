@@ -103,7 +103,7 @@ fn serve(stream: UnixStream, script: &Script, asked: &Mutex<Vec<Asked>>, memory:
                     Request::Page { addresses } => Reply::Page {
                         labels: addresses.iter().map(label).collect(),
                         flags: addresses.iter().map(|_| names(&["uptodate", "lru"])).collect(),
-                        last_uses: addresses.iter().map(|gpa| life(&LifeOf::Page { gpa: *gpa }).steps.pop()).collect(),
+                        last_uses: addresses.iter().map(|gpa| last_use(*gpa)).collect(),
                     },
                     Request::Life(of) => Reply::Life(Box::new(life(of))),
                     Request::Hold { queue } => {
@@ -197,7 +197,11 @@ fn label(gpa: &u64) -> Label {
 
 /// The file's first page was read from the disk and sent; of other pages nothing is known.
 fn life(of: &LifeOf) -> Life {
-    let path: Arc<str> = "/var/www/big.bin".into();
+    let path: Arc<str> = match of {
+        // As `top` has it.
+        LifeOf::File { path } if path.starts_with("/var/www/html/") => path.as_str().into(),
+        _ => "/var/www/big.bin".into(),
+    };
     let owner = Some(Owner::File { path: path.clone(), page: Some(0) });
     let step = |at_ns, queue: &str, idx, what| Step {
         at_ns,
@@ -216,12 +220,19 @@ fn life(of: &LifeOf) -> Life {
     let steps = vec![
         step(1_000_000_000, "disk0.requestq0", 12, Use::ReadFrom { sector: 2048 }),
         Step { owner, ..step(1_500_000_000, "transmitq0", 14, Use::Sent { segment: Some(to) }) },
+        step(1_500_000_000, "transmitq0", 14, Use::Held { for_ns: 1_250_000, by_hand: false }),
+        step(1_501_250_000, "transmitq0", 14, Use::Completed),
     ];
     match of {
         LifeOf::File { path: asked } if **asked == *path => Life { steps, missed_chains: 1234, ..Life::default() },
         LifeOf::Page { gpa: 0x2ee_1000 } => Life { steps, ..Life::default() },
         _ => Life::default(),
     }
+}
+
+/// What it was used for last.
+fn last_use(gpa: u64) -> Option<Step> {
+    life(&LifeOf::Page { gpa }).steps.into_iter().rfind(|step| !step.what.accompanies())
 }
 
 /// What the judge is answered.

@@ -66,6 +66,19 @@ fn a_nics_session_passes_and_its_queues_are_seen() {
     assert_eq!(own["regions"], status["regions"]);
     assert_eq!(own["features"]["negotiated"], status["features"]["negotiated"]);
     assert_eq!(own["queues"][1]["counters"]["chains"], 3, "{own}");
+    let mut stream = UnixStream::connect(scratch.path("front.sock.control")).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: vnic\r\n\r\n").unwrap();
+    let mut metrics = String::new();
+    stream.read_to_string(&mut metrics).unwrap();
+    for line in [
+        "vnic_device_connected{socket=\"front.sock\"} 1",
+        "vnic_proxy_back_end_connected{back_end=\"back.sock\"} 1",
+        "vnic_proxy_files_total 3",
+        "vnic_queue_used_idx{queue=\"transmitq0\"} 3",
+        "vnic_queue_in_flight{queue=\"transmitq0\"} 0",
+    ] {
+        assert!(metrics.lines().any(|other| other == line), "no {line:?} in\n{metrics}");
+    }
     let people = shown(&scratch, &["status"]).stdout;
     for words in ["proxy to back.sock", "transmitq0", "passed on", "no Linux found"] {
         assert!(people.contains(words), "no {words:?} in\n{people}");

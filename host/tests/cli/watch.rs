@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::num::NonZero;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,6 +12,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{LocalFlags, tcgetattr};
@@ -152,6 +153,11 @@ impl Terminal {
         wait_for(&format!("{words:?} on the screen"), || self.shows(words).then_some(()));
     }
 
+    /// Has it room for nothing more of what is written to it?
+    fn is_full(&self) -> bool {
+        poll(&mut [PollFd::new(self.inside.as_fd(), PollFlags::POLLOUT)], PollTimeout::ZERO).unwrap() == 0
+    }
+
     fn is_raw(&self) -> bool {
         !tcgetattr(&self.inside).unwrap().local_flags.contains(LocalFlags::ICANON)
     }
@@ -245,6 +251,49 @@ fn top_is_by_flow_then_by_file_and_its_last_picture_stays() {
     terminal.ends_well();
     let screen = written.lock().unwrap();
     assert!(screen.rsplit(LEAVE).next().unwrap_or_default().contains("/var/www/html/big.bin"), "{screen:?}");
+}
+
+#[test]
+fn top_shows_what_happened_to_the_page_that_was_sent_last() {
+    let scratch = Scratch::new();
+    let device = Device::start(&scratch.path("control"), device::busy());
+    let terminal = Terminal::with(scratch.vnic(), &["top", "--control", device.control()], "rate");
+    terminal.sized(40, 100);
+    // From the disk to the wire, in this order.
+    let steps = [
+        "/var/www/html/big.bin page 0, at 0x2ee1000, was sent last:",
+        "filled from sector 2048 by disk0.requestq0 #12",
+        "sent by transmitq0 #14 to 10.0.2.2:51514 at seq 4711",
+        "held by transmitq0 #14 for 1.25ms",
+        "completed by transmitq0 #14",
+    ];
+    let in_order = |picture: &str| {
+        let places: Option<Vec<usize>> = steps.iter().map(|step| picture.find(step)).collect();
+        places.is_some_and(|places| places.is_sorted())
+    };
+    wait_for("the page's life", || in_order(&terminal.picture()).then_some(()));
+    terminal.closes();
+}
+
+#[test]
+fn a_signal_ends_it_though_its_terminal_takes_nothing() {
+    let scratch = Scratch::new();
+    let device = Device::start(&scratch.path("control"), device::busy());
+    let terminal = Terminal::start(&scratch, &device);
+    terminal.takes(STALLED);
+    // Each size is another picture, of many thousand signs: until no more of them fits into what the terminal keeps.
+    wait_for("the terminal to be full", || {
+        for rows in [90, 100] {
+            terminal.sized(rows, 400);
+        }
+        terminal.is_full().then_some(())
+    });
+    // One more, that waits.
+    terminal.sized(80, 300);
+    kill(Pid::from_raw(terminal.child.0.id() as i32), Signal::SIGTERM).unwrap();
+    let Terminal { mut child, inside, .. } = terminal;
+    assert_eq!(end(&mut child, "vnic watch to end").code(), Some(0));
+    assert!(tcgetattr(&inside).unwrap().local_flags.contains(LocalFlags::ICANON), "the terminal was left in raw mode");
 }
 
 #[test]

@@ -143,6 +143,47 @@ fn every_key_does_what_it_says_on_a_device_at_work_though_it_goes_and_comes_back
 }
 
 #[test]
+fn several_devices_are_watched_at_once_and_each_key_reaches_its_own() {
+    let scratch = Scratch::new();
+    let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    let pairs = ["--queue-pairs", "4"];
+    let mut devices: Vec<_> =
+        names.iter().map(|name| Some(Serve::start(&scratch, &format!("{name}.sock"), &pairs))).collect();
+    let _drivers = ["b.sock", "g.sock"].map(|socket| Driver::start(&scratch, socket));
+    let controls = names.map(|name| format!("{name}.sock.control"));
+    let words = controls.iter().flat_map(|control| ["--control", control.as_str()]);
+    let words: Vec<&str> = ["watch"].into_iter().chain(words).collect();
+    let mut terminal = Terminal::with(scratch.vnic(), &words, "8 of 8 control sockets");
+    terminal.sized(60, 200);
+    // Chains of both, each under its device's name.
+    terminal.press("2", "b/transmitq0");
+    terminal.waits_for("g/transmitq0");
+    let state = |device: &str| {
+        let control = format!("{device}.sock.control");
+        let status = scratch.run(&["status", "--json", "--control", &control]).json();
+        status["queues"][1]["state"].as_str().unwrap().to_owned()
+    };
+    // A click on a queue of the last but one, and what touches it.
+    let row = |terminal: &Terminal| terminal.picture().lines().position(|line| line.starts_with("g/transmitq0"));
+    let at = 1 + row(&terminal).unwrap();
+    terminal.press(&format!("1\u{1b}[<0;3;{at}M"), "g/transmitq0  in flight");
+    terminal.press("6H", "g/transmitq0: held");
+    wait_for("the queue to be held", || (state("g") == "held").then_some(()));
+    assert_eq!(state("b"), "running");
+    // One goes and comes back: the others are looked at meanwhile.
+    devices[2] = None;
+    terminal.waits_for("7 of 8 control sockets");
+    terminal.waits_for("nobody serves the control socket c.sock.control");
+    devices[2] = Some(Serve::start(&scratch, "c.sock", &pairs));
+    terminal.waits_for("8 of 8 control sockets");
+    terminal.keyboard.write_all(b"q").unwrap();
+    let written = terminal.written.clone();
+    terminal.ends_well();
+    let written = written.lock().unwrap();
+    assert!(written.contains("`vnic release --control g.sock.control --queue transmitq0`"), "{written:?}");
+}
+
+#[test]
 fn a_device_at_work_has_no_colour_where_none_is_wanted() {
     let scratch = Scratch::new();
     let _serve = Serve::start(&scratch, "vnic.sock", &[]);

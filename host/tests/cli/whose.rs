@@ -59,6 +59,8 @@ fn life_says_what_happened_to_a_page_and_to_a_file() {
          1.000000  0x2ee1000   4096  filled from sector 2048 by disk0.requestq0 #12\n\
          1.500000  0x2ee1000   4096  sent by transmitq0 #14 to 10.0.2.2:51514 at seq  /var/www/big.bin page 0\n\
          \x20                           4711\n\
+         1.500000  0x2ee1000   4096  held by transmitq0 #14 for 1.25ms\n\
+         1.501250  0x2ee1000   4096  completed by transmitq0 #14\n\
          1 234 chains went by unseen: they came faster than they are recorded\n"
     );
     let outcome = life(&["0x2ee1000", "--json"]);
@@ -86,7 +88,13 @@ fn top_says_by_flow_and_by_file_from_where_the_bytes_come() {
          10.0.2.15:443 > 10.0.2.2:51600  11.4 MiB      0.0 %  socket buffers (copied)\n\n\
          from                                     bytes   share\n\
          /var/www/html/big.bin (ext4 on vda1)  63.9 MiB  84.8 %\n\
-         socket buffers (copied)               11.4 MiB  15.2 %\n"
+         socket buffers (copied)               11.4 MiB  15.2 %\n\n\
+         /var/www/html/big.bin page 0, at 0x2ee1000, was sent last:\n \
+         seconds  bytes  what\n\
+         1.000000   4096  filled from sector 2048 by disk0.requestq0 #12\n\
+         1.500000   4096  sent by transmitq0 #14 to 10.0.2.2:51514 at seq 4711\n\
+         1.500000   4096  held by transmitq0 #14 for 1.25ms\n\
+         1.501250   4096  completed by transmitq0 #14\n"
     );
     let outcome = top(&["--once", "--for", "2", "--json"]);
     let report = outcome.json();

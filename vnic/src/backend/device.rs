@@ -229,6 +229,7 @@ impl Device for Backend {
             enabled: setup.enabled,
             awaits_enable: !setup.enabled,
             held: false,
+            held_since: None,
             stopped: false,
             blocked: false,
             in_flight: InFlight::default(),

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -65,6 +66,8 @@ pub struct Queue {
     pub awaits_enable: bool,
     /// `vnic hold`.
     pub held: bool,
+    /// Since when. It stays when the queue is let go, until whoever looks at its chains has taken notice.
+    pub held_since: Option<Instant>,
     /// The ring stopped because of what the driver wrote.
     pub stopped: bool,
     /// It waits for something else than the driver; of a NIC's receiveq: for the driver, as a frame needs buffers.

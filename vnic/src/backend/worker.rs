@@ -247,6 +247,9 @@ impl<D: DataPath> Worker<D> {
                 Command::Negotiated { features, reply } => answer(&reply, self.data_path.negotiated(features)),
                 Command::Hold { index, on, reply } => {
                     let found = self.queues.get_mut(&index).map(|queue| {
+                        if on && !queue.held {
+                            queue.held_since = Some(Instant::now());
+                        }
                         queue.held = on;
                         if !on {
                             queue.return_completed();

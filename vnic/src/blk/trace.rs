@@ -61,6 +61,7 @@ impl Tracing {
         let Place { event, full } = &mut self.taken;
         (*event, *full) = (chain_event(chain, memory.iotlb().map(|_| memory.as_ref())), true);
         event.available_ns = self.now.saturating_duration_since(self.shared.started).as_nanos() as u64;
+        event.taken_ns = event.available_ns;
         if let Some(header) = header {
             put(event, header, (chain.chain.readable_len, chain.chain.writable_len));
         }

@@ -1,6 +1,7 @@
 //! The log: events and labels in, lives out.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::fmt;
 use std::sync::Arc;
 
 use super::step::{Life, Owner, Segment, Step, Use};
@@ -74,6 +75,47 @@ impl Content {
 struct Kept {
     step: Step,
     before: Option<u64>,
+    /// Of a chain that the device reads: since when it was held before, 0 if it was not, and when the device was done with it.
+    held_ns: u64,
+    done_ns: Option<u64>,
+}
+
+impl Kept {
+    /// The step with those that come before and after it.
+    fn told(&self) -> impl Iterator<Item = Step> {
+        let Kept { step, held_ns, done_ns, .. } = self;
+        let other = |at_ns, what| Step { at_ns, what, ..step.clone() };
+        let held = |from: u64, until: u64, by_hand| Use::Held { for_ns: until.saturating_sub(from), by_hand };
+        let before = (*held_ns > 0).then(|| other(*held_ns, held(*held_ns, step.at_ns, true)));
+        let kept = done_ns.filter(|done| *done > step.at_ns);
+        let kept = kept.map(|done| other(step.at_ns, held(step.at_ns, done, false)));
+        let done = done_ns.map(|done| other(done, Use::Completed));
+        before.into_iter().chain([step.clone()]).chain(kept).chain(done)
+    }
+}
+
+/// What stood in a page at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Filled<'l> {
+    /// The step that put it there.
+    pub by: &'l Step,
+    /// How often it had been sent since, and the device was done with that.
+    pub sent: u64,
+    /// The last of these times.
+    pub last_sent: Option<&'l Step>,
+}
+
+/// `filled from sector 8 by requestq0 #12, sent and completed 2 times since, last by transmitq0 #14`
+impl fmt::Display for Filled<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.by)?;
+        let Some(last) = self.last_sent else { return Ok(()) };
+        let by = format!("by {} #{}", last.queue, last.idx);
+        match self.sent {
+            1 => write!(f, ", sent and completed since {by}"),
+            times => write!(f, ", sent and completed {times} times since, last {by}"),
+        }
+    }
 }
 
 /// What has happened to pages. See the [module](super).
@@ -128,15 +170,20 @@ impl Log {
                 let page = (at >> 12) - (buffer.gpa >> 12);
                 let label = if labels.len() == 1 { labels.first() } else { labels.get(page as usize) };
                 if let Some(what) = step_of(content, buffer.writable, *done, bytes, front) {
-                    self.push(Step {
-                        at_ns: event.at_ns,
+                    // What the device reads it has from the beginning on, what it writes is there in the end.
+                    let read = !buffer.writable;
+                    let taken_ns = if event.taken_ns == 0 { event.at_ns } else { event.taken_ns.min(event.at_ns) };
+                    let step = Step {
+                        at_ns: if read { taken_ns } else { event.at_ns },
                         queue: queue.clone(),
                         idx: event.idx,
                         gpa: at,
                         bytes: bytes as u32,
                         what,
                         owner: label.map(Owner::from),
-                    });
+                    };
+                    let held_ns = if read { event.held_ns.min(taken_ns) } else { 0 };
+                    self.push(step, held_ns, read.then_some(event.at_ns));
                 }
                 (at, *done) = (at + bytes, *done + bytes);
             }
@@ -149,7 +196,7 @@ impl Log {
         self.missed = self.missed.saturating_add(chains);
     }
 
-    fn push(&mut self, step: Step) {
+    fn push(&mut self, step: Step, held_ns: u64, done_ns: Option<u64>) {
         self.text += text_len(&step);
         while self.steps.len() >= MAX_STEPS || (self.text > MAX_TEXT && !self.steps.is_empty()) {
             self.forget();
@@ -157,7 +204,7 @@ impl Log {
         let frame = step.gpa / PAGE;
         let number = self.forgotten + self.steps.len() as u64;
         let before = self.last.insert(frame, number);
-        self.steps.push_back(Kept { step, before });
+        self.steps.push_back(Kept { step, before, held_ns, done_ns });
     }
 
     fn forget(&mut self) {
@@ -186,14 +233,12 @@ impl Log {
         let mut steps = Vec::new();
         for gpa in addresses.iter().take(MAX_ASKED) {
             let mut next = self.last.get(&(gpa / PAGE)).copied();
-            let first = steps.len();
+            let mut own = Vec::new();
             while let Some(kept) = next.and_then(|number| self.kept(number)) {
-                steps.push(&kept.step);
+                own.push(kept);
                 next = kept.before;
             }
-            if let Some(own) = steps.get_mut(first..) {
-                own.reverse();
-            }
+            steps.extend(in_order(own.into_iter().rev()));
         }
         self.told(steps)
     }
@@ -205,14 +250,20 @@ impl Log {
         self.kept(*number).map(|kept| &kept.step)
     }
 
-    /// What a device had put last into the page at this guest-physical address when `at_ns` came, if that is among its last steps.
+    /// What a device had put last into the page at this guest-physical address when `at_ns` came, if that is among its last steps,
+    /// and what it was sent in since.
     #[must_use]
-    pub fn filled_before(&self, gpa: u64, at_ns: u64) -> Option<&Step> {
+    pub fn filled_before(&self, gpa: u64, at_ns: u64) -> Option<Filled<'_>> {
         let mut next = self.last.get(&(gpa / PAGE)).copied();
+        let (mut sent, mut last_sent) = (0, None);
         for _ in 0..MAX_BACK {
             let kept = self.kept(next?)?;
             if kept.step.at_ns <= at_ns && kept.step.what.overwrites() {
-                return Some(&kept.step);
+                return Some(Filled { by: &kept.step, sent, last_sent });
+            }
+            if matches!(kept.step.what, Use::Sent { .. }) && kept.done_ns.is_some_and(|done| done < at_ns) {
+                sent += 1;
+                last_sent = last_sent.or(Some(&kept.step));
             }
             next = kept.before;
         }
@@ -223,20 +274,28 @@ impl Log {
     #[must_use]
     pub fn of_file(&self, path: &str) -> Life {
         let is_its = |step: &Step| step.owner.as_ref().and_then(Owner::path) == Some(path);
-        let steps = || self.steps.iter().map(|kept| &kept.step);
-        let frames: HashSet<u64> = steps().filter(|step| is_its(step)).map(|step| step.gpa / PAGE).collect();
-        self.told(steps().filter(|step| frames.contains(&(step.gpa / PAGE))).collect())
+        let frame = |kept: &&Kept| kept.step.gpa / PAGE;
+        let frames: HashSet<u64> =
+            self.steps.iter().filter(|kept| is_its(&kept.step)).map(|kept| frame(&kept)).collect();
+        self.told(in_order(self.steps.iter().filter(|kept| frames.contains(&frame(kept)))))
     }
 
-    fn told(&self, steps: Vec<&Step>) -> Life {
+    fn told(&self, steps: Vec<Step>) -> Life {
         let left_out = steps.len().saturating_sub(MAX_TOLD);
         Life {
-            steps: steps.into_iter().skip(left_out).cloned().collect(),
+            steps: steps.into_iter().skip(left_out).collect(),
             left_out: left_out as u64,
             forgotten: self.forgotten,
             missed_chains: self.missed,
         }
     }
+}
+
+/// In the order of time: of what happened at the same, as it was recorded.
+fn in_order<'k>(kept: impl Iterator<Item = &'k Kept>) -> Vec<Step> {
+    let mut steps: Vec<Step> = kept.flat_map(Kept::told).collect();
+    steps.sort_by_key(|step| step.at_ns);
+    steps
 }
 
 fn text_len(step: &Step) -> usize {

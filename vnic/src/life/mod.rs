@@ -14,5 +14,5 @@ mod step;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use log::{Log, MAX_STEPS};
+pub use log::{Filled, Log, MAX_STEPS};
 pub use step::{Life, Owner, Segment, Step, Use};

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,15 @@ pub enum Use {
     Read,
     /// Overwrote them, with whatever else.
     Written,
+    /// Kept them for so long: those of a chain that the device reads, until it is done with it, or lets it go.
+    Held {
+        /// Nanoseconds.
+        for_ns: u64,
+        /// In the ring, by `vnic hold`, before it took them; else by its link, its disk or its modelled card, after.
+        by_hand: bool,
+    },
+    /// Is done with those of a chain that it has read: the driver may write there again.
+    Completed,
 }
 
 impl Use {
@@ -45,6 +55,12 @@ impl Use {
     #[must_use]
     pub const fn overwrites(&self) -> bool {
         matches!(self, Use::Received { .. } | Use::ReadFrom { .. } | Use::Written)
+    }
+
+    /// Is it what came before or after another use, by the same chain?
+    #[must_use]
+    pub const fn accompanies(&self) -> bool {
+        matches!(self, Use::Held { .. } | Use::Completed)
     }
 }
 
@@ -164,8 +180,14 @@ impl fmt::Display for Step {
             Use::ReadFrom { sector } => write!(f, "filled from sector {sector}"),
             Use::WrittenTo { sector } => write!(f, "stored in sector {sector}"),
             Use::Read => f.write_str("read"),
+            Use::Held { .. } => f.write_str("held"),
+            Use::Completed => f.write_str("completed"),
         }?;
         write!(f, " by {} #{}", self.queue, self.idx)?;
+        if let Use::Held { for_ns, by_hand } = self.what {
+            write!(f, " for {:?}", Duration::from_nanos(for_ns / 1000 * 1000))?;
+            return f.write_str(if by_hand { ", by vnic hold" } else { "" });
+        }
         if let Some(segment) = segment {
             match self.what {
                 Use::Received { .. } => write!(f, " from {}", segment.source)?,

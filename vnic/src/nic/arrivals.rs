@@ -16,6 +16,8 @@ pub(super) struct Arrivals {
     /// Where the chains end whose times are known: split, a free-running index; packed, the place of the only one.
     until: Option<u16>,
     packed: bool,
+    /// Since when those wait that somebody has just let go, and where they end.
+    held: Option<(u64, u16)>,
 }
 
 impl Arrivals {
@@ -29,6 +31,11 @@ impl Arrivals {
         }
         self.packed = matches!(ring, Device::Packed(_));
         let first = base as u16;
+        // All of them are taken: what comes round to their places has not waited.
+        self.held = self.held.filter(|(_, until)| match self.packed {
+            true => *until == first,
+            false => (1..=size).contains(&until.wrapping_sub(first)),
+        });
         if self.packed {
             if available > 0 && self.until != Some(first) {
                 self.set(first & SLOT, now_ns);
@@ -44,14 +51,30 @@ impl Arrivals {
         self.until = Some(end);
     }
 
+    /// The queue was held since then, and no longer is: what has been found in the ring so far has waited for that.
+    pub(super) fn released(&mut self, since_ns: u64) {
+        self.held = self.until.map(|until| (since_ns, until));
+    }
+
+    /// Since when the chain with this index has waited to be let go; `None`: nobody held it.
+    pub(super) fn held(&self, idx: u16) -> Option<u64> {
+        let (since, until) = self.held?;
+        // One that came later has waited for less.
+        self.is_before(until, idx).then(|| self.of(idx).map_or(since, |came| came.max(since)))
+    }
+
     /// When the chain with this index came; `None`: it was not there at the last look.
     pub(super) fn of(&self, idx: u16) -> Option<u64> {
-        let until = self.until?;
-        let known = match self.packed {
+        let known = self.is_before(self.until?, idx);
+        self.times.get(usize::from(idx) % self.times.len().max(1)).copied().filter(|_| known)
+    }
+
+    /// Is the chain with this index one of those that end there?
+    fn is_before(&self, until: u16, idx: u16) -> bool {
+        match self.packed {
             true => until & SLOT == idx,
             false => (1..=self.times.len()).contains(&usize::from(until.wrapping_sub(idx))),
-        };
-        self.times.get(usize::from(idx) % self.times.len().max(1)).copied().filter(|_| known)
+        }
     }
 
     fn set(&mut self, idx: u16, now_ns: u64) {
@@ -77,6 +100,38 @@ mod tests {
     use crate::ring::split::SplitDriver;
     use crate::ring::{RingLayout, Segments};
     use crate::spec::{Feature, Features};
+
+    #[test]
+    fn what_lay_in_a_queue_that_was_held_has_waited_and_what_came_since_has_not() {
+        let ram = GuestRam::with_regions(&[(Gpa(0), 1 << 20)]).unwrap();
+        let (layout, _) = RingLayout::split_at(0x1000, 4).unwrap();
+        let mut driver = SplitDriver::new(layout, ram.memory().clone(), Features::NONE).unwrap();
+        let mut device = Device::new(layout, Arc::clone(ram.memory()), Features::NONE, 0).unwrap();
+        let mut segments = Segments::new(Arc::clone(ram.memory()), 8);
+        let mut arrivals = Arrivals::default();
+        let mut add = |count| {
+            (0..count).for_each(|_| {
+                driver.add(&[Buffer::readable(0x8000, 64)], Placement::Direct).unwrap();
+                driver.publish();
+            })
+        };
+        add(2);
+        arrivals.look(&mut device, 100);
+        arrivals.released(70);
+        add(1);
+        arrivals.look(&mut device, 200);
+        let held: Vec<Option<u64>> = (0..3)
+            .map(|_| {
+                let chain = device.pop(&mut segments).unwrap().unwrap();
+                segments.clear();
+                arrivals.held(chain.idx)
+            })
+            .collect();
+        assert_eq!(held, [Some(100), Some(100), None]);
+        // They are taken: what has their indices 65,536 chains later has not waited.
+        arrivals.look(&mut device, 300);
+        assert_eq!(arrivals.held(0), None);
+    }
 
     /// Adds a chain at 1, two at 2; the device takes and returns one after each look. Returns when each came, round after round.
     fn times(packed: bool) -> Vec<Vec<Option<u64>>> {
@@ -133,7 +188,7 @@ mod tests {
 
     #[test]
     fn of_a_chain_that_came_since_nothing_is_known() {
-        let arrivals = Arrivals { times: vec![7; 4].into(), until: Some(1), packed: false };
+        let arrivals = Arrivals { times: vec![7; 4].into(), until: Some(1), ..Arrivals::default() };
         assert_eq!(
             [0, u16::MAX, 65533, 65532, 1, 2].map(|idx| arrivals.of(idx)),
             [Some(7), Some(7), Some(7), None, None, None]

@@ -85,6 +85,8 @@ impl<P: Port> NicDataPath<P> {
     fn both_ways(&mut self, queues: &mut Queues, now: Instant) -> Progress {
         let mut observers = self.observers.look(&self.shared, now);
         let mut best = Progress::Idle;
+        // What comes to those that are held has its time as well.
+        queues.values_mut().filter(|queue| queue.held && queue.is_in_use()).for_each(|queue| observers.begin(queue));
         for queue in queues.values_mut().filter(|queue| is_transmitq(queue.index) && queue.is_live()) {
             queue.ring.disable_notifications();
             let (pair, in_flight) = (usize::from(queue.index / 2), std::mem::take(&mut queue.in_flight));

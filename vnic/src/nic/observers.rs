@@ -106,6 +106,8 @@ impl ObserverPass<'_> {
     pub(super) fn begin(&mut self, queue: &mut Queue) {
         if self.traced {
             self.look_for_arrivals(queue);
+        } else if !queue.held {
+            queue.held_since = None;
         }
     }
 
@@ -119,6 +121,11 @@ impl ObserverPass<'_> {
         }
         if let Some(arrivals) = all.get_mut(index) {
             arrivals.look(&mut queue.ring, self.begun_ns);
+            if !queue.held
+                && let Some(since) = queue.held_since.take()
+            {
+                arrivals.released(since.saturating_duration_since(self.started).as_nanos() as u64);
+            }
         }
     }
 
@@ -252,7 +259,7 @@ impl ObserverPass<'_> {
         if kept.len() <= ticket {
             kept.resize_with(ticket + 1, || None);
         }
-        let event = Event { at_ns: KEPT, ..event };
+        let event = Event { taken_ns: event.at_ns, at_ns: KEPT, ..event };
         match kept.get_mut(ticket) {
             Some(Some(place)) => **place = event,
             Some(place) => *place = Some(Box::new(event)),
@@ -263,9 +270,11 @@ impl ObserverPass<'_> {
     /// An event of a chain of the queue with this index.
     fn event(&mut self, view: ChainView<'_>, written: u32, index: usize) -> Event {
         let mut event = chain_event(view, self.memory.as_deref());
-        let came = self.state.arrivals.get(index).and_then(|arrivals| arrivals.of(view.chain.idx));
+        let arrivals = self.state.arrivals.get(index);
+        let came = arrivals.and_then(|arrivals| arrivals.of(view.chain.idx));
         // What came during the pass was there when it began, as far as anybody can tell.
         event.available_ns = came.unwrap_or(self.begun_ns);
+        event.held_ns = arrivals.and_then(|arrivals| arrivals.held(view.chain.idx)).unwrap_or_default();
         event.at_ns = *self.at_ns.get_or_insert_with(|| self.started.elapsed().as_nanos() as u64);
         event.written = written;
         event

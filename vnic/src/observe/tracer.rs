@@ -30,7 +30,7 @@ const SLOTS: usize = 2048;
 const SAMPLES: (usize, usize, usize) = (512, 64, 8192);
 
 const HEAD_WORDS: usize = HEAD_BYTES / 8;
-const FIXED_WORDS: usize = 7;
+const FIXED_WORDS: usize = 9;
 /// The word that says how many events were lost before this one.
 const LOST_WORD: usize = 4;
 const BUFFER_WORDS: usize = 4;
@@ -99,6 +99,10 @@ pub struct Event {
     pub at_ns: u64,
     /// When the device first saw it in the ring, by the same clock.
     pub available_ns: u64,
+    /// When the device took it out of the ring, by the same clock; 0: it was done with it in the same moment, or nobody knows.
+    pub taken_ns: u64,
+    /// Since when it has waited for `vnic release`, by the same clock; 0: nobody held it.
+    pub held_ns: u64,
     /// Head descriptor or buffer id.
     pub head: u16,
     /// Free-running index.
@@ -134,6 +138,8 @@ impl Default for Event {
         Event {
             at_ns: 0,
             available_ns: 0,
+            taken_ns: 0,
+            held_ns: 0,
             head: 0,
             idx: 0,
             descriptors: 0,
@@ -274,6 +280,8 @@ impl EventRing {
         put(self.lost.load(Ordering::Relaxed));
         put(event.net_header.map_or(0, EventHeader::to_word));
         put(event.available_ns);
+        put(event.taken_ns);
+        put(event.held_ns);
         for bytes in event.head_bytes.as_chunks::<8>().0 {
             put(u64::from_le_bytes(*bytes));
         }
@@ -382,6 +390,8 @@ fn decode(words: &[u64]) -> Event {
     let mut event = Event {
         at_ns: word(0),
         available_ns: word(6),
+        taken_ns: word(7),
+        held_ns: word(8),
         head: word(1) as u16,
         idx: (word(1) >> 16) as u16,
         descriptors: (word(1) >> 32) as u16,

@@ -43,12 +43,12 @@ impl Possible {
 pub struct Report {
     /// How much it was to give up: `on`, `log` or `off`.
     pub mode: String,
-    /// No program it starts can have more rights than it has.
-    pub no_new_privileges: bool,
+    /// No program it starts can have more rights than it has. `null`: it could not be read.
+    pub no_new_privileges: Option<bool>,
     /// The capabilities that are left, as the kernel prints them: `0000000000000000` is none. `null`: it could not be read.
     pub capabilities: Option<String>,
-    /// System calls pass a filter, of each thread's own.
-    pub seccomp: bool,
+    /// System calls pass a filter, of each thread's own. `null`: it could not be read.
+    pub seccomp: Option<bool>,
     /// The version of Landlock by which the file system was given up; `null`: it was not, or this kernel has none.
     pub landlock: Option<u8>,
     /// Threads that gave up nothing, by name.
@@ -69,9 +69,9 @@ impl Kernel {
         let status = self.read().unwrap_or_default();
         Report {
             mode: mode.name().to_owned(),
-            no_new_privileges: field(&status, "NoNewPrivs") == Some("1"),
+            no_new_privileges: field(&status, "NoNewPrivs").map(|set| set == "1"),
             capabilities: field(&status, "CapEff").map(str::to_owned),
-            seccomp: field(&status, "Seccomp") == Some("2"),
+            seccomp: field(&status, "Seccomp").map(|mode| mode == "2"),
             landlock: Possible::on_this_kernel().landlock.filter(|_| mode == Mode::On),
             outside,
         }
@@ -106,7 +106,13 @@ mod tests {
     #[test]
     fn a_process_that_is_not_locked_in_says_so() {
         let report = Kernel::open().report(Mode::Off, Vec::new());
-        assert_eq!((report.mode.as_str(), report.landlock, report.seccomp), ("off", None, false));
+        assert_eq!((report.mode.as_str(), report.landlock, report.seccomp), ("off", None, Some(false)));
         assert_eq!(report.capabilities.map(|mask| mask.len()), Some(16));
+    }
+
+    #[test]
+    fn where_the_kernel_cannot_be_asked_nothing_is_said_to_be_given_up_or_left() {
+        let report = Kernel(None).report(Mode::On, Vec::new());
+        assert_eq!((report.no_new_privileges, report.capabilities, report.seccomp), (None, None, None));
     }
 }

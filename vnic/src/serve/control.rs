@@ -61,9 +61,12 @@ pub trait Source: fmt::Debug + Send + Sync {
         None
     }
 
-    /// All counters, in Prometheus text form.
+    /// All counters, in Prometheus text form: of a device of somebody else's, what `status` has.
     fn metrics(&self) -> String {
-        String::new()
+        match self.answer(Request::Status) {
+            Reply::Status(status) => metrics::of_status(&status),
+            _ => String::new(),
+        }
     }
 }
 

@@ -141,10 +141,10 @@ impl Labels for CaptureLabels {
         let log = self.log_at(at);
         let at_ns = at.saturating_sub(self.started).as_nanos() as u64;
         for (buffer, label) in buffers.iter().zip(labels.iter_mut().skip(first)) {
-            let Some(step) = log.filled_before(buffer.gpa, at_ns) else { continue };
+            let Some(filled) = log.filled_before(buffer.gpa, at_ns) else { continue };
             *label = Some(match label.take() {
-                Some(whose) => Whose { words: format!("{}, {step}", whose.words), ..whose },
-                None => Whose { words: step.to_string(), kind: SourceKind::Unsettled },
+                Some(whose) => Whose { words: format!("{}, {filled}", whose.words), ..whose },
+                None => Whose { words: filled.to_string(), kind: SourceKind::Unsettled },
             });
         }
     }

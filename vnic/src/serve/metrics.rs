@@ -14,7 +14,7 @@ use prometheus_client::registry::Registry;
 
 use crate::backend::Shared;
 use crate::observe::counters::QueueCounters;
-use crate::observe::protocol::HardwareStatus;
+use crate::observe::protocol::{HardwareStatus, Status};
 
 /// Of the text form.
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -54,9 +54,11 @@ struct Family {
 #[derive(Debug, Default)]
 struct Snapshot {
     families: BTreeMap<String, Family>,
-    /// By device: is a front-end connected?
-    connected: Vec<(String, bool)>,
+    gauges: BTreeMap<&'static str, Gauges>,
 }
+
+/// What rises and falls: its words, and by label.
+type Gauges = (&'static str, Vec<((&'static str, String), u64)>);
 
 impl Snapshot {
     fn add(&mut self, name: String, help: impl FnOnce() -> String, queue: Option<&str>, count: u64) {
@@ -66,6 +68,40 @@ impl Snapshot {
             (None, Some((_, sum))) => *sum += count,
             (queue, _) => family.samples.push((queue.map(str::to_owned), count)),
         }
+    }
+
+    fn gauge(&mut self, (name, help): (&'static str, &'static str), label: (&'static str, &str), value: u64) {
+        let (_, samples) = self.gauges.entry(name).or_insert_with(|| (help, Vec::new()));
+        samples.push(((label.0, label.1.to_owned()), value));
+    }
+
+    fn connected(&mut self, socket: &str, connected: bool) {
+        let gauge = ("device_connected", "Is a front-end connected to the device?");
+        self.gauge(gauge, ("socket", socket), connected.into());
+    }
+
+    /// Of a device of somebody else's: what stands in its rings, and what has passed.
+    fn of_status(status: &Status) -> Self {
+        let mut snapshot = Snapshot::default();
+        snapshot.connected(&status.socket, status.connected);
+        for device in if status.devices.is_empty() { std::slice::from_ref(status) } else { &status.devices } {
+            for queue in &device.queues {
+                for (name, help) in IN_RING {
+                    if let Some(count) = queue.counters.get(name.trim_start_matches("queue_")) {
+                        snapshot.gauge((name, help), ("queue", &queue.queue), *count);
+                    }
+                }
+            }
+        }
+        if let Some(proxy) = &status.proxy {
+            let gauge = ("proxy_back_end_connected", "Is the back-end connected?");
+            snapshot.gauge(gauge, ("back_end", &proxy.back_end), proxy.back_end_connected.into());
+            for (name, count) in &proxy.counters {
+                let help = || format!("What the proxy has seen pass: {}", name.replace('_', " "));
+                snapshot.add(format!("proxy_{name}"), help, None, *count);
+            }
+        }
+        snapshot
     }
 
     fn of(devices: &[&Shared], hardware: &[HardwareStatus]) -> Self {
@@ -85,8 +121,7 @@ impl Snapshot {
                 let help = || format!("On the host's side of the device: {}", name.replace('_', " "));
                 snapshot.add(format!("link_{name}"), help, None, count);
             }
-            let connected = shared.about.socket.clone();
-            snapshot.connected.push((connected, shared.view().connected));
+            snapshot.connected(&shared.about.socket, shared.view().connected);
         }
         for queue in hardware.iter().flat_map(|status| &status.queues) {
             let cost = &queue.cost;
@@ -119,15 +154,25 @@ impl Collector for Snapshot {
                 ConstCounter::new(*count).encode(metric.encode_family(&labels.as_slice())?)?;
             }
         }
-        let help = "Is a front-end connected to the device?";
-        let mut metric = encoder.encode_descriptor("device_connected", help, None, MetricType::Gauge)?;
-        for (socket, connected) in &self.connected {
-            let labels = [("socket", socket.as_str())];
-            ConstGauge::new(i64::from(*connected)).encode(metric.encode_family(&labels)?)?;
+        for (name, (help, samples)) in &self.gauges {
+            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for ((label, of), value) in samples {
+                let labels = [(*label, of.as_str())];
+                ConstGauge::new(i64::try_from(*value).unwrap_or(i64::MAX)).encode(metric.encode_family(&labels)?)?;
+            }
         }
         Ok(())
     }
 }
+
+/// What is known of a ring that somebody else serves, and what it is. The indices are of 16 bits, and come round.
+const IN_RING: [(&str, &str); 5] = [
+    ("queue_avail_idx", "Where the driver makes the next chain available"),
+    ("queue_used_idx", "Where the device puts the next chain that it has used"),
+    ("queue_in_flight", "Chains that are the device's"),
+    ("queue_uncollected", "Used chains that the driver has not collected"),
+    ("queue_not_kicked", "Chains of which the driver has not told the device"),
+];
 
 /// What a queue's counter counts.
 fn queue_help(name: &str) -> String {
@@ -143,8 +188,18 @@ fn queue_help(name: &str) -> String {
 /// All counters of these devices, and what their chains would cost.
 #[must_use]
 pub(crate) fn text(devices: &[&Shared], hardware: &[HardwareStatus]) -> String {
+    encoded(Snapshot::of(devices, hardware))
+}
+
+/// What is known of a device of somebody else's.
+#[must_use]
+pub(crate) fn of_status(status: &Status) -> String {
+    encoded(Snapshot::of_status(status))
+}
+
+fn encoded(snapshot: Snapshot) -> String {
     let mut registry = Registry::with_prefix("vnic");
-    registry.register_collector(Box::new(Snapshot::of(devices, hardware)));
+    registry.register_collector(Box::new(snapshot));
     let mut out = String::new();
     // Writing into a String does not fail.
     let _ = encode(&mut out, &registry);

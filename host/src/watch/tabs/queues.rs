@@ -7,7 +7,7 @@ use ratatui::widgets::{Paragraph, Sparkline};
 use vnic::observe::protocol::{QueueStatus, Status};
 
 use super::super::model::Model;
-use super::super::theme::{self, CHOSEN, DIM, HEAD};
+use super::super::theme::{self, BAD, CHOSEN, DIM, HEAD};
 use super::window;
 use crate::views::figures;
 
@@ -73,7 +73,10 @@ pub(crate) fn draw(frame: &mut Frame<'_>, area: Rect, model: &Model) {
         match row {
             Row::Device(device) => {
                 let what = format!("{} {} {}", device.device, device.socket, device.link);
-                frame.render_widget(Paragraph::new(what).style(DIM), line(at));
+                let why = device.last_error.as_ref().filter(|_| !device.connected);
+                let why = why.map(|why| Span::styled(format!("  {why}"), BAD));
+                let words = [Span::styled(what.trim().to_owned(), DIM)].into_iter().chain(why);
+                frame.render_widget(Paragraph::new(Line::from_iter(words)), line(at));
             }
             Row::Queue(queue) => draw_queue(frame, line(at), model, queue, name),
         }
