@@ -50,9 +50,6 @@ fetch_kernel() {
   say "The guest's kernel: $version"
 }
 
-# depends PACKAGE PATTERN: what it depends on, and is called like this.
-depends() { apt-cache "${APT[@]}" depends "$1" 2>/dev/null | sed -n "s/^ *Depends: \($2\)$/\1/p"; }
-
 # find_kernel WHICH: that of a suite, or the newest of a version in the first suite that has one.
 find_kernel() {
   local suite

@@ -132,6 +132,9 @@ apt_private() {
   run apt-get "${APT[@]}" -qq update >&2
 }
 
+# depends PACKAGE PATTERN: what it depends on, and is called like this.
+depends() { apt-cache "${APT[@]}" depends "$1" 2>/dev/null | sed -n "s/^ *Depends: \($2\)$/\1/p"; }
+
 # unpack_debian FOLDER PACKAGE…: downloads packages and unpacks them into the folder, installing nothing.
 unpack_debian() {
   local folder=$1 file

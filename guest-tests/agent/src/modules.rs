@@ -1,11 +1,16 @@
 //! Loads kernel modules by group: the image gave each group a folder, whose files by their names are in loading order.
 
+use std::ffi::CString;
 use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
-use nix::kmod::{ModuleInitFlags, finit_module};
+use nix::kmod::{DeleteModuleFlags, ModuleInitFlags, delete_module, finit_module};
+use vnic_experiment::wire::KERNEL_MODULES;
+
+use crate::transfer::Unsupported;
 
 /// The groups' folders.
 const FOLDER: &str = "/lib/modules";
@@ -31,4 +36,32 @@ pub fn load_group(group: &str) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A kernel module that the user brought; taken out again when dropped.
+#[derive(Debug)]
+pub(crate) struct Brought(CString);
+
+impl Brought {
+    /// Loads it by the name of its file.
+    ///
+    /// # Errors
+    /// [`Unsupported`] where the image does not have it; else the kernel's refusal.
+    pub(crate) fn load(name: &str) -> Result<Brought> {
+        let path = Path::new(KERNEL_MODULES).join(format!("{name}.ko"));
+        let file = File::open(&path)
+            .map_err(|_| Unsupported(format!("this guest was not given the kernel module {name} (--kernel-module)")))?;
+        finit_module(&file, c"", ModuleInitFlags::empty()).with_context(|| format!("load {}", path.display()))?;
+        // As the kernel calls it.
+        CString::new(name.replace('-', "_")).map(Brought).context("a kernel module's name")
+    }
+}
+
+impl Drop for Brought {
+    fn drop(&mut self) {
+        // One that stays would be in every row behind this one.
+        if let Err(error) = delete_module(&self.0, DeleteModuleFlags::empty()) {
+            let _ = writeln!(io::stdout(), "vnic guest: the kernel module {:?} stays loaded: {error}", self.0);
+        }
+    }
 }

@@ -24,7 +24,7 @@ use super::nic::{self, Nic};
 use super::pages::{page_runs, resident_page_runs};
 use super::tls_records::Stream;
 use crate::methods::{self, Follower, Job, Method, Nobody};
-use crate::modules::load_group;
+use crate::modules::{Brought, load_group};
 
 /// How long the receiver may take to accept the connection.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(30);
@@ -52,6 +52,8 @@ pub struct Prepared {
     socket: TcpStream,
     /// What the receiver will get, where that is not the file's bytes; `None` inside where it cannot be foretold.
     stream: Option<Option<Stream>>,
+    /// The kernel module that it is to be done with, for as long as it takes.
+    module: Option<Brought>,
     /// The connection.
     pub flow: Flow,
     /// The NIC's switches, read back.
@@ -113,7 +115,8 @@ impl Prepared {
         let made = filesystems::make(&spec.filesystem, spec.offset, spec.bytes)?;
         let socket = connect(spec.to, (spec.pause || method.chunk_fits).then_some(spec.chunk))?;
         let flow = Flow { protocol: 6, local: socket.local_addr()?, remote: socket.peer_addr()? };
-        let mut prepared = Prepared { method, spec, made, socket, stream: None, flow, nic, pages: Vec::new() };
+        let module = spec.module.as_deref().map(Brought::load).transpose()?;
+        let mut prepared = Prepared { method, spec, made, socket, stream: None, module, flow, nic, pages: Vec::new() };
         let job = prepared.job(&Nobody)?;
         (method.available)(&job).map_err(unsupported)?;
         let stream = method.stream.map(|stream| stream(&job).ok());
@@ -184,7 +187,7 @@ impl Prepared {
     /// # Errors
     /// [`Unsupported`] where it shows only now that this guest cannot do it; else what failed, the receiver's silence
     /// and `pause` included.
-    pub fn send(self, pause: Pause<'_>) -> Result<Done> {
+    pub fn send(mut self, pause: Pause<'_>) -> Result<Done> {
         let conductor = Conductor {
             accounts: RefCell::new(Accounts::open(&Subject {
                 file: &self.made.file,
@@ -215,6 +218,8 @@ impl Prepared {
         let receipt = read_receipt(&self.socket)?;
         let took = start.elapsed();
         let mut accounts = accounts.close();
+        // The receiver has all of it: nothing is on its way through the module any more.
+        drop(self.module.take());
         if self.method.name == PROGRAM {
             // It does not say what it sent.
             bytes_sent = receipt.bytes;

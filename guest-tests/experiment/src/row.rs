@@ -24,8 +24,8 @@ pub const METHODS: &[&str] = &[
     "ktls-sendfile",
 ];
 
-/// What [`Row::parse_list`] takes for the table of kernels and file systems: every method, with scatter-gather and without, and the
-/// textbook's with a cold file.
+/// What [`Row::parse_list`] takes for the table of kernels and file systems: every method, with scatter-gather and without, the textbook's
+/// with a cold file too, and what another kernel would make of some.
 pub const TABLE: &str = "table";
 
 /// The row beyond the kernel: a program drives the NIC itself, through VFIO, and hands it the file's pages. It needs an
@@ -55,10 +55,19 @@ pub enum PathKind {
     Cipher,
 }
 
+/// Between a row's name and that of the guest's kernel module that is loaded while it runs.
+const WITH: char = '+';
+
+/// The module that makes `splice` from a file copy (`guest-tests/kernel/copy-splice.c`).
+pub const COPY_SPLICE: &str = "copy-splice";
+
+/// What the module makes another row of.
+pub const WHAT_IF: &[&str] = &["sendfile+copy-splice", "splice+copy-splice", "ktls-sendfile+copy-splice"];
+
 /// A name that is no row's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is not a row's name: a method in lower case, with `-cold` behind it where the file is not to be in memory, and `-no-sg` or `-no-csum` where the NIC is to lack them (sendfile, sendfile-cold, sendfile-no-sg, …)"
+    "`{0}` is not a row's name: a method in lower case, with `-cold` behind it where the file is not to be in memory, and `-no-sg` or `-no-csum` where the NIC is to lack them, and `+MODULE` where the guest is to load a kernel module for it (sendfile, sendfile-cold, sendfile-no-sg, sendfile+copy-splice, …)"
 )]
 pub struct BadRow(pub String);
 
@@ -73,6 +82,8 @@ pub struct Row {
     pub nic: NicWish,
     /// Is the file's data to be on the disk only when it starts?
     pub cold: bool,
+    /// The kernel module that the guest loads before it, and takes out after it.
+    pub module: Option<String>,
 }
 
 impl Row {
@@ -81,20 +92,23 @@ impl Row {
     /// # Errors
     /// It is empty or has characters no method has.
     pub fn parse(name: &str) -> Result<Self, BadRow> {
-        let (method, nic) = if let Some(method) = name.strip_suffix("-no-sg") {
+        let (row, module) = name.split_once(WITH).map_or((name, None), |(row, module)| (row, Some(module)));
+        let (method, nic) = if let Some(method) = row.strip_suffix("-no-sg") {
             (method, NicWish { sg: Some(false), ..NicWish::default() })
-        } else if let Some(method) = name.strip_suffix("-no-csum") {
+        } else if let Some(method) = row.strip_suffix("-no-csum") {
             (method, NicWish { csum: Some(false), ..NicWish::default() })
         } else {
-            (name, NicWish::default())
+            (row, NicWish::default())
         };
         let (method, cold) = method.strip_suffix(COLD).map_or((method, false), |method| (method, true));
-        let well_formed = method.starts_with(|c: char| c.is_ascii_lowercase())
-            && method.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
-        if !well_formed {
+        let is_word = |word: &str| {
+            word.starts_with(|c: char| c.is_ascii_lowercase())
+                && word.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+        };
+        if !is_word(method) || !module.is_none_or(is_word) {
             return Err(BadRow(name.to_owned()));
         }
-        Ok(Row { name: name.to_owned(), method: method.to_owned(), nic, cold })
+        Ok(Row { name: name.to_owned(), method: method.to_owned(), nic, cold, module: module.map(str::to_owned) })
     }
 
     /// Takes a list apart: names with commas between; `all`, `table` and `textbook` stand for several.
@@ -112,6 +126,10 @@ impl Row {
                         for suffix in suffixes.iter().copied().chain(cold) {
                             rows.push(Row::parse(&format!("{method}{suffix}"))?);
                         }
+                    }
+                    let what_if = if name == TABLE { WHAT_IF } else { &[] };
+                    for name in what_if {
+                        rows.push(Row::parse(name)?);
                     }
                 }
                 "textbook" => {
@@ -131,6 +149,15 @@ impl Row {
     /// `NETIF_F_SG` only with it), so `csum_offered` belongs to the question.
     #[must_use]
     pub fn expected(&self, csum_offered: bool) -> Option<Verdict> {
+        match self.module.as_deref() {
+            None => {}
+            Some(COPY_SPLICE) if ["sendfile", "splice", "ktls-sendfile"].contains(&self.method.as_str()) => {
+                return Some(Verdict::Copied);
+            }
+            // The others do not splice from a file.
+            Some(COPY_SPLICE) => {}
+            Some(_) => return None,
+        }
         let gathers = csum_offered && self.nic.sg != Some(false) && self.nic.csum != Some(false);
         match self.method.as_str() {
             "read-write" | "mmap-write" | "direct-io" | "ktls-sendfile" => Some(Verdict::Copied),
@@ -183,6 +210,9 @@ mod tests {
         let row = Row::parse("splice-cold-no-sg").unwrap();
         assert_eq!((row.method.as_str(), row.nic.sg, row.cold), ("splice", Some(false), true));
         assert!(!Row::parse("splice").unwrap().cold);
+        let row = Row::parse("sendfile-cold-no-sg+copy-splice").unwrap();
+        assert_eq!((row.method.as_str(), row.cold, row.module.as_deref()), ("sendfile", true, Some("copy-splice")));
+        assert_eq!(row.nic.sg, Some(false));
     }
 
     #[test]
@@ -218,7 +248,9 @@ mod tests {
 
     #[test]
     fn a_name_with_foreign_characters_is_rejected() {
-        for name in ["", "-no-sg", "-cold", "-cold-no-sg", "send file", "Sendfile", "../x", "1"] {
+        for name in
+            ["", "-no-sg", "-cold", "-cold-no-sg", "send file", "Sendfile", "../x", "1", "sendfile+", "sendfile+../x"]
+        {
             assert_eq!(Row::parse(name), Err(BadRow(name.to_owned())), "{name}");
         }
         assert_eq!(Row::parse_list("sendfile,,splice"), Err(BadRow(String::new())));
@@ -238,6 +270,16 @@ mod tests {
         assert_eq!(Row::parse("mmap-write").unwrap().expected(true), Some(Verdict::Copied));
         assert_eq!(Row::parse("cow").unwrap().expected(true), Some(Verdict::Mixed));
         assert_eq!(Row::parse("cow-no-sg").unwrap().expected(true), Some(Verdict::Copied));
+        for name in WHAT_IF {
+            let row = Row::parse(name).unwrap();
+            assert_eq!(
+                (row.expected(true), row.module.as_deref()),
+                (Some(Verdict::Copied), Some(COPY_SPLICE)),
+                "{name}"
+            );
+        }
+        assert_eq!(Row::parse("msg-zerocopy+copy-splice").unwrap().expected(true), Some(Verdict::ZeroCopy));
+        assert_eq!(Row::parse("sendfile+my-own").unwrap().expected(true), None);
         assert_eq!(Row::parse("carrier-pigeon").unwrap().expected(true), None);
     }
 }

@@ -20,6 +20,9 @@ pub struct Run {
     pub accel: Option<String>,
     /// The file that was sent.
     pub file: FileInfo,
+    /// Kernel modules of the user's own that were loaded for rows that name them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kernel_modules: Vec<KernelModule>,
     /// One entry per transfer, in the order they ran; or per flow, where a VM was watched.
     pub methods: Vec<Method>,
     /// Where no transfer was conducted, but a VM watched: what was seen of it.
@@ -28,6 +31,15 @@ pub struct Run {
     /// Why a figure of this object is `null`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub reasons: BTreeMap<String, String>,
+}
+
+/// A kernel module of the user's own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct KernelModule {
+    /// As rows name it: `copy-splice`.
+    pub name: String,
+    /// Of its file, lower-case hex.
+    pub sha256: String,
 }
 
 /// What was seen of a VM that was watched.

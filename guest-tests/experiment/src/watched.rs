@@ -29,6 +29,7 @@ pub fn run(report: &Report) -> Run {
     let file =
         FileInfo { bytes: files.iter().map(|file| file.bytes).sum(), filesystem: filesystems.join(","), chunk: None };
     Run {
+        kernel_modules: Vec::new(),
         kernel: report.kernel.clone().unwrap_or_default(),
         qemu: None,
         accel: None,

@@ -36,6 +36,9 @@ pub const COPY_ON_WRITE: &str = "copy-on-write";
 /// Among the copying functions: what a cipher read in one place and wrote, enciphered, in another.
 pub const CIPHER: &str = "cipher";
 
+/// Where the image has the kernel modules that the user brought: `NAME.ko`.
+pub const KERNEL_MODULES: &str = "/lib/kernel-modules";
+
 /// Bytes of a page in every record.
 pub const PAGE_SIZE: u64 = 4096;
 
@@ -91,6 +94,9 @@ pub struct TransferSpec {
     /// Have none of the file in memory when the transfer starts.
     #[serde(default)]
     pub cold: bool,
+    /// The kernel module to have loaded meanwhile, and at no other time: one of those that the image was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub module: Option<String>,
     /// Stop after the first chunk, with everything as the sending call left it (buffers, mappings, pipes), say `Paused`,
     /// and go on after `Go`: meanwhile the host looks at the guest's memory.
     #[serde(default)]

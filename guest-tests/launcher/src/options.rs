@@ -17,6 +17,7 @@ const ENVIRONMENT: &str = "\
 Environment:
   QEMU=PROGRAM     a QEMU of your own
   VNIC=PROGRAM     a vnic that is built already
+  GUEST_PROGRAMS=DIR   the guest's own programs, built already (target/guest/build/x86_64-unknown-linux-gnu/guest)
 
 Examples:
   scripts/run-qemu.sh                                  a shell on the guest's serial console (leave with exit, or ^A x)
@@ -59,6 +60,10 @@ pub struct Options {
     /// A file or folder that the guest is to have, too, at the same path or another; may stand several times
     #[arg(long, value_name = "PATH[=PLACE]", action = clap::ArgAction::Append)]
     pub with: Vec<With>,
+    /// A kernel module that is loaded for the rows that name it, and only then: sendfile+copy-splice, with copy-splice.ko; may
+    /// stand several times
+    #[arg(long, value_name = "FILE", action = clap::ArgAction::Append, value_parser = parse_module)]
+    pub kernel_module: Vec<PathBuf>,
     /// Who is asked about a transfer
     #[arg(long, value_name = "NAME,…", default_value = "device,guest,memory,introspection")]
     pub witness: String,
@@ -213,6 +218,15 @@ fn parse_size(text: &str) -> Result<u64, &'static str> {
     size.parse_size(text).map_err(|_| "this is no size: write 4096, 64K or 16M")
 }
 
+fn parse_module(text: &str) -> Result<PathBuf, &'static str> {
+    let path = absolute(text).filter(|path| path.is_file()).ok_or("there is no such file")?;
+    if path.extension().is_some_and(|ending| ending == "ko") {
+        Ok(path)
+    } else {
+        Err("a kernel module is called NAME.ko")
+    }
+}
+
 fn parse_switch(text: &str) -> Result<bool, &'static str> {
     match text {
         "on" => Ok(true),
@@ -357,6 +371,8 @@ mod tests {
             (&["--kernel", "/k", "--modules", "/m", "--debian-kernel", "7.3"], "--debian-kernel"),
             (&["--with", "/nonexistent"], "--with"),
             (&["--program", "/nonexistent x"], "--program"),
+            (&["--kernel-module", "/nonexistent.ko"], "--kernel-module"),
+            (&["--kernel-module", "/bin/sh"], "NAME.ko"),
             (&["--no-such-option"], "--no-such-option"),
             (&["word"], "word"),
         ] {

@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 use anyhow::{Context, Result, anyhow};
 use guest_image::Initramfs;
 use vnic_experiment::filesystem::{Disk, EXT4};
+use vnic_experiment::wire::KERNEL_MODULES;
 
 use crate::children::dies_with_us;
 use crate::machine::{Accelerator, Backend, Machine, Nic, Qemu, Task};
@@ -132,7 +133,11 @@ fn kernel(options: &Options, guest: &Path) -> Result<(PathBuf, PathBuf), Failure
     Ok((kernel, modules))
 }
 
-fn initramfs(options: &Options, guest: &Path, folder: &Path, modules: &Path) -> Result<PathBuf, Failure> {
+/// The guest's own programs: `$GUEST_PROGRAMS`, or built now.
+fn guest_programs(guest: &Path) -> Result<PathBuf, Failure> {
+    if let Some(programs) = std::env::var_os("GUEST_PROGRAMS").filter(|programs| !programs.is_empty()) {
+        return Ok(programs.into());
+    }
     static BUILT: OnceLock<bool> = OnceLock::new();
     let build = guest.join("build");
     let built = BUILT.get_or_init(|| {
@@ -155,6 +160,11 @@ fn initramfs(options: &Options, guest: &Path, folder: &Path, modules: &Path) -> 
     if !built {
         return Err(Failure::Said("the guest's programs do not build".to_owned()));
     }
+    Ok(build.join(TARGET).join("guest"))
+}
+
+fn initramfs(options: &Options, guest: &Path, folder: &Path, modules: &Path) -> Result<PathBuf, Failure> {
+    let programs = guest_programs(guest)?;
     let fetched = guest.join("busybox/bin/busybox");
     let busybox = match Some(fetched).filter(|program| program.is_file()).or_else(|| in_path("busybox")) {
         Some(busybox) => busybox,
@@ -165,6 +175,10 @@ fn initramfs(options: &Options, guest: &Path, folder: &Path, modules: &Path) -> 
     };
     let groups: Vec<&str> = options.filesystem.0.iter().filter_map(|filesystem| filesystem.modules).collect();
     let mut with: Vec<_> = options.with.iter().map(|with| (with.path.clone(), with.place.clone())).collect();
+    with.extend(options.kernel_module.iter().map(|file| {
+        let name = file.file_name().unwrap_or_default();
+        (file.clone(), Path::new(KERNEL_MODULES).join(name))
+    }));
     for (tool, package) in options.filesystem.0.iter().filter_map(|filesystem| filesystem.tool) {
         need(tool, package, package)?;
         let program = in_path(tool).with_context(|| format!("{package} is installed, and there is no {tool}"))?;
@@ -176,7 +190,6 @@ fn initramfs(options: &Options, guest: &Path, folder: &Path, modules: &Path) -> 
         true => guest.join(format!("initramfs-{}.cpio", modules.file_name().unwrap_or_default().display())),
         false => folder.join("initramfs.cpio"),
     };
-    let programs = build.join(TARGET).join("guest");
     let image = Initramfs { modules: modules.to_owned(), groups, programs, busybox, with };
     for line in image.write(&output).context("the initramfs cannot be written")? {
         eprintln!("{line}");

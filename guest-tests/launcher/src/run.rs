@@ -93,6 +93,9 @@ fn judge(options: &Options, machine: &Machine, vnic: &str, folder: &Path) -> Vec
     add("--witness", &options.witness);
     add("--kernel-accel", machine.accelerator.name());
     add("--qemu-version", &machine.qemu.version);
+    for module in &options.kernel_module {
+        add("--kernel-module", &module.display().to_string());
+    }
     if let Some(program) = &options.program {
         add("--program", program);
     }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use guest_launcher::children::{Signals, tail};
 use guest_launcher::{Failure, repository, shown, vnic};
 use vnic_experiment::row::Row;
-use vnic_experiment::run::{FileInfo, Method, Run};
+use vnic_experiment::run::{FileInfo, Method, Run, Verdict};
 
 use crate::cell::{Cell, Origin};
 
@@ -59,32 +59,55 @@ impl Boot {
     }
 
     /// The command that measures them.
-    fn command(&self, run_dir: &Path) -> Vec<String> {
+    fn command(&self, run_dir: &Path, modules: &[PathBuf]) -> Vec<String> {
         let Some(first) = self.cells.first() else { return Vec::new() };
         let rows: Vec<&str> = self.cells.iter().map(|cell| cell.row.as_str()).collect();
         let script = repository().join("scripts/run-qemu.sh");
         let mut words = vec![script.display().to_string()];
-        for (option, value) in [
-            ("--kernel", first.kernel.image.display().to_string()),
-            ("--modules", first.kernel.modules.display().to_string()),
-            ("--filesystem", first.filesystem.clone()),
-            ("--size", first.bytes.to_string()),
-            ("--transfer", rows.join(",")),
-            ("--run-dir", run_dir.display().to_string()),
-        ] {
-            words.extend([option.to_owned(), value]);
+        let mut add = |option: &str, value: String| words.extend([option.to_owned(), value]);
+        add("--kernel", first.kernel.image.display().to_string());
+        add("--modules", first.kernel.modules.display().to_string());
+        add("--filesystem", first.filesystem.clone());
+        add("--size", first.bytes.to_string());
+        add("--transfer", rows.join(","));
+        add("--run-dir", run_dir.display().to_string());
+        for module in modules {
+            add("--kernel-module", module.display().to_string());
         }
         words
     }
 
+    /// Takes along the kernel modules that its rows name. Rows whose module cannot be had are recorded as such, and leave.
+    fn modules(&mut self, folder: &Path) -> Result<Vec<PathBuf>> {
+        let mut found: BTreeMap<String, Result<PathBuf, String>> = BTreeMap::new();
+        let mut there = Vec::new();
+        for cell in std::mem::take(&mut self.cells) {
+            let Some(name) = Row::parse(&cell.row)?.module else {
+                there.push(cell);
+                continue;
+            };
+            match found.entry(name).or_insert_with_key(|name| cell.kernel.module(name)) {
+                Ok(_) => there.push(cell),
+                Err(why) => cell.put(folder, &unmeasured(&cell, why, None), &origin(&cell, &[]), &[])?,
+            }
+        }
+        self.cells = there;
+        Ok(found.into_values().filter_map(Result::ok).collect())
+    }
+
     /// Boots, and records what came of it. `slot` tells guests of this program apart.
-    pub(crate) fn run(&self, folder: &Path, slot: usize, signals: &Signals) -> Result<Outcome, Failure> {
-        let Some(_lock) = self.lock(folder)? else { return Ok(Outcome::Taken) };
+    pub(crate) fn run(mut self, folder: &Path, slot: usize, signals: &Signals) -> Result<(Boot, Outcome), Failure> {
+        let Some(_lock) = self.lock(folder)? else { return Ok((self, Outcome::Taken)) };
+        let asked = self.cells.len();
+        let modules = self.modules(folder)?;
+        if self.cells.is_empty() {
+            return Ok((self, Outcome::Done { recorded: asked, left: Vec::new() }));
+        }
         // Short: a socket's path takes a hundred bytes at most.
         let run_dir = folder.join(format!(".boot/{}-{slot}", std::process::id()));
         let _ = fs::remove_dir_all(&run_dir);
         fs::create_dir_all(&run_dir).with_context(|| run_dir.display().to_string())?;
-        let command = self.command(&run_dir);
+        let command = self.command(&run_dir, &modules);
         let log = run_dir.join("run-qemu.log");
         let ended = signals.run_into(&command, &log);
         let interrupted = matches!(ended, Err(Failure::Interrupted));
@@ -100,7 +123,7 @@ impl Boot {
             self.give_up(folder, &run_dir, &command, why)?;
         }
         let _ = fs::remove_dir_all(&run_dir);
-        if interrupted { Err(Failure::Interrupted) } else { Ok(outcome) }
+        if interrupted { Err(Failure::Interrupted) } else { Ok((self, outcome)) }
     }
 
     /// Takes it for this program; none, where another is at it.
@@ -151,21 +174,26 @@ impl Boot {
     fn give_up(&self, folder: &Path, run_dir: &Path, command: &[String], why: &str) -> Result<()> {
         for cell in &self.cells {
             let expected = Row::parse(&cell.row)?.expected(true);
-            let why = format!("there was no guest: {why}");
-            let reasons = BTreeMap::from([("verdict".to_owned(), why.clone())]);
-            let method = Method { method: cell.row.clone(), why, expected, reasons, ..Method::default() };
-            let run = Run {
-                kernel: cell.kernel.name.clone(),
-                qemu: None,
-                accel: None,
-                file: FileInfo { bytes: cell.bytes, filesystem: cell.filesystem.clone(), chunk: None },
-                methods: vec![method],
-                watched: None,
-                reasons: BTreeMap::new(),
-            };
+            let run = unmeasured(cell, &format!("there was no guest: {why}"), expected);
             cell.put(folder, &run, &origin(cell, command), &logs(run_dir))?;
         }
         Ok(())
+    }
+}
+
+/// The record of a cell without a guest.
+fn unmeasured(cell: &Cell, why: &str, expected: Option<Verdict>) -> Run {
+    let reasons = BTreeMap::from([("verdict".to_owned(), why.to_owned())]);
+    let method = Method { method: cell.row.clone(), why: why.to_owned(), expected, reasons, ..Method::default() };
+    Run {
+        kernel: cell.kernel.name.clone(),
+        qemu: None,
+        accel: None,
+        file: FileInfo { bytes: cell.bytes, filesystem: cell.filesystem.clone(), chunk: None },
+        kernel_modules: Vec::new(),
+        methods: vec![method],
+        watched: None,
+        reasons: BTreeMap::new(),
     }
 }
 
@@ -223,7 +251,7 @@ mod tests {
         let shape: Vec<(String, usize)> = boots.iter().map(|boot| (boot.name(), boot.cells.len())).collect();
         let expected = [("a,ext4", 2), ("a,xfs", 1), ("b,ext4", 1)].map(|(name, count)| (name.to_owned(), count));
         assert_eq!(shape, expected);
-        let command = boots[0].command(Path::new("/r"));
+        let command = boots[0].command(Path::new("/r"), &["/m/copy-splice.ko".into()]);
         assert!(command.windows(2).any(|pair| pair == ["--transfer", "x,y"]), "{command:?}");
     }
 

@@ -178,6 +178,7 @@ mod tests {
             qemu: None,
             accel: None,
             file,
+            kernel_modules: Vec::new(),
             methods: vec![method],
             watched: None,
             reasons: BTreeMap::new(),

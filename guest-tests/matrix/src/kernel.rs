@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use guest_launcher::repository;
+use vnic_experiment::row::COPY_SPLICE;
 
 /// A kernel that a guest can boot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +57,36 @@ impl Kernel {
         let folder = folder.canonicalize().with_context(|| folder.display().to_string())?;
         let name = folder.file_name().unwrap_or_default().display().to_string();
         Ok(Kernel { name, image: folder.join("vmlinuz"), modules: folder.join("modules") })
+    }
+}
+
+impl Kernel {
+    /// The module that rows name which ask what if (`guest-tests/kernel/`), built for this kernel; or why there is none.
+    pub(crate) fn module(&self, name: &str) -> Result<PathBuf, String> {
+        let beside = self.image.with_file_name(format!("{name}.ko"));
+        if name != COPY_SPLICE {
+            return Err(format!("there is no kernel module {name} in guest-tests/kernel"));
+        }
+        let ours = self
+            .image
+            .parent()
+            .is_some_and(|folder| folder.ends_with(Path::new("target/guest/kernel").join(&self.name)));
+        if !ours {
+            let why = || format!("{} is not there: build guest-tests/kernel for this kernel", beside.display());
+            return if beside.is_file() { Ok(beside) } else { Err(why()) };
+        }
+        let script = Command::new(repository().join("scripts/build-module.sh")).arg(&self.name).output();
+        let script = script.map_err(|error| format!("build-module.sh: {error}"))?;
+        if script.status.success() {
+            return Ok(beside);
+        }
+        let said = String::from_utf8_lossy(&script.stderr);
+        Err(said
+            .lines()
+            .next_back()
+            .unwrap_or("build-module.sh failed")
+            .trim_start_matches("build-module.sh: ")
+            .to_owned())
     }
 }
 

@@ -93,7 +93,7 @@ impl Work<'_> {
         while let Some(boot) = self.next() {
             self.bar.set_message(boot.name());
             let start = Instant::now();
-            let outcome = boot.run(self.folder, slot, self.signals)?;
+            let (boot, outcome) = boot.run(self.folder, slot, self.signals)?;
             let took = HumanDuration(start.elapsed());
             match outcome {
                 Outcome::Done { recorded, left } => {

@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
+use sha2::{Digest, Sha256};
 use vnic_experiment::filesystem::Filesystems;
 use vnic_experiment::row::{BadRow, PROGRAM, Row};
-use vnic_experiment::run::Run;
+use vnic_experiment::run::{KernelModule, Run};
 use vnic_experiment::verdict;
+use vnic_experiment::wire::hex;
 
 use super::ControlArgs;
 use crate::conductor::Witnesses;
@@ -61,6 +63,9 @@ pub(super) struct Args {
     /// standard output
     #[arg(long, value_name = "COMMAND", value_parser = parse_command)]
     program: Option<Argv>,
+    /// A kernel module that the guest was given, for the rows that name it (sendfile+copy-splice: copy-splice.ko)
+    #[arg(long, value_name = "FILE", value_parser = parse_module)]
+    kernel_module: Vec<KernelModule>,
     /// The receiver, as the guest sees it
     #[arg(long, value_name = "ADDR:PORT", default_value = "10.0.2.2:9000")]
     to: SocketAddr,
@@ -70,6 +75,13 @@ pub(super) struct Args {
     /// QEMU's version, for the record
     #[arg(long, value_name = "S")]
     qemu_version: Option<String>,
+}
+
+/// A module by its file.
+fn parse_module(path: &str) -> Result<KernelModule, String> {
+    let content = fs::read(path).map_err(|error| format!("cannot read it: {error}"))?;
+    let name = Path::new(path).file_stem().unwrap_or_default().display().to_string();
+    Ok(KernelModule { name, sha256: hex(&Sha256::digest(&content)) })
 }
 
 #[derive(Debug, Clone)]
@@ -119,6 +131,12 @@ pub(super) fn run(args: Args) -> Result<Finding> {
     if args.program.is_none() && rows.iter().any(|row| row.method == PROGRAM) {
         bail!("say what the row `{PROGRAM}` is to run with --program COMMAND");
     }
+    let is_there = |name: &String| args.kernel_module.iter().any(|module| module.name == *name);
+    if let Some((row, name)) =
+        rows.iter().find_map(|row| Some((row, row.module.as_ref().filter(|name| !is_there(name))?)))
+    {
+        bail!("the row {row} wants the kernel module {name}: bring it with --kernel-module {name}.ko");
+    }
     let plan = conductor::Plan {
         rows,
         bytes: args.bytes.unwrap_or_default(),
@@ -130,6 +148,7 @@ pub(super) fn run(args: Args) -> Result<Finding> {
             memory: asked(Witness::Memory),
             introspection: asked(Witness::Introspection),
         },
+        kernel_modules: args.kernel_module,
         program: args.program.map(|argv| argv.0).unwrap_or_default(),
         to: args.to,
         accel: args.kernel_accel.map(name_of),

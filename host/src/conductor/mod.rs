@@ -25,7 +25,7 @@ use vnic::hardware::Model;
 use vnic_experiment::control;
 use vnic_experiment::flow::FlowAccounts;
 use vnic_experiment::row::{PROGRAM, Row};
-use vnic_experiment::run::{FileInfo, NicState, Run};
+use vnic_experiment::run::{FileInfo, KernelModule, NicState, Run};
 use vnic_experiment::wire::{Event, Request, TransferSpec};
 
 use crate::control::Client;
@@ -76,6 +76,8 @@ pub(crate) struct Plan {
     pub(crate) filesystems: Vec<String>,
     /// Who is asked.
     pub(crate) witnesses: Witnesses,
+    /// The user's own kernel modules that the guest has.
+    pub(crate) kernel_modules: Vec<KernelModule>,
     /// What the row `program` is to run, with its arguments.
     pub(crate) program: Vec<String>,
     /// The receiver.
@@ -116,6 +118,7 @@ pub(crate) fn conduct(record: &Path, control: Client, plan: &Plan) -> Result<(Ru
         qemu: plan.qemu.clone(),
         accel: plan.accel.clone(),
         file: FileInfo { bytes: plan.bytes, filesystem: plan.filesystems.join(","), chunk: Some(plan.chunk) },
+        kernel_modules: plan.kernel_modules.clone(),
         methods: Vec::new(),
         watched: None,
         reasons: BTreeMap::new(),
@@ -209,6 +212,7 @@ impl<'a> Conductor<'a> {
             nic: row.nic,
             program: if row.method == PROGRAM { self.plan.program.clone() } else { Vec::new() },
             cold: row.cold,
+            module: row.module.clone(),
             pause: false,
             accounts: self.plan.witnesses.guest,
         }
