@@ -3,8 +3,9 @@
 #
 #   scripts/fuzz.sh                        every target for a minute
 #   scripts/fuzz.sh --seconds N            every target for N seconds
-#   scripts/fuzz.sh --target NAME[,NAME…]  these only: split_ring, packed_ring, net_header, disk, vhost_user,
-#                                          introspect, attach
+#   scripts/fuzz.sh --long                 every target for ten million executions, however long that takes: hours
+#   scripts/fuzz.sh --target NAME[,NAME…]  these only: split_ring, packed_ring, net_header, iotlb, disk, vhost_user,
+#                                          control, introspect, attach
 #
 # Prints the executions and findings of each target; exits with 1 when there is a finding, whose input then lies under
 # target/fuzz/artifacts. Starts from the inputs in vnic/fuzz/corpus; what is found on the way stays in target/fuzz/corpus.
@@ -12,13 +13,19 @@ set -uo pipefail
 . "$(dirname "$0")/lib.sh"
 
 SECONDS_EACH=60
-TARGETS=(split_ring packed_ring net_header disk vhost_user introspect attach)
+LONG=10000000
+LIMIT=()
+TARGETS=(split_ring packed_ring net_header iotlb disk vhost_user control introspect attach)
 while [ $# -gt 0 ]; do
   case $1 in
     --seconds)
       [[ ${2:-} =~ ^[1-9][0-9]*$ ]] || usage_error "--seconds takes a number of seconds"
       SECONDS_EACH=$2
       shift 2
+      ;;
+    --long)
+      LIMIT=(-runs="$LONG")
+      shift
       ;;
     --target)
       [ -n "${2:-}" ] || usage_error "--target takes names of fuzz targets"
@@ -32,6 +39,7 @@ while [ $# -gt 0 ]; do
     *) usage_error "unknown option $1" ;;
   esac
 done
+[ ${#LIMIT[@]} != 0 ] || LIMIT=(-max_total_time="$SECONDS_EACH")
 need_cargo
 cd "$ROOT/vnic" || exit 2
 
@@ -66,7 +74,7 @@ for target in "${TARGETS[@]}"; do
   mkdir -p "$kept" "$artifacts"
   before=$(findings "$artifacts")
   run cargo "${TOOLCHAIN[@]}" fuzz run "${FLAGS[@]}" "$target" "$kept" "fuzz/corpus/$target" -- \
-    -max_total_time="$SECONDS_EACH" -timeout=20 -rss_limit_mb=4096 -max_len=1024 -len_control=0 -print_final_stats=1 \
+    "${LIMIT[@]}" -timeout=20 -rss_limit_mb=4096 -max_len=1024 -len_control=0 -print_final_stats=1 \
     -artifact_prefix="$artifacts/" >"$log" 2>&1
   code=$?
   executions=$(awk '/^stat::number_of_executed_units:/ { print $2 }' "$log")

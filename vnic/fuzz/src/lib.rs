@@ -6,6 +6,8 @@
 //! | `disk` | [`disk`]: chains as requests for a disk |
 //! | `net_header` | [`net`]: chains as frames, packets in words, frames in receive buffers |
 //! | `vhost_user` | [`front_end`]: messages with files for a whole session, with workers behind it |
+//! | `control` | [`control`]: clients of the control socket |
+//! | `iotlb` | [`iotlb`]: translations against a plain list of what was said |
 //! | `introspect` | [`introspect`]: a kernel's memory, some of which says something else |
 //! | `attach` | [`attach`]: the same of its virtio devices and their rings |
 //!
@@ -13,8 +15,10 @@
 //! the workspace; `scripts/fuzz.sh` runs all of them.
 
 pub mod attach;
+pub mod control;
 pub mod disk;
 pub mod front_end;
 pub mod introspect;
+pub mod iotlb;
 pub mod net;
 pub mod ring;

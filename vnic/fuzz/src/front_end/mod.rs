@@ -47,7 +47,7 @@ const PROBE: u32 = 64;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What lives as long as the process: as in `serve`, sessions come and go.
-struct Rig {
+pub(crate) struct Rig {
     shared: Arc<Shared>,
     workers: Arc<Workers>,
     notices: Receiver<Notice>,
@@ -59,7 +59,7 @@ thread_local! {
 }
 
 impl Rig {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         // As in every program that Rust starts; this one libFuzzer starts. The files that the device writes to are anything.
         // SAFETY: nobody else here has a say about this signal.
         unsafe { signal(Signal::SIGPIPE, SigHandler::SigIgn) }.expect("a signal can be ignored");
@@ -74,6 +74,11 @@ impl Rig {
         let plan = Plan { shared: &shared, notices: &notice, poll: PollMode::Adaptive, cpus: &[] };
         let workers = nic::start(vec![port], nic::Beside::default(), &plan);
         Rig { shared, workers: Arc::new(workers.expect("a worker")), notices, runs: 0 }
+    }
+
+    /// What a control socket answers from.
+    pub(crate) fn parts(&self) -> (Arc<Shared>, Arc<Workers>) {
+        (self.shared.clone(), self.workers.clone())
     }
 }
 
@@ -100,7 +105,7 @@ fn open_files() -> usize {
     std::fs::read_dir("/proc/self/fd").expect("procfs").count()
 }
 
-struct FrontEnd {
+pub(crate) struct FrontEnd {
     socket: UnixStream,
     session: Session,
     device: Backend,
@@ -112,7 +117,7 @@ struct FrontEnd {
 }
 
 impl FrontEnd {
-    fn new(rig: &Rig) -> Self {
+    pub(crate) fn new(rig: &Rig) -> Self {
         let nic = Nic { offered: rig.shared.about.offered, queue_pairs: PAIRS, queue_size: 256 };
         let device = Backend::new(nic, Arc::clone(&rig.shared), Arc::clone(&rig.workers));
         let (socket, other) = UnixStream::pair().expect("a socket pair");
@@ -120,6 +125,22 @@ impl FrontEnd {
         let session = Session::new(other.into(), &device);
         let ram = GuestRam::new(RAM).expect("guest memory");
         FrontEnd { socket, session, device, ram, kick: event(), next: Default::default(), ended: false }
+    }
+
+    /// A good beginning, with a buffer in each queue.
+    pub(crate) fn set_up(&mut self) {
+        self.ask(Ask::Begin(0b1111), true, &[Kind::Memory]);
+        for index in 0..2 * PAIRS as u8 {
+            for ask in [Ask::Num(index, 16), Ask::GoodAddr(index), Ask::Kick(index, true), Ask::Enable(index, 1)] {
+                self.ask(ask, true, &[Kind::Event]);
+            }
+            self.chain(index, 0x400 * u16::from(index), 0x100, index % 2 == 0);
+        }
+    }
+
+    /// Has the session not ended?
+    pub(crate) fn is_served(&self) -> bool {
+        !self.ended
     }
 
     fn play(&mut self, bytes: &mut Unstructured<'_>) -> arbitrary::Result<()> {
@@ -233,7 +254,7 @@ fn event() -> OwnedFd {
 }
 
 /// A good front-end gets its frame back, whatever the ones before it did.
-fn probe(rig: &Rig) {
+pub(crate) fn probe(rig: &Rig) {
     const SENT: u64 = 0x8000;
     const ROOM: u64 = 0xa000;
     let mut good = FrontEnd::new(rig);

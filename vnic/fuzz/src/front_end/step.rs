@@ -4,7 +4,7 @@ use arbitrary::Arbitrary;
 use vnic::backend::Backend;
 use vnic::memory::testing::USER_BASE;
 use vnic::memory::{Gpa, RegionSpec, UserAddr};
-use vnic::spec::vhost_user::{ProtocolFeatures, VringAddr, VringState};
+use vnic::spec::vhost_user::{Iotlb, ProtocolFeatures, VringAddr, VringState};
 use vnic::spec::{Feature, Features};
 use vnic::vhost_user::Device;
 use vnic::vhost_user::message::{Request, VringFile};
@@ -54,6 +54,13 @@ pub(super) enum Ask {
     Get(u8),
     Mtu(u16),
     Channel,
+    Iotlb {
+        kind: u8,
+        iova: u8,
+        pages: u8,
+        at: u8,
+        permissions: u8,
+    },
 }
 
 #[derive(Debug, Clone, Arbitrary)]
@@ -169,6 +176,13 @@ impl Ask {
             },
             Ask::Mtu(mtu) => Request::NetSetMtu(mtu.into()),
             Ask::Channel => Request::SetBackendReqFd,
+            Ask::Iotlb { kind, iova, pages, at, permissions } => Request::IotlbMsg(Iotlb {
+                iova: page(iova),
+                size: page(pages),
+                user_address: USER_BASE + page(at),
+                permissions: permissions % 5,
+                kind: kind % 6,
+            }),
         }]
     }
 }
