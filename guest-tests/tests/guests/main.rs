@@ -4,6 +4,7 @@
 
 mod accounts;
 mod attach;
+mod conformance;
 mod disk;
 mod dpdk;
 mod firmware;
