@@ -36,8 +36,10 @@ case $BACK_END in
     need dpdk-testpmd dpdk "DPDK, whose testpmd is the back-end"
     SOCKET=$FOLDER/dpdk.sock
     # It reads orders from its standard input, and ends with it.
-    dpdk-testpmd --lcores 0@0,1@0 --no-pci --no-huge -m 512 --file-prefix=conformance --vdev "net_vhost0,iface=$SOCKET" \
-      -- -i --auto-start --forward-mode=io --port-topology=loop >"$FOLDER/log" 2>&1 < <(sleep 3600) &
+    mkfifo "$FOLDER/orders"
+    exec 9<>"$FOLDER/orders"
+    dpdk-testpmd --lcores 0@0,1@0 --no-pci --no-huge -m 512 --file-prefix="conformance$$" --vdev "net_vhost0,iface=$SOCKET" \
+      -- -i --auto-start --total-num-mbufs=8192 --forward-mode=io --port-topology=loop >"$FOLDER/log" 2>&1 <&9 &
     SERVED=$!
     ;;
 esac

@@ -171,7 +171,9 @@ impl Driver {
         let header = NetHeader::from_bytes(header.try_into().unwrap_or_default());
         let mut bytes = Vec::new();
         let mut buffers = Vec::new();
-        for left in (0..header.num_buffers.max(1)).rev() {
+        // What a driver goes by: without this, a frame has one, whatever the device says (5.1.6.3.2-2 asks what it says).
+        let count = if self.features.has(Feature::MrgRxbuf) { header.num_buffers.max(1) } else { 1 };
+        for left in (0..count).rev() {
             let at = self.at(next.head)?;
             bytes.extend(self.ram.read(at, next.written as usize)?);
             buffers.push((at, next.written));

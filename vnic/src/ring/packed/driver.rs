@@ -128,14 +128,16 @@ impl PackedDriver {
         // One that was added but not published the device cannot know of.
         let out = self.out.get(usize::from(word.id)).copied().flatten().filter(|out| out.burst < self.bursts);
         let Some(out) = out else { return Err(unknown) };
-        if word.len > out.room {
-            return Err(RingError::WrittenTooMuch { head: word.id, written: word.len, room: out.room });
+        // Without the flag the length means nothing (VIRTIO 1.3, 2.8.5); DPDK's device leaves there what it read.
+        let written = if word.flags & DESC_F_WRITE == 0 { 0 } else { word.len };
+        if written > out.room {
+            return Err(RingError::WrittenTooMuch { head: word.id, written, room: out.room });
         }
-        let Some(InOrder { ids, batch }) = &mut self.in_order else { return Ok((word.id, out, word.len)) };
+        let Some(InOrder { ids, batch }) = &mut self.in_order else { return Ok((word.id, out, written)) };
         let id = ids.pop_front().ok_or_else(|| unknown.clone())?;
         if id == word.id {
             *batch = None;
-            return Ok((id, out, word.len));
+            return Ok((id, out, written));
         }
         // Used without a descriptor of its own: all of it (VIRTIO 1.3, 2.8.4 In-order use of descriptors).
         *batch = Some(word);

@@ -105,8 +105,15 @@ fn an_id_returned_twice_is_rejected() {
 #[test]
 fn more_bytes_than_the_buffers_hold_are_rejected() {
     let mut ring = with_two_chains();
-    use_raw(&ring, 0, 0, 11, USED);
+    use_raw(&ring, 0, 0, 11, USED | DESC_F_WRITE);
     assert_eq!(ring.driver.pop_used(), Err(RingError::WrittenTooMuch { head: 0, written: 11, room: 10 }));
+}
+
+#[test]
+fn a_length_means_nothing_where_the_device_has_not_written() {
+    let mut ring = with_two_chains();
+    use_raw(&ring, 0, 0, 11, USED);
+    assert_eq!(ring.driver.pop_used(), Ok(Some(Used { head: 0, written: 0 })));
 }
 
 #[test]
