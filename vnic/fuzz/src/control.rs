@@ -93,7 +93,7 @@ impl Line<'_> {
             Line::Top { every_ms, so_far } => json!({"request": "top", "every_ms": every_ms, "so_far": so_far}),
             Line::Metrics(rest) => return (format!("GET /metrics HTTP/1.0{rest}\r\n\r\n").into_bytes(), true),
             Line::Odd(which, text) => {
-                let names = ["status", "rings", "hold", "ping", "page", "life", "trace", "top", "none"];
+                let names = ["status", "rings", "hold", "ping", "page", "life", "top", "none"];
                 let name = names.get(usize::from(*which) % names.len()).copied().unwrap_or_default();
                 json!({"request": name, "queue": [text], "to": text, "addresses": {"a": text}, "every_ms": text})
             }
