@@ -82,7 +82,8 @@ fn there() -> Result<Vec<PathBuf>> {
     if let Some(path) = env::var_os("VNIC_CONTROL").filter(|path| !path.is_empty()) {
         return Ok(vec![path.into()]);
     }
-    let served = discovery::find().map_err(|error| anyhow!("cannot look for running devices: {error}"))?;
+    let mut served = discovery::find().map_err(|error| anyhow!("cannot look for running devices: {error}"))?;
+    served.sort();
     if served.is_empty() {
         bail!("no `vnic serve` of yours is running; start one, or name its control socket with --control PATH");
     }

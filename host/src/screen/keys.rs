@@ -30,9 +30,14 @@ pub(crate) enum Key {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Input {
     Key(Key),
-    Click { column: u16, row: u16 },
+    Click {
+        column: u16,
+        row: u16,
+    },
     WheelUp,
     WheelDown,
+    /// The terminal says where its cursor is.
+    Answer,
 }
 
 /// A sequence is no longer than this.
@@ -117,6 +122,7 @@ fn sequence(rest: &[u8]) -> First {
     let (parameters, last) = (str::from_utf8(&rest[..end]).unwrap_or_default(), rest[end]);
     let input = match (parameters, last) {
         (mouse, b'M' | b'm') if mouse.starts_with('<') => mouse_input(&mouse[1..], last == b'M'),
+        (place, b'R') if place.contains(';') => Some(Input::Answer),
         (number, b'~') => match number.split(';').next() {
             Some("1" | "7") => Some(Input::Key(Key::Home)),
             Some("4" | "8") => Some(Input::Key(Key::End)),
@@ -177,6 +183,7 @@ mod tests {
             (b"\x1b[<0;11;3M", vec![Input::Click { column: 10, row: 2 }]),
             (b"\x1b[<0;11;3m", vec![]),
             (b"\x1b[<65;1;1M", vec![Input::WheelDown]),
+            (b"\x1b[24;80Rq", vec![Input::Answer, Input::Key(Key::Char('q'))]),
             (b"\x1b[<0;0;0M", vec![]),
             (b"\xff\xfe", vec![]),
             (b"jj", vec![Input::Key(Key::Char('j')); 2]),

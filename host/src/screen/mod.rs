@@ -8,6 +8,7 @@
 //! then says 0 for ever.
 
 mod keys;
+mod taken;
 mod tty;
 
 use std::cell::Cell;
@@ -19,7 +20,7 @@ use std::panic;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use crossterm::{Command, cursor, execute, terminal};
+use crossterm::{Command, cursor, execute, style, terminal};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
@@ -32,12 +33,15 @@ use ratatui::{Frame, Terminal};
 
 use keys::Keyboard;
 pub(crate) use keys::{Input, Key};
+use taken::Taken;
 use tty::Tty;
 
 /// Between two pictures that nobody asked for by a key.
 const PICTURE: Duration = Duration::from_millis(100);
 /// How long the rest of a key's bytes may take.
 const REST: Duration = Duration::from_millis(60);
+/// How long the terminal may take in the end to answer what it was asked: later the shell would have it for a command.
+const LAST_ANSWER: Duration = Duration::from_secs(3);
 
 /// What happens to a view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,7 +156,10 @@ pub(crate) fn run(signals: &Signals, refresh: Duration, news: BorrowedFd<'_>, sh
     }));
     let screen = Screen::enter(signals).context("cannot take over the terminal")?;
     let files = [signals.as_fd(), news];
-    let ended = Live { refresh, signals, files, keyboard: Keyboard::default() }.run(show);
+    let mut live =
+        Live { refresh, signals, files, keyboard: Keyboard::default(), taken: Taken::default(), waits: false };
+    let ended = live.run(show);
+    live.last_answer();
     drop(screen);
     if matches!(wait(&files, Duration::ZERO), Ok(Woken::Gone)) {
         // Whatever failed, nobody is left to be told.
@@ -166,6 +173,9 @@ struct Live<'s> {
     signals: &'s Signals,
     files: [BorrowedFd<'s>; 2],
     keyboard: Keyboard,
+    taken: Taken,
+    /// There is something to be drawn once the terminal has shown the last picture.
+    waits: bool,
 }
 
 impl Live<'_> {
@@ -188,9 +198,19 @@ impl Live<'_> {
                 }
             };
             self.signals.resized.set(false);
+            self.waits = self.taken.left().is_some();
+            if self.waits {
+                let Some(next) = self.next(show)? else { return Ok(()) };
+                what = next;
+                continue;
+            }
             let drawn = execute!(terminal.backend_mut(), terminal::BeginSynchronizedUpdate)
                 .and_then(|()| terminal.draw(draw).map(drop))
-                .and_then(|()| execute!(terminal.backend_mut(), terminal::EndSynchronizedUpdate));
+                .and_then(|()| execute!(terminal.backend_mut(), terminal::EndSynchronizedUpdate))
+                .and_then(|()| match self.taken.asks() {
+                    true => execute!(terminal.backend_mut(), style::Print(taken::QUESTION)),
+                    false => Ok(()),
+                });
             match drawn {
                 // The terminal did not take it.
                 Err(_) if self.signals.ended.get() => return Ok(()),
@@ -214,6 +234,7 @@ impl Live<'_> {
             }
             let limit = next.saturating_duration_since(Instant::now());
             let limit = if self.keyboard.waits() { limit.min(REST) } else { limit };
+            let limit = self.taken.left().filter(|_| self.waits).map_or(limit, |left| limit.min(left));
             match wait(&self.files, limit)? {
                 Woken::Time => match self.keyboard.give_up() {
                     Some(input) => return Ok(Some(vec![Happening::Input(input)])),
@@ -232,7 +253,15 @@ impl Live<'_> {
                 Woken::Keyboard => {
                     let mut bytes = [0; 256];
                     let count = read(io::stdin(), &mut bytes).context("cannot read the keyboard")?;
-                    let inputs = self.keyboard.take(&bytes[..count]);
+                    let mut inputs = self.keyboard.take(&bytes[..count]);
+                    let came = inputs.len();
+                    inputs.retain(|input| *input != Input::Answer);
+                    if inputs.len() < came {
+                        self.taken.answered();
+                        if self.waits && inputs.is_empty() {
+                            return Ok(Some(Vec::new()));
+                        }
+                    }
                     if inputs.contains(&Input::Key(Key::Interrupt)) {
                         return Ok(None);
                     }
@@ -240,6 +269,24 @@ impl Live<'_> {
                         return Ok(Some(inputs.into_iter().map(Happening::Input).collect()));
                     }
                 }
+            }
+        }
+    }
+}
+
+impl Live<'_> {
+    /// Waits for what the terminal has yet to answer.
+    fn last_answer(&mut self) {
+        let deadline = Instant::now() + LAST_ANSWER;
+        while self.taken.is_owed() && !self.signals.ended.get() && Instant::now() < deadline {
+            let stdin = io::stdin();
+            let mut keyboard = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
+            let left = PollTimeout::try_from(deadline.saturating_duration_since(Instant::now()));
+            let mut bytes = [0; 256];
+            let Ok(1..) = poll(&mut keyboard, left.unwrap_or(PollTimeout::ZERO)) else { return };
+            let Ok(count @ 1..) = read(io::stdin(), &mut bytes) else { return };
+            if self.keyboard.take(&bytes[..count]).contains(&Input::Answer) {
+                self.taken.answered();
             }
         }
     }

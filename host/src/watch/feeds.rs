@@ -146,9 +146,11 @@ impl Feeds {
         // It says only whether there is something.
         let _ = self.bell.read();
         let mut all = Vec::new();
-        for part in &mut self.parts {
+        for (at, part) in self.parts.iter_mut().enumerate() {
             for news in part.feed.news() {
                 all.extend(match news {
+                    // Of one that nobody looks at it says nothing of what is looked at.
+                    News::NoLabels(_) if at != self.chosen => None,
                     // As it is, and with its own time.
                     News::State { .. } | News::Gone(_) if part.prefix.is_empty() => Some(news),
                     news => part.take(news),

@@ -47,6 +47,7 @@ const PAGE: isize = 10;
 pub(super) fn act(model: &mut Model, input: Input, area: Rect) -> Done {
     let key = match input {
         Input::Key(key) => key,
+        Input::Answer => return Done::Draw,
         Input::WheelUp => return moved(model, -WHEEL),
         Input::WheelDown => return moved(model, WHEEL),
         Input::Click { column, row } => {

@@ -26,6 +26,16 @@ use crate::util::{Scratch, wait_for};
 const ENTER: &str = "\u{1b}[?1049h";
 const LEAVE: &str = "\u{1b}[?1049l";
 
+/// Where is the cursor?
+const WHERE: &str = "\u{1b}[6n";
+
+/// Does a terminal say where its cursor is?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answers {
+    All,
+    None,
+}
+
 /// A terminal that takes nothing, and one that takes all.
 pub(crate) const STALLED: usize = 0;
 pub(crate) const FAST: usize = usize::MAX;
@@ -71,7 +81,11 @@ impl Terminal {
     }
 
     /// Waits for what the first picture has.
-    pub(crate) fn with(mut command: Command, words: &[&str], first: &str) -> Self {
+    pub(crate) fn with(command: Command, words: &[&str], first: &str) -> Self {
+        Terminal::open(command, words, first, Answers::All)
+    }
+
+    fn open(mut command: Command, words: &[&str], first: &str, answers: Answers) -> Self {
         // Not `openpty`: a command that another test starts meanwhile would inherit the outside, and keep it open.
         let outside = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).unwrap();
         grantpt(&outside).unwrap();
@@ -86,13 +100,13 @@ impl Terminal {
         // The command holds the terminal open as long as it lives.
         drop(command);
         let keyboard = File::from(OwnedFd::from(outside));
-        let mut outside = keyboard.try_clone().unwrap();
+        let (mut outside, mut typed) = (keyboard.try_clone().unwrap(), keyboard.try_clone().unwrap());
         let written = Arc::new(Mutex::new(String::new()));
         let screen = Arc::new(Mutex::new(vt100::Parser::new(some(20), some(80), 0)));
         let (enough, pace) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(FAST)));
         let (raw, shown, stop, at) = (written.clone(), screen.clone(), enough.clone(), pace.clone());
         let reader = thread::spawn(move || {
-            let mut buffer = [0; 4096];
+            let (mut buffer, mut answered) = ([0; 4096], 0);
             loop {
                 let most = match at.load(Ordering::Relaxed) {
                     FAST => buffer.len(),
@@ -108,7 +122,18 @@ impl Terminal {
                 if stop.load(Ordering::Relaxed) {
                     break;
                 }
-                raw.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..count]));
+                let mut raw = raw.lock().unwrap();
+                raw.push_str(&String::from_utf8_lossy(&buffer[..count]));
+                // As every terminal does, once it has come to that.
+                let questions = raw.matches(WHERE).count();
+                drop(raw);
+                for _ in answered..questions {
+                    if answers == Answers::All {
+                        // It may have ended meanwhile.
+                        let _ = typed.write_all(b"\x1b[20;80R");
+                    }
+                }
+                answered = questions;
                 shown.lock().unwrap().process(&buffer[..count]);
             }
         });
@@ -264,7 +289,7 @@ fn top_shows_what_happened_to_the_page_that_was_sent_last() {
         "/var/www/html/big.bin page 0, at 0x2ee1000, was sent last:",
         "filled from sector 2048 by disk0.requestq0 #12",
         "sent by transmitq0 #14 to 10.0.2.2:51514 at seq 4711",
-        "held by transmitq0 #14 for 1.25ms",
+        "held by transmitq0 #14 for 1.25 ms",
         "completed by transmitq0 #14",
     ];
     let in_order = |picture: &str| {
@@ -279,7 +304,9 @@ fn top_shows_what_happened_to_the_page_that_was_sent_last() {
 fn a_signal_ends_it_though_its_terminal_takes_nothing() {
     let scratch = Scratch::new();
     let device = Device::start(&scratch.path("control"), device::busy());
-    let terminal = Terminal::start(&scratch, &device);
+    // It says nothing either, so that it gets each picture.
+    let words = ["watch", "--control", device.control()];
+    let terminal = Terminal::open(scratch.vnic(), &words, "in flight 1", Answers::None);
     terminal.takes(STALLED);
     // Each size is another picture, of many thousand signs: until no more of them fits into what the terminal keeps.
     wait_for("the terminal to be full", || {

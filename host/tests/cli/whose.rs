@@ -59,7 +59,7 @@ fn life_says_what_happened_to_a_page_and_to_a_file() {
          1.000000  0x2ee1000   4096  filled from sector 2048 by disk0.requestq0 #12\n\
          1.500000  0x2ee1000   4096  sent by transmitq0 #14 to 10.0.2.2:51514 at seq  /var/www/big.bin page 0\n\
          \x20                           4711\n\
-         1.500000  0x2ee1000   4096  held by transmitq0 #14 for 1.25ms\n\
+         1.500000  0x2ee1000   4096  held by transmitq0 #14 for 1.25 ms\n\
          1.501250  0x2ee1000   4096  completed by transmitq0 #14\n\
          1 234 chains went by unseen: they came faster than they are recorded\n"
     );
@@ -93,7 +93,7 @@ fn top_says_by_flow_and_by_file_from_where_the_bytes_come() {
          seconds  bytes  what\n\
          1.000000   4096  filled from sector 2048 by disk0.requestq0 #12\n\
          1.500000   4096  sent by transmitq0 #14 to 10.0.2.2:51514 at seq 4711\n\
-         1.500000   4096  held by transmitq0 #14 for 1.25ms\n\
+         1.500000   4096  held by transmitq0 #14 for 1.25 ms\n\
          1.501250   4096  completed by transmitq0 #14\n"
     );
     let outcome = top(&["--once", "--for", "2", "--json"]);

@@ -185,7 +185,10 @@ impl fmt::Display for Step {
         }?;
         write!(f, " by {} #{}", self.queue, self.idx)?;
         if let Use::Held { for_ns, by_hand } = self.what {
-            write!(f, " for {:?}", Duration::from_nanos(for_ns / 1000 * 1000))?;
+            let (seconds, of) = (Duration::from_nanos(for_ns).as_secs_f64(), [("s", 1.0), ("ms", 1e3)]);
+            let found = of.into_iter().find(|(_, per_second)| seconds * per_second >= 1.0);
+            let (unit, per_second) = found.unwrap_or(("µs", 1e6));
+            write!(f, " for {:.2} {unit}", seconds * per_second)?;
             return f.write_str(if by_hand { ", by vnic hold" } else { "" });
         }
         if let Some(segment) = segment {

@@ -191,9 +191,9 @@ fn what_is_held_and_kept_has_steps_of_its_own_around_its_sending() {
     let life = log.of_page(0x10_0000);
     let words: Vec<(u64, String)> = life.steps.iter().map(|step| (step.at_ns / 1000, step.to_string())).collect();
     let expected = [
-        (1000, "held by transmitq0 #3 for 2.5ms, by vnic hold"),
+        (1000, "held by transmitq0 #3 for 2.50 ms, by vnic hold"),
         (3500, "sent by transmitq0 #3 to 10.0.2.2:1000 at seq 1"),
-        (3500, "held by transmitq0 #3 for 750µs"),
+        (3500, "held by transmitq0 #3 for 750.00 µs"),
         (4250, "completed by transmitq0 #3"),
         (5000, "sent by transmitq0 #4 to 10.0.2.2:1000 at seq 1"),
         (5000, "completed by transmitq0 #4"),

@@ -73,8 +73,11 @@ pub(crate) fn draw(frame: &mut Frame<'_>, area: Rect, model: &Model) {
         match row {
             Row::Device(device) => {
                 let what = format!("{} {} {}", device.device, device.socket, device.link);
-                let why = device.last_error.as_ref().filter(|_| !device.connected);
-                let why = why.map(|why| Span::styled(format!("  {why}"), BAD));
+                let why = match &device.last_error {
+                    _ if device.connected => None,
+                    Some(why) => Some(Span::styled(format!("  {why}"), BAD)),
+                    None => Some(Span::styled("  no front-end", DIM)),
+                };
                 let words = [Span::styled(what.trim().to_owned(), DIM)].into_iter().chain(why);
                 frame.render_widget(Paragraph::new(Line::from_iter(words)), line(at));
             }
