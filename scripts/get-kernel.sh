@@ -6,6 +6,7 @@
 #   scripts/get-kernel.sh --newer      also the kernel of its backports (exit 3 when there is none to be had)
 #   scripts/get-kernel.sh --kernel 7.3   also the newest kernel of this version that some suite of Debian's has, or
 #   scripts/get-kernel.sh --kernel sid   that of a suite (exit 3 when there is none to be had)
+#   scripts/get-kernel.sh --newest       also the newest kernel that any suite of Debian's has today, asked anew
 #   scripts/get-kernel.sh --newer-qemu   also the QEMU of its backports, beside the installed one whose libraries it uses
 #   scripts/get-kernel.sh --refresh    asks again for the newest of what was fetched before
 #
@@ -59,6 +60,20 @@ find_kernel() {
   esac
 }
 
+# find_newest: the suite with the newest kernel, as Debian's versions are compared.
+find_newest() {
+  local suite version newest='' found=''
+  for suite in "${SUITES[@]}"; do
+    apt_private "$suite" || continue
+    version=$(depends linux-image-cloud-amd64 'linux-image-[0-9].*')
+    [ -n "$version" ] || continue
+    if [ -z "$newest" ] || dpkg --compare-versions "${version#linux-image-}" gt "$newest"; then
+      newest=${version#linux-image-} found=$suite
+    fi
+  done
+  [ -n "$found" ] && say "The newest kernel is $newest, of $found" && REFRESH=1 fetch_kernel newest "$found"
+}
+
 fetch_busybox() {
   local folder=$GUEST/busybox
   if [ -e "$folder" ] && [ -z "$REFRESH" ]; then return; fi
@@ -80,10 +95,11 @@ fetch_qemu() {
   fi
 }
 
-NEWER='' NEWER_QEMU='' WHICH=()
+NEWER='' NEWEST='' NEWER_QEMU='' WHICH=()
 while [ $# -gt 0 ]; do
   case $1 in
     --newer) NEWER=1 ;;
+    --newest) NEWEST=1 ;;
     --kernel)
       [[ ${2:-} =~ ^[a-z0-9][a-z0-9.+-]*$ ]] || usage_error "--kernel takes a version, or a suite of Debian's"
       WHICH+=("$2") && shift
@@ -107,6 +123,7 @@ fetch_busybox || fail 2 "could not fetch busybox-static: is there a network?"
 if [ -n "$NEWER" ] && ! fetch_kernel newer "$(codename)-backports"; then
   fail 3 "there is no newer kernel to be had from $(codename)-backports"
 fi
+[ -z "$NEWEST" ] || find_newest || fail 3 "no suite of Debian's has a kernel: is there a network?"
 for which in "${WHICH[@]}"; do
   find_kernel "$which" || fail 3 "there is no kernel $which to be had from Debian"
 done

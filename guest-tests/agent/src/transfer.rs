@@ -8,11 +8,12 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{SockaddrStorage, setsockopt, sockopt};
 use vnic_experiment::row::{PROGRAM, path_kind_of};
 use vnic_experiment::run::NicState;
 use vnic_experiment::wire::{self, Event, Flow, PageRun, Receipt, TransferSpec};
@@ -113,7 +114,8 @@ impl Prepared {
             let _ = load_group(group);
         }
         let made = filesystems::make(&spec.filesystem, spec.offset, spec.bytes)?;
-        let socket = connect(spec.to, (spec.pause || method.chunk_fits).then_some(spec.chunk))?;
+        let room = (spec.pause || method.chunk_fits).then_some(spec.chunk);
+        let socket = if spec.mptcp { connect_mptcp(spec.to, room)? } else { connect(spec.to, room)? };
         let flow = Flow { protocol: 6, local: socket.local_addr()?, remote: socket.peer_addr()? };
         let module = spec.module.as_deref().map(Brought::load).transpose()?;
         let mut prepared = Prepared { method, spec, made, socket, stream: None, module, flow, nic, pages: Vec::new() };
@@ -281,12 +283,35 @@ fn unsupported(error: io::Error) -> anyhow::Error {
 pub(crate) fn connect(to: SocketAddr, chunk: Option<u64>) -> Result<TcpStream> {
     let socket = TcpStream::connect_timeout(&to, CONNECT_DEADLINE)
         .with_context(|| format!("connect to the receiver at {to}"))?;
+    with_room(&socket, chunk)?;
+    Ok(socket)
+}
+
+fn with_room(socket: &TcpStream, chunk: Option<u64>) -> Result<()> {
     socket.set_read_timeout(Some(STALL_DEADLINE))?;
     socket.set_write_timeout(Some(STALL_DEADLINE))?;
     if let Some(chunk) = chunk {
         let room = usize::try_from(chunk).unwrap_or(usize::MAX).saturating_mul(2).clamp(1 << 18, 1 << 28);
-        setsockopt(&socket, sockopt::SndBufForce, &room).context("make room in the socket (SO_SNDBUFFORCE)")?;
+        setsockopt(socket, sockopt::SndBufForce, &room).context("make room in the socket (SO_SNDBUFFORCE)")?;
     }
+    Ok(())
+}
+
+/// The same by Multipath TCP; it is TCP that goes over the wire, where the receiver does not know it.
+fn connect_mptcp(to: SocketAddr, chunk: Option<u64>) -> Result<TcpStream> {
+    let family = if to.is_ipv6() { libc::AF_INET6 } else { libc::AF_INET };
+    // SAFETY: three numbers; what comes back is an error or a new descriptor.
+    let descriptor = unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, libc::IPPROTO_MPTCP) };
+    if descriptor < 0 {
+        bail!(Unsupported(format!("this kernel has no Multipath TCP: {}", io::Error::last_os_error())));
+    }
+    // SAFETY: it was just opened, and nobody else has it.
+    let socket = unsafe { OwnedFd::from_raw_fd(descriptor) };
+    let address = SockaddrStorage::from(to);
+    nix::sys::socket::connect(socket.as_raw_fd(), &address)
+        .with_context(|| format!("connect to the receiver at {to}"))?;
+    let socket = TcpStream::from(socket);
+    with_room(&socket, chunk)?;
     Ok(socket)
 }
 

@@ -38,6 +38,14 @@ impl Mapping {
         Mapping::new(file, offset, bytes, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_PRIVATE)
     }
 
+    /// Maps `bytes` of the file from `offset`, which it must be open for writing for: who pins these pages may write to them.
+    ///
+    /// # Errors
+    /// The kernel's refusal; an empty part cannot be mapped.
+    pub fn writable_of_file(file: &File, offset: u64, bytes: u64) -> io::Result<Mapping> {
+        Mapping::new(file, offset, bytes, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED)
+    }
+
     fn new(file: &File, offset: u64, bytes: u64, access: ProtFlags, sharing: MapFlags) -> io::Result<Mapping> {
         let start = offset % PAGE_SIZE;
         let length = usize::try_from(start + bytes).ok().and_then(NonZeroUsize::new);

@@ -12,6 +12,8 @@ pub struct Filesystem {
     pub disk: Disk,
     /// The group of the image's modules that it needs beside what every guest has.
     pub modules: Option<&'static str>,
+    /// Does it keep the bytes of a file in memory in another form, too? Those that compress do, or pack.
+    pub packs: bool,
     /// A program of the host's that the guest needs for it, and Debian's package of it.
     pub tool: Option<(&'static str, &'static str)>,
 }
@@ -42,12 +44,10 @@ pub const FILESYSTEMS: &[Filesystem] = &[
     of("ext4", EXT4, None, None),
     of("xfs", Disk::Made("mkfs.xfs", &["-q", "-f"], "xfsprogs"), Some("filesystems"), None),
     of("btrfs", BTRFS, Some("btrfs"), None),
-    of("btrfs-zstd", BTRFS, Some("btrfs"), None),
+    Filesystem { packs: true, ..of("btrfs-zstd", BTRFS, Some("btrfs"), None) },
     of("overlayfs", EXT4, Some("filesystems"), None),
-    of("squashfs", Disk::Blank, Some("squashfs"), Some(("mksquashfs", "squashfs-tools"))),
+    Filesystem { packs: true, ..of("squashfs", Disk::Blank, Some("squashfs"), Some(("mksquashfs", "squashfs-tools"))) },
     of("erofs", Disk::Blank, Some("erofs"), Some(("mkfs.erofs", "erofs-utils"))),
-    of("fuse", EXT4, Some("fuse"), None),
-    of("nfs", EXT4, Some("nfs"), None),
 ];
 
 const fn of(
@@ -56,7 +56,7 @@ const fn of(
     modules: Option<&'static str>,
     tool: Option<(&'static str, &'static str)>,
 ) -> Filesystem {
-    Filesystem { name, disk, modules, tool }
+    Filesystem { name, disk, modules, packs: false, tool }
 }
 
 /// A name that is no file system's.

@@ -28,6 +28,19 @@ pub const METHODS: &[&str] = &[
 /// with a cold file too, and what another kernel would make of some.
 pub const TABLE: &str = "table";
 
+/// More rows of the table of kernels and file systems, each with scatter-gather and without; not in `all`.
+pub const FURTHER: &[&str] = &[
+    "sendfile-direct",
+    "io-uring-splice",
+    "io-uring-send-zc-fixed",
+    "ktls-sendfile-ro",
+    "sendfile-ipv6",
+    "msg-zerocopy-ipv6",
+    "read-write-mptcp",
+    "sendfile-mptcp",
+    "msg-zerocopy-mptcp",
+];
+
 /// The row beyond the kernel: a program drives the NIC itself, through VFIO, and hands it the file's pages. It needs an
 /// IOMMU, which the other rows are measured without, and there is no kernel's NIC to switch something off in: it is not in
 /// `all`.
@@ -41,6 +54,11 @@ const SUFFIXES: [&str; 3] = ["", "-no-sg", "-no-csum"];
 
 /// Of a row whose file is not in memory when it starts: the disk's DMA brings it there first, as in the textbook's table.
 const COLD: &str = "-cold";
+
+/// Of a row whose connection is IPv6.
+const IPV6: &str = "-ipv6";
+/// Of a row whose program asks for Multipath TCP; the far end does not know it, so TCP is what goes over the wire.
+const MPTCP: &str = "-mptcp";
 
 /// How a method's payload gets from the file to the socket, as far as a witness must know it to read its own figures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +85,7 @@ pub const WHAT_IF: &[&str] = &["sendfile+copy-splice", "splice+copy-splice", "kt
 /// A name that is no row's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is not a row's name: a method in lower case, with `-cold` behind it where the file is not to be in memory, and `-no-sg` or `-no-csum` where the NIC is to lack them, and `+MODULE` where the guest is to load a kernel module for it (sendfile, sendfile-cold, sendfile-no-sg, sendfile+copy-splice, …)"
+    "`{0}` is not a row's name: a method in lower case, with `-cold` behind it where the file is not to be in memory, and `-no-sg` or `-no-csum` where the NIC is to lack them, `-ipv6` or `-mptcp` before that for another connection, and `+MODULE` where the guest is to load a kernel module for it (sendfile, sendfile-cold, sendfile-no-sg, sendfile+copy-splice, …)"
 )]
 pub struct BadRow(pub String);
 
@@ -82,6 +100,10 @@ pub struct Row {
     pub nic: NicWish,
     /// Is the file's data to be on the disk only when it starts?
     pub cold: bool,
+    /// Is the connection to be IPv6?
+    pub ipv6: bool,
+    /// Is the program to ask for Multipath TCP?
+    pub mptcp: bool,
     /// The kernel module that the guest loads before it, and takes out after it.
     pub module: Option<String>,
 }
@@ -100,6 +122,8 @@ impl Row {
         } else {
             (row, NicWish::default())
         };
+        let (method, ipv6) = method.strip_suffix(IPV6).map_or((method, false), |method| (method, true));
+        let (method, mptcp) = method.strip_suffix(MPTCP).map_or((method, false), |method| (method, true));
         let (method, cold) = method.strip_suffix(COLD).map_or((method, false), |method| (method, true));
         let is_word = |word: &str| {
             word.starts_with(|c: char| c.is_ascii_lowercase())
@@ -108,7 +132,15 @@ impl Row {
         if !is_word(method) || !module.is_none_or(is_word) {
             return Err(BadRow(name.to_owned()));
         }
-        Ok(Row { name: name.to_owned(), method: method.to_owned(), nic, cold, module: module.map(str::to_owned) })
+        Ok(Row {
+            name: name.to_owned(),
+            method: method.to_owned(),
+            nic,
+            cold,
+            ipv6,
+            mptcp,
+            module: module.map(str::to_owned),
+        })
     }
 
     /// Takes a list apart: names with commas between; `all`, `table` and `textbook` stand for several.
@@ -124,6 +156,11 @@ impl Row {
                     for method in METHODS {
                         let cold = TEXTBOOK.contains(method).then_some(COLD);
                         for suffix in suffixes.iter().copied().chain(cold) {
+                            rows.push(Row::parse(&format!("{method}{suffix}"))?);
+                        }
+                    }
+                    for method in if name == TABLE { FURTHER } else { &[] } {
+                        for suffix in suffixes {
                             rows.push(Row::parse(&format!("{method}{suffix}"))?);
                         }
                     }
@@ -149,6 +186,10 @@ impl Row {
     /// `NETIF_F_SG` only with it), so `csum_offered` belongs to the question.
     #[must_use]
     pub fn expected(&self, csum_offered: bool) -> Option<Verdict> {
+        if self.mptcp {
+            // Nobody promises anything.
+            return None;
+        }
         match self.module.as_deref() {
             None => {}
             Some(COPY_SPLICE) if ["sendfile", "splice", "ktls-sendfile"].contains(&self.method.as_str()) => {
@@ -160,10 +201,16 @@ impl Row {
         }
         let gathers = csum_offered && self.nic.sg != Some(false) && self.nic.csum != Some(false);
         match self.method.as_str() {
-            "read-write" | "mmap-write" | "direct-io" | "ktls-sendfile" => Some(Verdict::Copied),
-            "sendfile" | "splice" | "vmsplice" | "direct-io-zerocopy" | "msg-zerocopy" | "io-uring-send-zc" => {
-                Some(if gathers { Verdict::ZeroCopy } else { Verdict::Copied })
-            }
+            "read-write" | "mmap-write" | "direct-io" | "ktls-sendfile" | "ktls-sendfile-ro" => Some(Verdict::Copied),
+            "sendfile"
+            | "splice"
+            | "vmsplice"
+            | "direct-io-zerocopy"
+            | "msg-zerocopy"
+            | "io-uring-send-zc"
+            | "sendfile-direct"
+            | "io-uring-splice"
+            | "io-uring-send-zc-fixed" => Some(if gathers { Verdict::ZeroCopy } else { Verdict::Copied }),
             // No kernel between the page and the NIC.
             USERSPACE => Some(Verdict::ZeroCopy),
             // Half of it before the program writes to its pages, half of it after.
@@ -183,9 +230,9 @@ impl Row {
 #[must_use]
 pub fn path_kind_of(method: &str) -> PathKind {
     match method {
-        "direct-io" | "direct-io-zerocopy" | PROGRAM => PathKind::Direct,
+        "direct-io" | "direct-io-zerocopy" | "sendfile-direct" | PROGRAM => PathKind::Direct,
         "cow" => PathKind::CopyOnWrite,
-        "ktls-sendfile" => PathKind::Cipher,
+        "ktls-sendfile" | "ktls-sendfile-ro" => PathKind::Cipher,
         _ => PathKind::PageCache,
     }
 }
@@ -213,6 +260,9 @@ mod tests {
         let row = Row::parse("sendfile-cold-no-sg+copy-splice").unwrap();
         assert_eq!((row.method.as_str(), row.cold, row.module.as_deref()), ("sendfile", true, Some("copy-splice")));
         assert_eq!(row.nic.sg, Some(false));
+        let row = Row::parse("msg-zerocopy-ipv6-no-sg").unwrap();
+        assert_eq!((row.method.as_str(), row.ipv6, row.mptcp, row.nic.sg), ("msg-zerocopy", true, false, Some(false)));
+        assert!(Row::parse("sendfile-mptcp").unwrap().mptcp);
     }
 
     #[test]

@@ -49,6 +49,8 @@ pub struct Circumstances {
     pub unparsed_frames: u64,
     /// Bytes elsewhere that could not be looked for in the file's pages when these were known.
     pub forgotten_bytes: u64,
+    /// Does the file system keep the file's bytes in memory in another form, too: compressed, packed?
+    pub kept_elsewhere: bool,
     /// Pages of the file that were at another physical address after the transfer than before.
     pub pages_moved: u64,
 }
@@ -193,7 +195,7 @@ pub fn judge(method: &mut Method, circumstances: Circumstances) {
     let mut witnesses = vec![
         ("device", device(&method.device, method.bytes_sent, path_kind, circumstances)),
         ("guest", guest(method, path_kind)),
-        ("memory", memory(method, path_kind)),
+        ("memory", memory(method, path_kind, circumstances)),
         ("introspection", introspection(method, path_kind, circumstances)),
     ];
     witnesses.extend(disk(method).map(|testimony| ("disk", testimony)));

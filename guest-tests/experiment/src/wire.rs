@@ -94,6 +94,9 @@ pub struct TransferSpec {
     /// Have none of the file in memory when the transfer starts.
     #[serde(default)]
     pub cold: bool,
+    /// Ask for Multipath TCP.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub mptcp: bool,
     /// The kernel module to have loaded meanwhile, and at no other time: one of those that the image was given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub module: Option<String>,

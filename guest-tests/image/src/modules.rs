@@ -57,8 +57,6 @@ pub const WANTED: &[Group] = &[
     extra("btrfs", &["crc32c_generic", "xxhash_generic", "btrfs"]),
     extra("squashfs", &["squashfs"]),
     extra("erofs", &["erofs"]),
-    extra("fuse", &["fuse"]),
-    extra("nfs", &["nfsd", "nfs", "nfsv4"]),
 ];
 
 /// A group of modules for guests that are to have it.

@@ -186,7 +186,9 @@ fn initramfs(options: &Options, guest: &Path, folder: &Path, modules: &Path) -> 
         // The C library loads it when a thread ends, and no program names it.
         with.extend(library("libgcc_s.so.1").map(|library| (library.clone(), library)));
     }
-    let output = match with.is_empty() && !groups.iter().any(|group| guest_image::modules::is_extra(group)) {
+    // In a tree where a kernel is built modules change one by one: its image is not kept. Nor is one with files of the host's.
+    let is_kept = modules.starts_with(guest.join("kernel")) && with.is_empty();
+    let output = match is_kept && !groups.iter().any(|group| guest_image::modules::is_extra(group)) {
         true => guest.join(format!("initramfs-{}.cpio", modules.file_name().unwrap_or_default().display())),
         false => folder.join("initramfs.cpio"),
     };

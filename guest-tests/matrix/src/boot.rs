@@ -61,14 +61,15 @@ impl Boot {
     /// The command that measures them.
     fn command(&self, run_dir: &Path, modules: &[PathBuf]) -> Vec<String> {
         let Some(first) = self.cells.first() else { return Vec::new() };
-        let rows: Vec<&str> = self.cells.iter().map(|cell| cell.row.as_str()).collect();
+        let round: Vec<&str> = self.cells.iter().map(|cell| cell.row.as_str()).collect();
+        let rows = vec![round.join(","); first.size.rounds];
         let script = repository().join("scripts/run-qemu.sh");
         let mut words = vec![script.display().to_string()];
         let mut add = |option: &str, value: String| words.extend([option.to_owned(), value]);
         add("--kernel", first.kernel.image.display().to_string());
         add("--modules", first.kernel.modules.display().to_string());
         add("--filesystem", first.filesystem.clone());
-        add("--size", first.bytes.to_string());
+        add("--size", first.size.bytes.to_string());
         add("--transfer", rows.join(","));
         add("--run-dir", run_dir.display().to_string());
         for module in modules {
@@ -145,26 +146,24 @@ impl Boot {
         let Ok(text) = fs::read(&path) else { return Ok(None) };
         let run: Run = serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
         let is_run = |row: &Method| !row.why.starts_with(NOT_RUN);
-        let mut rows: BTreeMap<&str, &Method> =
-            run.methods.iter().filter(|row| is_run(row)).map(|row| (row.method.as_str(), row)).collect();
-        if interrupted && let Some(last) = run.methods.iter().filter(|row| is_run(row)).next_back() {
-            // The signal's doing.
-            if last.verdict.is_none() {
-                rows.remove(last.method.as_str());
-            }
+        let mut ran: Vec<&Method> = run.methods.iter().filter(|row| is_run(row)).collect();
+        // The last one of those that were cut short is the signal's doing.
+        if interrupted && ran.last().is_some_and(|last| last.verdict.is_none()) {
+            ran.pop();
         }
         let mut left = Vec::new();
         let mut recorded = 0;
         for cell in &self.cells {
-            let Some(row) = rows.get(cell.row.as_str()) else {
+            let rows: Vec<Method> = ran.iter().filter(|row| row.method == cell.row).map(|row| (*row).clone()).collect();
+            if rows.len() < cell.size.rounds {
                 left.push(cell.clone());
                 continue;
-            };
+            }
             recorded += 1;
-            let failed = row.verdict.is_none() && row.expected.is_some();
+            let failed = rows.iter().any(|row| row.verdict.is_none() && row.expected.is_some());
             let logs = if failed { logs(run_dir) } else { Vec::new() };
             let file = FileInfo { filesystem: cell.filesystem.clone(), ..run.file.clone() };
-            let run = Run { methods: vec![(*row).clone()], file, ..run.clone() };
+            let run = Run { methods: rows, file, ..run.clone() };
             cell.put(folder, &run, &origin(cell, command), &logs)?;
         }
         Ok((recorded > 0).then_some(Outcome::Done { recorded, left }))
@@ -189,7 +188,7 @@ fn unmeasured(cell: &Cell, why: &str, expected: Option<Verdict>) -> Run {
         kernel: cell.kernel.name.clone(),
         qemu: None,
         accel: None,
-        file: FileInfo { bytes: cell.bytes, filesystem: cell.filesystem.clone(), chunk: None },
+        file: FileInfo { bytes: cell.size.bytes, filesystem: cell.filesystem.clone(), chunk: None },
         kernel_modules: Vec::new(),
         methods: vec![method],
         watched: None,
@@ -210,7 +209,7 @@ fn origin(cell: &Cell, command: &[String]) -> Origin {
         kernel: cell.kernel.name.clone(),
         filesystem: cell.filesystem.clone(),
         row: cell.row.clone(),
-        bytes: cell.bytes,
+        bytes: cell.size.bytes,
         vnic: version(),
         date: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         command: shown(command),
@@ -235,6 +234,7 @@ pub(crate) fn built() -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cell::Size;
     use crate::kernel::Kernel;
 
     #[test]
@@ -244,7 +244,7 @@ mod tests {
             kernel: kernel(name),
             filesystem: filesystem.to_owned(),
             row: row.to_owned(),
-            bytes: 1,
+            size: Size { bytes: 1, rounds: 2 },
         };
         let cells = [cell("a", "ext4", "x"), cell("a", "xfs", "x"), cell("a", "ext4", "y"), cell("b", "ext4", "x")];
         let boots = Boot::group(cells);
@@ -252,14 +252,19 @@ mod tests {
         let expected = [("a,ext4", 2), ("a,xfs", 1), ("b,ext4", 1)].map(|(name, count)| (name.to_owned(), count));
         assert_eq!(shape, expected);
         let command = boots[0].command(Path::new("/r"), &["/m/copy-splice.ko".into()]);
-        assert!(command.windows(2).any(|pair| pair == ["--transfer", "x,y"]), "{command:?}");
+        assert!(command.windows(2).any(|pair| pair == ["--transfer", "x,y,x,y"]), "{command:?}");
     }
 
     #[test]
     fn a_boot_that_another_program_has_is_not_taken() {
         let folder = std::env::temp_dir().join(format!("vnic-matrix-lock-{}", std::process::id()));
         let kernel = Kernel { name: "k".to_owned(), image: "i".into(), modules: "m".into() };
-        let cell = Cell { kernel, filesystem: "ext4".to_owned(), row: "sendfile".to_owned(), bytes: 1 };
+        let cell = Cell {
+            kernel,
+            filesystem: "ext4".to_owned(),
+            row: "sendfile".to_owned(),
+            size: Size { bytes: 1, rounds: 1 },
+        };
         let boot = Boot { cells: vec![cell], failed: 0 };
         let lock = boot.lock(&folder).unwrap();
         assert!(lock.is_some());

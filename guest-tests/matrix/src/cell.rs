@@ -21,7 +21,15 @@ pub(crate) struct Cell {
     pub(crate) kernel: Kernel,
     pub(crate) filesystem: String,
     pub(crate) row: String,
+    pub(crate) size: Size,
+}
+
+/// How much is sent, and how often.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Size {
     pub(crate) bytes: u64,
+    /// Rows of its record.
+    pub(crate) rounds: usize,
 }
 
 /// `cell.json`: how it came about.
@@ -90,18 +98,21 @@ impl fmt::Display for State {
 
 impl fmt::Display for Cell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Cell { kernel, filesystem, row, bytes } = self;
+        let Cell { kernel, filesystem, row, size } = self;
         let version = env!("CARGO_PKG_VERSION");
-        f.pad(&format!("{},{filesystem},{row},{},vnic-{version}", kernel.name, size(*bytes)))
+        f.pad(&format!("{},{filesystem},{row},{},vnic-{version}", kernel.name, size))
     }
 }
 
-/// As people write it: 4M.
-fn size(bytes: u64) -> String {
-    match bytes {
-        _ if bytes.is_multiple_of(1 << 20) => format!("{}M", bytes >> 20),
-        _ if bytes.is_multiple_of(1 << 10) => format!("{}K", bytes >> 10),
-        _ => bytes.to_string(),
+/// As people write it: 4M, or 4Mx7 where it was sent seven times.
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.bytes {
+            bytes if bytes.is_multiple_of(1 << 20) => write!(f, "{}M", bytes >> 20),
+            bytes if bytes.is_multiple_of(1 << 10) => write!(f, "{}K", bytes >> 10),
+            bytes => write!(f, "{bytes}"),
+        }?;
+        if self.rounds == 1 { Ok(()) } else { write!(f, "x{}", self.rounds) }
     }
 }
 
@@ -110,16 +121,21 @@ impl Cell {
         folder.join(self.to_string())
     }
 
-    /// What came out; an unreadable record is an error, and not taken for none.
+    /// What came out.
     pub(crate) fn state(&self, folder: &Path) -> Result<State> {
+        Ok(self.row(folder)?.as_ref().map_or(State::Open, State::of))
+    }
+
+    /// Its row, of the first round; an unreadable record is an error, and not taken for none.
+    pub(crate) fn row(&self, folder: &Path) -> Result<Option<Method>> {
         let path = self.place(folder).join("run.json");
         if !path.exists() {
-            return Ok(State::Open);
+            return Ok(None);
         }
         let shown = || format!("{} (delete its folder, and it is run again)", path.display());
         let text = fs::read(&path).with_context(shown)?;
         let run: Run = serde_json::from_slice(&text).with_context(shown)?;
-        Ok(State::of(run.methods.first().context("there is no row in it").with_context(shown)?))
+        run.methods.into_iter().next().context("there is no row in it").with_context(shown).map(Some)
     }
 
     /// Leaves its record, in place of an earlier one; of one that failed with these logs.
@@ -156,7 +172,12 @@ mod tests {
 
     fn cell() -> Cell {
         let kernel = Kernel { name: "6.1.0".to_owned(), image: "i".into(), modules: "m".into() };
-        Cell { kernel, filesystem: "ext4".to_owned(), row: "sendfile-no-sg".to_owned(), bytes: 4 << 20 }
+        Cell {
+            kernel,
+            filesystem: "ext4".to_owned(),
+            row: "sendfile-no-sg".to_owned(),
+            size: Size { bytes: 4 << 20, rounds: 1 },
+        }
     }
 
     #[test]
@@ -165,6 +186,7 @@ mod tests {
         fs::create_dir_all(&folder).unwrap();
         let cell = cell();
         assert!(cell.to_string().starts_with("6.1.0,ext4,sendfile-no-sg,4M,vnic-"), "{cell}");
+        assert_eq!(Size { bytes: 5000, rounds: 7 }.to_string(), "5000x7");
         assert_eq!(cell.state(&folder).unwrap(), State::Open);
         let method = Method {
             verdict: Some(Verdict::Copied),
@@ -187,7 +209,7 @@ mod tests {
             kernel: "6.1.0".to_owned(),
             filesystem: "ext4".to_owned(),
             row: cell.row.clone(),
-            bytes: cell.bytes,
+            bytes: cell.size.bytes,
             vnic: "0".to_owned(),
             date: 1,
             command: "x".to_owned(),

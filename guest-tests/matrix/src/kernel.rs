@@ -36,6 +36,13 @@ impl Kernel {
         Ok(kernels)
     }
 
+    /// The newest that Debian has today: asked anew each time.
+    pub(crate) fn newest() -> Result<Kernel> {
+        let status = Command::new(repository().join("scripts/get-kernel.sh")).arg("--newest").status();
+        ensure!(status.context("get-kernel.sh")?.success(), "there is no newest kernel to be had");
+        Kernel::debian("newest")
+    }
+
     /// `BZIMAGE,MODULES`
     fn own(name: &str, files: &str) -> Result<Kernel> {
         let (image, modules) = files.split_once(',').context(

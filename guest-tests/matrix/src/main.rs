@@ -6,14 +6,18 @@
 //! | [`kernel`] | kernels by name: Debian's, and one's own |
 //! | [`cell`] | what goes into a cell, and its record on disk |
 //! | [`boot`] | one guest, for all cells of a kernel and a file system that are not there |
+//! | [`figures`] | what a record has in figures, and what may be expected of them |
+//! | [`publish`](mod@publish) | all cells to be read: Markdown, a page, CSV, Parquet |
 //! | [`work`] | several guests at a time, and how far they are |
 
 #![expect(clippy::print_stderr, clippy::print_stdout, reason = "a program for people")]
 
 mod boot;
 mod cell;
+mod figures;
 mod kernel;
 mod plan;
+mod publish;
 mod work;
 
 use std::num::NonZero;
@@ -25,7 +29,8 @@ use clap::Parser;
 use guest_launcher::children::Signals;
 use guest_launcher::{Failure, repository};
 
-use crate::cell::State;
+use crate::cell::{Size, State};
+use crate::figures::Expectation;
 use crate::kernel::Kernel;
 use crate::plan::Patterns;
 
@@ -50,6 +55,9 @@ struct Options {
     /// Of the file that is sent
     #[arg(long, value_name = "BYTES", default_value = "4M", value_parser = parse_size)]
     size: u64,
+    /// Measures each row so often, in rounds, for times that have a spread
+    #[arg(long, value_name = "N", default_value = "1")]
+    rounds: NonZero<usize>,
     /// Guests at a time
     #[arg(long, value_name = "N", default_value = "2")]
     guests: NonZero<usize>,
@@ -62,6 +70,16 @@ struct Options {
     /// Only says which cells there are, a line each: what goes in, and what came out
     #[arg(long)]
     list: bool,
+    /// Only writes what came out of all cells of --size to this folder: zero-copy-table.md, .html, .csv, .parquet
+    #[arg(long, value_name = "DIR", conflicts_with = "list")]
+    publish: Option<PathBuf>,
+    /// What every cell is to show: a verdict (zero-copy, copied, mixed) or a figure's relation (descriptors_per_mib < 64). Exits with 0
+    /// if so, with 1 if not, with 125 where one was not measured: as `git bisect run` wants it
+    #[arg(long, value_name = "WHAT", conflicts_with = "list")]
+    expect: Option<Expectation>,
+    /// Also the newest kernel that any suite of Debian's has today
+    #[arg(long)]
+    newest: bool,
     /// Where the cells are [default: target/matrix]
     #[arg(long, value_name = "DIR")]
     folder: Option<PathBuf>,
@@ -74,8 +92,7 @@ fn parse_size(text: &str) -> Result<u64, &'static str> {
 
 fn main() -> ExitCode {
     match run(&Options::parse()) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(1),
+        Ok(code) => ExitCode::from(code),
         Err(Failure::Interrupted) => ExitCode::from(130),
         Err(failure) => {
             eprintln!("matrix.sh: {failure}");
@@ -84,11 +101,22 @@ fn main() -> ExitCode {
     }
 }
 
-/// Is every cell there, and as it should be?
-fn run(options: &Options) -> Result<bool, Failure> {
+/// A cell that `git bisect` is to pass over.
+const SKIP: u8 = 125;
+
+/// The exit code.
+fn run(options: &Options) -> Result<u8, Failure> {
     let folder = options.folder.clone().unwrap_or_else(|| repository().join("target/matrix"));
-    let kernels = Kernel::all(&options.kernels)?;
-    let cells = plan::cells(&kernels, &options.filesystems, &options.rows, options.size)?;
+    if let Some(to) = &options.publish {
+        eprintln!("{}", publish::publish(&folder, options.size, to)?);
+        return Ok(0);
+    }
+    let mut kernels = Kernel::all(&options.kernels)?;
+    if options.newest {
+        kernels.extend(Some(Kernel::newest()?).filter(|newest| !kernels.contains(newest)));
+    }
+    let size = Size { bytes: options.size, rounds: options.rounds.get() };
+    let cells = plan::cells(&kernels, &options.filesystems, &options.rows, size)?;
     if !options.list {
         let signals = Signals::watch()?;
         let limits = work::Limits {
@@ -105,5 +133,12 @@ fn run(options: &Options) -> Result<bool, Failure> {
         }
     }
     eprintln!("{} in {}", plan::sums(&states), folder.display());
-    Ok(states.iter().all(State::is_fine))
+    let Some(expectation) = &options.expect else { return Ok(u8::from(!states.iter().all(State::is_fine))) };
+    let mut met = true;
+    for cell in &cells {
+        let Some(is_met) = cell.row(&folder)?.as_ref().and_then(|row| expectation.is_met(row)) else { return Ok(SKIP) };
+        eprintln!("{cell}: {}", if is_met { "as expected" } else { "other than expected" });
+        met &= is_met;
+    }
+    Ok(u8::from(!met))
 }

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use vnic_experiment::filesystem::FILESYSTEMS;
 use vnic_experiment::row::{Row, TABLE};
 
-use crate::cell::{Cell, State};
+use crate::cell::{Cell, Size, State};
 use crate::kernel::Kernel;
 
 /// Names with commas between, `*` for any letters in them.
@@ -54,7 +54,7 @@ fn is_like(name: &str, pattern: &str) -> bool {
 }
 
 /// The cells of these, in the order in which they are run: kernel by kernel.
-pub(crate) fn cells(kernels: &[Kernel], filesystems: &Patterns, rows: &Patterns, bytes: u64) -> Result<Vec<Cell>> {
+pub(crate) fn cells(kernels: &[Kernel], filesystems: &Patterns, rows: &Patterns, size: Size) -> Result<Vec<Cell>> {
     let names: Vec<String> = FILESYSTEMS.iter().map(|filesystem| filesystem.name.to_owned()).collect();
     let filesystems = filesystems.choose("file system", &names, |_| false)?;
     let names: Vec<String> = Row::parse_list(TABLE)?.into_iter().map(|row| row.name).collect();
@@ -66,7 +66,7 @@ pub(crate) fn cells(kernels: &[Kernel], filesystems: &Patterns, rows: &Patterns,
                 kernel: kernel.clone(),
                 filesystem: filesystem.clone(),
                 row: row.clone(),
-                bytes,
+                size,
             }));
         }
     }
@@ -92,7 +92,7 @@ mod tests {
 
     fn chosen(filesystems: &str, rows: &str) -> Result<Vec<String>> {
         let kernel = Kernel { name: "k".to_owned(), image: "i".into(), modules: "m".into() };
-        let cells = cells(&[kernel], &filesystems.parse()?, &rows.parse()?, 1 << 20)?;
+        let cells = cells(&[kernel], &filesystems.parse()?, &rows.parse()?, Size { bytes: 1 << 20, rounds: 1 })?;
         Ok(cells.iter().map(|cell| format!("{}:{}", cell.filesystem, cell.row)).collect())
     }
 

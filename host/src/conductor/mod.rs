@@ -16,13 +16,14 @@
 //! left held and the guest is told to power off.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use vnic::hardware::Model;
 use vnic_experiment::control;
+use vnic_experiment::filesystem::Filesystem;
 use vnic_experiment::flow::FlowAccounts;
 use vnic_experiment::row::{PROGRAM, Row};
 use vnic_experiment::run::{FileInfo, KernelModule, NicState, Run};
@@ -87,6 +88,9 @@ pub(crate) struct Plan {
     /// QEMU's version, for the record.
     pub(crate) qemu: Option<String>,
 }
+
+/// The receiver of rows over IPv6: the far end of our own link.
+const PEER_IPV6: IpAddr = IpAddr::V6(vnic::link::peer::IPV6);
 
 /// A guest under TCG on a busy machine needs this long to boot.
 const BOOT: Duration = Duration::from_secs(240);
@@ -164,7 +168,10 @@ impl<'a> Conductor<'a> {
             let expected = row.expected(self.csum_offered);
             let mut method = match &ended {
                 Ok(()) => match self.row(row, filesystem) {
-                    Ok(Outcome::Done(transfer)) => row::judged(row, expected, &transfer, self.csum_offered),
+                    Ok(Outcome::Done(mut transfer)) => {
+                        transfer.kept_elsewhere = filesystem.parse().is_ok_and(|known: Filesystem| known.packs);
+                        row::judged(row, expected, &transfer, self.csum_offered)
+                    }
                     Ok(Outcome::Failed(error)) => row::failed(row, expected, nic, &error),
                     // What this kernel lacks cannot be expected of it.
                     Ok(Outcome::Unsupported(why)) => row::failed(row, None, nic, &why),
@@ -208,10 +215,11 @@ impl<'a> Conductor<'a> {
             offset: 0,
             chunk: self.plan.chunk,
             filesystem: filesystem.to_owned(),
-            to: self.plan.to,
+            to: if row.ipv6 { SocketAddr::new(PEER_IPV6, self.plan.to.port()) } else { self.plan.to },
             nic: row.nic,
             program: if row.method == PROGRAM { self.plan.program.clone() } else { Vec::new() },
             cold: row.cold,
+            mptcp: row.mptcp,
             module: row.module.clone(),
             pause: false,
             accounts: self.plan.witnesses.guest,

@@ -64,6 +64,8 @@ pub(super) struct Transfer {
     memory: Memory,
     pages_moved: u64,
     page_life: Option<PageLife>,
+    /// Does its file system keep the bytes in another form, too?
+    pub(super) kept_elsewhere: bool,
 }
 
 impl Transfer {
@@ -88,6 +90,7 @@ impl Transfer {
             memory,
             pages_moved: moved(&begin.pages, &end.pages),
             page_life: end.page_life,
+            kept_elsewhere: false,
         }
     }
 
@@ -194,6 +197,7 @@ pub(super) fn judged(row: &Row, expected: Option<Verdict>, transfer: &Transfer, 
         unparsed_frames: transfer.device.unparsed_frames,
         forgotten_bytes: transfer.device.forgotten_bytes,
         pages_moved: transfer.pages_moved,
+        kept_elsewhere: transfer.kept_elsewhere,
     };
     verdict::judge(&mut method, circumstances);
     if !transfer.nic.sg {

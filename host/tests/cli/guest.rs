@@ -120,6 +120,7 @@ impl Agent {
                         nic: NicWish::default(),
                         program: Vec::new(),
                         cold: false,
+                        mptcp: false,
                         module: None,
                         pause: name == "mutate",
                         accounts: false,

@@ -65,6 +65,7 @@ fn main() -> Result<()> {
         nic: NicWish { sg: off(Switch::Sg), csum: off(Switch::Csum), tso: off(Switch::Tso) },
         program: arguments.program,
         cold: arguments.cold,
+        mptcp: false,
         module: None,
         pause: false,
         accounts: true,

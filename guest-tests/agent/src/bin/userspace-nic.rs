@@ -98,6 +98,7 @@ impl Arguments {
             nic: NicWish::default(),
             program: Vec::new(),
             cold: false,
+            mptcp: false,
             module: None,
             pause: false,
             accounts: true,

@@ -28,6 +28,7 @@ pub(super) fn show(method: &str, to: SocketAddr, stage: &mut dyn Stage) -> Resul
         nic: NicWish::default(),
         program: Vec::new(),
         cold: false,
+        mptcp: false,
         module: None,
         pause: false,
         accounts: true,

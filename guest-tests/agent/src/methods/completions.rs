@@ -27,7 +27,9 @@ const DEADLINE_MS: u16 = 60_000;
 
 /// Does this kernel know `MSG_ZEROCOPY` for such a socket?
 pub(super) fn available(job: &Job<'_>) -> io::Result<()> {
-    switch_on(job.socket).map_err(|error| unsupported(format!("this kernel has no MSG_ZEROCOPY: SO_ZEROCOPY: {error}")))
+    switch_on(job.socket).map_err(|error| {
+        unsupported(format!("this kernel has no MSG_ZEROCOPY for such a socket: SO_ZEROCOPY: {error}"))
+    })
 }
 
 /// Sets `SO_ZEROCOPY`.

@@ -59,6 +59,11 @@ impl DirectFile {
         Ok(DirectFile(OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path)?))
     }
 
+    /// As it was opened.
+    pub(super) fn file(&self) -> &File {
+        &self.0
+    }
+
     /// The buffer that a piece of `length` bytes at any offset needs.
     pub(super) fn room_for(length: usize) -> usize {
         let page = PAGE_SIZE as usize;

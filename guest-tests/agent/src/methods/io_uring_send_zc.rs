@@ -4,6 +4,7 @@
 //! Since Linux 6.2 the notification also says whether the kernel copied after all, where it was asked to with
 //! `IORING_SEND_ZC_REPORT_USAGE`.
 
+use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::AsRawFd;
 
@@ -35,7 +36,44 @@ pub(super) fn available(_: &Job<'_>) -> io::Result<()> {
 /// Sends the job.
 pub(super) fn send(job: &Job<'_>) -> io::Result<u64> {
     let mapping = Mapping::of_file(job.file, job.offset, job.bytes)?;
-    let mut sender = Sender { ring: IoUring::new(8)?, flags: REPORT_USAGE, pending: 0, zerocopy: 0, copied: 0 };
+    send_from(job, &mapping, IoUring::new(8)?, None)
+}
+
+/// Sends the job from buffers that the ring knows beforehand (`IORING_REGISTER_BUFFERS`): their pages are pinned once, for as long as the
+/// ring lives, and not with each send. The kernel may write to what is registered, and so must the program: not every file system
+/// lets pages of its files be pinned like that.
+pub(super) fn send_registered(job: &Job<'_>) -> io::Result<u64> {
+    let (mapping, ring) = registered(job)?;
+    send_from(job, &mapping, ring, Some(0))
+}
+
+/// Can pages of this file be registered?
+pub(super) fn registered_available(job: &Job<'_>) -> io::Result<()> {
+    available(job)?;
+    registered(job).map(drop)
+}
+
+/// The file's pages, and a ring that knows them.
+fn registered(job: &Job<'_>) -> io::Result<(Mapping, IoUring)> {
+    let path = format!("/proc/self/fd/{}", job.file.as_raw_fd());
+    let file = OpenOptions::new().read(true).write(true).open(path);
+    let file = file.map_err(|error| {
+        unsupported(format!("the file cannot be opened for writing, as pages to be registered are: {error}"))
+    })?;
+    let mapping = Mapping::writable_of_file(&file, job.offset, job.bytes)?;
+    let ring = IoUring::new(8)?;
+    let whole = mapping.bytes_at(0, usize::MAX);
+    let buffer = libc::iovec { iov_base: whole.as_ptr().cast_mut().cast(), iov_len: whole.len() };
+    // SAFETY: the kernel holds on to the pages itself; what is sent from them is a slice of the mapping, which its user keeps until the ring
+    // has completed every send.
+    unsafe { ring.submitter().register_buffers(&[buffer]) }.map_err(|error| {
+        unsupported(format!("this kernel does not register pages of such a file as buffers: {error}"))
+    })?;
+    Ok((mapping, ring))
+}
+
+fn send_from(job: &Job<'_>, mapping: &Mapping, ring: IoUring, registered: Option<u16>) -> io::Result<u64> {
+    let mut sender = Sender { ring, registered, flags: REPORT_USAGE, pending: 0, zerocopy: 0, copied: 0 };
     let mut sent = 0;
     while sent < job.bytes {
         let bytes = mapping.bytes_at(sent, job.piece(sent));
@@ -63,6 +101,8 @@ pub(super) fn send(job: &Job<'_>) -> io::Result<u64> {
 
 struct Sender {
     ring: IoUring,
+    /// Of the buffers that the ring knows, the one that all is sent from.
+    registered: Option<u16>,
     flags: u16,
     /// Notifications to come.
     pending: u64,
@@ -74,8 +114,10 @@ impl Sender {
     /// Sends `bytes`, which must stay as they are until the notification; returns how many were taken.
     fn send(&mut self, job: &Job<'_>, bytes: &[u8]) -> io::Result<u64> {
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        let entry =
-            opcode::SendZc::new(Fd(job.socket.as_raw_fd()), bytes.as_ptr(), length).zc_flags(self.flags).build();
+        let entry = opcode::SendZc::new(Fd(job.socket.as_raw_fd()), bytes.as_ptr(), length)
+            .zc_flags(self.flags)
+            .buf_index(self.registered)
+            .build();
         // SAFETY: `bytes` is a mapping of the caller's that stays mapped until every notification is in, and so do
         // the socket and the ring.
         unsafe { self.ring.submission().push(&entry) }.map_err(io::Error::other)?;

@@ -12,6 +12,7 @@
 //! is in flight whose acknowledgement would push, it waits for room until the other side says something of its own.
 
 use std::io;
+use std::os::fd::AsRawFd;
 
 use nix::errno::Errno;
 use nix::sys::socket::setsockopt;
@@ -53,6 +54,36 @@ fn encrypt(job: &Job<'_>) -> nix::Result<()> {
 pub(super) fn send(job: &Job<'_>) -> io::Result<u64> {
     encrypt(job)?;
     super::sendfile::send_by(job, |sent| job.piece(sent))
+}
+
+/// Sends the job with `TLS_TX_ZEROCOPY_RO` set: the program promises that the file does not change, and a NIC that enciphers may read its
+/// pages. Without such a NIC the kernel takes the promise and enciphers as before.
+pub(super) fn send_ro(job: &Job<'_>) -> io::Result<u64> {
+    encrypt(job)?;
+    promise(job)?;
+    send(job)
+}
+
+/// Can this kernel be promised that?
+pub(super) fn ro_available(job: &Job<'_>) -> io::Result<()> {
+    available(job)?;
+    promise(job).map_err(|error| unsupported(format!("this kernel's kTLS has no TLS_TX_ZEROCOPY_RO: {error}")))
+}
+
+fn promise(job: &Job<'_>) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    let length = size_of_val(&on) as libc::socklen_t;
+    // SAFETY: the kernel reads `length` bytes of `on`, which lives here.
+    let done = unsafe {
+        libc::setsockopt(
+            job.socket.as_raw_fd(),
+            libc::SOL_TLS,
+            libc::TLS_TX_ZEROCOPY_RO,
+            (&raw const on).cast(),
+            length,
+        )
+    };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// What the receiver will get: full records, and each call of `sendfile` ends its last one. Only for whole pages: from

@@ -11,12 +11,14 @@ mod cow;
 mod direct_io;
 mod direct_io_zerocopy;
 mod io_uring_send_zc;
+mod io_uring_splice;
 mod ktls_sendfile;
 mod mmap_write;
 mod msg_zerocopy;
 mod program;
 mod read_write;
 mod sendfile;
+mod sendfile_direct;
 mod splice;
 mod vmsplice;
 
@@ -187,6 +189,34 @@ pub const METHODS: &[Method] = &[
         modules: Some("tls"),
         stream: Some(ktls_sendfile::stream),
         ..everywhere("ktls-sendfile", "sendfile over a connection that the kernel encrypts", ktls_sendfile::send)
+    },
+    Method {
+        available: sendfile_direct::available,
+        bypasses_page_cache: true,
+        ..everywhere(
+            "sendfile-direct",
+            "sendfile from an O_DIRECT descriptor: past the page cache",
+            sendfile_direct::send,
+        )
+    },
+    Method {
+        available: io_uring_splice::available,
+        ..everywhere("io-uring-splice", "splice by io_uring, through a pipe to the socket", io_uring_splice::send)
+    },
+    Method {
+        available: io_uring_send_zc::registered_available,
+        ..everywhere(
+            "io-uring-send-zc-fixed",
+            "SEND_ZC from a mapping whose pages were registered beforehand",
+            io_uring_send_zc::send_registered,
+        )
+    },
+    Method {
+        available: ktls_sendfile::ro_available,
+        chunk_fits: true,
+        modules: Some("tls"),
+        stream: Some(ktls_sendfile::stream),
+        ..everywhere("ktls-sendfile-ro", "ktls-sendfile with TLS_TX_ZEROCOPY_RO", ktls_sendfile::send_ro)
     },
     Method {
         available: program::available,

@@ -1,12 +1,12 @@
 //! The memory's testimony: in how many places the first chunk stood while the device held it.
 
-use super::{Copies, Scope, Testimony};
+use super::{Circumstances, Copies, Scope, Testimony};
 use crate::row::PathKind;
 use crate::run::Method;
 
 /// What the scan of the guest's memory says.
 #[must_use]
-pub fn memory(method: &Method, path_kind: PathKind) -> Testimony {
+pub fn memory(method: &Method, path_kind: PathKind, circumstances: Circumstances) -> Testimony {
     let silent = |reason: &str| Testimony::Silent { reason: reason.to_owned() };
     let Some(instances) = method.memory.physical_instances else {
         let reason = method.reasons.get("memory.physical_instances");
@@ -17,6 +17,8 @@ pub fn memory(method: &Method, path_kind: PathKind) -> Testimony {
     };
     let most = copies as f64;
     let copies = match path_kind {
+        // Some of them may be what the file system has packed, and no copies on the way.
+        PathKind::PageCache | PathKind::Direct if circumstances.kept_elsewhere => Copies { least: 0.0, most },
         PathKind::PageCache => Copies::exactly(most),
         // The page cache may hold the file too, though nothing was copied out of it.
         PathKind::Direct => Copies { least: (most - 1.0).max(0.0), most },
@@ -25,9 +27,10 @@ pub fn memory(method: &Method, path_kind: PathKind) -> Testimony {
         // Enciphered bytes hold no stamps: what was found says nothing of them.
         PathKind::Cipher => return silent("the chunk was enciphered"),
     };
+    let kept = if circumstances.kept_elsewhere { ", some of them perhaps as its file system packs it" } else { "" };
     let figures = match instances {
         1 => "the held chunk stood once in the guest's memory".to_owned(),
-        _ => format!("the held chunk stood {instances} times in the guest's memory"),
+        _ => format!("the held chunk stood {instances} times in the guest's memory{kept}"),
     };
     Testimony::Says { verdict: copies.verdict(), copies, scope: Scope::FirstChunk, figures }
 }

@@ -404,3 +404,20 @@ fn introspection_says_what_it_found_and_nothing_of_what_changed_hands() {
         Some(IntrospectionAccounts { payload_bytes: 1, unsettled_bytes: u64::MAX, ..Default::default() });
     assert!(reason_of(introspection(&row, PathKind::PageCache, Circumstances::default())).contains("do not add up"));
 }
+
+#[test]
+fn where_a_file_system_packs_its_files_more_instances_are_no_contradiction_and_fewer_are() {
+    let packs = Circumstances { kept_elsewhere: true, ..Circumstances::default() };
+    let judged = |copied: u64, instances: u64, circumstances| {
+        let mut method = method(accounts(1000, if copied == 0 { 1000 } else { 0 }));
+        method.guest.copied_bytes.insert("_copy_to_iter".to_owned(), Some(copied));
+        method.memory.physical_instances = Some(instances);
+        judge(&mut method, circumstances);
+        method.verdict
+    };
+    assert_eq!(judged(0, 2, Circumstances::default()), Some(Verdict::WitnessesDisagree));
+    assert_eq!(judged(0, 2, packs), Some(Verdict::ZeroCopy));
+    assert_eq!(judged(1000, 3, packs), Some(Verdict::Copied));
+    // Two copies that are still there need three places.
+    assert_eq!(judged(2000, 2, packs), Some(Verdict::WitnessesDisagree));
+}
