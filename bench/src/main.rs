@@ -6,6 +6,7 @@
 
 mod backend;
 mod case;
+mod dirty;
 mod disk;
 mod iommu;
 mod latency;
@@ -80,12 +81,18 @@ fn main() -> Result<()> {
         return plot::draw(record.outcomes(), &args.out.join("ratios.svg"));
     }
     let cases = side_by_side::cases(&args);
-    let (looking, iommu, sendfile, paced) = match args.against {
+    let (looking, iommu, dirty, sendfile, paced) = match args.against {
         // Those have yardsticks of their own.
-        Some(_) => (Vec::new(), Vec::new(), Vec::new(), Vec::new()),
-        None => (looking::cases(&args), iommu::cases(&args), sendfile::cases(&args), paced::cases(&args)),
+        Some(_) => (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new()),
+        None => (
+            looking::cases(&args),
+            iommu::cases(&args),
+            dirty::cases(&args),
+            sendfile::cases(&args),
+            paced::cases(&args),
+        ),
     };
-    let all = cases.len() + looking.len() + iommu.len() + sendfile.len() + paced.len();
+    let all = cases.len() + looking.len() + iommu.len() + dirty.len() + sendfile.len() + paced.len();
     let mut progress = Progress::new(all);
     for case in &cases {
         progress.next(&case.name());
@@ -98,6 +105,10 @@ fn main() -> Result<()> {
     for case in &iommu {
         progress.next(&case.name());
         record.add(|record| &mut record.iommu, iommu::measure(case, &args))?;
+    }
+    for case in &dirty {
+        progress.next(&case.name());
+        record.add(|record| &mut record.dirty_log, dirty::measure(case, &args))?;
     }
     if args.against.is_none() && singles::NAMES.contains(&args.only) {
         record.singles(singles::measure(args.rounds, &args.vnic, &args.out))?;

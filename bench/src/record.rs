@@ -28,6 +28,7 @@ pub(crate) struct Record {
     pub(crate) side_by_side: Vec<Outcome>,
     pub(crate) looking: Vec<Outcome>,
     pub(crate) iommu: Vec<Outcome>,
+    pub(crate) dirty_log: Vec<Outcome>,
     latency_idle_memory: Vec<Single>,
     pub(crate) guest_sendfile: Vec<Outcome>,
     pub(crate) guest_paced: Vec<Outcome>,
@@ -47,6 +48,7 @@ impl Record {
             side_by_side: Vec::new(),
             looking: Vec::new(),
             iommu: Vec::new(),
+            dirty_log: Vec::new(),
             latency_idle_memory: Vec::new(),
             guest_sendfile: Vec::new(),
             guest_paced: Vec::new(),
@@ -73,6 +75,7 @@ impl Record {
             .iter()
             .chain(&self.looking)
             .chain(&self.iommu)
+            .chain(&self.dirty_log)
             .chain(&self.guest_sendfile)
             .chain(&self.guest_paced)
             .chain(&self.disk)

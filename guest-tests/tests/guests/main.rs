@@ -4,6 +4,7 @@
 
 mod accounts;
 mod attach;
+mod comeback;
 mod conformance;
 mod disk;
 mod dpdk;
@@ -12,12 +13,14 @@ mod image;
 mod introspection;
 mod launcher;
 mod lies;
+mod migrate;
 mod peer;
 mod proxy;
 mod qemu_args;
 mod queues;
 mod restart;
 mod rng;
+mod stream;
 mod tap;
 mod userspace;
 mod witnesses;

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use anyhow::Result;
 use vnic::observe::protocol::{
-    EventSuppression, FeatureSets, HardwareStatus, IotlbStatus, ProxyStatus, QueueCost, QueueStatus, SandboxReport,
-    Status,
+    EventSuppression, FeatureSets, HardwareStatus, IotlbStatus, MigrationStatus, ProxyStatus, QueueCost, QueueStatus,
+    SandboxReport, Status,
 };
 
 use comfy_table::Cell;
@@ -59,6 +59,9 @@ fn text(status: &Status, control: &Path) -> Result<String, fmt::Error> {
         false => (WARN, "no front-end"),
     };
     writeln!(out, "{}{style}{state}{style:#}, {}", label("session"), served(status))?;
+    if let Some(taken) = taken_over(&status.queues) {
+        writeln!(out, "{}{taken}", label(""))?;
+    }
     if let Some(error) = &status.last_error {
         writeln!(out, "{}{BAD}{error}{BAD:#}", label(""))?;
     }
@@ -67,6 +70,9 @@ fn text(status: &Status, control: &Path) -> Result<String, fmt::Error> {
     }
     if let Some(proxy) = &status.proxy {
         write_proxy(out, proxy, &label)?;
+    }
+    if let Some(migration) = &status.migration {
+        writeln!(out, "{}{}", label("migration"), can_move(migration))?;
     }
     write!(out, "{}", features(status))?;
     for (at, region) in status.regions.iter().enumerate() {
@@ -94,6 +100,26 @@ fn text(status: &Status, control: &Path) -> Result<String, fmt::Error> {
         write!(out, "\n{}", table(&[("", Align::Left); 2], vec![row]))?;
     }
     Ok(text)
+}
+
+/// What a back-end before this one left without an answer, where there was any.
+fn taken_over(queues: &[QueueStatus]) -> Option<String> {
+    let sum = |name: &str| queues.iter().filter_map(|queue| queue.counters.get(name)).sum::<u64>();
+    let (resumed, in_doubt) = (sum("resumed"), sum("in_doubt"));
+    let style = if in_doubt > 0 { WARN } else { PLAIN };
+    let [resubmitted, twice] = [resumed, in_doubt].map(figures::count);
+    (resumed > 0).then(|| format!("resubmitted: {resubmitted}, {style}possibly sent twice: {twice}{style:#}"))
+}
+
+/// Whether the guest can move to another host, in words.
+fn can_move(migration: &MigrationStatus) -> String {
+    let MigrationStatus { cannot, stays, logging, pages_marked } = migration;
+    match (cannot, stays) {
+        (Some(why), _) => format!("{WARN}cannot be{WARN:#}  {DIM}{why}{DIM:#}"),
+        _ if *logging => format!("under way, {} pages written since it began", figures::count(*pages_marked)),
+        (None, Some(stays)) => format!("can be  {DIM}but {stays}{DIM:#}"),
+        (None, None) => "can be".to_owned(),
+    }
 }
 
 /// What the process has given up, in words.
@@ -327,6 +353,31 @@ mod tests {
         let many = shown(256);
         assert!(many.contains("transmitq5") && !many.contains("transmitq7"), "{many}");
         assert!(many.contains("255 more queues were never used"), "{many}");
+    }
+
+    #[test]
+    fn what_is_in_doubt_after_a_death_is_said_and_whether_the_guest_can_move() {
+        let queue = |resumed: u64, in_doubt: u64| QueueStatus {
+            queue: "transmitq0".to_owned(),
+            state: "running".to_owned(),
+            waits: None,
+            error: None,
+            size: 256,
+            event_suppression: None,
+            counters: [("resumed".to_owned(), resumed), ("in_doubt".to_owned(), in_doubt)].into(),
+        };
+        assert_eq!(taken_over(&[queue(0, 0)]), None);
+        let taken = taken_over(&[queue(7, 0), queue(5, 3)]).unwrap();
+        assert!(taken.starts_with("resubmitted: 12, ") && taken.contains("possibly sent twice: 3"), "{taken}");
+        let migration = MigrationStatus { cannot: None, stays: None, logging: false, pages_marked: 0 };
+        assert_eq!(can_move(&migration), "can be");
+        let under_way = can_move(&MigrationStatus { logging: true, pages_marked: 5, ..migration.clone() });
+        assert_eq!(under_way, "under way, 5 pages written since it began");
+        let stays = Some("connections with the peer end".to_owned());
+        assert!(
+            can_move(&MigrationStatus { stays, ..migration.clone() }).contains("but connections with the peer end")
+        );
+        assert!(can_move(&MigrationStatus { cannot: Some("why".to_owned()), ..migration }).contains("cannot be"));
     }
 
     #[test]

@@ -344,6 +344,7 @@ pub(crate) fn busy() -> Script {
             sandbox: None,
             hardware: None,
             proxy: None,
+            migration: None,
             iotlb: None,
             queues: vec![queue("receiveq0", 40), queue("transmitq0", 1234)],
             idle_ns: 0,

@@ -163,6 +163,7 @@ impl State {
             sandbox: None,
             hardware: None,
             proxy: None,
+            migration: None,
             iotlb: None,
             queues,
             idle_ns: 0,

@@ -51,6 +51,13 @@ pub trait DataPath: Send + 'static {
         0
     }
 
+    /// Most chains of this queue that the world may have seen the effect of, and the driver no answer to, when this process dies.
+    /// Taken again by another, they have it twice. 0: that does no harm.
+    fn repeats(&self, index: u16) -> u16 {
+        let _ = index;
+        0
+    }
+
     /// Ends what is in flight of a queue, and returns its chains: after that nobody touches their buffers.
     fn quiesce(&mut self, queues: &mut Queues, index: u16) {
         let _ = (queues, index);

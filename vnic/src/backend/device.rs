@@ -4,7 +4,7 @@
 //! Place: lives on the session thread. Invariants: memory is replaced only while no worker has a queue, and a request is
 //! answered only after the workers did what it says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -44,6 +44,8 @@ pub struct Backend {
     /// Where what is written into the guest is marked, and whom to tell; and by queue, where else its ring is.
     log: Option<QueueLog>,
     ring_logs: BTreeMap<u16, u64>,
+    /// The queues that this process has had so far.
+    had: BTreeSet<u16>,
 }
 
 impl Backend {
@@ -67,6 +69,7 @@ impl Backend {
             records: None,
             log: None,
             ring_logs: BTreeMap::new(),
+            had: BTreeSet::new(),
         }
     }
 
@@ -240,6 +243,9 @@ impl Device for Backend {
             throttled: false,
             call_waits: false,
             resumed: Vec::new(),
+            retaken: Vec::new(),
+            takes_over: self.had.insert(index),
+            repeats: 0,
             waits: None,
             again: false,
             iommu: self.shared.iommu.clone(),

@@ -8,10 +8,12 @@ use std::time::Instant;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
+pub(crate) mod taken;
+
 use super::in_flight::InFlight;
 use super::iommu::Iommu;
 use super::log::QueueLog;
-use super::record::{Record, RecordError, Resumed};
+use super::record::Record;
 use super::shared::{QueueShared, QueueState};
 use crate::memory::iotlb::Waiting;
 use crate::memory::{MemoryError, Miss};
@@ -83,6 +85,12 @@ pub struct Queue {
     pub record: Option<Record>,
     /// What the one before had taken when it died, the first last.
     pub resumed: Vec<Taken>,
+    /// Of those, what was taken again and has not gone back yet, the last one last.
+    pub retaken: Vec<Taken>,
+    /// This process has not had this queue before: another may have died with it.
+    pub takes_over: bool,
+    /// Most of its chains that may have had their effect, and gone back to nobody, when a process dies.
+    pub repeats: u16,
     /// Behind an IOMMU: what it cannot go on without.
     pub waits: Option<Waiting>,
     /// It came while it was asked for: the queue is to be looked at again.
@@ -255,43 +263,6 @@ impl Queue {
         }
     }
 
-    /// Takes the next chain: those first that a back-end before this one had taken and never used. What is popped here is in the
-    /// record, so that it is not lost with this process.
-    ///
-    /// # Errors
-    /// As [`DeviceRing::pop`].
-    pub fn pop(&mut self) -> Result<Option<Chain>, RingError> {
-        if let Some(taken) = self.resumed.last() {
-            let chain = self.ring.retake(&mut self.segments, taken)?;
-            self.resumed.pop();
-            self.shared.counters.resumed.add(1);
-            return Ok(Some(chain));
-        }
-        let chain = self.ring.pop(&mut self.segments)?;
-        if let (Some(record), Some(chain)) = (&mut self.record, &chain)
-            && let Err(error) = record.take(chain, &self.ring)
-        {
-            self.stop(RecordError::NAME, &error);
-            return Ok(None);
-        }
-        Ok(chain)
-    }
-
-    /// Goes on where the back-end before this one was when it died, as its record says. The ring has just been brought within reach.
-    pub fn recover(&mut self) {
-        let Some(record) = &mut self.record else { return };
-        match record.recover(&self.ring) {
-            Ok(Resumed { used, taken }) => match self.ring.resume(used, &taken) {
-                Ok(()) => {
-                    self.resumed = taken;
-                    self.resumed.reverse();
-                }
-                Err(error) => self.stop_ring(&error),
-            },
-            Err(error) => self.stop(RecordError::NAME, &error),
-        }
-    }
-
     /// What is written is logged from now on, or no longer. No chain is in flight that was started without a log and is written to.
     pub fn set_log(&mut self, log: Option<QueueLog>) {
         self.in_flight.set_log(log.clone());
@@ -320,9 +291,7 @@ impl Queue {
 
     /// Returns a chain with `written` bytes in it: see [`complete`].
     pub fn complete(&mut self, chain: &Chain, written: u32) {
-        if let Some(record) = &mut self.record {
-            record.use_up(chain);
-        }
+        taken::cross_off(&mut self.record, &mut self.retaken, chain);
         let Queue { ring, segments, log, .. } = self;
         if let Err(error) = complete(ring, segments, log.as_ref(), chain, written) {
             self.stop_ring(&error);
@@ -333,9 +302,7 @@ impl Queue {
     pub fn return_completed(&mut self) {
         let completed = self.in_flight.take_completed();
         for (chain, written) in &completed {
-            if let Some(record) = &mut self.record {
-                record.use_up(chain);
-            }
+            taken::cross_off(&mut self.record, &mut self.retaken, chain);
             // What was written into it is logged since it was complete: its segments are gone.
             if let Err(error) = self.ring.push_used(chain, *written) {
                 self.stop_ring(&error);
@@ -345,13 +312,6 @@ impl Queue {
             self.publish();
         }
         self.in_flight.give_back(completed);
-    }
-
-    /// Puts chains back that were popped last, in the order they were popped.
-    pub fn unpop(&mut self, chains: &[Chain]) {
-        if let Err(error) = self.ring.unpop(chains) {
-            self.stop_ring(&error);
-        }
     }
 
     /// Says where the ring stands, for those who look at it.

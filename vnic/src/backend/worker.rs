@@ -285,6 +285,7 @@ impl<D: DataPath> Worker<D> {
     fn start(&mut self, mut queue: Box<Queue>) {
         let index = queue.index;
         queue.in_flight = InFlight::new(self.data_path.keeps(index));
+        queue.repeats = self.data_path.repeats(index);
         let log = queue.log.take();
         queue.set_log(log);
         queue.show_state();

@@ -158,9 +158,11 @@ impl DeviceModel for Blk {
         ]);
         let own = match self.disk.image.is_read_only() {
             true => always.with(BlkFeature::Ro),
+            // A writable image is locked: nobody else can have it open while a guest moves.
             false => always.with(BlkFeature::Discard).with(BlkFeature::WriteZeroes),
         };
-        Features(OFFERED.0 | own.0)
+        let moves = if self.disk.image.is_read_only() { Features::of(&[Feature::LogAll]) } else { Features::NONE };
+        Features(OFFERED.0 | own.0 | moves.0)
     }
 
     fn queues(&self) -> u16 {

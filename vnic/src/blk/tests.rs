@@ -1,5 +1,6 @@
 //! A disk's driver, good and bad: the driver half of the rings, real workers, a real file.
 
+mod logged;
 mod malformed;
 mod ranges;
 pub(crate) mod resumed;

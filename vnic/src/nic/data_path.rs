@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use super::hardware::{Accounting, Pace, TellShapes};
 use super::observers::Observers;
 use super::{announce, hairpin, is_transmitq, receive, transmit};
-use crate::backend::{DataPath, Progress, Queue, Queues, Shared};
+use crate::backend::{BURST, DataPath, Progress, Queue, Queues, Shared};
 use crate::link::{Completion, Port};
 use crate::observe::observer::Observer;
 use crate::ring::DeviceRing;
@@ -171,6 +171,11 @@ impl<P: Port + 'static> DataPath for NicDataPath<P> {
 
     fn keeps(&self, index: u16) -> u16 {
         if is_transmitq(index) { P::KEEPS } else { 0 }
+    }
+
+    /// A frame that is sent twice is one too many; a buffer that is filled again is not.
+    fn repeats(&self, index: u16) -> u16 {
+        if is_transmitq(index) { BURST.saturating_add(P::KEEPS) } else { 0 }
     }
 
     fn quiesce(&mut self, queues: &mut Queues, index: u16) {

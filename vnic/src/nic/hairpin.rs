@@ -9,6 +9,7 @@
 use super::hardware::{Pace, pieces_of};
 use super::observers::ObserverPass;
 use super::transmit::{self, FrameSink, Observed};
+use crate::backend::queue::taken::cross_off;
 use crate::backend::{Progress, Queue, complete};
 use crate::link::{LinkError, Port, Transmitted};
 use crate::net::{Frame, MAX_BUFFERS, ReceiveSpace, header_len};
@@ -84,9 +85,11 @@ impl LookAhead {
             }
             let had = self.chains.len();
             let wanted = self.expected.saturating_sub(had).max(1);
-            queue.ring.pop_buffers(&mut queue.segments, wanted as u16, &mut self.chains)?;
+            if queue.record.is_none() {
+                queue.ring.pop_buffers(&mut queue.segments, wanted as u16, &mut self.chains)?;
+            }
             if self.chains.len() == had {
-                match queue.ring.pop(&mut queue.segments) {
+                match queue.pop() {
                     Ok(Some(chain)) => self.chains.push(chain),
                     Ok(None) => break,
                     // Its translation is missing, behind an IOMMU; those before it will do.
@@ -119,7 +122,7 @@ impl LookAhead {
     /// Gives back what was not used.
     fn return_unused(&mut self, queue: &mut Queue) -> Result<(), RingError> {
         let unused = self.chains.get(self.next..).unwrap_or_default();
-        let outcome = queue.ring.unpop(unused);
+        let outcome = queue.try_unpop(unused);
         queue.segments.clear();
         self.chains.clear();
         self.next = 0;
@@ -169,7 +172,7 @@ impl<P: Port> FrameSink for Hairpin<'_, P> {
             }
         };
         self.look_ahead.prefetch_write(self.receiveq, NEAR);
-        let Queue { ring, segments, shared, log, .. } = &mut *self.receiveq;
+        let Queue { ring, segments, shared, log, record, retaken, .. } = &mut *self.receiveq;
         let chains = self.look_ahead.chains.get(self.look_ahead.next..).and_then(|chains| chains.get(..count));
         let mut space = ReceiveSpace::new(segments, chains.unwrap_or_default(), self.features);
         self.port.hairpin(frame, &mut space)?;
@@ -186,6 +189,7 @@ impl<P: Port> FrameSink for Hairpin<'_, P> {
             self.chains += 1;
             self.unseen += u64::from(!seen);
             self.descriptors += u64::from(chain.descriptors);
+            cross_off(record, retaken, chain);
             if let Err(error) = complete(ring, segments, log.as_ref(), chain, written) {
                 self.broken = Some(error);
             }

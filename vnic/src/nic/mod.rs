@@ -79,6 +79,10 @@ impl DeviceModel for Nic {
     fn announces(&self) -> bool {
         true
     }
+
+    fn records_in_flight(&self) -> bool {
+        true
+    }
 }
 
 /// VIRTIO 1.3, 5.1.2 Virtqueues: odd indices transmit.

@@ -123,7 +123,7 @@ fn gather(queue: &mut Queue, bytes: usize, mergeable: bool, chains: &mut Vec<Cha
         if chains.len() == MAX_BUFFERS {
             return Gathered::All;
         }
-        match queue.ring.pop(&mut queue.segments) {
+        match queue.pop() {
             Ok(Some(chain)) => {
                 room += chain.writable_len as usize;
                 descriptors += if chain.indirect { 1 } else { u32::from(chain.descriptors) };

@@ -3,7 +3,7 @@
 mod bounds;
 mod capture;
 mod deaths;
-mod dirty;
+pub(crate) mod dirty;
 mod drops;
 mod endless;
 mod faults;
@@ -18,6 +18,7 @@ mod looped;
 mod observed;
 mod pairs;
 mod polled;
+mod recorded;
 mod regions;
 mod seen;
 mod unmapped;

@@ -1,12 +1,14 @@
 //! transmitq → link: one burst.
 
+use std::sync::Arc;
+
 use super::hardware::{Pace, Work};
 use super::observers::ObserverPass;
 use crate::backend::{BURST, InFlight, Progress, Queue, QueueShared};
 use crate::link::{LinkError, Port, Transmitted};
 use crate::net::{Frame, header_len};
 use crate::observe::counters::QueueCounters;
-use crate::ring::{ChainView, DeviceRing, Disposition, DrainEnd, RingError, SingleBufferBatch, Visitor};
+use crate::ring::{ChainView, Disposition, DrainEnd, RingError, SingleBufferBatch, Visitor};
 use crate::spec::Features;
 use crate::spec::net::NET_HEADER_LEN;
 
@@ -276,16 +278,18 @@ pub(super) fn burst<O: FrameSink>(
     pace: &mut Option<Pace>,
 ) -> Progress {
     observers.begin(queue);
-    let Queue { ring, segments, shared, index, .. } = queue;
+    // The queue itself is what is drained.
+    let (shared, index) = (Arc::clone(&queue.shared), queue.index);
+    let shared = shared.as_ref();
     let seen = observers.see(shared);
     if seen {
-        observers.look_at(segments);
+        observers.look_at(&queue.segments);
     }
     let batches = !seen && header_len(features) == NET_HEADER_LEN && !O::KEEPS && pace.is_none();
     let counts = BurstCounts::default();
-    let pace = pace.as_mut().map(|pace| (pace, *index));
+    let pace = pace.as_mut().map(|pace| (pace, index));
     let mut transmit = Transmit { sink, features, shared, observers, pace, paced: false, seen, batches, counts };
-    let ended = ring.drain(segments, BURST, &mut transmit);
+    let ended = queue.drain(BURST, &mut transmit);
     let Transmit { counts, observers, pace, paced, .. } = transmit;
     if let Some((pace, index)) = pace
         && matches!(ended, Ok(DrainEnd::Empty))
@@ -357,7 +361,7 @@ impl Visitor for Gone {
 pub(super) fn return_sent(queue: &mut Queue, place: u16) {
     let mut gone = Gone(place, BurstCounts::default());
     // What is wrong with a chain is said when it is the device's turn to take it.
-    let _ = queue.ring.drain(&mut queue.segments, 1, &mut gone);
+    let _ = queue.drain(1, &mut gone);
     let Gone(_, counts) = gone;
     finish(queue, &counts, Ok(DrainEnd::Empty));
 }
@@ -388,7 +392,7 @@ impl Visitor for Discard {
 /// Takes up to [`BURST`] chains from a disabled transmitq, and returns them unread.
 pub(super) fn discard(queue: &mut Queue) -> Progress {
     let mut discard = Discard(BurstCounts::default());
-    let ended = queue.ring.drain(&mut queue.segments, BURST, &mut discard);
+    let ended = queue.drain(BURST, &mut discard);
     let Discard(counts) = discard;
     if counts.chains > 0 {
         queue.shared.counters.count_drops("disabled", counts.chains);

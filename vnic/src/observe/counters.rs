@@ -87,7 +87,9 @@ counters! {
     long_chains,
     /// Descriptors with flags that have no meaning: taken as if these were not set.
     unknown_flags,
-    /// Chains that a back-end before this one had taken when it died, taken again.
+    /// Of those, what a back-end before this one may have done already: possibly sent twice.
+    in_doubt,
+    /// Chains that a back-end before this one left without an answer, taken by this one: those of its record, or all that waited.
     resumed,
     /// Times the ring stopped because of what the driver wrote; `error_NAME` says which.
     errors,

@@ -158,6 +158,9 @@ pub struct Status {
     pub protocol_features: Vec<String>,
     /// Guest memory.
     pub regions: Vec<RegionStatus>,
+    /// Can the guest move to another host while it runs?
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migration: Option<MigrationStatus>,
     /// The guest's IOMMU, where the driver's addresses go through one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub iotlb: Option<IotlbStatus>,
@@ -177,6 +180,19 @@ pub struct Status {
     pub idle_ns: u64,
     /// The host side of the link: frames and bytes by direction, drops by reason.
     pub link_counters: BTreeMap<String, u64>,
+}
+
+/// Can the guest move to another host while it runs, and does it?
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MigrationStatus {
+    /// Why it cannot; null: as far as this device goes, it can.
+    pub cannot: Option<String>,
+    /// What does not come along.
+    pub stays: Option<String>,
+    /// Does the front-end copy the guest elsewhere at the moment?
+    pub logging: bool,
+    /// Pages that the device has written since then, each as often as it was copied before.
+    pub pages_marked: u64,
 }
 
 /// What `vnic proxy` stands between.

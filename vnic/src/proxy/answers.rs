@@ -103,6 +103,7 @@ impl Answers {
             },
             protocol_features: said.protocol.names(),
             regions: status::regions(said.memory.as_deref()),
+            migration: None,
             hardware: None,
             sandbox: None,
             iotlb: behind.then(|| status::translations(&self.eyes.iotlb, &self.eyes.iotlb)),

@@ -201,6 +201,17 @@ impl Device {
         }
     }
 
+    /// Of a ring that others have used before: chains that are available.
+    #[must_use]
+    pub fn left_behind(&mut self) -> u16 {
+        match self {
+            Device::Split(ring) if ring.used_position() == 0 => 0,
+            Device::Split(ring) => ring.available().unwrap_or(0),
+            Device::Packed(ring) => ring.left_behind(),
+            Device::Unmapped(_) => 0,
+        }
+    }
+
     /// Packed: does a used descriptor stand at this position?
     #[must_use]
     pub fn is_used_at(&self, position: u16) -> bool {
@@ -228,6 +239,19 @@ impl Device {
             }
             Device::Unmapped(_) => Ok(()),
         }
+    }
+
+    /// A chain that was taken again stays with those to be taken.
+    ///
+    /// # Errors
+    /// It was not.
+    pub fn unretake(&mut self, head: u16) -> Result<(), RingError> {
+        let was = match self {
+            Device::Split(ring) => ring.unretake(head),
+            Device::Packed(ring) => ring.unretake(head),
+            Device::Unmapped(_) => false,
+        };
+        if was { Ok(()) } else { Err(RingError::NotInFlight { head }) }
     }
 
     /// Follows one of the chains that the ring was [resumed](Device::resume) behind, as `pop` would have.

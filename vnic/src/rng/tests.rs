@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use super::*;
 use crate::backend::{About, Backend};
+use crate::memory::LOG_PAGE;
 use crate::memory::testing::GuestRam;
+use crate::nic::tests::dirty::{Pages, ring_pages};
 use crate::nic::tests::{FEATURES, Queue as Driven, RAM, formats, start_of, wait_for, with_workers};
 use crate::ring::{Buffer, Placement};
 use crate::spec;
@@ -60,6 +62,22 @@ impl Rig {
 /// The formats of a ring with nothing that an rng does not offer.
 fn rng_formats() -> impl Iterator<Item = spec::Features> {
     formats().into_iter().map(|features| spec::Features(features.0 & OFFERED.0))
+}
+
+#[test]
+fn the_pages_that_are_filled_are_marked_in_the_log() {
+    for features in rng_formats() {
+        let mut rig = Rig::new(features);
+        let pages = Pages::new();
+        rig.device.set_log(pages.log()).unwrap();
+        rig.queue.add(&[Buffer::writable(AT, 10), Buffer::writable(AT + 0x5800, 5000)]);
+        rig.queue.used();
+        // Answered between two passes: the ring's pages are marked by then as well.
+        rig.device.set_enabled(0, true).unwrap();
+        let mut expected = ring_pages(&rig.queue, features);
+        expected.extend([0, 5, 6].map(|page| AT / LOG_PAGE + page));
+        assert_eq!(pages.take(), expected, "{features:?}");
+    }
 }
 
 #[test]

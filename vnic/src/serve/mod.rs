@@ -21,6 +21,7 @@ mod error;
 mod hardware;
 mod life;
 pub(crate) mod metrics;
+mod migration;
 pub mod options;
 pub(crate) mod server;
 pub(crate) mod status;

@@ -52,6 +52,7 @@ pub(crate) fn device(shared: &Shared) -> Status {
         hardware: None,
         sandbox: None,
         proxy: None,
+        migration: Some(super::migration::status(shared, &view)),
         iotlb: view.negotiated.has(Feature::AccessPlatform).then_some(iotlb),
         queues: queues(shared, &view, &event_suppression),
         idle_ns: shared.idle_ns.load(Ordering::Relaxed),

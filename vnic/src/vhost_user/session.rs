@@ -269,6 +269,7 @@ impl State {
         {
             return Err(SessionError::FeaturesWhileRunning { index, changed });
         }
+        self.check_log_all(features)?;
         // With several queue pairs QEMU repeats the request for each of them while the first ones run.
         let negotiated = features.without(Feature::LogAll);
         if self.features != Some(negotiated) {

@@ -174,6 +174,14 @@ impl Record {
         }
     }
 
+    /// The chain that was taken last stays in the ring.
+    pub fn untake(&mut self, chain: &Chain) {
+        match self {
+            Record::Split(record) => record.untake(chain),
+            Record::Packed(record) => record.untake(chain),
+        }
+    }
+
     /// A chain will be part of the next burst that is published.
     pub fn use_up(&mut self, chain: &Chain) {
         match self {

@@ -275,6 +275,20 @@ impl PackedRecord {
         Ok(())
     }
 
+    pub(super) fn untake(&mut self, chain: &Chain) {
+        let entry = self.entries.get_mut(usize::from(chain.head)).map_or(NONE, |entry| std::mem::replace(entry, NONE));
+        if entry == NONE {
+            return;
+        }
+        let last = self.last_of(entry, chain.slots);
+        self.set_next(last, self.free);
+        self.free = entry;
+        self.store(FREE_AT, entry);
+        // From here on it was not taken, whoever asks.
+        self.store(OLD_FREE_AT, entry);
+        self.store_byte(Self::field(entry, IN_FLIGHT), 0);
+    }
+
     pub(super) fn use_up(&mut self, chain: &Chain) {
         let entry = self.entries.get_mut(usize::from(chain.head)).map_or(NONE, |entry| std::mem::replace(entry, NONE));
         self.batch.push((entry, chain.slots));

@@ -111,6 +111,10 @@ impl SplitRecord {
         Ok(())
     }
 
+    pub(super) fn untake(&mut self, chain: &Chain) {
+        self.set_in_flight(chain.head, false);
+    }
+
     pub(super) fn use_up(&mut self, chain: &Chain) {
         self.batch.push(chain.head);
     }

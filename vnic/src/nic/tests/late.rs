@@ -28,7 +28,7 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    fn allow(&self, count: usize) {
+    pub(super) fn allow(&self, count: usize) {
         self.allowed.fetch_add(count, Ordering::Relaxed);
         let wake = self.wake.lock().unwrap();
         nix::unistd::write(wake.as_ref().unwrap(), &1u64.to_ne_bytes()).unwrap();

@@ -138,7 +138,7 @@ fn every_counter_of_a_queue_rises_somewhere() {
     let mut rig = Rig::new(&LinkKind::Sink);
     bounds::send_odd_chains(&mut rig);
     note(counted(TX, &rig));
-    // No NIC takes anything again.
+    note(recorded::counts_of_a_queue_in_doubt());
     note(crate::blk::tests::resumed::counts_of_a_resumed_queue());
     for name in QueueCounters::NAMES {
         assert!(seen.contains(*name), "{name} never rises");

@@ -119,6 +119,18 @@ impl PackedDevice {
         self.state.next_used.to_bits()
     }
 
+    /// Chains that are available in a ring that has been used before.
+    pub(in crate::ring) fn left_behind(&self) -> u16 {
+        let (ring, size) = (self.ring.parts(), self.state.rules.size);
+        if self.state.next_used == Position::START {
+            return 0;
+        }
+        let slots = (0..size).map(|at| self.state.next_avail.after(at, size)).map(|at| (at, ring.word(at.slot)));
+        let available = slots.take_while(|(at, word)| at.is_available(word.flags));
+        // No more than the ring has slots.
+        available.filter(|(_, word)| word.flags & DESC_F_NEXT == 0).count() as u16
+    }
+
     /// Does a used descriptor stand there?
     pub(in crate::ring) fn is_used_at(&self, position: u16) -> bool {
         let position = Position::from_bits(position, self.state.rules.size);
@@ -175,6 +187,11 @@ impl PackedDevice {
                 Err(error)
             }
         }
+    }
+
+    /// That chain was not taken. False: nor was it before.
+    pub(in crate::ring) fn unretake(&mut self, head: u16) -> bool {
+        self.state.ids.cancel_retained(head)
     }
 
     /// Is the ring's memory gone? As [`GuestRegions::lost`](crate::memory::GuestRegions::lost).

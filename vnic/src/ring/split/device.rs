@@ -141,6 +141,11 @@ impl SplitDevice {
         Ok(chain)
     }
 
+    /// That chain was not taken. False: nor was it before.
+    pub(in crate::ring) fn unretake(&mut self, head: u16) -> bool {
+        self.state.heads.cancel_retained(head)
+    }
+
     /// Is the ring's memory gone? As [`GuestRegions::lost`](crate::memory::GuestRegions::lost).
     pub(in crate::ring) fn lost(&self) -> bool {
         self.ring.lost()

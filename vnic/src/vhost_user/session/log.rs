@@ -76,13 +76,20 @@ impl State {
         given.map(|()| None)
     }
 
-    /// `LOG_ALL` is negotiated or not.
+    /// Can `LOG_ALL` be negotiated, if it is to be?
+    pub(super) fn check_log_all(&self, features: Features) -> Result<(), SessionError> {
+        match &self.log.pages {
+            Some(pages) if features.has(Feature::LogAll) => {
+                self.check_log(RequestCode::SetFeatures, pages, &self.memory)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// It is, or not.
     pub(super) fn log_all(&mut self, features: Features, device: &mut dyn Device) -> Result<(), SessionError> {
         let request = RequestCode::SetFeatures;
         let all = features.has(Feature::LogAll);
-        if let (true, Some(pages)) = (all, &self.log.pages) {
-            self.check_log(request, pages, &self.memory)?;
-        }
         let before = std::mem::replace(&mut self.log.all, all);
         self.give_log(request, device).inspect_err(|_| self.log.all = before)
     }

@@ -21,25 +21,25 @@ const STRIDE: u64 = 0x900;
 const BUFFER: u32 = 2000;
 
 /// A log of the test's RAM, and the front-end's view of it.
-pub(super) struct Pages {
+pub(crate) struct Pages {
     pub(super) log: Arc<DirtyLog>,
     seen: SharedArea,
 }
 
 impl Pages {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let len = RAM / LOG_PAGE / 8;
         let file = SharedArea::file(len).unwrap();
         let seen = SharedArea::open(file.try_clone().unwrap(), 0, len).unwrap();
         Pages { log: Arc::new(DirtyLog::open(file, 0, len).unwrap()), seen }
     }
 
-    pub(super) fn log(&self) -> Option<Log> {
+    pub(crate) fn log(&self) -> Option<Log> {
         Some(Log { pages: Arc::clone(&self.log), told: None })
     }
 
     /// The pages that are marked, which are not from then on.
-    pub(super) fn take(&self) -> BTreeSet<u64> {
+    pub(crate) fn take(&self) -> BTreeSet<u64> {
         let bytes = (0..self.seen.len()).map(|at| (at, self.seen.byte(at).unwrap().swap(0, Ordering::AcqRel)));
         bytes
             .flat_map(|(at, byte)| (0..8).filter(move |bit| byte & 1 << bit != 0).map(move |bit| 8 * at as u64 + bit))
@@ -52,13 +52,13 @@ pub(super) fn pages_of(addr: u64, len: u64) -> impl Iterator<Item = u64> {
 }
 
 /// The pages of a ring that are the device's to write.
-pub(super) fn ring_pages(queue: &Queue, features: spec::Features) -> BTreeSet<u64> {
+pub(crate) fn ring_pages(queue: &Queue, features: spec::Features) -> BTreeSet<u64> {
     let parts = queue.layout.parts(features).into_iter().filter(|(_, _, access)| *access == Access::Write);
     parts.flat_map(|(addr, len, _)| pages_of(addr, len)).collect()
 }
 
 /// Which pages are different.
-pub(super) fn changed(before: &[u8], after: &[u8]) -> BTreeSet<u64> {
+pub(crate) fn changed(before: &[u8], after: &[u8]) -> BTreeSet<u64> {
     let pages = before.chunks(LOG_PAGE as usize).zip(after.chunks(LOG_PAGE as usize));
     (0..).zip(pages).filter(|(_, (before, after))| before != after).map(|(page, _)| page).collect()
 }

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Moves a guest that is sending from one QEMU to another and back, twenty times, each with a `vnic serve` of its own on a bridge in a
+# network namespace: by this machine's QEMU, by that of Debian's backports, behind an IOMMU, with packed rings. Needs root. Each test says
+# at its end what was moved, and how long the guest stood still.
+#
+#   scripts/migrate.sh            all of them
+#   scripts/migrate.sh WORDS      those whose name has these words: twenty_times_while, newer, iommu, packed
+set -euo pipefail
+. "$(dirname "$0")/lib.sh"
+case ${1:-} in
+  -h | --help) help && exit ;;
+  -*) usage_error "unknown option $1" ;;
+esac
+need_cargo
+need ip iproute2 iproute2
+cd "$ROOT"
+run cargo test --workspace --locked --test guests -- --test-threads=1 --ignored --nocapture "${1:-migrate::}"
