@@ -1,6 +1,5 @@
 //! Behind the guest's IOMMU: a front-end of ours answers, or does not.
 
-mod logged;
 mod scattered;
 mod voided;
 
