@@ -66,7 +66,8 @@ impl Queue {
         let takes_over = std::mem::take(&mut self.takes_over);
         let Some(record) = &mut self.record else {
             // Nobody knows which of them the one before had begun with.
-            if takes_over {
+            // (A receive buffer that waits is nobody's work.)
+            if takes_over && self.repeats > 0 {
                 let left = self.ring.left_behind();
                 self.count_resumed(left.into());
             }
