@@ -5,7 +5,7 @@
 #   scripts/fuzz.sh --seconds N            every target for N seconds
 #   scripts/fuzz.sh --long                 every target for ten million executions, however long that takes: hours
 #   scripts/fuzz.sh --target NAME[,NAME…]  these only: split_ring, packed_ring, net_header, iotlb, disk, vhost_user,
-#                                          control, introspect, attach
+#                                          control, in_flight, introspect, attach
 #
 # Prints the executions and findings of each target; exits with 1 when there is a finding, whose input then lies under
 # target/fuzz/artifacts. Starts from the inputs in vnic/fuzz/corpus; what is found on the way stays in target/fuzz/corpus.
@@ -15,7 +15,7 @@ set -uo pipefail
 SECONDS_EACH=60
 LONG=10000000
 LIMIT=()
-TARGETS=(split_ring packed_ring net_header iotlb disk vhost_user control introspect attach)
+TARGETS=(split_ring packed_ring net_header iotlb disk vhost_user control in_flight introspect attach)
 while [ $# -gt 0 ]; do
   case $1 in
     --seconds)

@@ -1,6 +1,7 @@
 //! Tests of the real binary: what people and scripts see of it.
 
 mod attach;
+mod cut;
 mod device;
 mod doctor;
 mod front_end;

@@ -8,6 +8,7 @@
 //! | `vhost_user` | [`front_end`]: messages with files for a whole session, with workers behind it |
 //! | `control` | [`control`]: clients of the control socket |
 //! | `iotlb` | [`iotlb`]: translations against a plain list of what was said |
+//! | `in_flight` | [`in_flight`]: a record of what is in flight, beside a ring |
 //! | `introspect` | [`introspect`]: a kernel's memory, some of which says something else |
 //! | `attach` | [`attach`]: the same of its virtio devices and their rings |
 //!
@@ -18,6 +19,7 @@ pub mod attach;
 pub mod control;
 pub mod disk;
 pub mod front_end;
+pub mod in_flight;
 pub mod introspect;
 pub mod iotlb;
 pub mod net;

@@ -1,7 +1,7 @@
 //! What a queue writes into the guest, in the log of dirty pages: for a front-end that copies the guest elsewhere while it runs.
 //!
 //! Operation: chains are marked where they go [back](super::complete), by what was written into them; the ring marks what it writes
-//! itself ([`RingLog`]). A queue gets a log, or loses it, between two passes: nothing is negotiated anew, no frame is touched.
+//! itself (`RingLog`). A queue gets a log, or loses it, between two passes: nothing is negotiated anew, no frame is touched.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;

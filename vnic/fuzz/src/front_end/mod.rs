@@ -205,7 +205,7 @@ impl FrontEnd {
         for request in ask.requests(&self.device) {
             let needed = match &request {
                 Request::SetMemTable(regions) => regions.len(),
-                Request::AddMemReg(_) | Request::SetBackendReqFd => 1,
+                Request::AddMemReg(_) | Request::SetBackendReqFd | Request::SetLogBase(_) | Request::SetLogFd => 1,
                 Request::SetVringKick(file) | Request::SetVringCall(file) | Request::SetVringErr(file) => {
                     usize::from(file.present)
                 }

@@ -4,7 +4,7 @@ use arbitrary::Arbitrary;
 use vnic::backend::Backend;
 use vnic::memory::testing::USER_BASE;
 use vnic::memory::{Gpa, RegionSpec, UserAddr};
-use vnic::spec::vhost_user::{Iotlb, ProtocolFeatures, VringAddr, VringState};
+use vnic::spec::vhost_user::{Iotlb, LogArea, ProtocolFeatures, VRING_ADDR_F_LOG, VringAddr, VringState};
 use vnic::spec::{Feature, Features};
 use vnic::vhost_user::Device;
 use vnic::vhost_user::message::{Request, VringFile};
@@ -61,6 +61,15 @@ pub(super) enum Ask {
         at: u8,
         permissions: u8,
     },
+    /// A log of dirty pages: of so many bytes, turned on or off.
+    Log {
+        size: u16,
+        offset: u8,
+        on: bool,
+    },
+    LogFd,
+    LoggedAddr(u8, u64),
+    Rarp([u8; 6]),
 }
 
 #[derive(Debug, Clone, Arbitrary)]
@@ -183,6 +192,26 @@ impl Ask {
                 permissions: permissions % 5,
                 kind: kind % 6,
             }),
+            Ask::Log { size, offset, on } => {
+                let area = LogArea { mmap_size: size.into(), mmap_offset: u64::from(offset) * 8 };
+                let features = device.offered().without(Feature::RingPacked).without(Feature::InOrder);
+                let features = features.without(Feature::AccessPlatform).without(Feature::EventIdx);
+                let features = if on { features } else { features.without(Feature::LogAll) };
+                return vec![Request::SetLogBase(area), Request::SetFeatures(features)];
+            }
+            Ask::LogFd => Request::SetLogFd,
+            Ask::LoggedAddr(index, log) => {
+                let at = USER_BASE + ring(index % 4);
+                Request::SetVringAddr(VringAddr {
+                    index: u32::from(index % 4),
+                    flags: VRING_ADDR_F_LOG,
+                    descriptor: at,
+                    available: at + 0x1000,
+                    used: at + 0x1800,
+                    log,
+                })
+            }
+            Ask::Rarp(mac) => Request::SendRarp(mac),
         }]
     }
 }

@@ -1,5 +1,6 @@
 //! Behind the guest's IOMMU: a front-end of ours answers, or does not.
 
+mod logged;
 mod scattered;
 mod voided;
 
