@@ -128,8 +128,9 @@ impl PackedDriver {
         // One that was added but not published the device cannot know of.
         let out = self.out.get(usize::from(word.id)).copied().flatten().filter(|out| out.burst < self.bursts);
         let Some(out) = out else { return Err(unknown) };
-        // Without the flag the length means nothing (VIRTIO 1.3, 2.8.5); DPDK's device leaves there what it read.
-        let written = if word.flags & DESC_F_WRITE == 0 { 0 } else { word.len };
+        // Where nothing was to be written the length means nothing (VIRTIO 1.3, 2.8.5): DPDK's device leaves what it read. The flag that
+        // tells the two apart is no help: QEMU's device never sets it.
+        let written = if out.room == 0 { 0 } else { word.len };
         if written > out.room {
             return Err(RingError::WrittenTooMuch { head: word.id, written, room: out.room });
         }

@@ -105,15 +105,21 @@ fn an_id_returned_twice_is_rejected() {
 #[test]
 fn more_bytes_than_the_buffers_hold_are_rejected() {
     let mut ring = with_two_chains();
-    use_raw(&ring, 0, 0, 11, USED | DESC_F_WRITE);
+    use_raw(&ring, 0, 0, 11, USED);
     assert_eq!(ring.driver.pop_used(), Err(RingError::WrittenTooMuch { head: 0, written: 11, room: 10 }));
 }
 
 #[test]
-fn a_length_means_nothing_where_the_device_has_not_written() {
+fn a_length_means_nothing_where_nothing_was_to_be_written() {
     let mut ring = with_two_chains();
-    use_raw(&ring, 0, 0, 11, USED);
-    assert_eq!(ring.driver.pop_used(), Ok(Some(Used { head: 0, written: 0 })));
+    let head = ring.driver.add(&[Buffer::readable(0x8000, 10)], Placement::Direct).unwrap();
+    ring.driver.publish();
+    for id in [0, 1] {
+        use_raw(&ring, u64::from(id), id, 0, USED);
+        assert_eq!(ring.driver.pop_used(), Ok(Some(Used { head: id, written: 0 })));
+    }
+    use_raw(&ring, 2, head, 11, USED);
+    assert_eq!(ring.driver.pop_used(), Ok(Some(Used { head, written: 0 })));
 }
 
 #[test]

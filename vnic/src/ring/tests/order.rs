@@ -44,8 +44,7 @@ for_both_formats! {
             Format::Packed => {
                 pair.ram.write(pair.layout.desc + 8, &5_u32.to_le_bytes()).unwrap();
                 pair.ram.write(pair.layout.desc + 12, &heads[2].to_le_bytes()).unwrap();
-                // Written into, so the length counts (VIRTIO 1.3, 2.8.5).
-                pair.ram.write(pair.layout.desc + 14, &0x8082_u16.to_le_bytes()).unwrap();
+                pair.ram.write(pair.layout.desc + 14, &0x8080_u16.to_le_bytes()).unwrap();
             }
         }
         let back: Vec<Used> = std::iter::from_fn(|| pair.driver.pop_used().unwrap()).collect();
