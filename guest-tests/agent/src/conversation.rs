@@ -28,7 +28,7 @@ pub fn transfer(stage: &mut dyn Stage, spec: TransferSpec) -> Result<Done> {
         stream_bytes: prepared.stream_bytes(),
         filesystem,
     })?;
-    stage.wait_for_go()?;
+    stage.wait_for_first_go(prepared.file())?;
     let mut done = prepared.send(&mut |taken| {
         stage.tell(&Event::Paused { taken })?;
         stage.wait_for_go()

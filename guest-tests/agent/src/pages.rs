@@ -40,6 +40,19 @@ pub fn resident_page_runs(file: &File) -> Result<Vec<PageRun>> {
     runs(resident.iter().filter_map(|&page| Some((page as u64, *entries.get(page)?))))
 }
 
+/// Has the kernel read a byte of each page of the file; how many there are. To the witness that counts every access, this is as
+/// many bytes loaded.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn touch(file: &File) -> Result<u64> {
+    let pages = file.metadata().context("stat of the file")?.len().div_ceil(PAGE_SIZE);
+    for page in 0..pages {
+        file.read_exact_at(&mut [0], page * PAGE_SIZE).context("read a byte of each page")?;
+    }
+    Ok(pages)
+}
+
 fn map_whole(file: &File) -> Result<Option<Mapping>> {
     let bytes = file.metadata().context("stat of the file")?.len();
     if bytes == 0 {

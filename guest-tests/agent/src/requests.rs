@@ -17,9 +17,10 @@ use vnic_experiment::wire::{Event, PORT_NAME, Request};
 use crate::conversation::transfer;
 use crate::hazards;
 use crate::nic::{self, Nic};
+use crate::pages;
 use crate::port;
 use crate::stage::Stage;
-use crate::transfer::Unsupported;
+use crate::transfer::{Done, Unsupported};
 
 /// What the console shows when a host has left.
 pub const HOST_LEFT: &str = "vnic guest: the host has left the record port";
@@ -77,11 +78,19 @@ impl Stage for Host {
     }
 
     fn wait_for_go(&mut self) -> Result<()> {
-        match self.hear()? {
-            Some(Ok(Request::Go)) => Ok(()),
-            Some(Ok(other)) => Err(anyhow!("waited for go, got {other:?}")),
-            Some(Err(error)) => Err(error),
-            None => Err(HostIsGone.into()),
+        match self.hear_one()? {
+            Request::Go => Ok(()),
+            other => Err(anyhow!("waited for go, got {other:?}")),
+        }
+    }
+
+    fn wait_for_first_go(&mut self, file: &File) -> Result<()> {
+        loop {
+            match self.hear_one()? {
+                Request::Go => return Ok(()),
+                Request::Touch => self.touch(file)?,
+                other => return Err(anyhow!("waited for go, got {other:?}")),
+            }
         }
     }
 }
@@ -90,12 +99,18 @@ impl Host {
     fn serve(&mut self) -> Result<Outcome> {
         self.tell(&Event::Ready { kernel: kernel_release()?, nic: Nic::open(nic::NAME)?.state()? })?;
         // The file of the last transfer is there until the next request: meanwhile the host may look at its pages.
-        let mut last = None;
+        let mut last: Option<Done> = None;
         while let Some(request) = self.hear()? {
-            drop(last.take());
+            if !matches!(request, Ok(Request::Touch)) {
+                drop(last.take());
+            }
             let done = match request {
                 Err(error) => Err(error),
                 Ok(Request::Transfer(spec)) => transfer(self, spec).map(|done| last = Some(done)),
+                Ok(Request::Touch) => match &last {
+                    Some(done) => self.touch(&done.made.file),
+                    None => Err(anyhow!("touch without a transfer that was done")),
+                },
                 Ok(Request::Run { argv }) => self.run(&argv),
                 Ok(Request::Go) => Err(anyhow!("go without a transfer that waits for it")),
                 Ok(Request::Hazard { name, method, to }) => {
@@ -122,6 +137,16 @@ impl Host {
         let status = ran.status.code().or_else(|| ran.status.signal().map(|signal| 128 + signal)).unwrap_or(-1);
         let output = [ran.stdout, ran.stderr].concat();
         self.tell(&Event::Ran { status, output: String::from_utf8_lossy(&output).into_owned() })
+    }
+
+    fn touch(&mut self, file: &File) -> Result<()> {
+        let pages = pages::touch(file)?;
+        self.tell(&Event::Touched { pages })
+    }
+
+    /// The next request of a host that must make one.
+    fn hear_one(&mut self) -> Result<Request> {
+        self.hear()?.unwrap_or_else(|| Err(HostIsGone.into()))
     }
 
     /// The next request; `None` when the host has left.

@@ -1,5 +1,7 @@
 //! The host's part in a transfer or a hazard.
 
+use std::fs::File;
+
 use anyhow::Result;
 use vnic_experiment::wire::Event;
 
@@ -16,4 +18,13 @@ pub trait Stage {
     /// # Errors
     /// It says something else, or has left.
     fn wait_for_go(&mut self) -> Result<()>;
+
+    /// Waits for the first `Go` of a transfer of this file, whose pages the host may want touched before.
+    ///
+    /// # Errors
+    /// As above, or the file cannot be read.
+    fn wait_for_first_go(&mut self, file: &File) -> Result<()> {
+        let _ = file;
+        self.wait_for_go()
+    }
 }

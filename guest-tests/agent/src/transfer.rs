@@ -6,6 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -166,6 +167,12 @@ impl Prepared {
 
     fn pages_now(&self) -> Result<Vec<PageRun>> {
         if self.spares_pages() { resident_page_runs(&self.made.file) } else { page_runs(&self.made.file) }
+    }
+
+    /// What is to be sent.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        &self.made.file
     }
 
     /// SHA-256 of the bytes the receiver is to get, from the file's content apart from the transfer; empty where it

@@ -126,6 +126,9 @@ pub struct Method {
     /// What the guest kernel's structures, read from outside, say of the pages that the payload lay in.
     #[serde(default)]
     pub introspection: Option<IntrospectionAccounts>,
+    /// What the guest's CPU did in the file's pages, where every access was counted.
+    #[serde(default)]
+    pub touches: Option<TouchAccounts>,
     /// What the NIC's gathering costs.
     #[serde(default)]
     pub dma: Dma,
@@ -333,6 +336,30 @@ pub struct IntrospectionAccounts {
     pub unsettled_bytes: u64,
     /// The file that was sent, by the guest's own name for it.
     pub paths: Vec<String>,
+}
+
+/// What the guest's CPU did in the pages that the file lay in before the transfer, by the emulator that is this CPU.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub struct TouchAccounts {
+    /// Bytes it loaded from them, from the first call until the agent had its receipt.
+    pub loaded: u64,
+    /// Of them, those loaded by programs, not by the kernel.
+    pub loaded_by_programs: u64,
+    /// Bytes it stored to them.
+    pub stored: u64,
+    /// Whether the counting can be believed.
+    pub control: TouchControl,
+}
+
+/// The control of the counting: the guest reads a byte of each page, which must count as one byte loaded.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub struct TouchControl {
+    /// Pages of the file: bytes that had to be counted.
+    pub pages: u64,
+    /// Bytes that were, before the transfer.
+    pub before: u64,
+    /// And after it.
+    pub after: u64,
 }
 
 /// What a scan of the guest's memory showed.

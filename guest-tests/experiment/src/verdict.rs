@@ -13,6 +13,7 @@
 //! - the guest kernel's accounts: how many bytes went through its copying functions, each time counted;
 //! - the guest's memory: in how many places the first chunk stood: one more than the copies that still exist;
 //! - the guest kernel's structures, read from outside: the same as the device, without being told where the file is;
+//! - the emulated CPU, where it is asked: how many bytes of the file's pages it loaded. None: none was copied by it;
 //! - the disk's rings, where they are ours and it brought the file meanwhile: whether the NIC gathered the very frames that the disk filled.
 //!
 //! Limits: a witness that cannot speak says why, and is never counted as agreeing or disagreeing. What a method does by
@@ -26,12 +27,14 @@ mod disk;
 mod guest;
 mod introspection;
 mod memory;
+mod touches;
 
 pub use device::device;
 pub use disk::disk;
 pub use guest::{copied_by, copies_per_byte, guest};
 pub use introspection::introspection;
 pub use memory::memory;
+pub use touches::{NOT_COUNTED, touches};
 
 /// From this share of payload bytes, all of them are meant (TCP may re-send a byte or two from a linearised skb).
 pub(crate) const NEARLY_ALL: f64 = 0.999;
@@ -198,6 +201,7 @@ pub fn judge(method: &mut Method, circumstances: Circumstances) {
         ("memory", memory(method, path_kind, circumstances)),
         ("introspection", introspection(method, path_kind, circumstances)),
     ];
+    witnesses.extend(touches(method, path_kind, circumstances).map(|testimony| ("touches", testimony)));
     witnesses.extend(disk(method).map(|testimony| ("disk", testimony)));
     let judgement = join(&witnesses);
     method.verdict = judgement.verdict;

@@ -52,7 +52,7 @@ fn because<'k>(keys: &'k [&str], why: &'static str) -> impl Iterator<Item = (Str
 fn method(flow: &FlowReport) -> Method {
     let (verdict, why) = judge(flow);
     let mut reasons: BTreeMap<String, String> = because(
-        &["nic", "bytes_sent", "sha256_ok", "seconds", "guest", "memory", "cpu_copies", "dma_copies"],
+        &["nic", "bytes_sent", "sha256_ok", "seconds", "guest", "memory", "touches", "cpu_copies", "dma_copies"],
         NO_AGENT,
     )
     .collect();

@@ -9,6 +9,8 @@
 //!    [`Event::TransferBegin`] and *waits* for [`Request::Go`]: by then the device watches the flow. Then it sends the
 //!    file and says [`Event::TransferEnd`]. With [`TransferSpec::pause`] it says [`Event::Paused`] after the first chunk
 //!    and waits for another `Go`.
+//!    Before that `Go`, and after `TransferEnd`, it may be asked to [`Request::Touch`] the file's pages: the control of a
+//!    witness that counts every access.
 //! 4. For [`Request::Hazard`] the agent says [`Event::Shown`] last. Before it:
 //!    - `truncate`, `lease`: nothing, no help is needed.
 //!    - `observer`: two transfers, each `TransferBegin`, (`Go`), `TransferEnd` as in step 3, the first without and the
@@ -59,6 +61,9 @@ pub enum Request {
         /// The receiver.
         to: SocketAddr,
     },
+    /// Read one byte of each page of the transfer's file; answered by `Touched`. In place of the first `Go`, which is still
+    /// waited for, or after `TransferEnd`.
+    Touch,
     /// Run a program in the guest; answered by `Ran`.
     Run {
         /// Program and arguments.
@@ -181,6 +186,11 @@ pub enum Event {
     Paused {
         /// Bytes the kernel has taken.
         taken: u64,
+    },
+    /// A byte of each page of the file was read, by the kernel.
+    Touched {
+        /// So many pages.
+        pages: u64,
     },
     /// A hazard was shown.
     Shown {

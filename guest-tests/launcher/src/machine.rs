@@ -32,6 +32,8 @@ pub struct Machine {
     pub disk_socket: Option<PathBuf>,
     /// Whether what the guest writes to the disk is forgotten, where QEMU serves it.
     pub disk_is_scratch: bool,
+    /// A plugin of QEMU's, and where it answers.
+    pub plugin: Option<(PathBuf, PathBuf)>,
     /// What it is to do.
     pub task: Task,
     /// More words for the kernel's command line.
@@ -238,6 +240,9 @@ impl Machine {
                 format_args!("if=none,id=disk,file={},format=raw,cache=unsafe{scratch}", disk.display()),
             );
             line.add("-device", "virtio-blk-pci,drive=disk");
+        }
+        if let Some((plugin, socket)) = &self.plugin {
+            line.add("-plugin", format_args!("file={},socket={}", plugin.display(), socket.display()));
         }
         self.add_task(&mut line, &mut words);
         if let Some(more) = &self.append {

@@ -17,6 +17,7 @@ const ENVIRONMENT: &str = "\
 Environment:
   QEMU=PROGRAM     a QEMU of your own
   VNIC=PROGRAM     a vnic that is built already
+  TOUCHES=FILE     the plugin for --touches, built already
   GUEST_PROGRAMS=DIR   the guest's own programs, built already (target/guest/build/x86_64-unknown-linux-gnu/guest)
 
 Examples:
@@ -67,6 +68,10 @@ pub struct Options {
     /// Who is asked about a transfer
     #[arg(long, value_name = "NAME,…", default_value = "device,guest,memory,introspection")]
     pub witness: String,
+
+    /// Asks the emulated CPU, too, how many bytes of the file's pages it loads and stores; under tcg, and several times slower
+    #[arg(long)]
+    pub touches: bool,
 
     /// A kernel of your own
     #[arg(long, value_name = "FILE", requires = "modules")]
@@ -288,6 +293,12 @@ impl Options {
         self.filesystem.disk()?;
         let rows = self.transfer.iter().flat_map(|rows| rows.split(','));
         self.iommu |= rows.into_iter().any(|row| row == "vfio-userspace");
+        if self.touches && self.transfer.is_none() {
+            return Err("--touches is asked about a transfer: with --transfer ROW".to_owned());
+        }
+        if self.touches && *self.accel.get_or_insert(Accelerator::Tcg) != Accelerator::Tcg {
+            return Err("--touches asks QEMU's emulated CPU: with --accel tcg".to_owned());
+        }
         if self.netdev != Netdev::Vhost && self.queue_pairs.get() != 1 {
             return Err("--queue-pairs goes with our NIC: not with another --netdev".to_owned());
         }
@@ -365,6 +376,8 @@ mod tests {
             (&["--queue-pairs", "0"], "--queue-pairs"),
             (&["--filesystem", "ext5"], "--filesystem"),
             (&["--filesystem", "ext4,xfs"], "one disk"),
+            (&["--touches"], "--transfer"),
+            (&["--touches", "--transfer", "all", "--accel", "kvm"], "--accel tcg"),
             (&["--msix", "maybe"], "--msix"),
             (&["--accel", "hvf"], "--accel"),
             (&["--kernel", "/vmlinuz"], "--modules"),

@@ -71,6 +71,7 @@ pub fn prepare(options: &Options) -> Result<Machine, Failure> {
         disk_socket: served.then(|| folder.join("disk.sock")),
         disk,
         disk_is_scratch: false,
+        plugin: options.touches.then(|| plugin().map(|plugin| (plugin, folder.join("touches.sock")))).transpose()?,
         task,
         append: append(options),
     };
@@ -101,6 +102,17 @@ fn qemu(options: &Options, guest: &Path) -> Result<Qemu, Failure> {
         return Ok(Qemu::of(&guest.join("qemu/usr/bin/qemu-system-x86_64"))?);
     }
     Ok(Qemu::of(Path::new(&program))?)
+}
+
+/// The plugin that counts accesses: `$TOUCHES`, or built now.
+fn plugin() -> Result<PathBuf, Failure> {
+    if let Some(plugin) = std::env::var_os("TOUCHES").filter(|plugin| !plugin.is_empty()) {
+        return Ok(plugin.into());
+    }
+    if !cargo(&["cargo", "build", "--release", "--locked", "--package", "guest-touches"], &[]) {
+        return Err(Failure::Said("QEMU's plugin does not build".to_owned()));
+    }
+    Ok(repository().join("target/release/libguest_touches.so"))
 }
 
 /// The kernel and its modules.

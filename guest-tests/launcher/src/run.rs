@@ -16,14 +16,14 @@ use crate::{Failure, Machine, Options, repository};
 /// A program does not come up, or a signal came.
 pub fn run(options: &Options, machine: &Machine) -> Result<u8, Failure> {
     let folder = options.folder()?;
-    let [socket, control, record, disk] =
-        ["vnic.sock", "vnic.sock.control", "record.sock", "disk.sock"].map(|name| folder.join(name));
+    let [socket, control, record, disk, touches] =
+        ["vnic.sock", "vnic.sock.control", "record.sock", "disk.sock", "touches.sock"].map(|name| folder.join(name));
     let vnic = match options.netdev {
         Netdev::Vhost => vnic()?.display().to_string(),
         _ => String::new(),
     };
     let signals = Signals::watch()?;
-    let _removed = Removed([socket.clone(), control.clone(), record.clone(), disk]);
+    let _removed = Removed([socket.clone(), control.clone(), record.clone(), disk, touches.clone()]);
     let _serve = match options.netdev {
         Netdev::Vhost => {
             let there = || control.exists() && (options.client || socket.exists());
@@ -37,6 +37,7 @@ pub fn run(options: &Options, machine: &Machine) -> Result<u8, Failure> {
     let run = folder.join("run.json");
     // What is there afterwards is of this run.
     let _ = fs::remove_file(&run);
+    let _ = fs::remove_file(&touches);
     let _qemu = signals.start(&machine.command(), &folder.join("qemu.log"), || record.exists())?;
     let judged = code(signals.run(&judge(options, machine, &vnic, &folder))?);
     if judged == 2 {
@@ -96,6 +97,9 @@ fn judge(options: &Options, machine: &Machine, vnic: &str, folder: &Path) -> Vec
     for module in &options.kernel_module {
         add("--kernel-module", &module.display().to_string());
     }
+    if machine.plugin.is_some() {
+        add("--touches", &path("touches.sock"));
+    }
     if let Some(program) = &options.program {
         add("--program", program);
     }
@@ -123,7 +127,7 @@ fn code(status: ExitStatus) -> u8 {
 }
 
 /// Files that are removed at the end.
-struct Removed([PathBuf; 4]);
+struct Removed([PathBuf; 5]);
 
 impl Drop for Removed {
     fn drop(&mut self) {

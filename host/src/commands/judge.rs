@@ -59,6 +59,9 @@ pub(super) struct Args {
         default_value = "device,guest,memory,introspection"
     )]
     witness: Vec<Witness>,
+    /// The socket of QEMU's plugin that counts the CPU's accesses to the file's pages: a witness more
+    #[arg(long, value_name = "SOCK", conflicts_with = "hazard")]
+    touches: Option<PathBuf>,
     /// What the row `program` is to run in the guest, with its arguments: the file is its standard input, the connection its
     /// standard output
     #[arg(long, value_name = "COMMAND", value_parser = parse_command)]
@@ -150,6 +153,7 @@ pub(super) fn run(args: Args) -> Result<Finding> {
         },
         kernel_modules: args.kernel_module,
         program: args.program.map(|argv| argv.0).unwrap_or_default(),
+        touches: args.touches,
         to: args.to,
         accel: args.kernel_accel.map(name_of),
         qemu: args.qemu_version,

@@ -149,7 +149,7 @@ impl Conductor<'_> {
         for (when, observed) in
             [("with nobody looking on in the guest", false), ("with a capture open in the guest", true)]
         {
-            let transfer = match self.watched_transfer(Memory::Unknown(LEFT_OUT.to_owned()), None, false)? {
+            let transfer = match self.watched_transfer(Memory::Unknown(LEFT_OUT.to_owned()), None, None)? {
                 Outcome::Done(transfer) => transfer,
                 Outcome::Failed(error) => return Ok(Seen::last(Event::Failed { error })),
                 Outcome::Unsupported(why) => return Ok(Seen::last(Event::Unsupported { why })),

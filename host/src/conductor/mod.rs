@@ -7,6 +7,7 @@
 //! 1. [`probe`]: one chunk is sent and held in the device, and the guest's memory is looked through for it.
 //! 2. `Transfer` → the agent makes the file, connects, answers `TransferBegin` with the flow and the file's pages.
 //! 3. The device is told to watch the flow.
+//!    So is QEMU's plugin, where it is there ([`touches`]).
 //! 4. `Go` → the agent sends, with its kernel's accounts open, and answers `TransferEnd`.
 //! 5. The device says what it saw of the flow; [`row`] joins all into the record. A file that was not in memory before has its
 //!    pages only now: the device is told them with the question.
@@ -17,7 +18,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -34,6 +35,7 @@ use port::{Port, Wait};
 use probe::Probed;
 use progress::Progress;
 use row::{Memory, Transfer};
+use touches::Touches;
 
 pub(crate) mod hazard;
 mod held;
@@ -43,6 +45,7 @@ mod port;
 mod probe;
 mod progress;
 mod row;
+mod touches;
 
 /// Who is asked about a transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +84,8 @@ pub(crate) struct Plan {
     pub(crate) kernel_modules: Vec<KernelModule>,
     /// What the row `program` is to run, with its arguments.
     pub(crate) program: Vec<String>,
+    /// Where QEMU's plugin answers that counts the accesses to the file's pages.
+    pub(crate) touches: Option<PathBuf>,
     /// The receiver.
     pub(crate) to: SocketAddr,
     /// The accelerator, for the record.
@@ -108,6 +113,7 @@ struct Conductor<'a> {
     port: Port,
     control: Client,
     plan: &'a Plan,
+    touches: Option<Touches>,
     progress: Progress,
     csum_offered: bool,
     /// The model of hardware that the device was told.
@@ -155,7 +161,8 @@ impl<'a> Conductor<'a> {
             return Err(port::out_of_turn("coming up", &ready));
         };
         progress.say(&format!("guest is up: Linux {kernel}, NIC {nic}"));
-        Ok((Conductor { port, control, plan, progress, csum_offered, model }, kernel, nic))
+        let touches = plan.touches.as_deref().map(Touches::connect).transpose()?;
+        Ok((Conductor { port, control, plan, touches, progress, csum_offered, model }, kernel, nic))
     }
 
     fn rows(&mut self, run: &mut Run, nic: NicState) -> Result<()> {
@@ -228,12 +235,13 @@ impl<'a> Conductor<'a> {
 
     fn transfer(&mut self, row: &Row, filesystem: &str, memory: Memory) -> Result<Outcome> {
         self.port.send(&Request::Transfer(self.spec(row, filesystem)))?;
-        self.watched_transfer(memory, Some(self.plan.bytes), row.cold)
+        self.watched_transfer(memory, Some(self.plan.bytes), Some(row))
     }
 
     /// From `TransferBegin` to `TransferEnd`, the device watching in between. The receiver is to get `bytes`, where that
-    /// is known here and the guest does not say otherwise. Of a `cold` file the pages are known only afterwards.
-    fn watched_transfer(&mut self, memory: Memory, bytes: Option<u64>, cold: bool) -> Result<Outcome> {
+    /// is known here and the guest does not say otherwise. Of a cold row's file the pages are known only afterwards.
+    fn watched_transfer(&mut self, memory: Memory, bytes: Option<u64>, row: Option<&Row>) -> Result<Outcome> {
+        let cold = row.is_some_and(|row| row.cold);
         let begin = match self.wait("the guest to prepare the transfer")? {
             Event::TransferBegin { flow, nic, pages, sha256, stream_bytes, filesystem: _ } => {
                 if self.plan.witnesses.watch() {
@@ -247,6 +255,7 @@ impl<'a> Conductor<'a> {
             Event::Unsupported { why } => return Ok(Outcome::Unsupported(why)),
             other => return Err(port::out_of_turn("preparing a transfer", &other)),
         };
+        let control = self.begin_touches(row, &begin.pages)?;
         self.port.send(&Request::Go)?;
         let end = self.wait("the transfer to end");
         let pages = match &end {
@@ -265,7 +274,12 @@ impl<'a> Conductor<'a> {
                 let told = cold && self.plan.witnesses.device && matches!(accounts.disk, Some(Ok(_)));
                 let page_life = told.then(|| life::of_file(&mut self.control, &pages)).flatten();
                 let end = row::End { bytes_sent, seconds, receipt, pages, accounts: guest, page_life };
-                Ok(Outcome::Done(Box::new(Transfer::new(self.plan.witnesses, begin, end, accounts, memory))))
+                let mut transfer = Transfer::new(self.plan.witnesses, begin, end, accounts, memory);
+                transfer.touched = match control {
+                    Ok(control) => Ok(self.end_touches(control)?),
+                    Err(why) => Err(why),
+                };
+                Ok(Outcome::Done(Box::new(transfer)))
             }
             Event::Failed { error } => Ok(Outcome::Failed(error)),
             other => Err(port::out_of_turn("a transfer", &other)),

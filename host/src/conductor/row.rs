@@ -13,6 +13,7 @@ use vnic_experiment::run::{
 use vnic_experiment::verdict::{self, Circumstances};
 use vnic_experiment::wire::{Accounts, PAGE_SIZE, PageRun, Receipt};
 
+use super::touches::Touched;
 use super::{LEFT_OUT, Witnesses};
 
 /// Pages of the largest file that is compared (16 GiB).
@@ -64,6 +65,8 @@ pub(super) struct Transfer {
     memory: Memory,
     pages_moved: u64,
     page_life: Option<PageLife>,
+    /// What the CPU did in the file's pages.
+    pub(super) touched: Touched,
     /// Does its file system keep the bytes in another form, too?
     pub(super) kept_elsewhere: bool,
 }
@@ -90,6 +93,7 @@ impl Transfer {
             memory,
             pages_moved: moved(&begin.pages, &end.pages),
             page_life: end.page_life,
+            touched: Err(verdict::NOT_COUNTED.to_owned()),
             kept_elsewhere: false,
         }
     }
@@ -152,6 +156,7 @@ pub(super) fn judged(row: &Row, expected: Option<Verdict>, transfer: &Transfer, 
             None
         }
     };
+    let touches = transfer.touched.clone().map_err(|why| reasons.insert("touches".to_owned(), why)).ok();
     let disk = match transfer.device.disk.clone() {
         Some(Ok(disk)) => Some(disk),
         other => {
@@ -182,6 +187,7 @@ pub(super) fn judged(row: &Row, expected: Option<Verdict>, transfer: &Transfer, 
         device: transfer.device.device.clone(),
         memory: MemoryAccounts { physical_instances },
         introspection,
+        touches,
         dma,
         page_life: transfer.page_life.clone(),
         cpu_copies: None,
@@ -266,6 +272,7 @@ pub(super) fn failed(row: &Row, expected: Option<Verdict>, nic: NicState, why: &
         device: DeviceAccounts::default(),
         memory: MemoryAccounts::default(),
         introspection: None,
+        touches: None,
         dma: Dma::default(),
         page_life: None,
         cpu_copies: None,

@@ -230,7 +230,13 @@ pub(super) fn notes(run: &Run) -> Vec<String> {
             (line.cpu_copies.is_some() && !copied.is_empty()).then(|| format!("copied by {}", copied.join(" + ")));
         let claims: Vec<_> = line.kernel_claims.iter().map(|(claim, count)| format!("{claim} {count}")).collect();
         let claims = (!claims.is_empty()).then(|| format!("the kernel claims {}", claims.join(", ")));
-        for note in copied.into_iter().chain(method.notes.iter().cloned()).chain(claims).chain(from_disk(method)) {
+        for note in copied
+            .into_iter()
+            .chain(method.notes.iter().cloned())
+            .chain(claims)
+            .chain(from_disk(method))
+            .chain(touched(method))
+        {
             match found.iter_mut().find(|(known, _)| *known == note) {
                 Some((_, rows)) => rows.push(name(method)),
                 None => found.push((note, vec![name(method)])),
@@ -238,6 +244,16 @@ pub(super) fn notes(run: &Run) -> Vec<String> {
         }
     }
     found.into_iter().map(|(note, rows)| format!("{}: {note}", rows.join(", "))).collect()
+}
+
+/// What the CPU did in the file's pages, and whether that can be believed.
+fn touched(method: &Method) -> Option<String> {
+    let touches = method.touches.as_ref()?;
+    let control = &touches.control;
+    Some(format!(
+        "the CPU loaded {} bytes of the file's pages and stored {} (control: of {} bytes read it counted {} before and {} after)",
+        touches.loaded, touches.stored, control.pages, control.before, control.after
+    ))
 }
 
 /// What the disk's own rings have to say of the file's way into memory.

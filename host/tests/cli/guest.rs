@@ -134,7 +134,7 @@ impl Agent {
                     hazard = Some(new);
                 }
                 Request::PowerOff => return,
-                Request::Run { .. } => panic!("nobody asks for this"),
+                Request::Run { .. } | Request::Touch => panic!("nobody asks for this"),
             }
         }
     }

@@ -16,7 +16,8 @@ pub(crate) fn row_of(method: &str, sg: bool, cached: u64, verdict: &str) -> Valu
         "device": {"chains": 300, "descriptors": 4500, "payload_bytes": bytes, "retransmitted_bytes": 0,
                    "from_page_cache_bytes": cached, "from_elsewhere_bytes": bytes - cached,
                    "dma_read_bytes": bytes, "device_copied_bytes": 0},
-        "memory": {"physical_instances": null}, "introspection": null, "dma": {"disk": null, "shapes": null, "hardware": null},
+        "memory": {"physical_instances": null}, "introspection": null, "touches": null,
+        "dma": {"disk": null, "shapes": null, "hardware": null},
         "cpu_copies": null, "dma_copies": 1.0, "verdict": verdict, "why": "device: figures", "expected": verdict,
         "reasons": {"cpu_copies": "not watched"}
     })

@@ -27,6 +27,7 @@ fn method(device: DeviceAccounts) -> Method {
         device,
         memory: MemoryAccounts::default(),
         introspection: None,
+        touches: None,
         dma: Dma::default(),
         cpu_copies: None,
         page_life: None,

@@ -13,6 +13,7 @@ fn machine(version: &str, accelerator: Accelerator, nic: Option<Nic>) -> Machine
         disk: None,
         disk_socket: None,
         disk_is_scratch: false,
+        plugin: None,
         task: Task::Shell,
         append: None,
     }
@@ -134,6 +135,14 @@ fn what_is_written_to_a_scratch_disk_is_forgotten() {
         values(&machine.command(), "-drive")[0].contains(",snapshot=on")
     };
     assert!(disk(true) && !disk(false));
+}
+
+#[test]
+fn a_plugin_is_told_where_it_answers() {
+    let machine = |plugin| Machine { plugin, ..machine("7.2.22", Accelerator::Tcg, None) }.command();
+    let command = machine(Some(("/p/libp.so".into(), "/run/touches.sock".into())));
+    assert_eq!(values(&command, "-plugin"), ["file=/p/libp.so,socket=/run/touches.sock"]);
+    assert!(values(&machine(None), "-plugin").is_empty());
 }
 
 #[test]
