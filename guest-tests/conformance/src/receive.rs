@@ -5,7 +5,7 @@ use vnic::spec::Feature;
 use vnic::spec::net::{GSO_NONE, HDR_F_DATA_VALID, HDR_F_NEEDS_CSUM, HDR_F_RSC_INFO, NET_HEADER_LEN};
 
 use crate::packet::{Packet, tcp_payload};
-use crate::session::{BLANK, Driver, Received, Target};
+use crate::session::{BLANK, Driver, Received, Target, sent};
 use crate::{BOTH, Check, Format, Requirement};
 
 pub(crate) const ALL: &[Requirement] = &[
@@ -125,6 +125,8 @@ fn segmented(target: &Target, format: Format) -> Result<()> {
     let mut driver = target.start(format, &[Feature::Csum, Feature::HostTso4])?;
     driver.post(16, 4096)?;
     driver.send(&Packet::tcp_super(3500))?;
+    // Its memory is the next packet's, too.
+    sent(driver.transmit.as_mut())?;
     // A device that does not cut it may drop it; what was sent behind it comes in any case.
     let last = Packet::tcp(100);
     driver.send(&last)?;
@@ -145,6 +147,7 @@ fn super_frame(target: &Target, format: Format) -> Result<()> {
     let mut driver = target.start(format, &features)?;
     driver.post(8, 4096)?;
     driver.send(&Packet::tcp_super(20_000))?;
+    sent(driver.transmit.as_mut())?;
     // Behind it, so that a device that drops it does not keep us waiting.
     let last = Packet::tcp(100);
     driver.send(&last)?;

@@ -133,8 +133,9 @@ fn all_sizes_offsets_and_families_arrive_and_both_ends_answer_ping() {
     let ticks_before = cpu_ticks(id);
     agent.run(&["sleep", "3"]);
     let (woke, used) = (wake_ups(id) - before, cpu_ticks(id) - ticks_before);
-    // A thread that polls without sleeping takes 300 ticks; one that polls every ten milliseconds wakes up 300 times.
-    assert!(woke <= 60 && used <= 60, "woke up {woke} times and took {used} clock ticks in 3 idle seconds");
+    // Those who keep accounts look ten times a second. A thread that polls without sleeping takes 300 ticks; one that polls every ten
+    // milliseconds wakes up 300 times.
+    assert!(woke <= 150 && used <= 60, "woke up {woke} times and took {used} clock ticks in 3 idle seconds");
     let private = private_kib(id);
     assert!(private < 24 << 10, "{private} KiB of its own");
 
