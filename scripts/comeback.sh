@@ -7,12 +7,8 @@
 #   scripts/comeback.sh WORDS      those whose name has these words: tap, passt, cuts, outage
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
-case ${1:-} in
-  -h | --help) help && exit ;;
-  -*) usage_error "unknown option $1" ;;
-esac
+words_only "$@"
 need_cargo
 need ip iproute2 iproute2
 wish passt
-cd "$ROOT"
-run cargo test --workspace --locked --test guests -- --test-threads=1 --ignored --nocapture "${1:-comeback::}"
+long_guest_tests "${1:-comeback::}"

@@ -7,14 +7,10 @@
 #   scripts/disk.sh WORDS      those whose name has these words: seabios, edk2, grub, debian, packed, cold, large_folios
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
-case ${1:-} in
-  -h | --help) help && exit ;;
-  -*) usage_error "unknown option $1" ;;
-esac
+words_only "$@"
 need_cargo
 need e2fsck e2fsprogs e2fsprogs
 wish ovmf seabios systemd-boot-efi binutils mtools grub-common grub-pc-bin grub-efi-amd64-bin
 # What has Debian's root, or nothing chosen.
 case ${1:-debian} in debian | grub* | disk::* | seabios | edk2) "$ROOT/scripts/get-root.sh" ;; esac
-cd "$ROOT"
-run cargo test --workspace --locked --test guests -- --test-threads=1 --ignored --nocapture "${1:-disk::}"
+long_guest_tests "${1:-disk::}"

@@ -24,6 +24,20 @@ run() {
 # The comment at the top of a script is its help.
 help() { sed -n '2,/^[^#]/{/^#/{s/^# \{0,1\}//;p;}}' "$0"; }
 
+# words_only [ARG…]: for a script that takes words and no options but --help.
+words_only() {
+  case ${1:-} in
+    -h | --help) help && exit ;;
+    -*) usage_error "unknown option $1" ;;
+  esac
+}
+
+# long_guest_tests WORDS: those that are left out of scripts/test.sh and have these words in their name, one by one.
+long_guest_tests() {
+  cd "$ROOT" || exit 2
+  run cargo test --workspace --locked --test guests -- --test-threads=1 --ignored --nocapture "$1"
+}
+
 is_debian() { command -v apt-get >/dev/null && command -v dpkg >/dev/null; }
 codename() { (. /etc/os-release && printf '%s' "${VERSION_CODENAME:-}"); }
 

@@ -7,11 +7,7 @@
 #   scripts/migrate.sh WORDS      those whose name has these words: twenty_times_while, newer, iommu, packed
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
-case ${1:-} in
-  -h | --help) help && exit ;;
-  -*) usage_error "unknown option $1" ;;
-esac
+words_only "$@"
 need_cargo
 need ip iproute2 iproute2
-cd "$ROOT"
-run cargo test --workspace --locked --test guests -- --test-threads=1 --ignored --nocapture "${1:-migrate::}"
+long_guest_tests "${1:-migrate::}"

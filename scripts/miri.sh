@@ -10,10 +10,7 @@
 set -uo pipefail
 . "$(dirname "$0")/lib.sh"
 
-case ${1:-} in
-  -h | --help) help && exit ;;
-  -*) usage_error "unknown option $1" ;;
-esac
+words_only "$@"
 need_cargo
 cd "$ROOT" || exit 2
 if ! cargo +nightly miri --version >/dev/null 2>&1; then
