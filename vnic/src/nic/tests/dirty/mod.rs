@@ -83,14 +83,20 @@ pub(super) struct Round {
     pub(super) changed: usize,
 }
 
+/// A device with memory and features, whose queues are not started.
+pub(super) fn rig(served: Served, features: spec::Features) -> Rig {
+    let ram = GuestRam::new(RAM).unwrap();
+    let (rx, tx) = (Queue::sized(&ram, 0x1000, features, ENTRIES), Queue::sized(&ram, 0x2_0000, features, ENTRIES));
+    let (device, shared, workers, notices) = served;
+    let mut rig = Rig { ram, device, shared, workers, notices, tx, rx };
+    rig.device.set_features(features).unwrap();
+    rig.device.set_memory(Arc::clone(rig.ram.memory())).unwrap();
+    rig
+}
+
 impl Logged {
     pub(super) fn new(served: Served, features: spec::Features) -> Self {
-        let ram = GuestRam::new(RAM).unwrap();
-        let (rx, tx) = (Queue::sized(&ram, 0x1000, features, ENTRIES), Queue::sized(&ram, 0x2_0000, features, ENTRIES));
-        let (device, shared, workers, notices) = served;
-        let mut rig = Rig { ram, device, shared, workers, notices, tx, rx };
-        rig.device.set_features(features).unwrap();
-        rig.device.set_memory(Arc::clone(rig.ram.memory())).unwrap();
+        let mut rig = rig(served, features);
         let pages = Pages::new();
         rig.device.set_log(pages.log()).unwrap();
         Logged { rig, features, pages, bases: [start_of(features); 2], posted: 0, sent: 0, seed: 0 }

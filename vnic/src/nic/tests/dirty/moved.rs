@@ -34,12 +34,7 @@ fn drivers(rig: &Rig, features: spec::Features) -> BTreeSet<u64> {
 fn a_guest_that_is_copied_while_frames_go_through_arrives_whole() {
     for features in formats() {
         let served = serve(vec![link::open(&LinkKind::Loopback, 1).unwrap()], 1);
-        let ram = GuestRam::new(RAM).unwrap();
-        let (rx, tx) = (Queue::sized(&ram, 0x1000, features, ENTRIES), Queue::sized(&ram, 0x2_0000, features, ENTRIES));
-        let (device, shared, workers, notices) = served;
-        let mut rig = Rig { ram, device, shared, workers, notices, tx, rx };
-        rig.device.set_features(features).unwrap();
-        rig.device.set_memory(Arc::clone(rig.ram.memory())).unwrap();
+        let mut rig = rig(served, features);
         rig.device.start_queue(RX, rig.rx.setup_at(start_of(features))).unwrap();
         rig.device.start_queue(TX, rig.tx.setup_at(start_of(features))).unwrap();
 
