@@ -29,6 +29,22 @@ pub(crate) struct Case {
     pub(crate) targets: Vec<Option<f64>>,
 }
 
+/// The pump against `vnic serve` in two ways or more: what of [`Case`] is the same in all of its runs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pumped {
+    pub(crate) link: &'static str,
+    pub(crate) shape: Shape,
+    pub(crate) format: Format,
+    /// What differs.
+    pub(crate) what: &'static str,
+}
+
+impl Pumped {
+    pub(crate) fn name(self) -> String {
+        format!("pump, {} {}, {}, {}", self.shape, self.format.name(), self.link, self.what)
+    }
+}
+
 /// A ring's format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {

@@ -5,42 +5,30 @@ use vnic::spec::Feature;
 
 use crate::Args;
 use crate::backend::{Backend, Server};
-use crate::case::{Format, SHAPES};
+use crate::case::{Format, Pumped, SHAPES};
 use crate::outcome::{Outcome, Runs, Unit};
-use crate::pump::{self, Shape};
+use crate::pump;
 
 /// What is to be left of the rate while the guest is on its way.
 const TARGET: f64 = 0.7;
 
-/// One comparison.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Case {
-    link: &'static str,
-    shape: Shape,
-    format: Format,
-}
-
-impl Case {
-    pub(crate) fn name(self) -> String {
-        format!("pump, {} {}, {}, dirty log", self.shape, self.format.name(), self.link)
-    }
-}
-
 /// The cases that are asked for.
-pub(crate) fn cases(args: &Args) -> Vec<Case> {
+pub(crate) fn cases(args: &Args) -> Vec<Pumped> {
     let formats = [Format::Split, Format::Packed].into_iter();
-    let cases = formats.flat_map(|format| ["sink:copy", "sink"].map(|link| Case { link, shape: SHAPES[0], format }));
+    let cases = formats.flat_map(|format| {
+        ["sink:copy", "sink"].map(|link| Pumped { link, shape: SHAPES[0], format, what: "dirty log" })
+    });
     cases.filter(|case| args.wants(&case.name())).collect()
 }
 
 /// All rounds of a case.
-pub(crate) fn measure(case: &Case, args: &Args) -> Outcome {
+pub(crate) fn measure(case: &Pumped, args: &Args) -> Outcome {
     let runs = vec![Runs::of("log on", Some(TARGET)), Runs::of("log off", None)];
     Outcome::of_rounds((case.name(), Unit::Frames), runs, args.rounds, |at| once(args, *case, at == 0))
 }
 
 /// One run against a fresh back-end. Frames per second.
-fn once(args: &Args, case: Case, logs: bool) -> Result<f64> {
+fn once(args: &Args, case: Pumped, logs: bool) -> Result<f64> {
     let server = Server::start(Backend::Vnic(case.link), 1, &args.vnic, &args.out)?;
     let features = case.format.features();
     let features = if logs { features.with(Feature::LogAll) } else { features };

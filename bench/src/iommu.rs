@@ -6,9 +6,9 @@ use anyhow::Result;
 
 use crate::Args;
 use crate::backend::{Backend, Server};
-use crate::case::{Format, SHAPES};
+use crate::case::{Format, Pumped, SHAPES};
 use crate::outcome::{Outcome, Runs, Unit};
-use crate::pump::{self, Shape};
+use crate::pump;
 
 /// What the ratio is to be, at least.
 const TARGET: f64 = 0.9;
@@ -16,30 +16,16 @@ const TARGET: f64 = 0.9;
 const IOMMUS: [(&str, Option<u64>); 3] =
     [("IOMMU 4 KiB", Some(4 << 10)), ("IOMMU 2 MiB", Some(2 << 20)), ("no IOMMU", None)];
 
-/// One comparison.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Case {
-    link: &'static str,
-    shape: Shape,
-    format: Format,
-}
-
-impl Case {
-    pub(crate) fn name(self) -> String {
-        format!("pump, {} {}, {}, IOMMU", self.shape, self.format.name(), self.link)
-    }
-}
-
 /// The cases that are asked for.
-pub(crate) fn cases(args: &Args) -> Vec<Case> {
+pub(crate) fn cases(args: &Args) -> Vec<Pumped> {
     // A sink that touches no payload shows what a look-up costs at its worst; one that copies, what is left of that.
     let kinds = [("sink", Format::Split), ("sink:copy", Format::Split), ("sink", Format::Packed)].into_iter();
-    let cases = kinds.flat_map(|(link, format)| SHAPES.map(|shape| Case { link, shape, format }));
+    let cases = kinds.flat_map(|(link, format)| SHAPES.map(|shape| Pumped { link, shape, format, what: "IOMMU" }));
     cases.filter(|case| args.wants(&case.name())).collect()
 }
 
 /// All rounds of a case.
-pub(crate) fn measure(case: &Case, args: &Args) -> Outcome {
+pub(crate) fn measure(case: &Pumped, args: &Args) -> Outcome {
     let runs = IOMMUS.map(|(name, translations)| Runs::of(name, translations.map(|_| TARGET)));
     Outcome::of_rounds((case.name(), Unit::Frames), runs.into(), args.rounds, |at| {
         once(args, *case, IOMMUS.get(at).and_then(|(_, translations)| *translations))
@@ -47,7 +33,7 @@ pub(crate) fn measure(case: &Case, args: &Args) -> Outcome {
 }
 
 /// One run against a fresh back-end. Frames per second.
-fn once(args: &Args, case: Case, translations: Option<u64>) -> Result<f64> {
+fn once(args: &Args, case: Pumped, translations: Option<u64>) -> Result<f64> {
     let server = Server::start(Backend::Vnic(case.link), 1, &args.vnic, &args.out)?;
     pump::on_cpu_1(server.socket(), case.shape, case.format.features(), translations, args.seconds)
 }
