@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use vnic::attach::{self, AttachError, Options};
 
-use super::serve::folder_exists;
+use super::serve::{Sandbox, folder_exists};
 use crate::Finding;
 
 /// Options of `vnic attach`.
@@ -18,6 +18,8 @@ pub(super) struct Args {
     /// The control socket to open [default: vnic-attach-PID.control in $XDG_RUNTIME_DIR or /tmp]
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
+    #[command(flatten)]
+    sandbox: Sandbox,
 }
 
 fn pid(text: &str) -> Result<u32, String> {
@@ -34,7 +36,7 @@ pub(super) fn run(args: Args) -> Result<Finding> {
     folder_exists("--control", &control)?;
     let path = control.display().to_string();
     let ready = |release: &str| tracing::info!(process = pid, kernel = release, control = path, "looks into the VM");
-    match attach::serve(&Options { pid, control }, ready) {
+    match attach::serve(&Options { pid, control, sandbox: args.sandbox.mode }, ready) {
         Ok(()) => Ok(Finding::Fine),
         Err(error @ AttachError::Process(_)) => bail!("--pid: {error}"),
         Err(error) => bail!("{error}"),

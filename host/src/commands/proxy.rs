@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use vnic::proxy::{self, DeviceKind, Options};
 use vnic::serve::options::control_beside;
 
-use super::serve::folder_exists;
+use super::serve::{Sandbox, folder_exists};
 use crate::Finding;
 
 /// Options of `vnic proxy`.
@@ -25,11 +25,13 @@ pub(super) struct Args {
     /// their features]
     #[arg(long, value_name = "KIND")]
     device: Option<DeviceKind>,
+    #[command(flatten)]
+    sandbox: Sandbox,
 }
 
 /// Passes on until a signal.
 pub(super) fn run(args: Args) -> Result<Finding> {
-    let Args { socket_path: socket, back_end, control, device } = args;
+    let Args { socket_path: socket, back_end, control, device, sandbox } = args;
     if socket == back_end {
         bail!("--back-end: that is --socket-path; the front-end and the back-end each need a socket of their own");
     }
@@ -42,6 +44,6 @@ pub(super) fn run(args: Args) -> Result<Finding> {
         let [socket, back_end, control] = &paths;
         tracing::info!(socket, back_end, control, "waiting for a front-end");
     };
-    proxy::serve(&Options { socket, back_end, control, device }, ready)?;
+    proxy::serve(&Options { socket, back_end, control, device, sandbox: sandbox.mode }, ready)?;
     Ok(Finding::Fine)
 }

@@ -25,6 +25,15 @@ use crate::{Finding, views};
 /// As many as vhost-user has numbers for: 256 vrings.
 const MAX_QUEUE_PAIRS: u16 = 128;
 
+/// Of every command that stays and reads what others wrote.
+#[derive(Debug, clap::Args)]
+pub(super) struct Sandbox {
+    /// What the process gives up once everything is open (privileges, files, programs, most system calls): on (all of it), log
+    /// (nothing; the kernel's log has what would have been refused) or off
+    #[arg(id = "sandbox", long = "sandbox", value_name = "MODE", default_value = "on")]
+    pub(super) mode: sandbox::Mode,
+}
+
 /// Options of `vnic serve`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -85,10 +94,8 @@ pub(super) struct Args {
     /// Record for `vnic life` and `vnic page` what happens to each page of the guest: who reads and writes it, when, by which chain
     #[arg(long)]
     life: bool,
-    /// What the process gives up once everything is open (privileges, files, programs, most system calls): on (all of it), log
-    /// (nothing; the kernel's log has what would have been refused) or off
-    #[arg(long, value_name = "MODE", default_value = "on")]
-    sandbox: sandbox::Mode,
+    #[command(flatten)]
+    sandbox: Sandbox,
     /// A worker on each of these CPUs; queue pairs go round them
     #[arg(long, value_name = "N,…", value_delimiter = ',')]
     cpu: Vec<usize>,
@@ -168,7 +175,7 @@ pub(super) fn run(args: Args) -> Result<Finding> {
         cpus: args.cpu,
         accounts: args.top,
         lives: args.life,
-        sandbox: args.sandbox,
+        sandbox: args.sandbox.mode,
         extension: Some(Arc::new(Witness)),
     };
     if let Some(control) = options.control_path() {

@@ -8,6 +8,7 @@ use serde::Serialize;
 mod kernel;
 mod kvm;
 mod memory;
+mod migration;
 mod qemu;
 mod sandbox;
 mod tap;
@@ -72,13 +73,16 @@ pub(crate) fn qemu_major() -> Option<u32> {
 pub(crate) fn examine() -> Vec<Check> {
     let qemu = qemu::find();
     let kernel = kernel::find();
+    let (shared, tap) = (memory::check_shared(), tap::check());
+    let migration = migration::check(qemu.as_ref().ok(), &shared, &tap);
     vec![
         qemu::check(qemu.as_ref()),
         kernel::check(kernel.as_deref()),
         kvm::check(qemu.as_ref().ok(), kernel.as_deref()),
-        memory::check_shared(),
+        shared,
         memory::check_hugepages(),
-        tap::check(),
+        tap,
+        migration,
         sandbox::check(),
     ]
 }

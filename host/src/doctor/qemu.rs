@@ -18,6 +18,16 @@ pub(super) struct Qemu {
 }
 
 impl Qemu {
+    /// Its version.
+    pub(super) fn version(&self) -> &str {
+        &self.version
+    }
+
+    #[cfg(test)]
+    pub(super) fn of(program: &str, version: &str) -> Qemu {
+        Qemu { program: program.into(), version: version.to_owned() }
+    }
+
     /// The first number of its version.
     pub(super) fn major(&self) -> Option<u32> {
         major(&self.version)

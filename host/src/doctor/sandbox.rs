@@ -1,4 +1,4 @@
-//! What `vnic serve` can give up on this kernel.
+//! What `vnic serve`, `attach` and `proxy` can give up on this kernel.
 
 use vnic::sandbox::Possible;
 
@@ -12,13 +12,13 @@ pub(super) fn check() -> Check {
     let landlock_found = landlock.map_or("no Landlock".to_owned(), |version| format!("Landlock {version}"));
     let found = format!("{landlock_found}, {}", if seccomp { "seccomp" } else { "no seccomp" });
     if landlock.is_some() && seccomp {
-        let follows = "vnic serve gives up files and most system calls before it reads a message";
+        let follows = "serve, attach and proxy give up files and most system calls before they begin";
         return Check::good(NAME, found, follows);
     }
     Check::limited(
         NAME,
         found,
-        "vnic serve keeps what this kernel cannot take from it; it says which in vnic status",
+        "serve, attach and proxy keep what this kernel cannot take from them; vnic status says what",
         landlock.is_none().then(|| "a kernel from 5.13 on, with landlock in its lsm= list".to_owned()),
     )
 }

@@ -1,4 +1,5 @@
-//! A front-end that is gone in the middle of its session, after each message in turn: the next session works. Both roles.
+//! A front-end that is gone in the middle of its session, after each message in turn, or has its back-end killed then: the next session
+//! works. Both roles.
 
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -105,24 +106,26 @@ impl FrontEnd {
         all
     }
 
-    /// Says the first `count`, and is gone. The last one's reply, if it has one, is not waited for.
-    fn cut(&self, stream: UnixStream, count: usize) {
+    /// Says the first `count`. The last one's reply, if it has one, is not waited for.
+    fn begin(&self, stream: UnixStream, count: usize) -> Connection {
         let connection = Connection::new(stream.into());
         for (request, file) in self.messages().into_iter().take(count) {
             let files: Vec<BorrowedFd<'_>> = file.into_iter().collect();
             connection.send(&request.to_bytes(0), &files).unwrap();
         }
+        connection
+    }
+
+    /// The same, and is gone.
+    fn cut(&self, stream: UnixStream, count: usize) {
+        drop(self.begin(stream, count));
     }
 
     /// Says all of it, and has a frame sent.
     fn whole(&self, stream: UnixStream) {
         stream.set_read_timeout(Some(LIMIT)).unwrap();
         let mut reader = stream.try_clone().unwrap();
-        let connection = Connection::new(stream.into());
-        for (request, file) in self.messages() {
-            let files: Vec<BorrowedFd<'_>> = file.into_iter().collect();
-            connection.send(&request.to_bytes(0), &files).unwrap();
-        }
+        let connection = self.begin(stream, usize::MAX);
         // The answer to this one comes when all before it was done.
         connection.send(&Request::GetStatus.to_bytes(0), &[]).unwrap();
         let mut header = [0; HEADER_LEN];
@@ -205,4 +208,36 @@ fn a_server_that_is_killed_with_a_connection_waiting_is_followed_by_another_at_t
     }
     let _serve = Process::start(&scratch, &options, "net.sock");
     FrontEnd::new().whole(connect());
+}
+
+/// The front-end stays as it is, with its memory, its rings and its record of what is in flight, as QEMU does; the next back-end is told
+/// everything anew.
+#[test]
+fn a_server_that_is_killed_after_any_message_is_followed_by_one_that_serves_the_same_front_end() {
+    let scratch = Scratch::new();
+    let options = ["serve", "--link", "sink", "--socket-path", "net.sock"];
+    let connect = || UnixStream::connect(scratch.path("net.sock")).unwrap();
+    for count in 0..=FrontEnd::new().messages().len() {
+        let front_end = FrontEnd::new();
+        let mut serve = Process::start(&scratch, &options, "net.sock");
+        let _connection = front_end.begin(connect(), count);
+        serve.kill();
+        let _serve = Process::start(&scratch, &options, "net.sock");
+        front_end.whole(connect());
+    }
+}
+
+#[test]
+fn a_client_that_is_killed_after_any_message_is_followed_by_one_that_serves_the_same_front_end() {
+    let scratch = Scratch::new();
+    let listener = UnixListener::bind(scratch.path("net.sock")).unwrap();
+    let options = ["serve", "--client", "--link", "sink", "--socket-path", "net.sock"];
+    for count in 0..=FrontEnd::new().messages().len() {
+        let front_end = FrontEnd::new();
+        let mut serve = Process::start(&scratch, &options, "net.sock");
+        let _connection = front_end.begin(listener.accept().unwrap().0, count);
+        serve.kill();
+        let _serve = Process::start(&scratch, &options, "net.sock");
+        front_end.whole(listener.accept().unwrap().0);
+    }
 }

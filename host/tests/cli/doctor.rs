@@ -50,7 +50,7 @@ fn each_line_says_what_was_found_and_what_follows() {
     let scratch = Scratch::new();
     let path = empty_path(&scratch);
     let outcome = outcome(scratch.vnic().arg("doctor").env("PATH", &path).env_remove("QEMU"));
-    for name in ["qemu", "guest kernel", "kvm", "shared memory", "hugepages", "tap"] {
+    for name in ["qemu", "guest kernel", "kvm", "shared memory", "hugepages", "tap", "migration", "sandbox"] {
         assert!(outcome.stdout.contains(name), "no {name} in\n{}", outcome.stdout);
     }
     assert!(outcome.stdout.contains("NO  qemu           no qemu-system-x86_64 in PATH\n"), "{}", outcome.stdout);

@@ -1,5 +1,6 @@
 //! Tests of the real binary: what people and scripts see of it.
 
+mod announced;
 mod attach;
 mod cut;
 mod device;
@@ -15,6 +16,7 @@ mod parquet;
 mod perfetto;
 mod proxy;
 mod report;
+mod sandbox;
 mod schemas;
 mod serve;
 mod usage;

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use super::devices::{Device, Queue};
 use super::ram::Ram;
@@ -15,6 +15,7 @@ use super::turn::{Still, so_for, whose_turn};
 use super::{AttachError, Attached};
 use crate::backend::guest::{Labelled, labelled};
 use crate::observe::protocol::{FeatureSets, QueueStatus, RegionStatus, Reply, Request, RingSnapshot, Status};
+use crate::sandbox;
 use crate::serve::Admitted;
 use crate::serve::control::Source;
 use crate::serve::top;
@@ -27,6 +28,7 @@ use crate::spec::device::NET;
 pub struct Answers {
     state: Mutex<State>,
     tracing: OnDemand,
+    locked_in: OnceLock<sandbox::Report>,
     me: Weak<Answers>,
 }
 
@@ -43,7 +45,17 @@ impl Answers {
     #[must_use]
     pub fn new(attached: Attached) -> Arc<Answers> {
         let state = Mutex::new(State { attached, trouble: None, still: Still::default() });
-        Arc::new_cyclic(|me| Answers { state, tracing: OnDemand::default(), me: me.clone() })
+        Arc::new_cyclic(|me| Answers {
+            state,
+            tracing: OnDemand::default(),
+            locked_in: OnceLock::new(),
+            me: me.clone(),
+        })
+    }
+
+    /// From now on says so, and what the process has given up.
+    pub(super) fn locked_in(&self, report: sandbox::Report) {
+        let _ = self.locked_in.set(report);
     }
 
     /// What those follow who follow the rings.
@@ -88,7 +100,10 @@ impl Source for Answers {
             return Reply::Error { message: error.to_string() };
         }
         let reply = match request {
-            Request::Status => state.status().map(|status| Reply::Status(Box::new(status))),
+            Request::Status => state.status().map(|status| {
+                let sandbox = self.locked_in.get().cloned();
+                Reply::Status(Box::new(Status { sandbox, ..status }))
+            }),
             Request::Rings { queue } => state.rings(queue.as_deref()).map(|rings| Reply::Rings { rings }),
             Request::Page { addresses } => {
                 let (labels, flags) = (state.attached.labels(&addresses), state.attached.flags(&addresses));

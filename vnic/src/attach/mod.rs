@@ -38,6 +38,8 @@ use devices::{Device, Finder, Queue};
 use process::{Process, ProcessError};
 use ram::Ram;
 
+#[cfg(test)]
+pub(crate) use serve::look;
 pub use serve::{Options, serve};
 
 use crate::introspect::{self, Introspection, Label, Stop};

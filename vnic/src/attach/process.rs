@@ -1,22 +1,27 @@
 //! Another process's memory, read from outside: its mappings, which of their pages exist, and what stands in them.
 //!
 //! Operation: `process_vm_readv`, and where that is forbidden `/proc/PID/mem`, opened for reading alone; no page of private
-//! memory comes to be by reading it. The process is never stopped, signalled or traced, and does not notice.
+//! memory comes to be by reading it. The process is never stopped, signalled or traced, and does not notice. All files are opened at
+//! the beginning, or when a mapping's is first asked for: who [reads files alone](Process::reads_files_alone) needs no right later, and
+//! Landlock leaves none.
 //!
 //! Limits: `process_vm_readv` goes by the process's number, which may be another's once it has ended. Who looks for long asks
 //! [`Process::has_ended`] now and then: numbers come round only after all others.
 
 use std::fs::{self, File};
-use std::io::{self, IoSliceMut, Read};
+use std::io::{self, IoSliceMut};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::{Pid, geteuid};
 
-/// Most bytes of a list of mappings.
-const MAX_MAPS: u64 = 16 << 20;
+/// Most bytes of a list of mappings, and how many are read at a time.
+const MAX_MAPS: usize = 16 << 20;
+const MAPS_PIECE: usize = 64 << 10;
 /// Page numbers read at a time.
 const PAGES: usize = 8192;
 const PAGE: u64 = 4096;
@@ -53,8 +58,14 @@ pub enum ProcessError {
 #[derive(Debug)]
 pub struct Process {
     pid: u32,
+    name: String,
     mem: File,
     pagemap: File,
+    maps: File,
+    /// Of shared mappings, those that were asked for: device and inode, and the file.
+    files: Mutex<Vec<((u64, u64), File)>>,
+    /// `process_vm_readv` is not to be called any more.
+    files_alone: AtomicBool,
 }
 
 /// A mapping that can be read and written: a guest's memory may be one.
@@ -114,8 +125,19 @@ impl Process {
             let path = PathBuf::from(format!("/proc/{pid}/{name}"));
             File::open(&path).map_err(|source| refused(pid, path, source))
         };
-        let process = Process { pid, mem: open("mem")?, pagemap: open("pagemap")? };
-        Ok(process)
+        let (mem, pagemap, maps) = (open("mem")?, open("pagemap")?, open("maps")?);
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned();
+        let (files, files_alone) = (Mutex::default(), AtomicBool::new(false));
+        Ok(Process { pid, name, mem, pagemap, maps, files, files_alone })
+    }
+
+    /// Reads through the files that are open from now on, and opens no other.
+    pub fn reads_files_alone(&self) {
+        self.files_alone.store(true, Ordering::Relaxed);
+    }
+
+    fn files_alone(&self) -> bool {
+        self.files_alone.load(Ordering::Relaxed)
     }
 
     /// Its number.
@@ -124,11 +146,10 @@ impl Process {
         self.pid
     }
 
-    /// Its name, as the kernel has it.
+    /// Its name, as the kernel had it at the beginning.
     #[must_use]
-    pub fn name(&self) -> String {
-        let name = fs::read_to_string(format!("/proc/{}/comm", self.pid)).unwrap_or_default();
-        name.trim_end().to_owned()
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Did it end? Its number may be another's by now: what is asked is its memory.
@@ -143,11 +164,10 @@ impl Process {
     /// # Errors
     /// They cannot be read.
     pub fn mappings(&self) -> Result<Vec<Mapping>, ProcessError> {
-        let path = PathBuf::from(format!("/proc/{}/maps", self.pid));
-        let mut text = String::new();
-        File::open(&path)
-            .and_then(|file| file.take(MAX_MAPS).read_to_string(&mut text))
-            .map_err(|source| refused(self.pid, path, source))?;
+        let text = self.list().map_err(|source| {
+            let path = PathBuf::from(format!("/proc/{}/maps", self.pid));
+            refused(self.pid, path, source)
+        })?;
         let mut all: Vec<Mapping> = text.lines().filter_map(Mapping::parse).collect();
         // The kernel splits a mapping where a part of it is treated otherwise. What it lists singly may as well be two.
         let mut together: Vec<Mapping> = Vec::new();
@@ -160,6 +180,22 @@ impl Process {
         together.retain(|mapping| !all.contains(mapping));
         all.append(&mut together);
         Ok(all)
+    }
+
+    /// The list of the mappings, from its beginning.
+    fn list(&self) -> io::Result<String> {
+        let (mut text, mut filled) = (Vec::new(), 0);
+        while filled < MAX_MAPS {
+            text.resize(filled + MAPS_PIECE, 0);
+            let read = text.get_mut(filled..).map_or(Ok(0), |rest| self.maps.read_at(rest, filled as u64))?;
+            filled += read;
+            if read == 0 {
+                break;
+            }
+        }
+        text.truncate(filled);
+        // Names of files may be anything; addresses are what is wanted.
+        Ok(String::from_utf8_lossy(&text).into_owned())
     }
 
     /// Reads all of `out` at an address of the process's. `None`: there is not so much memory, or the process is gone.
@@ -185,6 +221,9 @@ impl Process {
 
     /// Reads pieces of the process's memory, in their order; in one call, if all of them are there. Says of each whether it is.
     pub fn read_pieces(&self, pieces: &mut [(u64, &mut [u8])]) -> Vec<bool> {
+        if self.files_alone() {
+            return pieces.iter_mut().map(|(address, bytes)| self.read(*address, bytes).is_some()).collect();
+        }
         let mut there = Vec::with_capacity(pieces.len());
         while let Some(rest) = pieces.get_mut(there.len()..).filter(|rest| !rest.is_empty()) {
             let part = |(address, bytes): &(u64, &mut [u8])| RemoteIoVec { base: *address as usize, len: bytes.len() };
@@ -204,6 +243,9 @@ impl Process {
     }
 
     fn read_parts(&self, parts: &[RemoteIoVec], out: &mut [u8]) -> nix::Result<usize> {
+        if self.files_alone() {
+            return Err(Errno::EPERM);
+        }
         process_vm_readv(Pid::from_raw(self.pid.cast_signed()), &mut [IoSliceMut::new(out)], parts)
     }
 
@@ -238,14 +280,25 @@ impl Process {
         Ok(())
     }
 
-    /// The file of a shared mapping, opened for reading; `None`: the process has closed it, or it is another's.
+    /// The file of a shared mapping, open for reading; `None`: the process has closed it, it is another's, or it was never asked for
+    /// while files could be opened.
     #[must_use]
     pub fn file_of(&self, mapping: &Mapping) -> Option<File> {
-        let wanted = |file: &fs::Metadata| file.ino() == mapping.file.1 && device(file.dev()) == mapping.file.0;
+        let mut known = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, file)) = known.iter().find(|(which, _)| *which == mapping.file) {
+            return file.try_clone().ok();
+        }
+        if self.files_alone() {
+            return None;
+        }
+        let wanted = |file: &fs::Metadata| (device(file.dev()), file.ino()) == mapping.file;
         let files = fs::read_dir(format!("/proc/{}/fd", self.pid)).ok()?;
         let paths = files.filter_map(|entry| Some(entry.ok()?.path()));
         let found = paths.filter(|path| fs::metadata(path).is_ok_and(|file| wanted(&file)));
-        found.filter_map(|path| File::open(path).ok()).find(|file| file.metadata().is_ok_and(|file| wanted(&file)))
+        let opened = found.filter_map(|path| File::open(path).ok());
+        let file = { opened }.find(|file| file.metadata().is_ok_and(|file| wanted(&file)))?;
+        known.extend(file.try_clone().map(|file| (mapping.file, file)));
+        Some(file)
     }
 }
 

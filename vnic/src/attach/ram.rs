@@ -60,7 +60,7 @@ pub(super) fn find(process: &Arc<Process>) -> Result<Introspection<Arc<Ram>>, At
     // Of about the same size, single ones stay in front of those taken together.
     mappings.sort_by_key(|mapping| std::cmp::Reverse(mapping.size().ilog2()));
     mappings.truncate(TRIED);
-    let mut best = AttachError::NoVmm { pid, name: process.name() };
+    let mut best = AttachError::NoVmm { pid, name: process.name().to_owned() };
     for mapping in mappings {
         let file = (mapping.file.1 != 0).then(|| process.file_of(&mapping)).flatten().map(Arc::new);
         for regions in layouts(&mapping) {

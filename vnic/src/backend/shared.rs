@@ -195,6 +195,8 @@ pub struct About {
     pub socket: String,
     /// What is behind it: a NIC's link as given, a disk's image; of another device nothing.
     pub link: String,
+    /// What ends behind it when the guest moves to another host.
+    pub stays: Option<&'static str>,
     /// Features the device offers.
     pub offered: Features,
     /// What `--withhold` took away, with what depends on it.

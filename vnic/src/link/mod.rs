@@ -223,6 +223,11 @@ pub trait Port: Send {
         Vec::new()
     }
 
+    /// What ends when the guest moves to another host, and which link would do better; `None`: nothing does.
+    fn stays(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Features that must not be offered, because the link or its host cannot do them.
     fn lacks(&self) -> Features {
         Features::NONE

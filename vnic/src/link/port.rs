@@ -99,9 +99,27 @@ impl AnyPort {
         each!(self, port => port.counters())
     }
 
+    /// See [`Port::stays`].
+    #[must_use]
+    pub fn stays(&self) -> Option<&'static str> {
+        each!(self, port => port.stays())
+    }
+
     /// See [`Port::lacks`].
     #[must_use]
     pub fn lacks(&self) -> Features {
         each!(self, port => port.lacks())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_the_links_that_need_nothing_the_peer_alone_ends_connections_when_the_guest_moves() {
+        let stays = |kind: LinkKind| open(&kind, 1).unwrap().stays().is_some();
+        assert!(stays(LinkKind::Peer));
+        assert!(![LinkKind::Sink, LinkKind::SinkCopy, LinkKind::Loopback].into_iter().any(stays));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use super::kind::DeviceKind;
 use super::rings::{self, InKernel, Seen, SeenQueue};
@@ -13,6 +13,7 @@ use crate::backend::guest::{Labelled, labelled};
 use crate::memory::Onlooker;
 use crate::observe::protocol::{FeatureSets, ProxyStatus, QueueStatus, Reply, Request, Status};
 use crate::ring::snapshot::RingSnapshot;
+use crate::sandbox;
 use crate::serve::control::Source;
 use crate::serve::trace::Wanted;
 use crate::serve::{Admitted, status, top};
@@ -25,6 +26,7 @@ pub(super) struct Answers {
     in_kernel: InKernel,
     still: Mutex<Still>,
     tracing: OnDemand,
+    locked_in: OnceLock<sandbox::Report>,
     me: Weak<Answers>,
 }
 
@@ -36,8 +38,14 @@ impl Answers {
             in_kernel: InKernel::default(),
             still: Mutex::default(),
             tracing: OnDemand::default(),
+            locked_in: OnceLock::new(),
             me: me.clone(),
         })
+    }
+
+    /// From now on says so, and what the process has given up.
+    pub(super) fn locked_in(&self, report: sandbox::Report) {
+        let _ = self.locked_in.set(report);
     }
 
     pub(super) fn eyes(&self) -> &Arc<Eyes> {
@@ -105,7 +113,7 @@ impl Answers {
             regions: status::regions(said.memory.as_deref()),
             migration: None,
             hardware: None,
-            sandbox: None,
+            sandbox: self.locked_in.get().cloned(),
             iotlb: behind.then(|| status::translations(&self.eyes.iotlb, &self.eyes.iotlb)),
             proxy: Some(ProxyStatus {
                 back_end: self.eyes.about.back_end.clone(),

@@ -150,9 +150,12 @@ impl Eyes {
     }
 }
 
+/// Where the kernel says what is in a file of this process's.
+pub(super) const NOTIFICATIONS: &str = "/proc/self/fdinfo";
+
 /// How much was written into an event file that nobody has read yet. `None`: it is none, or the host does not say.
 pub(super) fn unread(file: &OwnedFd) -> Option<u64> {
-    let about = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
+    let about = std::fs::read_to_string(format!("{NOTIFICATIONS}/{}", file.as_raw_fd())).ok()?;
     let count = about.lines().find_map(|line| line.strip_prefix("eventfd-count:"))?;
     u64::from_str_radix(count.trim(), 16).ok()
 }

@@ -10,7 +10,7 @@ use seccompiler::{
     TargetArch, apply_filter,
 };
 
-use super::{Mode, Role, SandboxError};
+use super::{Mode, Program, Role, SandboxError};
 
 /// Rules by the number of the call; without a rule, the call whatever its arguments.
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
@@ -95,74 +95,85 @@ const EVERY: &[i64] = &[
     libc::SYS_exit_group,
 ];
 
+/// The sockets are removed where they still are its own; a thread that ended is joined.
+const MAIN: &[i64] = &[
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_unlink,
+    libc::SYS_unlinkat,
+    libc::SYS_statx,
+    libc::SYS_newfstatat,
+    libc::SYS_shutdown,
+];
+
+/// Messages with files, and for the disk's configuration the image's size. Its socket is removed. One of its own: see `arguments`.
+const SESSION: &[i64] = &[
+    libc::SYS_accept4,
+    libc::SYS_recvmsg,
+    libc::SYS_sendmsg,
+    libc::SYS_recvfrom,
+    libc::SYS_sendto,
+    libc::SYS_getsockname,
+    libc::SYS_getsockopt,
+    libc::SYS_eventfd2,
+    libc::SYS_fstatfs,
+    libc::SYS_memfd_create,
+    libc::SYS_ftruncate,
+];
+
+const WORKER: &[i64] = &[
+    libc::SYS_epoll_ctl,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_epoll_wait,
+    libc::SYS_epoll_pwait,
+    libc::SYS_timerfd_settime,
+    libc::SYS_recvmsg,
+    libc::SYS_sendmsg,
+    libc::SYS_recvfrom,
+    libc::SYS_sendto,
+    libc::SYS_shutdown,
+    libc::SYS_getsockopt,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+    libc::SYS_pread64,
+    libc::SYS_pwrite64,
+    libc::SYS_preadv,
+    libc::SYS_pwritev,
+    libc::SYS_preadv2,
+    libc::SYS_pwritev2,
+    libc::SYS_fdatasync,
+    libc::SYS_fallocate,
+    libc::SYS_statx,
+];
+
+const CONTROL: &[i64] = &[
+    libc::SYS_accept4,
+    libc::SYS_recvfrom,
+    libc::SYS_sendto,
+    libc::SYS_shutdown,
+    libc::SYS_setsockopt,
+    libc::SYS_getsockopt,
+    libc::SYS_setpriority,
+    libc::SYS_mincore,
+];
+
 /// What a role makes beside those of [`EVERY`] thread.
-fn of(role: Role) -> &'static [i64] {
-    match role {
-        // The sockets are removed where they still are its own; a thread that ended is joined.
-        Role::Main => &[
-            #[cfg(target_arch = "x86_64")]
-            libc::SYS_unlink,
-            libc::SYS_unlinkat,
-            libc::SYS_statx,
-            libc::SYS_newfstatat,
-            libc::SYS_shutdown,
-        ],
-        // Messages with files, and for the disk's configuration the image's size. With a socket of its own: see `arguments`.
-        Role::Session { .. } => &[
-            libc::SYS_accept4,
-            libc::SYS_recvmsg,
-            libc::SYS_sendmsg,
-            libc::SYS_recvfrom,
-            libc::SYS_sendto,
-            libc::SYS_shutdown,
-            libc::SYS_getsockname,
-            libc::SYS_getsockopt,
-            libc::SYS_eventfd2,
-            libc::SYS_fstatfs,
-            libc::SYS_memfd_create,
-            libc::SYS_ftruncate,
-            libc::SYS_statx,
-            libc::SYS_newfstatat,
-            #[cfg(target_arch = "x86_64")]
-            libc::SYS_unlink,
-        ],
-        Role::Worker => &[
-            libc::SYS_epoll_ctl,
-            #[cfg(target_arch = "x86_64")]
-            libc::SYS_epoll_wait,
-            libc::SYS_epoll_pwait,
-            libc::SYS_timerfd_settime,
-            libc::SYS_recvmsg,
-            libc::SYS_sendmsg,
-            libc::SYS_recvfrom,
-            libc::SYS_sendto,
-            libc::SYS_shutdown,
-            libc::SYS_getsockopt,
-            libc::SYS_io_uring_enter,
-            libc::SYS_io_uring_register,
-            libc::SYS_pread64,
-            libc::SYS_pwrite64,
-            libc::SYS_preadv,
-            libc::SYS_pwritev,
-            libc::SYS_preadv2,
-            libc::SYS_pwritev2,
-            libc::SYS_fdatasync,
-            libc::SYS_fallocate,
-            libc::SYS_statx,
-        ],
-        Role::Control => &[
-            libc::SYS_accept4,
-            libc::SYS_recvfrom,
-            libc::SYS_sendto,
-            libc::SYS_shutdown,
-            libc::SYS_setsockopt,
-            libc::SYS_getsockopt,
-            libc::SYS_setpriority,
-            libc::SYS_mincore,
-        ],
-        Role::Writer => &[libc::SYS_fsync, libc::SYS_fdatasync],
-        Role::Connector => &[libc::SYS_setsockopt, libc::SYS_recvfrom, libc::SYS_sendto, libc::SYS_recvmsg],
-        Role::Starter => &[],
+fn of(role: Role, program: Program) -> &'static [&'static [i64]] {
+    match (role, program) {
+        // Its main thread is both. It waits for the back-end and for the front-end's end at once.
+        (Role::Session { .. }, Program::Proxy) => {
+            &[MAIN, SESSION, &[libc::SYS_epoll_create1, libc::SYS_epoll_ctl, libc::SYS_mincore]]
+        }
+        (Role::Main, _) => &[MAIN],
+        (Role::Session { .. }, _) => &[MAIN, SESSION],
+        (Role::Worker, _) => &[WORKER],
+        (Role::Control, Program::Serve) => &[CONTROL],
+        // The VM's memory, and what of it exists. Threads: see `arguments`, and `fall_back`.
+        (Role::Control, Program::Attach) => &[CONTROL, &[libc::SYS_pread64, libc::SYS_clone3]],
+        // What can be opened, Landlock says.
+        (Role::Control, Program::Proxy) => &[CONTROL, &[libc::SYS_openat, libc::SYS_clone3]],
+        (Role::Writer, _) => &[&[libc::SYS_fsync, libc::SYS_fdatasync]],
+        (Role::Connector, _) => &[&[libc::SYS_setsockopt, libc::SYS_recvfrom, libc::SYS_sendto, libc::SYS_recvmsg]],
+        (Role::Starter, _) => &[],
     }
 }
 
@@ -174,7 +185,7 @@ const TUN_REQUESTS: [u64; 3] = [
 ];
 
 /// Calls that a role makes with certain arguments only.
-fn arguments(role: Role) -> Result<Rules, SandboxError> {
+fn arguments(role: Role, program: Program) -> Result<Rules, SandboxError> {
     // A panic that aborts signals itself.
     let mut rules = Rules::from([(libc::SYS_tgkill, vec![is(0, u64::from(std::process::id()))?])]);
     // A socket is made one that does not wait.
@@ -189,6 +200,13 @@ fn arguments(role: Role) -> Result<Rules, SandboxError> {
         Role::Session { connects: true } | Role::Connector => {
             rules.insert(libc::SYS_socket, vec![is(0, libc::AF_UNIX as u64)?]);
             rules.insert(libc::SYS_connect, Vec::new());
+        }
+        // Who follows rings is served by threads that are started then, have a name, and are to be woken in time.
+        Role::Control if program != Program::Serve => {
+            let thread = (libc::CLONE_VM | libc::CLONE_THREAD) as u64;
+            rules.insert(libc::SYS_clone, vec![condition(0, SeccompCmpOp::MaskedEq(thread), thread)?]);
+            let wishes = [libc::PR_SET_NAME, libc::PR_SET_TIMERSLACK].map(|wish| is(0, wish as u64));
+            rules.insert(libc::SYS_prctl, wishes.into_iter().collect::<Result<_, _>>()?);
         }
         _ => {}
     }
@@ -219,18 +237,28 @@ pub(super) fn never(mode: Mode) -> Result<BpfProgram, SandboxError> {
         rules.insert(call, vec![condition(2, SeccompCmpOp::MaskedEq(executable), executable)?]);
     }
     let refused = if mode == Mode::On { SeccompAction::KillProcess } else { SeccompAction::Log };
-    program(rules, SeccompAction::Allow, refused)
+    program_of(rules, SeccompAction::Allow, refused)
 }
 
-/// What a thread of this role does.
-pub(super) fn only(role: Role, mode: Mode) -> Result<BpfProgram, SandboxError> {
-    let mut rules = arguments(role)?;
-    rules.extend(EVERY.iter().chain(of(role)).map(|call| (*call, Vec::new())));
+/// What a thread of this role does: in the order in which they are to be applied.
+pub(super) fn only(role: Role, program: Program, mode: Mode) -> Result<Vec<BpfProgram>, SandboxError> {
+    let mut rules = arguments(role, program)?;
+    rules.extend(EVERY.iter().chain(of(role, program).iter().copied().flatten()).map(|call| (*call, Vec::new())));
+    let falls_back = mode == Mode::On && rules.contains_key(&libc::SYS_clone3);
     let refused = if mode == Mode::On { SeccompAction::Errno(libc::EPERM as u32) } else { SeccompAction::Log };
-    program(rules, refused, SeccompAction::Allow)
+    let only = program_of(rules, refused, SeccompAction::Allow)?;
+    // Under the last one there are no more to be had.
+    Ok(falls_back.then(fall_back).transpose()?.into_iter().chain([only]).collect())
 }
 
-fn program(rules: Rules, otherwise: SeccompAction, matched: SeccompAction) -> Result<BpfProgram, SandboxError> {
+/// What `clone3` is to start stands in memory, where no filter can look: the C library is told that there is no such call, and makes
+/// `clone`.
+fn fall_back() -> Result<BpfProgram, SandboxError> {
+    let rules = Rules::from([(libc::SYS_clone3, Vec::new())]);
+    program_of(rules, SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS as u32))
+}
+
+fn program_of(rules: Rules, otherwise: SeccompAction, matched: SeccompAction) -> Result<BpfProgram, SandboxError> {
     let target = TargetArch::try_from(std::env::consts::ARCH).map_err(|error| failed(error.into()))?;
     SeccompFilter::new(rules, otherwise, matched, target)
         .and_then(BpfProgram::try_from)

@@ -1,4 +1,4 @@
-//! The file system, but for what the process removes at its end: Landlock.
+//! The file system, but for what the process removes at its end, and what it can only read by a path: Landlock.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -31,29 +31,41 @@ fn rules(version: ABI, needed: CompatLevel) -> Result<RulesetCreated, RulesetErr
     rules.create()
 }
 
-/// Folders in which the process may remove files: its sockets.
+/// What is left of the file system.
 #[derive(Debug, Clone, Default)]
-pub struct Removes(BTreeSet<PathBuf>);
+pub struct Paths {
+    /// Folders in which files may be removed: its sockets.
+    removes: BTreeSet<PathBuf>,
+    /// Folders in which files may be read.
+    reads: BTreeSet<PathBuf>,
+}
 
-impl Removes {
+impl Paths {
     /// It may remove this file.
-    pub fn add(&mut self, file: &Path) {
+    pub fn remove(&mut self, file: &Path) {
         let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
-        self.0.insert(folder.unwrap_or(Path::new(".")).to_owned());
+        self.removes.insert(folder.unwrap_or(Path::new(".")).to_owned());
+    }
+
+    /// It may read the files of this folder.
+    pub fn read(&mut self, folder: &Path) {
+        self.reads.insert(folder.to_owned());
     }
 }
 
-/// Gives up every path, TCP, and signals and abstract sockets beyond this process. What this kernel cannot do is left out.
-pub(super) fn give_up(removes: &Removes) -> Result<(), SandboxError> {
-    restrict(removes).map_err(|error| SandboxError::new("give up the file system")(Box::new(error)))
+/// Gives up every other path, TCP, and signals and abstract sockets beyond this process. What this kernel cannot do is left out.
+pub(super) fn give_up(paths: &Paths) -> Result<(), SandboxError> {
+    restrict(paths).map_err(|error| SandboxError::new("give up the file system")(Box::new(error)))
 }
 
-fn restrict(removes: &Removes) -> Result<(), RulesetError> {
+fn restrict(paths: &Paths) -> Result<(), RulesetError> {
     let mut rules = rules(VERSION, CompatLevel::BestEffort)?;
-    for folder in &removes.0 {
+    let removed = paths.removes.iter().map(|folder| (folder, AccessFs::RemoveFile));
+    let read = paths.reads.iter().map(|folder| (folder, AccessFs::ReadFile));
+    for (folder, access) in removed.chain(read) {
         // A folder that is gone needs no rule.
         if let Ok(folder) = PathFd::new(folder) {
-            rules = rules.add_rule(PathBeneath::new(folder, AccessFs::RemoveFile))?;
+            rules = rules.add_rule(PathBeneath::new(folder, access))?;
         }
     }
     rules.restrict_self().map(drop)

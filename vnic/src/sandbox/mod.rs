@@ -1,7 +1,8 @@
 //! Locked in: what a process that reads a hostile guest's memory gives up once everything is open.
 //!
 //! Operation, in the order in which a process does it:
-//! 1. [`set`] says once how much is given up; whoever starts a thread has it [`enter`] its [`Role`] first of all.
+//! 1. [`set`] says once how much is given up, and by which [`Program`]; whoever starts a thread has it [`enter`] its [`Role`] first
+//!    of all.
 //! 2. [`close`], on the main thread before it starts the others, which inherit it: no new privileges, no capabilities,
 //!    no file but by a descriptor that is open (Landlock), none of the system calls that a device never makes ([`calls`]).
 //! 3. [`enter`], on each thread: only the system calls of its role.
@@ -10,7 +11,7 @@
 //! |---|---|
 //! | to run a program, trace, map executable memory, change what it may do | the process is killed (`SIGSYS`) |
 //! | another call that its role has not | `EPERM` |
-//! | a file by its path | `EPERM`; what a role may remove by path, Landlock allows in the folders of [`Removes`] alone |
+//! | a file by its path | `EPERM`; what a role may remove or read by path, Landlock allows in the folders of [`Paths`] alone |
 //!
 //! Threads that were there before [`close`] (a capture's writer, a link's connector) give up everything by themselves
 //! when they enter. A role that [`is_outside`](Role::is_outside) gives up nothing, and the status says so.
@@ -27,13 +28,14 @@ mod status;
 #[cfg(test)]
 mod tests;
 
+use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-pub use files::Removes;
+pub use files::Paths;
 use status::Kernel;
 pub use status::{Possible, Report};
 
@@ -79,6 +81,19 @@ impl FromStr for Mode {
         let known = [Mode::On, Mode::Log, Mode::Off].into_iter();
         known.clone().find(|mode| mode.name() == name).ok_or_else(|| UnknownMode(name.to_owned()))
     }
+}
+
+/// Which command it is: threads of the same role may need more of the one than of the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Program {
+    /// `vnic serve`. No thread is started once its first message is read.
+    #[default]
+    Serve,
+    /// `vnic attach`. Reads another process's memory, through files that are open, and starts threads when somebody follows.
+    Attach,
+    /// `vnic proxy`. Its main thread is its session's, which dials; how many notifications wait in a file is to be read by a path
+    /// alone; and it starts threads when somebody follows.
+    Proxy,
 }
 
 /// What a thread is there for.
@@ -134,31 +149,36 @@ impl From<SandboxError> for io::Error {
 }
 
 /// Of the whole process: it can be said once, as it can be done once.
-static MODE: OnceLock<Mode> = OnceLock::new();
+static MODE: OnceLock<(Mode, Program)> = OnceLock::new();
 /// The main thread has given up what those inherit that it starts.
 static CLOSED: AtomicBool = AtomicBool::new(false);
 /// Threads that are outside, by name.
 static OUTSIDE: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-fn mode() -> Mode {
+thread_local! {
+    /// This thread has given up all but the system calls of its role, to change that included.
+    static ENTERED: Cell<bool> = const { Cell::new(false) };
+}
+
+fn mode() -> (Mode, Program) {
     MODE.get().copied().unwrap_or_default()
 }
 
-/// Says how much this process gives up: before it starts a thread. What was said first holds.
-pub fn set(mode: Mode) {
+/// Says how much this process gives up, and what it is: before it starts a thread. What was said first holds.
+pub fn set(mode: Mode, program: Program) {
     // Asked while there are files to ask.
     let _ = Possible::on_this_kernel();
-    let _ = MODE.set(mode);
+    let _ = MODE.set((mode, program));
 }
 
-/// Gives up what no thread needs from here on, but to remove these files. Threads started from now on inherit it.
+/// Gives up what no thread needs from here on, but these paths. Threads started from now on inherit it.
 ///
 /// # Errors
 /// The kernel has what is needed, and refuses it. What this kernel has not is no error: [`Report`] says so.
-pub fn close(removes: &Removes) -> Result<Report, SandboxError> {
-    let (mode, mut kernel) = (mode(), Kernel::open());
+pub fn close(paths: &Paths) -> Result<Report, SandboxError> {
+    let ((mode, _), mut kernel) = (mode(), Kernel::open());
     if mode == Mode::On {
-        give_up(removes)?;
+        give_up(paths)?;
     }
     if mode != Mode::Off && Possible::on_this_kernel().seccomp {
         calls::apply(&calls::never(mode)?)?;
@@ -173,7 +193,7 @@ pub fn close(removes: &Removes) -> Result<Report, SandboxError> {
 /// # Errors
 /// The kernel refuses it: the thread must not go on.
 pub fn enter(role: Role) -> Result<(), SandboxError> {
-    let mode = mode();
+    let (mode, program) = mode();
     if mode == Mode::Off {
         return Ok(());
     }
@@ -185,13 +205,24 @@ pub fn enter(role: Role) -> Result<(), SandboxError> {
     let seccomp = Possible::on_this_kernel().seccomp;
     if !CLOSED.load(Ordering::Acquire) {
         if mode == Mode::On {
-            give_up(&Removes::default())?;
+            give_up(&Paths::default())?;
         }
         if seccomp {
             calls::apply(&calls::never(mode)?)?;
         }
     }
-    if seccomp { calls::apply(&calls::only(role, mode)?) } else { Ok(()) }
+    if !seccomp {
+        return Ok(());
+    }
+    calls::only(role, program, mode)?.iter().try_for_each(calls::apply)?;
+    ENTERED.set(true);
+    Ok(())
+}
+
+/// Has this thread entered a role? Those that it starts have it from their beginning, and cannot enter one.
+#[must_use]
+pub fn has_entered() -> bool {
+    ENTERED.get()
 }
 
 /// [`enter`], where there is nobody to hand an error to: says it, and returns whether the thread may go on.
@@ -206,8 +237,8 @@ pub fn enters(role: Role) -> bool {
 }
 
 /// Privileges and files.
-fn give_up(removes: &Removes) -> Result<(), SandboxError> {
+fn give_up(paths: &Paths) -> Result<(), SandboxError> {
     nix::sys::prctl::set_no_new_privs().map_err(|errno| SandboxError::new("no new privileges")(Box::new(errno)))?;
-    files::give_up(removes)?;
+    files::give_up(paths)?;
     capabilities::drop_all()
 }

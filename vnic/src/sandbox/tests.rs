@@ -30,9 +30,9 @@ fn files_are_given_up_but_for_those_it_may_remove() {
             fs::write(folder.join("socket"), "").unwrap();
         }
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let mut removes = Removes::default();
-        removes.add(&ours.join("socket"));
-        files::give_up(&removes).unwrap();
+        let mut paths = Paths::default();
+        paths.remove(&ours.join("socket"));
+        files::give_up(&paths).unwrap();
         let kind = |error: io::Error| error.kind();
         assert_eq!(File::open(ours.join("socket")).map(drop).map_err(kind), Err(io::ErrorKind::PermissionDenied));
         assert_eq!(fs::write(ours.join("new"), "").map_err(kind), Err(io::ErrorKind::PermissionDenied));
@@ -58,8 +58,8 @@ fn no_capability_is_left_nor_to_be_had_again() {
 #[test]
 fn a_thread_keeps_what_its_role_needs_and_the_report_is_the_kernels_word() {
     alone("a_thread_keeps_what_its_role_needs_and_the_report_is_the_kernels_word", || {
-        set(Mode::On);
-        let report = close(&Removes::default()).unwrap();
+        set(Mode::On, Program::Serve);
+        let report = close(&Paths::default()).unwrap();
         assert_eq!((report.no_new_privileges, report.seccomp), (Some(true), Some(true)), "{report:?}");
         assert_eq!(report.landlock, Possible::on_this_kernel().landlock);
         let thread = std::thread::spawn(|| {
@@ -79,8 +79,8 @@ fn a_thread_keeps_what_its_role_needs_and_the_report_is_the_kernels_word() {
 #[test]
 fn to_log_refuses_nothing() {
     alone("to_log_refuses_nothing", || {
-        set(Mode::Log);
-        let report = close(&Removes::default()).unwrap();
+        set(Mode::Log, Program::Serve);
+        let report = close(&Paths::default()).unwrap();
         enter(Role::Worker).unwrap();
         assert!(File::open("/proc/self/status").is_ok());
         assert_eq!((report.seccomp, report.landlock), (Some(true), None));

@@ -10,7 +10,7 @@ use crate::spec::vhost_user::ProtocolFeature;
 pub(super) fn status(shared: &Shared, view: &View) -> MigrationStatus {
     MigrationStatus {
         cannot: cannot(shared, view),
-        stays: stays(&shared.about.link).map(str::to_owned),
+        stays: shared.about.stays.map(str::to_owned),
         logging: view.log.is_some(),
         pages_marked: view.log.as_ref().map_or(0, |log| log.marked()),
     }
@@ -33,15 +33,6 @@ fn cannot(shared: &Shared, view: &View) -> Option<String> {
         .then(|| "the front-end has not taken LOG_SHMFD: it would not see what is written".to_owned())
 }
 
-/// What is lost on the way.
-fn stays(link: &str) -> Option<&'static str> {
-    match link {
-        "peer" => Some("connections with the peer end: it is a part of this process (tap moves)"),
-        "passt" => Some("connections through passt end: it knows of them here (tap moves)"),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -49,10 +40,13 @@ mod tests {
     use crate::spec::Features;
 
     fn cannot_of(device: &'static str, offered: Features, withheld: Features, protocol: &[&str]) -> Option<String> {
-        let about = About { device, offered, withheld, ..About::default() };
+        of(About { device, offered, withheld, ..About::default() }, protocol).cannot
+    }
+
+    fn of(about: About, protocol: &[&str]) -> MigrationStatus {
         let shared = Shared::new(about, [], Vec::new());
         let protocol_features = protocol.iter().map(|name| (*name).to_owned()).collect();
-        status(&shared, &View { connected: true, protocol_features, ..View::default() }).cannot
+        status(&shared, &View { connected: true, protocol_features, ..View::default() })
     }
 
     #[test]
@@ -68,6 +62,12 @@ mod tests {
             let why = cannot_of(device, offered, withheld, &[protocol]).unwrap();
             assert!(why.contains(named), "{why}");
         }
-        assert!(stays("peer").is_some() && stays("passt").is_some() && stays("tap:x").is_none());
+    }
+
+    #[test]
+    fn what_ends_with_the_link_is_said() {
+        let stays = |stays| of(About { stays, ..About::default() }, &[]).stays;
+        assert_eq!(stays(Some("connections end")).as_deref(), Some("connections end"));
+        assert_eq!(stays(None), None);
     }
 }

@@ -20,6 +20,7 @@ pub mod control;
 mod error;
 mod hardware;
 mod life;
+pub(crate) mod looking;
 pub(crate) mod metrics;
 mod migration;
 pub mod options;
@@ -49,7 +50,7 @@ use crate::net::features;
 use crate::nic::{self, Nic};
 use crate::observe::discovery::{self, Publication};
 use crate::rng::{Rng, RngDataPath};
-use crate::sandbox::{self, Removes, Role};
+use crate::sandbox::{self, Paths, Role};
 use crate::spec::Features;
 pub use client::Admitted;
 pub use control::Extension;
@@ -66,7 +67,7 @@ pub use top::{Client as TopClient, Keeping};
 /// It cannot begin, or the host fails it. A front-end's or driver's fault is no error: it is counted, shown, and the
 /// next one is served.
 pub fn serve(options: &Options) -> Result<(), ServeError> {
-    sandbox::set(options.sandbox);
+    sandbox::set(options.sandbox, sandbox::Program::Serve);
     let mut process = Process::prepare(options.poll, &options.cpus)?;
     process.record_lives(options.lives && options.control_path().is_some());
     match (&options.endpoint, options.device) {
@@ -194,6 +195,7 @@ impl Process {
             device: model.name(),
             socket: endpoint.to_string(),
             link: options.link.to_string(),
+            stays: ports.iter().find_map(AnyPort::stays),
             offered,
             withheld: possible.minus(offered),
             hardware: options.hardware.clone(),
@@ -263,11 +265,11 @@ impl Process {
         let stop = event()?;
         let kinds: Vec<_> = devices.iter().map(|device| device.about.device).collect();
         let published = control.as_ref().and_then(|control| discovery::publish_or_say(&control.path, "device"));
-        let mut removes = Removes::default();
-        devices.iter().filter_map(|device| device.socket.path()).for_each(|path| removes.add(path));
-        control.iter().for_each(|control| removes.add(&control.path));
-        published.iter().for_each(|published| removes.add(published.path()));
-        let locked_in = sandbox::close(&removes)?;
+        let mut paths = Paths::default();
+        devices.iter().filter_map(|device| device.socket.path()).for_each(|path| paths.remove(path));
+        control.iter().for_each(|control| paths.remove(&control.path));
+        published.iter().for_each(|published| paths.remove(published.path()));
+        let locked_in = sandbox::close(&paths)?;
         let (mut servers, mut controlled) = (Vec::new(), Vec::new());
         for Prepared { socket, about, model, counters, pinger, start } in devices {
             // Of several devices of a kind, a queue's name says which one's it is.

@@ -1,4 +1,7 @@
-//! What a worker gets done that was taken over: each attempt in a process of its own, which is locked in as `vnic serve` is.
+//! What a worker gets done that was taken over: each attempt in a process of its own, which is locked in as `vnic serve` is. And the
+//! same attempts by the threads of `vnic attach` and `vnic proxy`: the main one, and one that answers.
+
+mod elsewhere;
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -44,7 +47,7 @@ fn attempt(test: &str, on: &str, attempt: fn(&str) -> io::Result<()>) -> Output 
         let path = std::env::temp_dir().join(format!("vnic-taken-over-{}", std::process::id()));
         let ram = RAM.get_or_init(|| GuestRam::new(1 << 20).unwrap());
         nix::unistd::ftruncate(ram.fd(), 0).unwrap();
-        sandbox::set(sandbox::Mode::On);
+        sandbox::set(sandbox::Mode::On, sandbox::Program::Serve);
         let mut process = Process::prepare(PollMode::Adaptive, &[]).unwrap();
         let taken_over = TakenOver { attempt, on: std::env::var(ON).unwrap() };
         process.add(&Endpoint::Listen(path), Rng { queue_size: 64 }, taken_over).unwrap();
@@ -69,7 +72,30 @@ macro_rules! attempts {
             let output = attempt(stringify!($name), $on, $attempt);
             $outcome(&output);
         })*
+
+        /// All of them, for those who attempt them elsewhere.
+        const ATTEMPTS: &[Attempt] = &[
+            $(Attempt { name: stringify!($name), on: $on, holds: Outcome::$outcome, attempt: $attempt },)*
+        ];
     };
+}
+
+/// One of the attempts.
+#[derive(Clone, Copy)]
+struct Attempt {
+    name: &'static str,
+    on: &'static str,
+    holds: Outcome,
+    attempt: fn(&str) -> io::Result<()>,
+}
+
+/// What comes of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(non_camel_case_types, reason = "named as the functions that assert them")]
+enum Outcome {
+    refused,
+    killed,
+    works,
 }
 
 fn refused(output: &Output) {

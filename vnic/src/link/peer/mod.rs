@@ -212,6 +212,10 @@ fn datagrams(frame: &[u8], header: NetHeader) -> Option<Segmentation> {
 }
 
 impl Port for Peer {
+    fn stays(&self) -> Option<&'static str> {
+        Some("connections with the peer end: it is a part of this process (tap moves)")
+    }
+
     fn transmit(&mut self, pair: usize, frame: &Frame<'_>) -> Result<Transmitted, LinkError> {
         if self.wire.is_full() {
             Count::Full.add(&self.counters, 1);

@@ -76,7 +76,7 @@ counters!(Count {
 /// What the far end takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum FarEnd {
-    /// TCP frames of many segments.
+    /// TCP frames of many segments: passt, which ends every connection itself.
     SuperFrames,
     /// Nothing that a wire would not carry.
     Segments,
@@ -328,6 +328,13 @@ impl<'m, I: Iterator<Item = GuestSlice<'m>>> Payload<'m, I> {
 }
 
 impl Port for Stream {
+    fn stays(&self) -> Option<&'static str> {
+        match self.far_end {
+            FarEnd::SuperFrames => Some("connections through passt end: it knows of them here (tap moves)"),
+            FarEnd::Segments => None,
+        }
+    }
+
     fn announce(&mut self, frame: &[u8]) -> Result<(), LinkError> {
         if self.socket.is_none() || !self.makes_room(PREFIX + frame.len()) {
             // A frame's length is 32 bits.

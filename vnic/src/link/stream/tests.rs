@@ -290,6 +290,14 @@ fn a_new_far_end_is_told_the_guests_address() {
 }
 
 #[test]
+fn connections_stay_with_passt_when_the_guest_moves_and_pass_any_other_far_end() {
+    for (far_end, name) in [(FarEnd::SuperFrames, "stays"), (FarEnd::Segments, "moves")] {
+        let (_far, port) = FarSide::new(name, far_end, 1);
+        assert_eq!(port.stays().is_some(), far_end == FarEnd::SuperFrames);
+    }
+}
+
+#[test]
 fn a_length_that_no_frame_has_ends_the_connection() {
     for length in [0_u32, 13, MAX_FRAME + 1, u32::MAX] {
         let (mut far, mut port) = FarSide::new(&format!("length-{length}"), FarEnd::Segments, 1);

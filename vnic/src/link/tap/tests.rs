@@ -75,6 +75,11 @@ fn with_address(tap: Tap) -> Tap {
     tap
 }
 
+#[test]
+fn nothing_stays_behind_when_a_guest_moves_from_a_tap() {
+    in_namespace(|| assert_eq!(tap().stays(), None));
+}
+
 fn lab(offload: Offload) -> Lab<Tap> {
     Lab::new(tap(), offload, Clock::Real)
 }
