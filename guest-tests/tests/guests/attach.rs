@@ -222,6 +222,8 @@ fn a_vm_that_runs_already_is_looked_into_and_after_its_reset_again() {
 
     let before = resident(qemu);
     let mut attached = Attached::to(qemu, folder.path());
+    let locked_in = &attached.status()["sandbox"];
+    assert_eq!((&locked_in["mode"], &locked_in["seccomp"]), (&json!("on"), &json!(true)), "{locked_in}");
     note("devices, queues, features, pages");
     is_right(&attached, &mut monitor, &mut agent);
     labels_are_right(&attached, &said);
