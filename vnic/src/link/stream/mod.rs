@@ -12,13 +12,16 @@
 //! 3. Frames to the driver are read many at a time, and go to the pair their flow was sent on ([`super::steering`]).
 //! 4. A far end that is gone is dialled again by a [thread](connector) of its own. Meanwhile frames are dropped and counted, as
 //!    by a card whose cable is out.
-//! 5. What passt leaves out of a TCP [handshake] is said here, and what it drops is sent to it [again](unacknowledged).
+//! 5. What passt leaves out of a TCP [handshake] is said here, and what it drops is sent to it [again](unacknowledged). One that somebody else
+//!    has started may know connections that this process does not: what it has of them is [asked for](older).
 //!
 //! Limits: with several pairs, a frame whose receiveq has no buffers waits, and those behind it wait too.
 
 mod connector;
 mod handshake;
+mod older;
 pub mod passt;
+mod payload;
 mod receive;
 mod send;
 pub mod starter;
@@ -37,7 +40,9 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 
 use self::connector::{Connector, Dial, Mac};
 use self::handshake::Handshakes;
+use self::older::Older;
 use self::passt::{Network, Passt};
+use self::payload::Payload;
 use self::receive::ReceiveBuffer;
 use self::send::{PREFIX, SendBuffer};
 use self::starter::Starter;
@@ -46,7 +51,6 @@ use super::counters::counters;
 use super::segmentation::{MAX_HEADERS, Segmentation};
 use super::steering::Steering;
 use super::{LinkCounters, LinkError, Port, Received, Transmitted};
-use crate::memory::GuestSlice;
 use crate::net::{Frame, ReceiveSpace, checksum};
 use crate::sandbox::Role;
 use crate::spec::net::{GSO_NONE, HDR_F_NEEDS_CSUM, NetHeader};
@@ -68,6 +72,7 @@ counters!(Count {
     Received = "received_frames",
     Acknowledged = "handshakes_acknowledged",
     Again = "sent_again",
+    Asked = "acknowledgements_asked_for",
     ReceivedBytes = "received_bytes",
     NoRoom = "dropped_no_room",
     Disconnected = "disconnected",
@@ -107,6 +112,8 @@ pub struct Stream {
     handshakes: Handshakes,
     /// Of a far end that drops what it has taken.
     unacknowledged: Option<Unacknowledged>,
+    /// Of a far end that was there before this process.
+    older: Option<Older>,
     /// Nothing more is to be read before the next `poll`.
     drained: bool,
     steering: Steering,
@@ -155,6 +162,7 @@ impl Stream {
             receive: ReceiveBuffer::new(),
             handshakes: Handshakes::default(),
             unacknowledged: (far_end == FarEnd::SuperFrames).then(Unacknowledged::new),
+            older: (far_end == FarEnd::Segments).then(Older::new),
             drained: false,
             steering: Steering::new(pairs.max(1)),
             guest: SOMEBODY,
@@ -184,6 +192,7 @@ impl Stream {
         if let Some(unacknowledged) = &mut self.unacknowledged {
             unacknowledged.clear();
         }
+        self.older = self.older.take().map(|_| Older::new());
         Count::Lost.add(&self.counters, self.send.clear());
         Count::Disconnected.add(&self.counters, 1);
         self.connector.request(self.guest);
@@ -263,12 +272,25 @@ impl Stream {
         if let Some(unacknowledged) = &mut self.unacknowledged {
             unacknowledged.sent(bytes, place, self.now);
         }
+        let question = self.older.as_mut().and_then(|older| older.ask(bytes));
+        self.ask(question);
+    }
+
+    /// Sends this, where there is room for it.
+    fn ask(&mut self, question: Option<Vec<u8>>) {
+        if let Some(question) = question
+            && self.send.has_room(PREFIX + question.len())
+        {
+            self.send.frame(question.len()).1.copy_from_slice(&question);
+            Count::Asked.add(&self.counters, 1);
+        }
     }
 
     /// Gathers a frame piece by piece.
     fn gather_cut(&mut self, pair: usize, frame: &Frame<'_>, cut: &Segmentation) {
         let headers_len = cut.headers_len();
         let mut payload = Payload::new(frame.segments(), headers_len);
+        let mut question = None;
         for (at, place) in cut.places().enumerate() {
             let (_, piece) = self.send.frame(place.len());
             payload.copy_to(piece.get_mut(headers_len..).unwrap_or_default());
@@ -276,8 +298,10 @@ impl Stream {
             if at == 0 {
                 self.guest = source(piece).unwrap_or(self.guest);
                 self.steering.note(piece, pair);
+                question = self.older.as_mut().and_then(|older| older.ask(piece));
             }
         }
+        self.ask(question);
         Count::Segmented.add(&self.counters, 1);
     }
 }
@@ -296,35 +320,6 @@ const TCP_CHECKSUM: u16 = 16;
 /// A frame's source address.
 fn source(frame: &[u8]) -> Option<Mac> {
     frame.get(6..)?.first_chunk().copied()
-}
-
-/// A frame's bytes in guest memory, copied out bit by bit.
-struct Payload<'m, I> {
-    slices: I,
-    here: Option<GuestSlice<'m>>,
-}
-
-impl<'m, I: Iterator<Item = GuestSlice<'m>>> Payload<'m, I> {
-    /// Without the first `skip` bytes.
-    fn new(mut slices: I, skip: usize) -> Self {
-        let mut skip = skip;
-        let mut here = slices.next();
-        while let Some(slice) = here.filter(|slice| slice.len() <= skip) {
-            skip -= slice.len();
-            here = slices.next();
-        }
-        Payload { slices, here: here.map(|slice| slice.advanced(skip)) }
-    }
-
-    /// Fills `out` with what comes next.
-    fn copy_to(&mut self, mut out: &mut [u8]) {
-        while let Some(slice) = self.here.filter(|_| !out.is_empty()) {
-            let count = slice.copy_to(out);
-            out = out.get_mut(count..).unwrap_or_default();
-            let rest = slice.advanced(count);
-            self.here = if rest.is_empty() { self.slices.next() } else { Some(rest) };
-        }
-    }
 }
 
 impl Port for Stream {

@@ -11,6 +11,9 @@ use crate::net::features::OFFERED;
 use crate::net::testing::Nic;
 use crate::spec::net::{GSO_TCPV4, GSO_UDP_L4};
 
+/// How long what the port itself asks is, which no frame of the guest's is here.
+const QUESTION: usize = 55;
+
 /// How long anything here may take.
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -38,7 +41,17 @@ impl FarSide {
         (FarSide { listener, socket, folder }, port)
     }
 
+    /// The next frame of the guest's.
     fn frame(&mut self) -> Vec<u8> {
+        loop {
+            let frame = self.any_frame();
+            if frame.len() != QUESTION {
+                return frame;
+            }
+        }
+    }
+
+    fn any_frame(&mut self) -> Vec<u8> {
         let mut prefix = [0; 4];
         self.socket.read_exact(&mut prefix).unwrap();
         let mut frame = vec![0; u32::from_be_bytes(prefix) as usize];
@@ -287,6 +300,42 @@ fn a_new_far_end_is_told_the_guests_address() {
     drop(accept(&far.listener));
     until(&mut port, "the end", |port| port.pending(0).is_some() || count(port, "disconnected") == 1);
     assert_eq!(told.recv_timeout(DEADLINE).unwrap(), [0x52, 0x54, 0, 1, 2, 3]);
+}
+
+#[test]
+fn what_a_far_end_has_of_a_connection_that_was_there_before_is_asked_for_once_each_time_it_is_connected_to() {
+    for (name, payload) in [("older", 1000), ("older-large", 4000)] {
+        let (mut far, mut port) = FarSide::new(name, FarEnd::Segments, 1);
+        let mut nic = nic();
+        let (header, frame) = tcp_frame(payload);
+        let pieces = payload.div_ceil(1460);
+        for connected in 0..2_u64 {
+            for asked in [true, false] {
+                nic.transmit(&mut port, header, &frame).unwrap();
+                port.poll(Instant::now());
+                let lens: Vec<usize> = (0..pieces + usize::from(asked)).map(|_| far.any_frame().len()).collect();
+                assert_eq!(lens.iter().filter(|len| **len == QUESTION).count(), usize::from(asked), "{lens:?}");
+            }
+            assert_eq!(count(&port, "acknowledgements_asked_for"), connected + 1);
+            if connected == 0 {
+                far.socket = UnixStream::pair().unwrap().0;
+                until(&mut port, "the end", |port| port.pending(0).is_some() || count(port, "disconnected") == 1);
+                far.socket = accept(&far.listener);
+                until(&mut port, "the next connection", |port| port.socket.is_some());
+            }
+        }
+    }
+    let (mut far, mut port) = FarSide::new("older-passt", FarEnd::SuperFrames, 1);
+    let (header, frame) = tcp_frame(1000);
+    for _ in 0..2 {
+        nic().transmit(&mut port, header, &frame).unwrap();
+    }
+    port.poll(Instant::now());
+    assert_eq!(
+        (far.any_frame().len(), far.any_frame().len()),
+        (1054, 1054),
+        "passt that is started here knows no older ones"
+    );
 }
 
 #[test]

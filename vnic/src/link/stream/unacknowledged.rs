@@ -233,13 +233,13 @@ const fn is_after(one: u32, other: u32) -> bool {
 }
 
 /// A connection, from the side of the guest.
-fn key(guest: SocketAddr, other: SocketAddr) -> u64 {
+pub(super) fn key(guest: SocketAddr, other: SocketAddr) -> u64 {
     let mut hasher = DefaultHasher::new();
     (guest, other).hash(&mut hasher);
     hasher.finish()
 }
 
-fn segment(frame: &[u8]) -> Option<(Transport, Tcp)> {
+pub(super) fn segment(frame: &[u8]) -> Option<(Transport, Tcp)> {
     let head = frame.get(..frame.len().min(HEAD_LEN))?;
     match parse(head, frame.len() as u32) {
         Packet::Transport(packet) => packet.tcp.map(|tcp| (packet, tcp)),
