@@ -112,7 +112,7 @@ pub struct Stream {
     handshakes: Handshakes,
     /// Of a far end that drops what it has taken.
     unacknowledged: Option<Unacknowledged>,
-    /// Of a far end that was there before this process.
+    /// Of a passt that was there before this process.
     older: Option<Older>,
     /// Nothing more is to be read before the next `poll`.
     drained: bool,
@@ -162,7 +162,7 @@ impl Stream {
             receive: ReceiveBuffer::new(),
             handshakes: Handshakes::default(),
             unacknowledged: (far_end == FarEnd::SuperFrames).then(Unacknowledged::new),
-            older: (far_end == FarEnd::Segments).then(Older::new),
+            older: (far_end == FarEnd::Segments && older::is_passt(&socket)).then(Older::new),
             drained: false,
             steering: Steering::new(pairs.max(1)),
             guest: SOMEBODY,

@@ -1,13 +1,20 @@
-//! Asks once what the far end of a TCP connection has received, where the connection is older than this link's socket.
+//! Asks passt once what it has of a TCP connection that is older than this link's socket.
 //!
 //! Why: whoever had the socket before may have died with an acknowledgement in hand, and passt says none again: it passes over what it
 //! has already without a word (seen with Debian 12's, of March 2023). The guest says its oldest segment again and again, and hears nothing.
 //!
-//! Operation: behind the guest's first segment with payload of each connection whose SYN did not pass here goes one of a single byte, so far
-//! ahead that no receiver takes it ([`AHEAD`]). It is dropped, and answered with what was received so far (RFC 9293, 3.10.7.4).
+//! Operation: behind the guest's first segment with payload of each connection whose SYN did not pass here goes one of a single byte, [`AHEAD`] of
+//! it. passt takes bytes in their order only: it drops this one, and answers with what it has.
+//!
+//! Invariants: only passt is asked ([`is_passt`]). Another receiver might take the byte for the guest's.
 //!
 //! Limits: so many connections ([`MOST`]) for each time that the far end is connected to. They are told apart by a hash of [`FLOWS`] places: one
-//! may be asked for twice, which changes nothing.
+//! may be asked for twice, which changes nothing. A passt in another PID namespace is not known for one.
+
+use std::fs;
+use std::os::unix::net::UnixStream;
+
+use nix::sys::socket::{getsockopt, sockopt};
 
 use super::unacknowledged::{key, segment};
 use crate::net::checksum;
@@ -15,13 +22,23 @@ use crate::net::parse::{TCP_RST, TCP_SYN};
 
 const FLOWS: usize = 256;
 const MOST: u16 = 256;
-/// Beyond every window that is in use, and within the gibibyte in which passt takes a number for one that is still to come.
-const AHEAD: u32 = 1 << 29;
+/// More than a guest has on the way, and less than the 16 MiB within which passt takes a number for one that is still to come: what lies
+/// beyond makes it reset the connection.
+const AHEAD: u32 = 8 << 20;
 
 const ETHERNET: usize = 14;
 const TCP: usize = 20;
 /// Header of 20 bytes, ACK.
 const OFFSET_AND_FLAGS: [u8; 2] = [0x50, 0x10];
+
+/// Is it passt that has the other end? To be asked while there are files to ask.
+pub(super) fn is_passt(socket: &UnixStream) -> bool {
+    let name = getsockopt(socket, sockopt::PeerCredentials)
+        .ok()
+        .and_then(|peer| fs::read_to_string(format!("/proc/{}/comm", peer.pid())).ok());
+    // It may call itself after what its CPU can do: passt.avx2.
+    name.is_some_and(|name| name.trim_end().split('.').next() == Some("passt"))
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -120,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_began_before_is_asked_for_once_far_ahead_of_what_anybody_takes() {
+    fn a_connection_that_began_before_is_asked_for_once_ahead_of_what_is_on_the_way() {
         for version in [4, 6] {
             let mut older = Older::new();
             let asked = older.ask(&frame(version, 40000, ACK, 100)).unwrap();
@@ -137,7 +154,7 @@ mod tests {
                 let tcp = TcpPacket::new_checked(packet.payload()).unwrap();
                 TcpRepr::parse(&tcp, &ip.src_addr.into(), &ip.dst_addr.into(), &sums).map(|tcp| whole(&tcp)).unwrap()
             };
-            assert_eq!(tcp, (40000, 80, TcpControl::None, 0x1fff_fff0, 9, 1));
+            assert_eq!(tcp, (40000, 80, TcpControl::None, 0x007f_fff0, 9, 1));
             assert_eq!(older.ask(&frame(version, 40000, ACK, 100)), None);
             assert!(older.ask(&frame(version, 40001, ACK, 100)).is_some());
         }
@@ -145,6 +162,12 @@ mod tests {
 
     fn whole(tcp: &TcpRepr<'_>) -> (u16, u16, TcpControl, i32, i32, usize) {
         (tcp.src_port, tcp.dst_port, tcp.control, tcp.seq_number.0, tcp.ack_number.unwrap().0, tcp.payload.len())
+    }
+
+    #[test]
+    fn who_has_the_other_end_is_known_by_name() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        assert!(!is_passt(&ours), "it is this test");
     }
 
     #[test]
