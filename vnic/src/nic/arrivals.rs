@@ -1,7 +1,8 @@
 //! When chains came: at which look at its ring the device found each of them available.
 //!
 //! Place: while somebody traces, the worker has it look at a ring before a burst, and ask afterwards for the chains that went
-//! through. Of those that lay there when the trace began, the time is that of the first look.
+//! through. It does not look while the tracer has no room for events. Of those that lay there when it began to look, the time is
+//! that of the first look.
 //!
 //! Limits: a packed ring does not say how many chains it holds (VIRTIO 1.3, 2.8); there, the one that is next is known to wait,
 //! and those behind it come when they are taken.
@@ -49,6 +50,19 @@ impl Arrivals {
             self.set(first.wrapping_add(at), now_ns);
         }
         self.until = Some(end);
+    }
+
+    /// Has nothing come since the last look?
+    #[inline]
+    pub(super) fn is_current(&self, ring: &mut Device) -> bool {
+        let Ok(available) = ring.available() else { return false };
+        let end = if self.packed { 0 } else { available };
+        self.until == Some((ring.base() as u16).wrapping_add(end))
+    }
+
+    /// Nothing is known any more; the memory is kept.
+    pub(super) fn forget(&mut self) {
+        (self.until, self.held) = (None, None);
     }
 
     /// The queue was held since then, and no longer is: what has been found in the ring so far has waited for that.
@@ -174,6 +188,30 @@ mod tests {
             came
         });
         rounds.collect()
+    }
+
+    #[test]
+    fn nothing_is_new_until_a_chain_comes_and_nothing_known_after_a_while_without_a_look() {
+        let ram = GuestRam::with_regions(&[(Gpa(0), 1 << 20)]).unwrap();
+        let (layout, _) = RingLayout::split_at(0x1000, 4).unwrap();
+        let mut driver = SplitDriver::new(layout, ram.memory().clone(), Features::NONE).unwrap();
+        let mut device = Device::new(layout, Arc::clone(ram.memory()), Features::NONE, 0).unwrap();
+        let mut arrivals = Arrivals::default();
+        assert!(!arrivals.is_current(&mut device), "never looked");
+        let wrong: Vec<bool> = (0..3)
+            .map(|_| {
+                driver.add(&[Buffer::readable(0x8000, 64)], Placement::Direct).unwrap();
+                driver.publish();
+                let before = arrivals.is_current(&mut device);
+                arrivals.look(&mut device, 100);
+                before || !arrivals.is_current(&mut device)
+            })
+            .collect();
+        assert_eq!((wrong, arrivals.of(2)), (vec![false; 3], Some(100)));
+        arrivals.forget();
+        assert_eq!((arrivals.is_current(&mut device), arrivals.of(2)), (false, None));
+        arrivals.look(&mut device, 200);
+        assert_eq!(arrivals.of(0), Some(200));
     }
 
     #[test]

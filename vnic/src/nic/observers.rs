@@ -46,10 +46,10 @@ impl Observers {
         }
     }
 
-    /// The queue begins anew, or is gone.
+    /// The queue begins anew, or is gone, or nobody looks when its chains come.
     pub(super) fn forget(&mut self, index: u16) {
         if let Some(arrivals) = self.arrivals.get_mut(usize::from(index)) {
-            *arrivals = Arrivals::default();
+            arrivals.forget();
         }
     }
 
@@ -104,17 +104,26 @@ impl ObserverPass<'_> {
     /// It is this queue's turn.
     #[inline]
     pub(super) fn begin(&mut self, queue: &mut Queue) {
-        if self.traced {
-            self.look_for_arrivals(queue);
-        } else if !queue.held {
+        self.pair = usize::from(queue.index) / 2;
+        // When chains came is asked for only where there is room to say so: a look costs more than a frame.
+        if self.traced && queue.shared.events.has_room() {
+            let arrivals = self.state.arrivals.get(usize::from(queue.index));
+            if queue.held_since.is_some() || !arrivals.is_some_and(|arrivals| arrivals.is_current(&mut queue.ring)) {
+                self.look_for_arrivals(queue);
+            }
+            return;
+        }
+        if !queue.held {
             queue.held_since = None;
+        }
+        if self.traced {
+            self.state.forget(queue.index);
         }
     }
 
     #[inline(never)]
     fn look_for_arrivals(&mut self, queue: &mut Queue) {
         let index = usize::from(queue.index);
-        self.pair = index / 2;
         let all = &mut self.state.arrivals;
         if all.len() <= index {
             all.resize_with(index + 1, Arrivals::default);

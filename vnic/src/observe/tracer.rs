@@ -202,7 +202,7 @@ pub struct EventRing {
     done: AtomicU64,
     /// Events that had no room, ever.
     lost: AtomicU64,
-    /// Where the foremost reader is.
+    /// Up to where the foremost reader has made room: see [`Reader::make_room`].
     read: AtomicU64,
 }
 
@@ -310,7 +310,7 @@ impl EventRing {
     pub fn reader(&self) -> Reader<'_> {
         let next = self.done.load(Ordering::Acquire);
         self.read.fetch_max(next, Ordering::AcqRel);
-        Reader { ring: self, next, lost: self.lost.load(Ordering::Acquire), behind_gap: None }
+        Reader { ring: self, next, told: next, lost: self.lost.load(Ordering::Acquire), behind_gap: None }
     }
 
     fn slot(&self, number: u64) -> &[AtomicU64] {
@@ -333,6 +333,8 @@ pub enum Read {
 pub struct Reader<'r> {
     ring: &'r EventRing,
     next: u64,
+    /// Up to where the writer has room from it.
+    told: u64,
     /// How many of those that had no room it has told of.
     lost: u64,
     /// What comes behind the gap it has just told of.
@@ -347,6 +349,7 @@ impl Reader<'_> {
         }
         let done = self.ring.done.load(Ordering::Acquire);
         if self.next == done {
+            self.make_room();
             let lost = self.ring.lost.load(Ordering::Acquire);
             // With an event meanwhile, that one knows better how many came before it.
             let still = self.ring.done.load(Ordering::Acquire) == done;
@@ -363,7 +366,9 @@ impl Reader<'_> {
         fence(Ordering::Acquire);
         let begun = self.ring.begun.load(Ordering::Relaxed);
         self.next += 1;
-        self.ring.read.fetch_max(self.next, Ordering::AcqRel);
+        if self.next - self.told >= self.ring.slots as u64 / 4 {
+            self.make_room();
+        }
         if begun >= self.next + self.ring.slots as u64 {
             return Some(Read::Lost(1));
         }
@@ -374,6 +379,15 @@ impl Reader<'_> {
                 Some(Read::Lost(lost))
             }
             None => Some(Read::Event(event)),
+        }
+    }
+
+    /// The writer may overwrite what was read. Many at a time: for a single event with room, it would look at each chain of a
+    /// whole burst.
+    fn make_room(&mut self) {
+        if self.told != self.next {
+            self.told = self.next;
+            self.ring.read.fetch_max(self.next, Ordering::AcqRel);
         }
     }
 

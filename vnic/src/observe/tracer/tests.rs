@@ -67,6 +67,18 @@ fn many_rings_for_samples_are_small_ones() {
 }
 
 #[test]
+fn a_reader_makes_room_for_many_events_at_a_time() {
+    let ring = ready();
+    let mut reader = ring.reader();
+    (0..SLOTS as u64).for_each(|number| ring.record(&event(number)));
+    for number in 1..=SLOTS / 4 {
+        assert!(!ring.has_room(), "after {number}");
+        assert!(reader.read().is_some());
+    }
+    assert!(ring.has_room());
+}
+
+#[test]
 fn a_slow_reader_learns_how_many_it_missed_and_reads_the_rest() {
     let ring = ready();
     let mut reader = ring.reader();
