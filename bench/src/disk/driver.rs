@@ -16,14 +16,15 @@ use crate::pump::{RAM, Raw};
 
 /// Descriptors of a ring: each of 128 requests takes three.
 const SIZE: u16 = 512;
-/// Feature `MQ` of a disk.
+/// Features of a disk: `FLUSH`, without which each write would have to be on the disk before it is done, and `MQ`.
+const FLUSH: u64 = 1 << 9;
 const MQ: u64 = 1 << 12;
 
 /// Drives the disk that is served at `socket` for `seconds`, after a fifth of a second to warm up. Requests per second.
 pub(super) fn run(socket: &Path, work: Work, capacity: u64, seconds: f64) -> Result<f64> {
     let features = VirtioFeatureFlags::VERSION_1 | VirtioFeatureFlags::RING_EVENT_IDX;
     let socket = socket.to_str().context("a path in UTF-8")?;
-    let vhost = VhostUser::new(socket, features.bits() | MQ).context("the session with the disk")?;
+    let vhost = VhostUser::new(socket, features.bits() | FLUSH | MQ).context("the session with the disk")?;
     // Before what points into it, which must end first.
     let ram = GuestRam::new(RAM)?;
     let buffers = Raw::map(&ram)?;
