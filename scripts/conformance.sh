@@ -3,6 +3,7 @@
 #
 #   scripts/conformance.sh [OPTION…]               against `vnic serve`
 #   scripts/conformance.sh --dpdk [OPTION…]        against DPDK's vhost, by testpmd
+#   scripts/conformance.sh --qemu [OPTION…]        against QEMU's own virtio-net-pci, by its registers; QEMU=PROGRAM names another QEMU
 #   scripts/conformance.sh --socket PATH [OPTION…] against whatever serves that socket and gives back the frames it is sent
 #
 # Options: --only NUMBER (requirements whose number begins so), --json, --markdown.
@@ -12,9 +13,11 @@ set -euo pipefail
 
 BACK_END=vnic
 SOCKET=
+TARGET=()
 case ${1:-} in
   -h | --help) help && exit ;;
   --dpdk) BACK_END=dpdk && shift ;;
+  --qemu) BACK_END=qemu && shift ;;
   --socket)
     [ -n "${2:-}" ] || usage_error "--socket takes a path"
     BACK_END='' SOCKET=$2
@@ -42,6 +45,11 @@ case $BACK_END in
       -- -i --auto-start --total-num-mbufs=8192 --forward-mode=io --port-topology=loop >"$FOLDER/log" 2>&1 <&9 &
     SERVED=$!
     ;;
+  qemu)
+    QEMU=${QEMU:-qemu-system-x86_64}
+    need "$QEMU" qemu-system-x86 "QEMU for x86-64"
+    TARGET=(--qemu "$(command -v "$QEMU")")
+    ;;
 esac
 if [ -n "$SERVED" ]; then
   for ((tries = 0; tries < 600; tries++)); do
@@ -51,5 +59,5 @@ if [ -n "$SERVED" ]; then
   done
 fi
 code=0
-"$ROOT/target/debug/conformance" "$SOCKET" "$@" || code=$?
+"$ROOT/target/debug/conformance" "${TARGET[@]:-$SOCKET}" "$@" || code=$?
 exit $code

@@ -3,11 +3,12 @@
 #
 #   scripts/fuzz.sh                        every target for a minute
 #   scripts/fuzz.sh --seconds N            every target for N seconds
-#   scripts/fuzz.sh --long                 every target for ten million executions, however long that takes: hours
+#   scripts/fuzz.sh --long                 every target until it has had ten million executions, which takes hours; they are counted
+#                                          over all such runs (target/fuzz/long.tsv): it goes on where it was cut
 #   scripts/fuzz.sh --target NAME[,NAME…]  these only: split_ring, packed_ring, net_header, iotlb, disk, vhost_user,
 #                                          control, in_flight, introspect, attach
 #
-# Prints the executions and findings of each target; exits with 1 when there is a finding, whose input then lies under
+# --long leaves out what only helps to find new inputs (the comparisons' operands). Prints the executions and findings of each target; exits with 1 when there is a finding, whose input then lies under
 # target/fuzz/artifacts. Starts from the inputs in vnic/fuzz/corpus; what is found on the way stays in target/fuzz/corpus.
 set -uo pipefail
 . "$(dirname "$0")/lib.sh"
@@ -15,6 +16,9 @@ set -uo pipefail
 SECONDS_EACH=60
 LONG=10000000
 LIMIT=()
+IS_LONG=
+# So many executions at a time: no more than that is lost when it is cut.
+SLICE=200000
 TARGETS=(split_ring packed_ring net_header iotlb disk vhost_user control in_flight introspect attach)
 while [ $# -gt 0 ]; do
   case $1 in
@@ -24,7 +28,7 @@ while [ $# -gt 0 ]; do
       shift 2
       ;;
     --long)
-      LIMIT=(-runs="$LONG")
+      IS_LONG=1
       shift
       ;;
     --target)
@@ -39,12 +43,13 @@ while [ $# -gt 0 ]; do
     *) usage_error "unknown option $1" ;;
   esac
 done
-[ ${#LIMIT[@]} != 0 ] || LIMIT=(-max_total_time="$SECONDS_EACH")
+LIMIT=(-max_total_time="$SECONDS_EACH")
 need_cargo
 cd "$ROOT/vnic" || exit 2
 
 # Sanitizers are a nightly compiler's; a stable one can be told to be one, but has no sanitizers' libraries.
-FLAGS=(--fuzz-dir fuzz --target-dir "$ROOT/target/fuzz")
+BUILT=$ROOT/target/fuzz${IS_LONG:+-long}
+FLAGS=(--fuzz-dir fuzz --target-dir "$BUILT" ${IS_LONG:+--no-trace-compares})
 if cargo +nightly --version >/dev/null 2>&1; then
   TOOLCHAIN=(+nightly)
 else
@@ -65,16 +70,29 @@ run cargo "${TOOLCHAIN[@]}" fuzz build "${FLAGS[@]}" || fail 2 "the fuzz targets
 # What is only slow is no finding: libFuzzer keeps that too.
 findings() { find "$1" -type f ! -name 'slow-unit-*' | wc -l; }
 
+HOST=$(rustc -vV | sed -n 's/^host: //p')
+# What costs much and finds little here: leaks are what the ends of processes are for, a finding's backtrace is the panic's.
+export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=0:detect_stack_use_after_return=0:malloc_context_size=2:quarantine_size_mb=16}
+# Longer inputs are only more messages one after the other.
+longest() { case $1 in control | vhost_user) echo 384 ;; *) echo 1024 ;; esac; }
+# So many executions the long runs had so far.
+had() { awk -v target="$1" '$1 == target { sum += $2 } END { print sum + 0 }' "$LONG_LOG"; }
+
+LONG_LOG=$ROOT/target/fuzz/long.tsv
+touch "$LONG_LOG"
 FOUND=0
 SUMMARY=()
-for target in "${TARGETS[@]}"; do
+# fuzz TARGET LIMIT…: one run; leaves executions, rate and found.
+fuzz() {
+  local target=$1 before code
+  shift
   kept=$ROOT/target/fuzz/corpus/$target
   artifacts=$ROOT/target/fuzz/artifacts/$target
   log=$ROOT/target/fuzz/$target.log
-  mkdir -p "$kept" "$artifacts"
+  mkdir -p "$kept" "$artifacts" "fuzz/corpus/$target"
   before=$(findings "$artifacts")
-  run cargo "${TOOLCHAIN[@]}" fuzz run "${FLAGS[@]}" "$target" "$kept" "fuzz/corpus/$target" -- \
-    "${LIMIT[@]}" -timeout=20 -rss_limit_mb=4096 -max_len=1024 -len_control=0 -print_final_stats=1 \
+  run "$BUILT/$HOST/release/$target" "$kept" "fuzz/corpus/$target" \
+    "$@" -timeout=20 -rss_limit_mb=4096 -max_len="$(longest "$target")" -len_control=0 -detect_leaks=0 -print_final_stats=1 \
     -artifact_prefix="$artifacts/" >"$log" 2>&1
   code=$?
   executions=$(awk '/^stat::number_of_executed_units:/ { print $2 }' "$log")
@@ -84,12 +102,27 @@ for target in "${TARGETS[@]}"; do
     tail -n 30 "$log" >&2
     fail 2 "$target could not be run; its output is in $log"
   fi
-  SUMMARY+=("$(printf '%-12s %12s executions, %s a second, %d findings' "$target" "${executions:-?}" "${rate:-?}" "$found")")
-  if [ $found != 0 ]; then
+  [ $found = 0 ] || {
     FOUND=1
     grep -E -A 25 'panicked|ERROR: |SUMMARY' "$log" | head -n 60 >&2
     say "$target: the input is in $artifacts, the output in $log"
+  }
+}
+
+for target in "${TARGETS[@]}"; do
+  if [ -z "$IS_LONG" ]; then
+    fuzz "$target" "${LIMIT[@]}"
+    SUMMARY+=("$(printf '%-12s %12s executions, %s a second, %d findings' "$target" "${executions:-?}" "${rate:-?}" "$found")")
+    continue
   fi
+  found=0
+  while total=$(had "$target") && [ "$total" -lt "$LONG" ] && [ $found = 0 ]; do
+    left=$((LONG - total))
+    fuzz "$target" -runs="$((left < SLICE ? left : SLICE))"
+    printf '%s\t%s\t%s\t%s\t%s\n' "$target" "${executions:-0}" "${rate:-0}" "$found" "$(date --iso-8601)" >>"$LONG_LOG"
+  done
+  SUMMARY+=("$(awk -v target="$target" '$1 == target { sum += $2; found += $4; seconds += $3 ? $2 / $3 : 0; last = $5 }
+    END { printf "%-12s %12d executions, %d a second, %d findings, until %s", target, sum, seconds ? sum / seconds : 0, found, last }' "$LONG_LOG")")
 done
 printf '%s\n' "${SUMMARY[@]}"
 exit $FOUND

@@ -242,7 +242,7 @@ fn not_available(target: &Target, format: Format) -> Result<()> {
     for flags in [0_u16, 1 << 15, (1 << 7) | (1 << 15)] {
         let entry = descriptor(SENT, 100, 0, flags);
         driver.ram.write(layout.desc, &entry)?;
-        driver.session.kick.write(1)?;
+        driver.link.kick(1)?;
         driver.is_quiet().with_context(|| format!("flags {flags:#06x}"))?;
         ensure!(driver.ram.read(layout.desc, 16)? == entry, "flags {flags:#06x}: the descriptor is another");
     }

@@ -6,6 +6,7 @@
 //! | module | one sentence |
 //! |---|---|
 //! | [`session`] | a driver with a pair of queues, and what it does with them |
+//! | [`link`] | a vhost-user session, or the registers of a device of QEMU's own ([`pci`], over [`qtest`]) |
 //! | [`packet`] | the frames that are sent |
 //! | [`chains`] | descriptors: how they lie, what may be written, in which order |
 //! | [`notifications`] | kicks and calls, and who does without |
@@ -19,10 +20,13 @@
 
 mod chains;
 mod elsewhere;
+mod link;
 mod notifications;
-mod packet;
+pub mod packet;
+mod pci;
+mod qtest;
 mod receive;
-mod session;
+pub mod session;
 mod states;
 mod transmit;
 
@@ -31,7 +35,9 @@ use std::path::Path;
 use serde::Serialize;
 use vnic::spec::{Feature, Features};
 
-pub use session::Target;
+pub use link::Link;
+pub use packet::Packet;
+pub use session::{Driver, Target};
 
 /// The format of the rings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -58,6 +64,8 @@ impl Format {
 enum Check {
     /// With rings of each of these formats.
     Played(&'static [Format], fn(&Target, Format) -> anyhow::Result<()>),
+    /// By the device's registers; why not over a vhost-user session.
+    ByRegisters(fn(&pci::Pci) -> anyhow::Result<()>, &'static str),
     /// Not: why.
     Not(&'static str),
 }
@@ -104,6 +112,12 @@ pub enum Outcome {
     Skipped(String),
 }
 
+impl From<anyhow::Result<()>> for Outcome {
+    fn from(played: anyhow::Result<()>) -> Outcome {
+        played.map_or_else(|error| Outcome::Failed(format!("{error:#}")), |()| Outcome::Met)
+    }
+}
+
 /// All requirements, in the specification's order.
 pub fn requirements() -> impl Iterator<Item = &'static Requirement> {
     [states::ALL, chains::ALL, notifications::ALL, transmit::ALL, receive::ALL, elsewhere::ALL].into_iter().flatten()
@@ -113,8 +127,12 @@ pub fn requirements() -> impl Iterator<Item = &'static Requirement> {
 ///
 /// # Errors
 /// Nobody listens there.
-pub fn play(socket: &Path, number: &str, mut tell: impl FnMut(&Row)) -> anyhow::Result<Vec<Row>> {
-    let target = Target::new(socket)?;
+pub fn play(socket: &Path, number: &str, tell: impl FnMut(&Row)) -> anyhow::Result<Vec<Row>> {
+    Ok(play_against(&Target::new(socket)?, number, tell))
+}
+
+/// The same against any device.
+pub fn play_against(target: &Target, number: &str, mut tell: impl FnMut(&Row)) -> Vec<Row> {
     let mut rows = Vec::new();
     for requirement in requirements().filter(|requirement| requirement.number.starts_with(number)) {
         let Requirement { number, text, needs, check } = *requirement;
@@ -126,19 +144,24 @@ pub fn play(socket: &Path, number: &str, mut tell: impl FnMut(&Row)) -> anyhow::
         let (formats, play) = match check {
             Check::Played(formats, play) => (formats, play),
             Check::Not(why) => {
-                add(None, Outcome::Skipped(why.to_owned()));
+                add(None, Outcome::Skipped(elsewhere::why(target, why).to_owned()));
+                continue;
+            }
+            Check::ByRegisters(play, why) => {
+                let outcome = target.registers().map(|device| device.and_then(|(device, _)| play(&device)));
+                add(None, outcome.map_or_else(|| Outcome::Skipped(why.to_owned()), Outcome::from));
                 continue;
             }
         };
         for format in formats {
             let missing = format.and(needs).minus(target.offered);
             let outcome = if missing == Features::NONE {
-                play(&target, *format).map_or_else(|error| Outcome::Failed(format!("{error:#}")), |()| Outcome::Met)
+                Outcome::from(play(target, *format))
             } else {
                 Outcome::Skipped(format!("{} is not offered", missing.names().join(", ")))
             };
             add(Some(*format), outcome);
         }
     }
-    Ok(rows)
+    rows
 }

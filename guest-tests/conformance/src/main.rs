@@ -3,22 +3,25 @@
 #![expect(clippy::print_stderr, clippy::print_stdout, reason = "a program for people")]
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use conformance::{Format, Outcome, Row};
+use conformance::{Format, Outcome, Row, Target};
 
 /// Plays what VIRTIO 1.3 asks of a network device and its virtqueues against a vhost-user back-end that gives back the frames it is
-/// sent: each requirement in sessions of its own, with split and with packed rings.
+/// sent, or against a device of QEMU's own: each requirement in sessions of its own, with split and with packed rings.
 ///
 /// Exit codes: 0; 1 a requirement is not met; 2 bad usage, or nobody listens there.
 #[derive(Debug, Parser)]
 #[command(name = "conformance")]
 struct Options {
     /// The back-end's socket
-    #[arg(value_name = "SOCKET")]
-    socket: PathBuf,
+    #[arg(value_name = "SOCKET", required_unless_present = "qemu")]
+    socket: Option<PathBuf>,
+    /// QEMU's own virtio-net-pci instead, in this QEMU, without a guest
+    #[arg(long, value_name = "PROGRAM", conflicts_with = "socket")]
+    qemu: Option<PathBuf>,
     /// Only requirements whose number begins so, like 2.7
     #[arg(long, value_name = "NUMBER", default_value = "")]
     only: String,
@@ -38,14 +41,16 @@ fn main() -> ExitCode {
             eprintln!("{}", line(row));
         }
     };
-    let rows = match conformance::play(&options.socket, &options.only, tell) {
+    let place = options.socket.as_deref().or(options.qemu.as_deref()).unwrap_or(Path::new(""));
+    let target = if options.qemu.is_some() { Target::qemu(place) } else { Target::new(place) };
+    let rows = match target.map(|target| conformance::play_against(&target, &options.only, tell)) {
         Ok(rows) if rows.is_empty() => {
             eprintln!("no requirement's number begins with {}; they are those of VIRTIO 1.3, like 2.7.5", options.only);
             return ExitCode::from(2);
         }
         Ok(rows) => rows,
         Err(error) => {
-            eprintln!("{}: {error:#}", options.socket.display());
+            eprintln!("{}: {error:#}", place.display());
             return ExitCode::from(2);
         }
     };

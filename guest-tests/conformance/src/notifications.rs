@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use vnic::spec::Feature;
 
 use crate::packet::Packet;
-use crate::session::{Driver, Target, forget_calls, is_called};
+use crate::session::{Driver, Target};
 use crate::{BOTH, Check, Format, PACKED, Requirement, SPLIT};
 
 pub(crate) const ALL: &[Requirement] = &[
@@ -62,10 +62,10 @@ fn say(driver: &Driver, flags: u16, used_event: u16) -> Result<()> {
 
 /// Sends something, and is notified of it.
 fn notified(driver: &mut Driver, number: u8) -> Result<()> {
-    forget_calls(&driver.session.call);
+    driver.forget_calls()?;
     driver.post(1, 4096)?;
     driver.send(&Packet::plain(100, number))?;
-    is_called(&driver.session.call)?;
+    driver.is_called()?;
     driver.collect().map(drop)
 }
 
@@ -113,8 +113,8 @@ fn spurious(target: &Target, format: Format) -> Result<()> {
     let mut driver = target.start(format, &[])?;
     for number in 0..8 {
         for _ in 0..100 {
-            driver.session.kick.write(1)?;
-            driver.session.receive_kick.write(1)?;
+            driver.link.kick(1)?;
+            driver.link.kick(0)?;
         }
         ensure!(driver.receive.pop_used()?.is_none(), "a buffer was used that there is none of");
         driver.echo(&Packet::plain(100, number))?;

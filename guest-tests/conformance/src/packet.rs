@@ -10,21 +10,25 @@ const TCP_CHECKSUM: u16 = 16;
 
 /// A frame and its header.
 #[derive(Debug, Clone)]
-pub(crate) struct Packet {
-    pub(crate) header: NetHeader,
-    pub(crate) frame: Vec<u8>,
+pub struct Packet {
+    /// What the driver says of the frame.
+    pub header: NetHeader,
+    /// Its bytes.
+    pub frame: Vec<u8>,
 }
 
 impl Packet {
     /// A frame of this length of no protocol that anybody knows; its bytes are others than those of another number.
-    pub(crate) fn plain(len: usize, number: u8) -> Packet {
+    #[must_use]
+    pub fn plain(len: usize, number: u8) -> Packet {
         let mut frame = vec![0x02, 0, 0, 0, 0, 1, 0x02, 0, 0, 0, 0, 2, 0x88, 0xb5];
         frame.extend((frame.len()..len).map(|at| (at as u8).wrapping_mul(7) ^ number));
         Packet { header: NetHeader::default(), frame }
     }
 
     /// A TCP segment over IPv4 with so much payload and a good checksum.
-    pub(crate) fn tcp(payload: usize) -> Packet {
+    #[must_use]
+    pub fn tcp(payload: usize) -> Packet {
         let mut packet = Packet::tcp_partial(payload);
         // The checksum's place is in the frame.
         let _ = checksum::complete(&mut packet.frame, (ETHERNET + IPV4) as u16, TCP_CHECKSUM);
@@ -33,7 +37,8 @@ impl Packet {
     }
 
     /// The same with the checksum of the pseudo-header only: the device completes it.
-    pub(crate) fn tcp_partial(payload: usize) -> Packet {
+    #[must_use]
+    pub fn tcp_partial(payload: usize) -> Packet {
         let mut frame = vec![0x02, 0, 0, 0, 0, 1, 0x02, 0, 0, 0, 0, 2, 0x08, 0x00];
         let total = (IPV4 + TCP + payload) as u16;
         let mut ip = vec![0x45, 0, 0, 0, 0, 1, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
@@ -56,7 +61,8 @@ impl Packet {
     }
 
     /// A TCP super-frame over IPv4, to be cut into segments of 1000 bytes.
-    pub(crate) fn tcp_super(payload: usize) -> Packet {
+    #[must_use]
+    pub fn tcp_super(payload: usize) -> Packet {
         let mut packet = Packet::tcp_partial(payload);
         packet.header.gso_type = GSO_TCPV4;
         packet.header.gso_size = 1000;
@@ -65,7 +71,8 @@ impl Packet {
     }
 
     /// As it lies in the driver's buffers.
-    pub(crate) fn bytes(&self) -> Vec<u8> {
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
         [&self.header.to_bytes()[..], &self.frame].concat()
     }
 }

@@ -5,7 +5,7 @@ use vnic::net::features::with_requirements_met;
 use vnic::spec::{Feature, Features};
 
 use crate::packet::Packet;
-use crate::session::{SIZE, Target, forget_calls};
+use crate::session::{SIZE, Target};
 use crate::{BOTH, Check, Format, Requirement, SPLIT};
 
 pub(crate) const ALL: &[Requirement] = &[
@@ -59,22 +59,20 @@ pub(crate) const ALL: &[Requirement] = &[
     },
 ];
 
-const TRANSMITQ: u32 = 1;
+const TRANSMITQ: usize = 1;
 
 fn not_before_started(target: &Target, format: Format) -> Result<()> {
     let mut driver = target.start(format, &[])?;
-    let base = driver.session.stop_ring(TRANSMITQ)?;
-    forget_calls(&driver.session.call);
+    let base = driver.link.stop_ring(TRANSMITQ, driver.features)?;
+    driver.forget_calls()?;
     driver.post(1, 4096)?;
     let packet = Packet::plain(100, 1);
     driver.send(&packet)?;
     driver.is_quiet()?;
-    ensure!(driver.session.call.read().is_err(), "a notification came");
+    driver.is_not_called()?;
     let [_, transmit] = driver.layouts;
-    driver.session.start_ring(TRANSMITQ, transmit, base)?;
-    driver.session.enable(TRANSMITQ, true)?;
-    driver.session.is_taken_in()?;
-    driver.session.kick.write(1)?;
+    driver.link.start_ring(TRANSMITQ, transmit, base)?;
+    driver.link.kick(TRANSMITQ)?;
     let received = driver.collect().context("after it was started")?;
     ensure!(received.frame == packet.frame, "another frame came back");
     Ok(())
@@ -135,8 +133,8 @@ fn is_of_the_ring_or_a_frame(feature: Feature) -> bool {
 fn left_alone_when_stopped(target: &Target, format: Format) -> Result<()> {
     let mut driver = target.start(format, &[])?;
     driver.echo(&Packet::plain(100, 1))?;
-    let bases = [driver.session.stop_ring(0)?, driver.session.stop_ring(TRANSMITQ)?];
-    forget_calls(&driver.session.call);
+    let bases = driver.stop()?;
+    driver.forget_calls()?;
     let [receive, transmit] = driver.layouts;
     let rings = |driver: &crate::session::Driver| -> Result<Vec<u8>> {
         Ok(driver.ram.read(receive.desc, (transmit.desc - receive.desc) as usize)?)
@@ -146,15 +144,13 @@ fn left_alone_when_stopped(target: &Target, format: Format) -> Result<()> {
     driver.send(&packet)?;
     let before = rings(&driver)?;
     driver.is_quiet()?;
-    ensure!(driver.session.call.read().is_err(), "a notification came");
+    driver.is_not_called()?;
     ensure!(rings(&driver)? == before, "the receiveq's ring is another");
-    for (index, base) in (0..).zip(bases) {
-        driver.session.start_ring(index, if index == 0 { receive } else { transmit }, base)?;
-        driver.session.enable(index, true)?;
+    driver.go_on(bases)?;
+    if bases.is_none() {
+        // What was there before the reset is forgotten.
+        return driver.echo(&packet).map(drop);
     }
-    driver.session.is_taken_in()?;
-    driver.session.receive_kick.write(1)?;
-    driver.session.kick.write(1)?;
     let received = driver.collect().context("after it was started again")?;
     ensure!(received.frame == packet.frame, "another frame came back");
     Ok(())
@@ -163,11 +159,11 @@ fn left_alone_when_stopped(target: &Target, format: Format) -> Result<()> {
 fn reset_forgets(target: &Target, format: Format) -> Result<()> {
     let mut driver = target.start(format, &[])?;
     driver.post(2, 4096)?;
-    driver.session.stop_ring(TRANSMITQ)?;
-    forget_calls(&driver.session.call);
+    driver.link.stop_ring(TRANSMITQ, driver.features)?;
+    driver.forget_calls()?;
     driver.send(&Packet::plain(100, 1))?;
     driver.is_quiet()?;
-    ensure!(driver.session.call.read().is_err(), "a notification came");
+    driver.is_not_called()?;
     // A call when a ring starts says nothing of what was before.
     driver.set_up(1, SIZE)?;
     driver.is_quiet()?;

@@ -3,9 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use guest_fixture::{Child, Deadline, Device, Folder, Machine, Namespace, is_root, note, skip, until, vnic};
-
-use crate::stream::Stream;
+use guest_fixture::{Child, Deadline, Device, Folder, Machine, Namespace, Stream, is_root, note, skip, until, vnic};
 
 const TAP: &str = "vnictest2";
 const TIMES: u64 = 100;

@@ -20,7 +20,6 @@ mod qemu_args;
 mod queues;
 mod restart;
 mod rng;
-mod stream;
 mod tap;
 mod userspace;
 mod witnesses;

@@ -192,7 +192,7 @@ fn the_hazards_that_need_the_device_go_as_described() {
 }
 
 #[test]
-#[ignore = "takes a minute and more: scripts/soak.sh"]
+#[ignore = "takes a minute and more: scripts/long.sh"]
 fn a_hold_of_a_minute_loses_nothing() {
     let folder = Folder::new();
     let device = Device::start(folder.path(), &[]);

@@ -1,10 +1,12 @@
 //! A front-end that is gone in the middle of its session, after each message in turn, or has its back-end killed then: the next session
 //! works. Both roles.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use vnic::memory::SharedArea;
@@ -18,7 +20,7 @@ use vnic::vhost_user::message::{InflightArea, Request, VringFile};
 use vnic::vhost_user::socket::Connection;
 
 use crate::front_end::Process;
-use crate::util::{LIMIT, Scratch, wait_for};
+use crate::util::{LIMIT, Scratch, skip, wait_for};
 
 const RAM: u64 = 1 << 20;
 const SIZE: u16 = 16;
@@ -240,4 +242,31 @@ fn a_client_that_is_killed_after_any_message_is_followed_by_one_that_serves_the_
         let _serve = Process::start(&scratch, &options, "net.sock");
         front_end.whole(listener.accept().unwrap().0);
     }
+}
+
+/// As with the control socket's clients: it waits, and so do we.
+#[test]
+fn a_front_end_that_comes_when_there_is_no_file_descriptor_left_is_served_when_there_is_one() {
+    let scratch = Scratch::new();
+    let options = ["serve", "--link", "sink", "--socket-path", "net.sock"];
+    let serve = Process::start(&scratch, &options, "net.sock");
+    let limit = |most: &str| {
+        let process = serve.0.id().to_string();
+        Command::new("prlimit").args(["--pid", &process, &format!("--nofile={most}:")]).status()
+    };
+    // All of these are in use.
+    match limit("4") {
+        Ok(status) => assert!(status.success()),
+        Err(error) => return skip(&format!("prlimit, of util-linux: {error}")),
+    }
+    let mut stream = UnixStream::connect(scratch.path("net.sock")).unwrap();
+    let mut next = UnixStream::connect(scratch.path("net.sock")).unwrap();
+    stream.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    assert!(stream.read(&mut [0]).is_err(), "it was told something");
+    assert!(limit("256").unwrap().success());
+    FrontEnd::new().whole(stream);
+    // And the next one, who has waited meanwhile.
+    next.write_all(&Request::GetFeatures.to_bytes(0)).unwrap();
+    next.set_read_timeout(Some(LIMIT)).unwrap();
+    next.read_exact(&mut [0; HEADER_LEN + 8]).unwrap();
 }

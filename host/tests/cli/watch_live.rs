@@ -261,7 +261,7 @@ const BAUD_9600: usize = 96;
 const MINUTES: u64 = 10;
 
 #[test]
-#[ignore = "takes ten minutes: scripts/soak.sh has them"]
+#[ignore = "takes ten minutes: scripts/long.sh"]
 #[expect(clippy::print_stderr, reason = "what came of a measurement")]
 fn in_ten_minutes_it_grows_by_less_than_a_mebibyte_and_over_a_slow_line_it_is_seconds_behind() {
     let scratch = Scratch::new();

@@ -6,6 +6,7 @@ use std::cell::RefCell;
 
 use arbitrary::{Arbitrary, Unstructured};
 use vnic::attach::testing::{Eyes, physical, vm};
+use vnic::memory::Onlooker;
 use vnic::memory::testing::GuestRam;
 
 const RAM: u64 = 16 << 20;
@@ -43,7 +44,8 @@ fn guest() -> Guest {
     ram.write(0, &made.image.bytes).expect("it fits");
     let (first, last) = (made.super_block, made.image.take(0));
     let file = ram.fd().try_clone_to_owned().expect("the same file");
-    let eyes = Eyes::on(file.into(), RAM).expect("a kernel");
+    let mapped = Onlooker::new(ram.memory()).expect("what exists");
+    let eyes = Eyes::on_mapped(file.into(), RAM, mapped).expect("a kernel");
     assert_eq!(eyes.look(), (2, 3));
     Guest { ram, eyes, first, words: (last - first) / 8 }
 }

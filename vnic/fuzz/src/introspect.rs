@@ -16,7 +16,7 @@ const PAGES: [u64; 4] = [0xa00, 0xa01, 0xa10, 0xa18];
 const STRUCTURES: u64 = 0x40_0000 + 0xa00 * 64;
 const OBJECTS: u64 = 0x90_0000;
 /// The kernel is looked for anew in one of so many runs that ask for it: that takes a hundred times as long as all the look-ups.
-const LOOKED_FOR: u32 = 64;
+const LOOKED_FOR: u32 = 256;
 
 /// Bytes of a structure that are others than the kernel's.
 #[derive(Debug, Arbitrary)]

@@ -47,6 +47,9 @@ pub struct Ram {
     /// The memory's file, where it has one. Through it nothing comes to exist that does not.
     file: Option<File>,
     regions: Vec<Region>,
+    /// The same, mapped: a fuzzer reads it millions of times a second.
+    #[cfg(fuzzing)]
+    mapped: Option<crate::memory::Onlooker>,
 }
 
 /// Finds the RAM and the kernel in it.
@@ -65,7 +68,7 @@ pub(super) fn find(process: &Arc<Process>) -> Result<Introspection<Arc<Ram>>, At
         let file = (mapping.file.1 != 0).then(|| process.file_of(&mapping)).flatten().map(Arc::new);
         for regions in layouts(&mapping) {
             let file = file.as_ref().and_then(|file| file.try_clone().ok());
-            let ram = Arc::new(Ram { process: process.clone(), file, regions });
+            let ram = Arc::new(Ram::new(process.clone(), file, regions));
             match Introspection::attach(ram.clone()) {
                 Ok(eyes) if ram.is_laid_out_as(|gpa| eyes.maps_directly(gpa)) => return Ok(eyes),
                 Ok(eyes) => best = AttachError::Layout { pid, release: eyes.release().to_owned() },
@@ -107,11 +110,27 @@ fn layouts(mapping: &Mapping) -> Vec<Vec<Region>> {
 }
 
 impl Ram {
+    fn new(process: Arc<Process>, file: Option<File>, regions: Vec<Region>) -> Ram {
+        Ram {
+            process,
+            file,
+            regions,
+            #[cfg(fuzzing)]
+            mapped: None,
+        }
+    }
+
     /// A guest's RAM that is this file, from address 0 on.
     #[cfg(any(test, fuzzing))]
     pub(super) fn of_file(file: File, size: u64) -> Ram {
         let process = Arc::new(Process::open(std::process::id()).expect("this process"));
-        Ram { process, file: Some(file), regions: vec![Region { gpa: 0, size, address: 0, offset: 0 }] }
+        Ram::new(process, Some(file), vec![Region { gpa: 0, size, address: 0, offset: 0 }])
+    }
+
+    /// The same, of which we have a mapping.
+    #[cfg(fuzzing)]
+    pub(super) fn mapped(file: File, size: u64, mapped: crate::memory::Onlooker) -> Ram {
+        Ram { mapped: Some(mapped), ..Ram::of_file(file, size) }
     }
 
     /// The parts, by rising address.
@@ -145,6 +164,10 @@ impl Ram {
 impl GuestPhysical for Ram {
     fn copy(&self, gpa: u64, out: &mut [u8]) -> Option<()> {
         let (region, within) = self.region(gpa, out.len() as u64)?;
+        #[cfg(fuzzing)]
+        if let Some(mapped) = &self.mapped {
+            return mapped.copy(gpa, out);
+        }
         match &self.file {
             Some(file) => file.read_exact_at(out, region.offset + within).ok(),
             None => self.process.read(region.address + within, out),
@@ -263,9 +286,7 @@ mod tests {
         let process = Arc::new(Process::open(std::process::id()).unwrap());
         // As QEMU's q35 has it, where there are 4 GiB: 2 GiB, and 2 GiB above.
         let maps = |gpa: u64| gpa < 2 * GIB - (1 << 20) || (4 * GIB..6 * GIB).contains(&gpa);
-        let fits = |regions: &Vec<Region>| {
-            Ram { process: process.clone(), file: None, regions: regions.clone() }.is_laid_out_as(maps)
-        };
+        let fits = |regions: &Vec<Region>| Ram::new(process.clone(), None, regions.clone()).is_laid_out_as(maps);
         let fitting: Vec<_> = all.iter().filter(|regions| fits(regions)).collect();
         assert_eq!(fitting.len(), 1, "{fitting:?}");
         assert_eq!(fitting[0][1], Region { gpa: 4 * GIB, size: 2 * GIB, address: 0x7000_8000_0000, offset: 2 * GIB });

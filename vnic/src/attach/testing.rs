@@ -140,7 +140,14 @@ pub fn physical(at: u64) -> u64 {
 
 /// Eyes on such a memory.
 #[derive(Debug)]
-pub struct Eyes(Attached);
+pub struct Eyes {
+    attached: Attached,
+    /// What queues that are watched have in common with who reads of them: megabytes, and so the same for each look.
+    shared: Vec<Arc<QueueShared>>,
+}
+
+/// A thousand queues are looked at like a few.
+const WATCHED: usize = 8;
 
 impl Eyes {
     /// Finds kernel and devices in a file.
@@ -148,31 +155,41 @@ impl Eyes {
     /// # Errors
     /// They are not there.
     pub fn on(memory: File, bytes: u64) -> Result<Eyes, AttachError> {
+        Eyes::through(Ram::of_file(memory, bytes))
+    }
+
+    /// The same through a mapping: without a call of the kernel's for each read.
+    ///
+    /// # Errors
+    /// They are not there.
+    #[cfg(fuzzing)]
+    pub fn on_mapped(memory: File, bytes: u64, mapped: crate::memory::Onlooker) -> Result<Eyes, AttachError> {
+        Eyes::through(Ram::mapped(memory, bytes, mapped))
+    }
+
+    fn through(ram: Ram) -> Result<Eyes, AttachError> {
         let process = Arc::new(Process::open(std::process::id())?);
         let pid = process.pid();
-        let ram = Arc::new(Ram::of_file(memory, bytes));
+        let ram = Arc::new(ram);
         let eyes = Introspection::attach(ram.clone()).map_err(|error| AttachError::Guest { pid, error })?;
         let finder = Finder::new(&eyes)?;
-        Ok(Eyes(Attached { ram, process, eyes, finder }))
+        let shared = (0..WATCHED).map(|_| Arc::new(QueueShared::new(String::new(), 1))).collect::<Vec<_>>();
+        shared.iter().for_each(|shared| shared.events.make_room());
+        Ok(Eyes { attached: Attached { ram, process, eyes, finder }, shared })
     }
 
     /// Looks at all devices, and at their rings in every way there is. Returns how many devices and queues there are.
     pub fn look(&self) -> (usize, usize) {
-        let Attached { ram, eyes, finder, .. } = &self.0;
+        let Attached { ram, eyes, finder, .. } = &self.attached;
         let Ok(devices) = finder.devices(eyes) else { return (0, 0) };
         let mut queues = 0;
         for device in &devices {
             for queue in &device.queues {
                 queues += 1;
-                // A thousand queues are looked at like a few.
-                if queues > 8 {
-                    continue;
-                }
-                let seen = rings::look(ram, queue, device.features, self.0.position(queue));
+                let Some(shared) = self.shared.get(queues - 1) else { continue };
+                let seen = rings::look(ram, queue, device.features, self.attached.position(queue));
                 assert!(seen.is_ok(), "the host has no memory: {seen:?}");
-                let shared = Arc::new(QueueShared::new(queue.name.clone(), 1));
-                shared.events.make_room();
-                if let Some(mut watched) = Watched::new(ram, queue, device.features, shared) {
+                if let Some(mut watched) = Watched::new(ram, queue, device.features, shared.clone()) {
                     watched.believe(Duration::MAX);
                     let any = ram.has(queue.layout.desc);
                     let mut sight = Sight::alone(eyes.more());
@@ -191,6 +208,6 @@ impl Eyes {
     /// # Errors
     /// They lead nowhere.
     pub fn devices(&self) -> Result<Vec<super::devices::Device>, String> {
-        self.0.finder.devices(&self.0.eyes).map_err(|stop| stop.to_string())
+        self.attached.finder.devices(&self.attached.eyes).map_err(|stop| stop.to_string())
     }
 }

@@ -43,6 +43,18 @@ impl GuestRam {
         let file = OwnedFd::from(File::open("/dev/null")?);
         #[cfg(not(miri))]
         let file = memfd_create(c"guest-ram", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+        Self::of(file, regions)
+    }
+
+    /// One region of `size` bytes at guest-physical address 0 that is this file, which somebody else has, too.
+    ///
+    /// # Errors
+    /// It cannot be mapped.
+    pub fn of_file(file: OwnedFd, size: u64) -> io::Result<Self> {
+        Self::of(file, &[(Gpa(0), size)])
+    }
+
+    fn of(file: OwnedFd, regions: &[(Gpa, u64)]) -> io::Result<Self> {
         let mut specs = Vec::new();
         let mut offset = 0_u64;
         for &(gpa, size) in regions {

@@ -99,7 +99,7 @@ pub(crate) fn pass(
             return Ok(());
         }
         if incoming
-            && let Some(front_end) = listener.accept()?
+            && let Some(front_end) = listener.accept(signals.as_fd())?
             && session::run(front_end, &options.back_end, &answers, signals.as_fd())? == End::Process
         {
             return Ok(());

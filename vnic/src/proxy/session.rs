@@ -43,7 +43,7 @@ pub(super) fn run(
     answers.begin();
     eyes.view().sessions += 1;
     tracing::info!("front-end connected");
-    let end = match connect(&front_end, back_end, stop)? {
+    let end = match connect(&front_end, back_end, stop) {
         Ok(Some(back_end)) => {
             eyes.view().peers = Peers::Both;
             tracing::info!("back-end connected");
@@ -61,12 +61,8 @@ pub(super) fn run(
 }
 
 /// The back-end, as soon as it is there; `None`: the front-end has gone, or the process is to end.
-fn connect(
-    front_end: &OwnedFd,
-    back_end: &Path,
-    stop: BorrowedFd<'_>,
-) -> Result<Result<Option<OwnedFd>, ListenError>, ServeError> {
-    let failed = ServeError::host("wait for the back-end");
+fn connect(front_end: &OwnedFd, back_end: &Path, stop: BorrowedFd<'_>) -> Result<Option<OwnedFd>, ListenError> {
+    let failed = |errno| ListenError::io("wait for", back_end, errno);
     // What the front-end has sent already is no reason to wait no longer.
     let gone = || -> nix::Result<Epoll> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
@@ -75,7 +71,7 @@ fn connect(
         Ok(epoll)
     };
     let gone = gone().map_err(failed)?;
-    Ok(Connector::new(back_end).connect(gone.0.as_fd()))
+    Connector::new(back_end).connect(gone.0.as_fd())
 }
 
 /// Both directions, until there is one no more.

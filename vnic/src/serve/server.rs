@@ -89,7 +89,7 @@ impl Server {
                 }
                 self.read_notices()?;
                 if incoming
-                    && let Some(fd) = listener.accept()?
+                    && let Some(fd) = listener.accept(self.stop.as_fd())?
                     && self.session(fd)? == End::Process
                 {
                     return Ok(());
@@ -106,10 +106,19 @@ impl Server {
             view.sessions += 1;
         }
         tracing::info!("front-end connected");
-        let waiting = socket.try_clone().map_err(|source| ServeError::Host { action: "duplicate a file", source })?;
-        let mut session = Session::new(socket, &self.device);
-        let end = self.messages(&mut session, waiting.as_fd());
-        session.end(&mut self.device);
+        let end = match socket.try_clone() {
+            Ok(waiting) => {
+                let mut session = Session::new(socket, &self.device);
+                let end = self.messages(&mut session, waiting.as_fd());
+                session.end(&mut self.device);
+                end
+            }
+            // It finds its session closed, and comes again.
+            Err(source) => {
+                self.note(&ServeError::Host { action: "duplicate a file", source });
+                Ok(End::Session)
+            }
+        };
         self.shared.labels.forget();
         // No queue is left: what a worker said of lost memory is this session's, and is not to end the next.
         let last_notices = self.read_notices();

@@ -38,7 +38,9 @@ pub enum SessionError {
         max: usize,
     },
     /// More file descriptors than a message may carry, or than this process may open.
-    #[error("a message carries more file descriptors than can be taken ({max} at most)")]
+    #[error(
+        "a message carries more file descriptors than can be taken ({max} at most, fewer where this process may open no more)"
+    )]
     TooManyFds {
         /// The bound.
         max: usize,

@@ -63,7 +63,7 @@ pub enum ListenError {
 }
 
 impl ListenError {
-    fn io(action: &'static str, path: &Path, errno: Errno) -> Self {
+    pub(crate) fn io(action: &'static str, path: &Path, errno: Errno) -> Self {
         ListenError::Io { action, what: path.display().to_string(), source: errno.into() }
     }
 }
@@ -125,14 +125,21 @@ impl Listener {
         self.made.as_ref().map(|file| file.path.as_path())
     }
 
-    /// A front-end that has connected, or `None` if there is none. Never waits.
+    /// A front-end that has connected, or `None` if there is none. Never waits, except for a moment, or for `cancel`, where the
+    /// host has nothing to take one with: it is still there then.
     ///
     /// # Errors
     /// The socket failed. One connection that broke off is none.
-    pub fn accept(&self) -> Result<Option<OwnedFd>, ListenError> {
+    pub fn accept(&self, cancel: BorrowedFd<'_>) -> Result<Option<OwnedFd>, ListenError> {
         match accept4(self.socket.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
             Ok(fd) => Ok(Some(own(fd))),
             Err(Errno::EAGAIN | Errno::EINTR | Errno::ECONNABORTED) => Ok(None),
+            Err(errno) if is_want(errno) => {
+                tracing::warn!("a front-end has to wait: {errno}");
+                // Whoever waits for `cancel` sees it.
+                let _ = readable_within(cancel, NO_FILES);
+                Ok(None)
+            }
             Err(errno) => Err(ListenError::Io {
                 action: "accept a connection on",
                 what: "the vhost-user socket".to_owned(),
@@ -181,6 +188,9 @@ impl Inherited {
     }
 }
 
+/// How long to wait where the host has no file descriptor left to take somebody with.
+pub(crate) const NO_FILES: Duration = Duration::from_millis(100);
+
 /// The first pause between two attempts to connect, and the longest; each is twice the one before.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
@@ -214,7 +224,15 @@ impl Connector {
             if readable_within(cancel, pause).map_err(|errno| ListenError::io("wait for", &self.path, errno))? {
                 return Ok(None);
             }
-            let socket = new_socket(&self.path)?;
+            let socket = match new_socket(&self.path) {
+                Err(ListenError::Io { source, .. })
+                    if source.raw_os_error().is_some_and(|raw| is_want(Errno::from_raw(raw))) =>
+                {
+                    pause = NO_FILES;
+                    continue;
+                }
+                socket => socket?,
+            };
             match connect_to(socket.as_raw_fd(), &address) {
                 Ok(()) => {
                     self.connected = Some(Instant::now());
@@ -247,6 +265,11 @@ impl Connector {
         self.pause = now.saturating_mul(2).min(PAUSES.1);
         now
     }
+}
+
+/// Is it that the host has no more files or memory, and may have some later?
+fn is_want(errno: Errno) -> bool {
+    matches!(errno, Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM)
 }
 
 /// Waits for `pause`; `true`: `fd` became readable before it was over.

@@ -50,7 +50,7 @@ impl<W: Write> Writer<W> {
         let options = vec![SectionHeaderOption::UserApplication(Cow::Borrowed(application))];
         let section = SectionHeaderBlock { options, ..SectionHeaderBlock::default() };
         let buffered = BufWriter::with_capacity(BUFFER, file);
-        let mut file = PcapNgWriter::with_section_header(buffered, section).map_err(io::Error::other)?;
+        let mut file = PcapNgWriter::with_section_header(buffered, section).map_err(failed)?;
         file.get_mut().flush()?;
         Ok(Writer { file, interfaces: Vec::new(), whose: Vec::new() })
     }
@@ -109,7 +109,7 @@ impl<W: Write> Writer<W> {
             data: Cow::Borrowed(&record.frame),
             options,
         };
-        self.file.write_pcapng_block(block).map_err(io::Error::other)?;
+        self.file.write_pcapng_block(block).map_err(failed)?;
         Count::Frames.add(&shared.counters, 1);
         Count::Bytes.add(&shared.counters, record.frame.len() as u64);
         Ok(())
@@ -124,7 +124,7 @@ impl<W: Write> Writer<W> {
                 timestamp: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
                 options: vec![InterfaceStatisticsOption::IsbIfDrop(in_all)],
             };
-            self.file.write_pcapng_block(block).map_err(io::Error::other)?;
+            self.file.write_pcapng_block(block).map_err(failed)?;
         }
         self.file.get_mut().flush()
     }
@@ -140,10 +140,18 @@ impl<W: Write> Writer<W> {
                 InterfaceDescriptionOption::IfTsResol(InterfaceTsResolution::NANO),
             ];
             let block = InterfaceDescriptionBlock { linktype: DataLink::ETHERNET, snaplen: 0, options };
-            self.file.write_pcapng_block(block).map_err(io::Error::other)?;
+            self.file.write_pcapng_block(block).map_err(failed)?;
             self.interfaces.push(queue.to_owned());
         }
         Ok(number)
+    }
+}
+
+/// With what the disk said: the library's own words are only that it said something.
+fn failed(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
+    match error.source() {
+        Some(source) => io::Error::other(format!("{error}: {source}")),
+        None => io::Error::other(error),
     }
 }
 

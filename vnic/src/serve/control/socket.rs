@@ -18,14 +18,12 @@ use crate::observe::protocol::{Reply, Request};
 use crate::serve::client::{Admitted, send, start};
 use crate::serve::trace::Wanted;
 use crate::serve::{metrics, top, trace};
+use crate::vhost_user::listen::NO_FILES;
 
 /// Most clients at a time.
 pub const MAX_CLIENTS: usize = 16;
 /// Longest request line, bytes: the pages of a very fragmented 1 GiB file.
 const MAX_LINE: u64 = 64 << 20;
-
-/// How long the threads wait before they try again where the host has no file descriptor for a client.
-const NO_FILES: Duration = Duration::from_millis(100);
 
 /// The clients of a source.
 #[derive(Debug)]

@@ -37,10 +37,10 @@ impl Drop for Place {
 fn a_listener_accepts_one_front_end_after_another_and_removes_its_file() {
     let place = Place::new("accept");
     let listener = Listener::bind(&place.socket()).expect("listener");
-    assert!(listener.accept().expect("accept").is_none());
+    assert!(listener.accept(listener.as_fd()).expect("accept").is_none());
     for _ in 0..2 {
         let _front_end = UnixStream::connect(place.socket()).expect("connect");
-        assert!(listener.accept().expect("accept").is_some());
+        assert!(listener.accept(listener.as_fd()).expect("accept").is_some());
     }
     drop(listener);
     assert!(!place.socket().exists());
@@ -129,7 +129,7 @@ fn an_inherited_socket_is_listening_or_connected_or_no_use() {
     let place = Place::new("inherited");
     let listening = UnixListener::bind(place.socket()).expect("bind");
     let Ok(Inherited::Listening(listener)) = Inherited::new(listening.into()) else { panic!("it listens") };
-    assert!(listener.accept().expect("accept").is_none(), "accept does not wait");
+    assert!(listener.accept(listener.as_fd()).expect("accept").is_none(), "accept does not wait");
     let (one, _other) = UnixStream::pair().expect("pair");
     assert!(matches!(Inherited::new(one.into()), Ok(Inherited::Connected(_))));
     let (pipe, _) = std::io::pipe().expect("pipe");
