@@ -156,6 +156,10 @@ const CONTROL: &[i64] = &[
     libc::SYS_mincore,
 ];
 
+/// Memory of its own, with a file behind it.
+const COPIES: &[i64] =
+    &[libc::SYS_memfd_create, libc::SYS_ftruncate, libc::SYS_fstatfs, libc::SYS_newfstatat, libc::SYS_statx];
+
 /// What a role makes beside those of [`EVERY`] thread.
 fn of(role: Role, program: Program) -> &'static [&'static [i64]] {
     match (role, program) {
@@ -167,8 +171,8 @@ fn of(role: Role, program: Program) -> &'static [&'static [i64]] {
         (Role::Session { .. }, _) => &[MAIN, SESSION],
         (Role::Worker, _) => &[WORKER],
         (Role::Control, Program::Serve) => &[CONTROL],
-        // The VM's memory, and what of it exists. Threads: see `arguments`, and `fall_back`.
-        (Role::Control, Program::Attach) => &[CONTROL, &[libc::SYS_pread64, libc::SYS_clone3]],
+        // The VM's memory, and what of it exists; rings are looked at in copies. Threads: see `arguments`, and `fall_back`.
+        (Role::Control, Program::Attach) => &[CONTROL, COPIES, &[libc::SYS_pread64, libc::SYS_clone3]],
         // What can be opened, Landlock says.
         (Role::Control, Program::Proxy) => &[CONTROL, &[libc::SYS_openat, libc::SYS_clone3]],
         (Role::Writer, _) => &[&[libc::SYS_fsync, libc::SYS_fdatasync]],
