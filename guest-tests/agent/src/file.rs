@@ -45,6 +45,17 @@ impl TestFile {
         Ok(TestFile { file, file_id: self.file_id, sha256: self.sha256.clone(), path })
     }
 
+    /// The same file, that is seen by its name in another folder, too: from now on it is open there.
+    ///
+    /// # Errors
+    /// It is not seen there.
+    pub(crate) fn seen_in(mut self, folder: &Path) -> Result<TestFile> {
+        let path = folder.join(self.path.file_name().unwrap_or_default());
+        self.file = File::open(&path).with_context(|| format!("open {}", path.display()))?;
+        self.path = path;
+        Ok(self)
+    }
+
     /// Makes a file of `offset + bytes` bytes in `folder`; the digest covers the last `bytes`.
     ///
     /// # Errors

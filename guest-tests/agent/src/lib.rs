@@ -4,8 +4,9 @@
 //! |---|---|
 //! | [`init`] | PID 1 |
 //! | [`requests`] | the agent: does what the host asks over the virtio-serial port |
-//! | [`methods`] | the ways to send a file over TCP, one file each, readable as the textbook's example |
+//! | [`methods`] | the ways to send a file over TCP or UDP, one file each, readable as the textbook's example |
 //! | [`transfer`], [`conversation`] | one whole transfer: file, connection, pages, accounting; by and by with the host, its [`stage`] |
+//! | [`connection`] | what a transfer goes over, and the receiver's receipt |
 //! | [`accounting`] | what the kernel says of a transfer: system calls, page faults, switches, bytes copied |
 //! | [`userspace`] | a transfer without the kernel: the NIC in the hands of a program |
 //! | [`hazards`] | what can go wrong with a file that is sent without copying it, one file each |
@@ -16,6 +17,7 @@
 
 pub mod accounting;
 pub mod buffer;
+pub mod connection;
 pub mod conversation;
 pub mod disk;
 pub mod file;

@@ -16,6 +16,9 @@ use vnic_experiment::wire::NicWish;
 /// The NIC under test.
 pub const NAME: &str = "eth0";
 
+/// An Ethernet's packets, bytes.
+const ETHERNET_MTU: u32 = 1500;
+
 /// `ETHTOOL_Gxxx` and `ETHTOOL_Sxxx` of one switch (linux/ethtool.h).
 #[derive(Debug, Clone, Copy)]
 struct Switch {
@@ -138,6 +141,16 @@ impl Nic {
         self.ioctl(libc::SIOCSIFFLAGS, &mut request).context("bring up")
     }
 
+    /// Sets the largest packet, headers of IP's own included.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn set_mtu(&self, mtu: u32) -> Result<()> {
+        let mut request = self.request();
+        request.ifr_ifru.ifru_mtu = mtu.cast_signed();
+        self.ioctl(libc::SIOCSIFMTU, &mut request).with_context(|| format!("packets of {mtu} bytes"))
+    }
+
     /// Adds an IPv6 address.
     ///
     /// # Errors
@@ -200,6 +213,7 @@ impl Nic {
                 self.set(switch, false).with_context(|| format!("switch {} off", switch.name))?;
             }
         }
+        self.set_mtu(wish.mtu.unwrap_or(ETHERNET_MTU))?;
         let state = self.state()?;
         for (switch, wished, is) in
             [(SG, wish.sg, state.sg), (TX_CSUM, wish.csum, state.csum), (TSO, wish.tso, state.tso)]

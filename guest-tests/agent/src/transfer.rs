@@ -7,19 +7,17 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader};
-use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::io;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
-use nix::sys::socket::{SockaddrStorage, setsockopt, sockopt};
 use vnic_experiment::row::{PROGRAM, path_kind_of};
 use vnic_experiment::run::NicState;
 use vnic_experiment::wire::{self, Event, Flow, PageRun, Receipt, TransferSpec};
 
 use super::accounting::{Accounts, Sender, Subject};
+use super::connection::Connection;
 use super::file::TestFile;
 use super::filesystems;
 use super::nic::{self, Nic};
@@ -27,11 +25,6 @@ use super::pages::{page_runs, resident_page_runs};
 use super::tls_records::Stream;
 use crate::methods::{self, Follower, Job, Method, Nobody};
 use crate::modules::{Brought, load_group};
-
-/// How long the receiver may take to accept the connection.
-const CONNECT_DEADLINE: Duration = Duration::from_secs(30);
-/// How long nothing may move on the connection: a device that was restarted has TCP wait for its retransmission.
-const STALL_DEADLINE: Duration = Duration::from_secs(180);
 
 /// What a request cannot be: known, and impossible in this guest.
 #[derive(Debug)]
@@ -51,7 +44,7 @@ pub struct Prepared {
     method: &'static Method,
     spec: TransferSpec,
     made: TestFile,
-    socket: TcpStream,
+    connection: Connection,
     /// What the receiver will get, where that is not the file's bytes; `None` inside where it cannot be foretold.
     stream: Option<Option<Stream>>,
     /// The kernel module that it is to be done with, for as long as it takes.
@@ -116,10 +109,11 @@ impl Prepared {
         }
         let made = filesystems::make(&spec.filesystem, spec.offset, spec.bytes)?;
         let room = (spec.pause || method.chunk_fits).then_some(spec.chunk);
-        let socket = if spec.mptcp { connect_mptcp(spec.to, room)? } else { connect(spec.to, room)? };
-        let flow = Flow { protocol: 6, local: socket.local_addr()?, remote: socket.peer_addr()? };
+        let connection = Connection::open(spec.over, spec.to, method.datagrams, room)?;
+        let flow = connection.flow;
         let module = spec.module.as_deref().map(Brought::load).transpose()?;
-        let mut prepared = Prepared { method, spec, made, socket, stream: None, module, flow, nic, pages: Vec::new() };
+        let mut prepared =
+            Prepared { method, spec, made, connection, stream: None, module, flow, nic, pages: Vec::new() };
         let job = prepared.job(&Nobody)?;
         (method.available)(&job).map_err(unsupported)?;
         let stream = method.stream.map(|stream| stream(&job).ok());
@@ -155,7 +149,8 @@ impl Prepared {
     fn job<'a>(&'a self, follower: &'a dyn Follower) -> Result<Job<'a>> {
         Ok(Job {
             file: &self.made.file,
-            socket: &self.socket,
+            socket: &self.connection.socket,
+            transfer: self.connection.transfer,
             offset: self.spec.offset,
             bytes: self.spec.bytes,
             chunk: usize::try_from(self.spec.chunk).context("chunk")?,
@@ -203,6 +198,7 @@ impl Prepared {
                 bytes: self.spec.bytes,
                 path_kind: path_kind_of(self.method.name),
                 sender: if self.method.name == PROGRAM { Sender::Child } else { Sender::ThisThread },
+                datagrams: self.method.datagrams,
                 with_copies: self.spec.accounts,
             })),
             pause: RefCell::new(self.spec.pause.then_some(pause)),
@@ -223,8 +219,7 @@ impl Prepared {
         let Conductor { accounts, claims, copied_on_write, .. } = conductor;
         let mut accounts = accounts.into_inner();
         accounts.sent();
-        self.socket.shutdown(Shutdown::Write).context("shut down the write side")?;
-        let receipt = read_receipt(&self.socket)?;
+        let receipt = self.connection.receipt(bytes_sent)?;
         let took = start.elapsed();
         let mut accounts = accounts.close();
         // The receiver has all of it: nothing is on its way through the module any more.
@@ -283,78 +278,4 @@ impl Follower for Conductor<'_> {
 /// An error that says "not here" as such.
 fn unsupported(error: io::Error) -> anyhow::Error {
     if error.kind() == io::ErrorKind::Unsupported { Unsupported(error.to_string()).into() } else { error.into() }
-}
-
-/// Connects to a receiver. A chunk that the connection must take whole, though not a byte of it may be sent by then, needs
-/// room in the socket.
-pub(crate) fn connect(to: SocketAddr, chunk: Option<u64>) -> Result<TcpStream> {
-    let socket = TcpStream::connect_timeout(&to, CONNECT_DEADLINE)
-        .with_context(|| format!("connect to the receiver at {to}"))?;
-    with_room(&socket, chunk)?;
-    Ok(socket)
-}
-
-fn with_room(socket: &TcpStream, chunk: Option<u64>) -> Result<()> {
-    socket.set_read_timeout(Some(STALL_DEADLINE))?;
-    socket.set_write_timeout(Some(STALL_DEADLINE))?;
-    if let Some(chunk) = chunk {
-        let room = usize::try_from(chunk).unwrap_or(usize::MAX).saturating_mul(2).clamp(1 << 18, 1 << 28);
-        setsockopt(socket, sockopt::SndBufForce, &room).context("make room in the socket (SO_SNDBUFFORCE)")?;
-    }
-    Ok(())
-}
-
-/// The same by Multipath TCP; it is TCP that goes over the wire, where the receiver does not know it.
-fn connect_mptcp(to: SocketAddr, chunk: Option<u64>) -> Result<TcpStream> {
-    let family = if to.is_ipv6() { libc::AF_INET6 } else { libc::AF_INET };
-    // SAFETY: three numbers; what comes back is an error or a new descriptor.
-    let descriptor = unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, libc::IPPROTO_MPTCP) };
-    if descriptor < 0 {
-        bail!(Unsupported(format!("this kernel has no Multipath TCP: {}", io::Error::last_os_error())));
-    }
-    // SAFETY: it was just opened, and nobody else has it.
-    let socket = unsafe { OwnedFd::from_raw_fd(descriptor) };
-    let address = SockaddrStorage::from(to);
-    nix::sys::socket::connect(socket.as_raw_fd(), &address)
-        .with_context(|| format!("connect to the receiver at {to}"))?;
-    let socket = TcpStream::from(socket);
-    with_room(&socket, chunk)?;
-    Ok(socket)
-}
-
-pub(crate) fn read_receipt(socket: &TcpStream) -> Result<Receipt> {
-    let mut line = String::new();
-    BufReader::new(socket).read_line(&mut line).context("wait for the receiver's receipt")?;
-    parse_receipt(&line).with_context(|| format!("the receiver answered {line:?}, not `bytes N sha256 HEX`"))
-}
-
-pub(crate) fn parse_receipt(line: &str) -> Option<Receipt> {
-    let mut words = line.strip_suffix('\n')?.split(' ');
-    let receipt = match (words.next()?, words.next()?, words.next()?, words.next()?) {
-        ("bytes", bytes, "sha256", sha256) => Receipt { bytes: bytes.parse().ok()?, sha256: sha256.to_owned() },
-        _ => return None,
-    };
-    let is_digest = receipt.sha256.len() == 64 && receipt.sha256.bytes().all(|c| c.is_ascii_hexdigit());
-    (is_digest && words.next().is_none()).then_some(receipt)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_receipt_is_bytes_and_digest_and_nothing_else() {
-        let digest = "ab".repeat(32);
-        let good = format!("bytes 12 sha256 {digest}\n");
-        assert_eq!(parse_receipt(&good), Some(Receipt { bytes: 12, sha256: digest.clone() }));
-        for bad in [
-            String::new(),
-            format!("bytes 12 sha256 {digest}"),
-            format!("bytes x sha256 {digest}\n"),
-            "bytes 12 sha256 abcd\n".to_owned(),
-            format!("bytes 12 sha256 {digest} more\n"),
-        ] {
-            assert_eq!(parse_receipt(&bad), None, "{bad:?}");
-        }
-    }
 }

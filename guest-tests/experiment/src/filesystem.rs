@@ -14,6 +14,8 @@ pub struct Filesystem {
     pub modules: Option<&'static str>,
     /// Does it keep the bytes of a file in memory in another form, too? Those that compress do, or pack.
     pub packs: bool,
+    /// Does it get its bytes from a server, a program or another part of the same kernel? What that copies is its own affair.
+    pub served: bool,
     /// A program of the host's that the guest needs for it, and Debian's package of it.
     pub tool: Option<(&'static str, &'static str)>,
 }
@@ -48,6 +50,9 @@ pub const FILESYSTEMS: &[Filesystem] = &[
     of("overlayfs", EXT4, Some("filesystems"), None),
     Filesystem { packs: true, ..of("squashfs", Disk::Blank, Some("squashfs"), Some(("mksquashfs", "squashfs-tools"))) },
     of("erofs", Disk::Blank, Some("erofs"), Some(("mkfs.erofs", "erofs-utils"))),
+    Filesystem { served: true, ..of("fuse", EXT4, Some("fuse"), None) },
+    // The server's own page cache has the bytes, too.
+    Filesystem { served: true, packs: true, ..of("nfs", EXT4, Some("nfs"), None) },
 ];
 
 const fn of(
@@ -56,7 +61,7 @@ const fn of(
     modules: Option<&'static str>,
     tool: Option<(&'static str, &'static str)>,
 ) -> Filesystem {
-    Filesystem { name, disk, modules, packs: false, tool }
+    Filesystem { name, disk, modules, packs: false, served: false, tool }
 }
 
 /// A name that is no file system's.

@@ -27,11 +27,18 @@ use vnic::introspect::Stamper;
 use vnic::memory::{FilePages, Onlooker};
 use vnic::net::parse::{HEAD_LEN, Packet, Transport, parse};
 use vnic::observe::observer::{Observer, TransmittedFrame};
+use vnic::spec::net::GSO_UDP_L4;
 
 use crate::introspection::Introspected;
 use crate::run::{DeviceAccounts, DiskAccounts};
 use crate::trail::{Piece, Trail};
 use crate::wire::Flow;
+
+/// Bytes in front of a datagram's own.
+const HEADER: u64 = datagram::HEADER_LEN as u64;
+
+/// Linux's `UDP_MAX_SEGMENTS`: a frame that is to be cut into more is looked at as one.
+const MAX_DATAGRAMS: u64 = 128;
 
 /// What the device saw of a watched flow.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -249,15 +256,28 @@ impl Observer for FlowWatch {
             _ => return,
         };
         let (mut header_len, mut payload) = (u64::from(packet.header_len), u64::from(packet.payload_len));
+        // Bytes of the headers of further datagrams in the same frame.
+        let mut headers = 0;
         let header = packet.tcp.is_none().then(|| seen.get(packet.header_len as usize..)).flatten();
+        // Bytes of each datagram, where the NIC is to cut the frame into several.
+        let mut cut = u64::MAX;
         let start = match header.and_then(datagram::Header::read) {
             Some((header, _)) => {
-                // The datagram's own header belongs to the headers; only data has payload.
-                header_len += datagram::HEADER_LEN as u64;
-                payload = payload.saturating_sub(datagram::HEADER_LEN as u64);
                 if header.kind != datagram::Kind::Data {
                     return;
                 }
+                // The datagram's own header belongs to the headers; only data has payload.
+                let segment = u64::from(sent.frame.header.gso_size);
+                let datagrams = match sent.frame.header.gso_type {
+                    GSO_UDP_L4 if segment > HEADER && payload.div_ceil(segment) <= MAX_DATAGRAMS => {
+                        cut = segment - HEADER;
+                        payload.div_ceil(segment)
+                    }
+                    _ => 1,
+                };
+                header_len += HEADER;
+                payload = payload.saturating_sub(datagrams * HEADER);
+                headers = datagrams.saturating_sub(1) * HEADER;
                 header.offset
             }
             None => self.stream_offset(&packet),
@@ -277,9 +297,20 @@ impl Observer for FlowWatch {
         self.totals.descriptors += u64::from(chain.descriptors);
         self.totals.payload += payload - old;
         self.totals.retransmitted += old;
-        self.totals.read += u64::from(sent.read).saturating_sub(header_len);
-        self.totals.copied += u64::from(sent.copied).saturating_sub(header_len);
-        self.attribute(sent, header_len + old, payload - old, start.wrapping_add(old));
+        self.totals.read += u64::from(sent.read).saturating_sub(header_len + headers);
+        self.totals.copied += u64::from(sent.copied).saturating_sub(header_len + headers);
+        if cut == u64::MAX {
+            self.attribute(sent, header_len + old, payload - old, start.wrapping_add(old));
+            return;
+        }
+        // A datagram is never sent again by the transport: all of it is new.
+        let mut done = 0;
+        while done < payload {
+            let piece = cut.min(payload - done);
+            let skip = header_len + done + done / cut * HEADER;
+            self.attribute(sent, skip, piece, start.wrapping_add(done));
+            done += piece;
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::run::Verdict;
-use super::wire::NicWish;
+use super::wire::{NicWish, Over};
 
 /// The rows of the textbook's table, in its order: what `textbook` means.
 pub const TEXTBOOK: &[&str] = &["read-write", "mmap-write", "sendfile", "sendfile-no-sg", "splice"];
@@ -39,7 +39,17 @@ pub const FURTHER: &[&str] = &[
     "read-write-mptcp",
     "sendfile-mptcp",
     "msg-zerocopy-mptcp",
+    "read-write-mtu9000",
+    "sendfile-mtu9000",
+    "msg-zerocopy-mtu9000",
+    "read-write-udp",
+    "sendfile-udp",
+    "msg-zerocopy-udp",
 ];
+
+/// And those that never meet the NIC, whatever it can: what the socket does, and no card.
+pub const HERE: &[&str] =
+    &["read-write-unix", "sendfile-unix", "msg-zerocopy-unix", "read-write-mptcp-here", "sendfile-mptcp-here"];
 
 /// The row beyond the kernel: a program drives the NIC itself, through VFIO, and hands it the file's pages. It needs an
 /// IOMMU, which the other rows are measured without, and there is no kernel's NIC to switch something off in: it is not in
@@ -57,8 +67,11 @@ const COLD: &str = "-cold";
 
 /// Of a row whose connection is IPv6.
 const IPV6: &str = "-ipv6";
-/// Of a row whose program asks for Multipath TCP; the far end does not know it, so TCP is what goes over the wire.
-const MPTCP: &str = "-mptcp";
+/// Of a row with large frames (jumbo frames).
+const MTU9000: (&str, u32) = ("-mtu9000", 9000);
+/// Of a row with another connection than TCP. The far end does not know Multipath TCP, so TCP is what goes over the wire; the
+/// guest's own kernel does (`-here`).
+const OVER: [(&str, Over); 3] = [("-mptcp", Over::Mptcp), ("-mptcp-here", Over::MptcpHere), ("-unix", Over::Unix)];
 
 /// How a method's payload gets from the file to the socket, as far as a witness must know it to read its own figures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,7 +98,7 @@ pub const WHAT_IF: &[&str] = &["sendfile+copy-splice", "splice+copy-splice", "kt
 /// A name that is no row's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is not a row's name: a method in lower case, with `-cold` behind it where the file is not to be in memory, and `-no-sg` or `-no-csum` where the NIC is to lack them, `-ipv6` or `-mptcp` before that for another connection, and `+MODULE` where the guest is to load a kernel module for it (sendfile, sendfile-cold, sendfile-no-sg, sendfile+copy-splice, …)"
+    "`{0}` is not a row's name: a method in lower case, with `-cold` behind it where the file is not to be in memory, and `-no-sg` or `-no-csum` where the NIC is to lack them, `-mtu9000` before that for large frames, `-ipv6`, `-mptcp`, `-mptcp-here` or `-unix` for another connection, and `+MODULE` where the guest is to load a kernel module for it (sendfile, sendfile-cold, sendfile-no-sg, sendfile+copy-splice, …)"
 )]
 pub struct BadRow(pub String);
 
@@ -102,8 +115,8 @@ pub struct Row {
     pub cold: bool,
     /// Is the connection to be IPv6?
     pub ipv6: bool,
-    /// Is the program to ask for Multipath TCP?
-    pub mptcp: bool,
+    /// What its connection is.
+    pub over: Over,
     /// The kernel module that the guest loads before it, and takes out after it.
     pub module: Option<String>,
 }
@@ -122,8 +135,13 @@ impl Row {
         } else {
             (row, NicWish::default())
         };
+        let (method, mtu) = method.strip_suffix(MTU9000.0).map_or((method, None), |method| (method, Some(MTU9000.1)));
+        let nic = NicWish { mtu, ..nic };
         let (method, ipv6) = method.strip_suffix(IPV6).map_or((method, false), |method| (method, true));
-        let (method, mptcp) = method.strip_suffix(MPTCP).map_or((method, false), |method| (method, true));
+        let (method, over) = OVER
+            .into_iter()
+            .find_map(|(suffix, over)| Some((method.strip_suffix(suffix)?, over)))
+            .unwrap_or((method, Over::Tcp));
         let (method, cold) = method.strip_suffix(COLD).map_or((method, false), |method| (method, true));
         let is_word = |word: &str| {
             word.starts_with(|c: char| c.is_ascii_lowercase())
@@ -138,7 +156,7 @@ impl Row {
             nic,
             cold,
             ipv6,
-            mptcp,
+            over,
             module: module.map(str::to_owned),
         })
     }
@@ -159,13 +177,15 @@ impl Row {
                             rows.push(Row::parse(&format!("{method}{suffix}"))?);
                         }
                     }
-                    for method in if name == TABLE { FURTHER } else { &[] } {
+                    if name != TABLE {
+                        continue;
+                    }
+                    for method in FURTHER {
                         for suffix in suffixes {
                             rows.push(Row::parse(&format!("{method}{suffix}"))?);
                         }
                     }
-                    let what_if = if name == TABLE { WHAT_IF } else { &[] };
-                    for name in what_if {
+                    for name in HERE.iter().chain(WHAT_IF) {
                         rows.push(Row::parse(name)?);
                     }
                 }
@@ -186,9 +206,12 @@ impl Row {
     /// `NETIF_F_SG` only with it), so `csum_offered` belongs to the question.
     #[must_use]
     pub fn expected(&self, csum_offered: bool) -> Option<Verdict> {
-        if self.mptcp {
+        match (self.over, self.method.as_str()) {
+            // Through the program's memory is through the program's memory.
+            (Over::Unix | Over::MptcpHere, "read-write") => return Some(Verdict::Copied),
+            (Over::Tcp, _) => {}
             // Nobody promises anything.
-            return None;
+            _ => return None,
         }
         match self.module.as_deref() {
             None => {}
@@ -201,7 +224,9 @@ impl Row {
         }
         let gathers = csum_offered && self.nic.sg != Some(false) && self.nic.csum != Some(false);
         match self.method.as_str() {
-            "read-write" | "mmap-write" | "direct-io" | "ktls-sendfile" | "ktls-sendfile-ro" => Some(Verdict::Copied),
+            "read-write" | "mmap-write" | "direct-io" | "ktls-sendfile" | "ktls-sendfile-ro" | "read-write-udp" => {
+                Some(Verdict::Copied)
+            }
             "sendfile"
             | "splice"
             | "vmsplice"
@@ -210,7 +235,9 @@ impl Row {
             | "io-uring-send-zc"
             | "sendfile-direct"
             | "io-uring-splice"
-            | "io-uring-send-zc-fixed" => Some(if gathers { Verdict::ZeroCopy } else { Verdict::Copied }),
+            | "io-uring-send-zc-fixed"
+            | "sendfile-udp"
+            | "msg-zerocopy-udp" => Some(if gathers { Verdict::ZeroCopy } else { Verdict::Copied }),
             // No kernel between the page and the NIC.
             USERSPACE => Some(Verdict::ZeroCopy),
             // Half of it before the program writes to its pages, half of it after.
@@ -261,8 +288,18 @@ mod tests {
         assert_eq!((row.method.as_str(), row.cold, row.module.as_deref()), ("sendfile", true, Some("copy-splice")));
         assert_eq!(row.nic.sg, Some(false));
         let row = Row::parse("msg-zerocopy-ipv6-no-sg").unwrap();
-        assert_eq!((row.method.as_str(), row.ipv6, row.mptcp, row.nic.sg), ("msg-zerocopy", true, false, Some(false)));
-        assert!(Row::parse("sendfile-mptcp").unwrap().mptcp);
+        assert_eq!(
+            (row.method.as_str(), row.ipv6, row.over, row.nic.sg),
+            ("msg-zerocopy", true, Over::Tcp, Some(false))
+        );
+        let over = |name: &str| Row::parse(name).map(|row| (row.method, row.over)).unwrap();
+        assert_eq!(over("sendfile-mptcp"), ("sendfile".to_owned(), Over::Mptcp));
+        assert_eq!(over("sendfile-mptcp-here"), ("sendfile".to_owned(), Over::MptcpHere));
+        assert_eq!(over("splice-unix"), ("splice".to_owned(), Over::Unix));
+        // Datagrams are a method's own.
+        assert_eq!(over("sendfile-udp"), ("sendfile-udp".to_owned(), Over::Tcp));
+        let row = Row::parse("sendfile-mtu9000-no-sg").unwrap();
+        assert_eq!((row.method.as_str(), row.nic.mtu, row.nic.sg), ("sendfile", Some(9000), Some(false)));
     }
 
     #[test]

@@ -54,6 +54,8 @@ pub struct Circumstances {
     pub forgotten_bytes: u64,
     /// Does the file system keep the file's bytes in memory in another form, too: compressed, packed?
     pub kept_elsewhere: bool,
+    /// Does the file system get the file's bytes from a server, which copies on its own account?
+    pub served: bool,
     /// Pages of the file that were at another physical address after the transfer than before.
     pub pages_moved: u64,
 }
@@ -197,12 +199,12 @@ pub fn judge(method: &mut Method, circumstances: Circumstances) {
     let path_kind = Row::parse(&method.method).map_or(PathKind::PageCache, |row| row.path_kind());
     let mut witnesses = vec![
         ("device", device(&method.device, method.bytes_sent, path_kind, circumstances)),
-        ("guest", guest(method, path_kind)),
+        ("guest", guest(method, path_kind, circumstances)),
         ("memory", memory(method, path_kind, circumstances)),
         ("introspection", introspection(method, path_kind, circumstances)),
     ];
     witnesses.extend(touches(method, path_kind, circumstances).map(|testimony| ("touches", testimony)));
-    witnesses.extend(disk(method).map(|testimony| ("disk", testimony)));
+    witnesses.extend(disk(method, circumstances).map(|testimony| ("disk", testimony)));
     let judgement = join(&witnesses);
     method.verdict = judgement.verdict;
     method.why = judgement.why;

@@ -99,9 +99,9 @@ pub struct TransferSpec {
     /// Have none of the file in memory when the transfer starts.
     #[serde(default)]
     pub cold: bool,
-    /// Ask for Multipath TCP.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub mptcp: bool,
+    /// What its connection is.
+    #[serde(default)]
+    pub over: Over,
     /// The kernel module to have loaded meanwhile, and at no other time: one of those that the image was given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub module: Option<String>,
@@ -123,6 +123,32 @@ pub struct NicWish {
     pub csum: Option<bool>,
     /// TCP segmentation offload.
     pub tso: Option<bool>,
+    /// The largest packet; `None` is an Ethernet's 1,500 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
+}
+
+/// What a transfer's connection is, where its method sends a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Over {
+    /// TCP to the receiver.
+    #[default]
+    Tcp,
+    /// The program asks for Multipath TCP; a receiver that does not know it makes it TCP.
+    Mptcp,
+    /// Multipath TCP to a receiver in the guest, which does know it: it never meets the NIC.
+    MptcpHere,
+    /// A socket of `AF_UNIX`, to a receiver in the guest: it never meets the NIC.
+    Unix,
+}
+
+impl Over {
+    /// Does it stay in the guest?
+    #[must_use]
+    pub fn stays_here(self) -> bool {
+        matches!(self, Over::MptcpHere | Over::Unix)
+    }
 }
 
 /// The 5-tuple of a transfer, as the guest sees it.

@@ -73,6 +73,8 @@ impl Initramfs {
         archive.add("/bin/userspace-nic", program(&self.programs.join("userspace-nic"))?);
         archive.add("/bin/nic-queues", program(&self.programs.join("nic-queues"))?);
         archive.add("/bin/pages", program(&self.programs.join("pages"))?);
+        archive.add("/bin/receiver", program(&self.programs.join("receiver"))?);
+        archive.add("/bin/passthrough", program(&self.programs.join("passthrough"))?);
         archive.add("/bin/kexec", program(&self.programs.join("kexec"))?);
         archive.add("/bin/frame", program(&self.programs.join("examples/frame"))?);
         archive.add("/bin/busybox", program(&self.busybox)?);

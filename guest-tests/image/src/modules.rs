@@ -57,6 +57,9 @@ pub const WANTED: &[Group] = &[
     extra("btrfs", &["crc32c_generic", "xxhash_generic", "btrfs"]),
     extra("squashfs", &["squashfs"]),
     extra("erofs", &["erofs"]),
+    extra("fuse", &["fuse"]),
+    // Server and client; the client's version 4 is asked for by request_module.
+    extra("nfs", &["nfsd", "nfs", "nfsv4"]),
 ];
 
 /// A group of modules for guests that are to have it.

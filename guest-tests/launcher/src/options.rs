@@ -55,7 +55,7 @@ pub struct Options {
     #[arg(long, value_name = "BYTES", default_value = "16M", value_parser = parse_size)]
     pub size: u64,
     /// Where the file is made, every row on each: tmpfs, tmpfs-huge, ext4, xfs, btrfs, btrfs-zstd, overlayfs, squashfs,
-    /// erofs. A guest has one disk: those that are on it take a run each
+    /// erofs, fuse, nfs. A guest has one disk: those that are on it take a run each
     #[arg(long, value_name = "NAME,…", default_value = "tmpfs")]
     pub filesystem: Filesystems,
     /// A file or folder that the guest is to have, too, at the same path or another; may stand several times

@@ -26,7 +26,7 @@ use vnic::hardware::Model;
 use vnic_experiment::control;
 use vnic_experiment::filesystem::Filesystem;
 use vnic_experiment::flow::FlowAccounts;
-use vnic_experiment::row::{PROGRAM, Row};
+use vnic_experiment::row::{PROGRAM, PathKind, Row};
 use vnic_experiment::run::{FileInfo, KernelModule, NicState, Run};
 use vnic_experiment::wire::{Event, Request, TransferSpec};
 
@@ -172,11 +172,15 @@ impl<'a> Conductor<'a> {
         for (filesystem, row) in
             plan.filesystems.iter().flat_map(|filesystem| plan.rows.iter().map(move |row| (filesystem, row)))
         {
-            let expected = row.expected(self.csum_offered);
+            let known = filesystem.parse::<Filesystem>().ok();
+            let served = known.is_some_and(|known| known.served);
+            // What a server copies into the program's memory nobody has documented.
+            let expected = row.expected(self.csum_offered).filter(|_| !served || row.path_kind() != PathKind::Direct);
             let mut method = match &ended {
                 Ok(()) => match self.row(row, filesystem) {
                     Ok(Outcome::Done(mut transfer)) => {
-                        transfer.kept_elsewhere = filesystem.parse().is_ok_and(|known: Filesystem| known.packs);
+                        transfer.kept_elsewhere = known.is_some_and(|known| known.packs);
+                        transfer.served = served;
                         row::judged(row, expected, &transfer, self.csum_offered)
                     }
                     Ok(Outcome::Failed(error)) => row::failed(row, expected, nic, &error),
@@ -203,7 +207,9 @@ impl<'a> Conductor<'a> {
     /// One row: the probe, where the memory is a witness, and the transfer.
     fn row(&mut self, row: &Row, filesystem: &str) -> Result<Outcome> {
         self.progress.started(row);
-        let memory = if self.plan.witnesses.memory {
+        let memory = if row.over.stays_here() {
+            Memory::Unknown("its bytes never meet the NIC, where they could be held".to_owned())
+        } else if self.plan.witnesses.memory {
             match self.probe(row, filesystem)? {
                 Probed::Instances(count) => Memory::Instances(count),
                 Probed::Unknown(reason) => Memory::Unknown(reason),
@@ -226,7 +232,7 @@ impl<'a> Conductor<'a> {
             nic: row.nic,
             program: if row.method == PROGRAM { self.plan.program.clone() } else { Vec::new() },
             cold: row.cold,
-            mptcp: row.mptcp,
+            over: row.over,
             module: row.module.clone(),
             pause: false,
             accounts: self.plan.witnesses.guest,

@@ -69,6 +69,8 @@ pub(super) struct Transfer {
     pub(super) touched: Touched,
     /// Does its file system keep the bytes in another form, too?
     pub(super) kept_elsewhere: bool,
+    /// Does its file system get them from a server?
+    pub(super) served: bool,
 }
 
 impl Transfer {
@@ -95,6 +97,7 @@ impl Transfer {
             page_life: end.page_life,
             touched: Err(verdict::NOT_COUNTED.to_owned()),
             kept_elsewhere: false,
+            served: false,
         }
     }
 
@@ -204,6 +207,7 @@ pub(super) fn judged(row: &Row, expected: Option<Verdict>, transfer: &Transfer, 
         forgotten_bytes: transfer.device.forgotten_bytes,
         pages_moved: transfer.pages_moved,
         kept_elsewhere: transfer.kept_elsewhere,
+        served: transfer.served,
     };
     verdict::judge(&mut method, circumstances);
     if !transfer.nic.sg {

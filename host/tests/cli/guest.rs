@@ -7,7 +7,7 @@ use std::path::Path;
 use std::thread::{self, JoinHandle};
 
 use vnic_experiment::run::NicState;
-use vnic_experiment::wire::{Accounts, Event, Flow, NicWish, PageRun, Receipt, Request, TransferSpec};
+use vnic_experiment::wire::{Accounts, Event, Flow, NicWish, Over, PageRun, Receipt, Request, TransferSpec};
 
 /// What the guest does with a transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,7 +120,7 @@ impl Agent {
                         nic: NicWish::default(),
                         program: Vec::new(),
                         cold: false,
-                        mptcp: false,
+                        over: Over::Tcp,
                         module: None,
                         pause: name == "mutate",
                         accounts: false,

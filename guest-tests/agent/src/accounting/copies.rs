@@ -105,6 +105,15 @@ fn functions(symbols: &Symbols) -> impl Iterator<Item = Function> {
 const CIPHER: Function =
     Function { symbol: "tls_make_aad", ..Function::new(wire::CIPHER, Length::In(Register::Si), Context::Stack) };
 
+/// Of datagrams whose checksum the NIC does not make the kernel makes it while it copies. Where the first of the two is there, it calls the
+/// second (inlined, perhaps), and is all that is called from elsewhere.
+const SUMMED: [&str; 2] = ["csum_and_copy_from_iter_full", "csum_and_copy_from_iter"];
+
+fn summed(symbols: &Symbols) -> Function {
+    let symbol = SUMMED.into_iter().find(|symbol| symbols.address_of(symbol).is_ok()).unwrap_or(SUMMED[1]);
+    Function { symbol, ..Function::new(SUMMED[1], Length::In(Register::Si), Context::SystemCall) }
+}
+
 /// The names that current kernels have, in the record's order.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
     ITERATORS.iter().chain(&STACK).map(|function| function.name)
@@ -130,10 +139,10 @@ enum Counter {
 
 impl Copies {
     /// Gets ready for a transfer of `bytes`.
-    pub(super) fn open(bytes: u64, path_kind: PathKind, sender: Sender) -> Copies {
+    pub(super) fn open(bytes: u64, path_kind: PathKind, sender: Sender, datagrams: bool) -> Copies {
         let symbols = Symbols::read();
         let cipher = (path_kind == PathKind::Cipher).then_some(CIPHER);
-        let functions = functions(&symbols).chain(cipher);
+        let functions = functions(&symbols).chain(cipher).chain(datagrams.then(|| summed(&symbols)));
         let functions = functions.map(|function| (function, Counter::open(function, bytes, &symbols))).collect();
         Copies { functions, owner: Owner::of(sender) }
     }

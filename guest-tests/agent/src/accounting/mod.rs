@@ -47,6 +47,8 @@ pub struct Subject<'a> {
     pub path_kind: PathKind,
     /// Who sends.
     pub sender: Sender,
+    /// Does it send datagrams?
+    pub datagrams: bool,
     /// Keep the accounts of copies, too? They slow a transfer down.
     pub with_copies: bool,
 }
@@ -64,9 +66,9 @@ impl Accounts {
     /// Accounts that wait for [`Accounts::start`].
     #[must_use]
     pub fn open(subject: &Subject<'_>) -> Accounts {
-        let Subject { file, bytes, path_kind, sender, with_copies } = *subject;
+        let Subject { file, bytes, path_kind, sender, datagrams, with_copies } = *subject;
         Accounts {
-            copies: with_copies.then(|| Copies::open(bytes, path_kind, sender)),
+            copies: with_copies.then(|| Copies::open(bytes, path_kind, sender, datagrams)),
             program: Program::new(sender),
             disk: DiskReads::of(file),
         }
@@ -137,7 +139,14 @@ mod tests {
     /// Not with the copies: that would put breakpoints into the kernel that runs the tests.
     fn accounts_of(sender: Sender) -> Accounts {
         let file = &crate::file::unlinked_temporary().expect("a temporary file");
-        Accounts::open(&Subject { file, bytes: 1 << 20, path_kind: PathKind::PageCache, sender, with_copies: false })
+        Accounts::open(&Subject {
+            file,
+            bytes: 1 << 20,
+            path_kind: PathKind::PageCache,
+            sender,
+            datagrams: false,
+            with_copies: false,
+        })
     }
 
     /// A figure, or a line for `scripts/test.sh` to count that says why this machine has none.

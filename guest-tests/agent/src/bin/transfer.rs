@@ -10,7 +10,7 @@ use clap::{Parser, ValueEnum};
 use guest_agent::methods::METHODS;
 use guest_agent::size::parse_size;
 use guest_agent::transfer::Prepared;
-use vnic_experiment::wire::{NicWish, PageRun, TransferSpec};
+use vnic_experiment::wire::{NicWish, Over, PageRun, TransferSpec};
 
 /// Sends a file made for the purpose over TCP by one method, and says where the file's pages are.
 #[derive(Debug, Parser)]
@@ -62,10 +62,10 @@ fn main() -> Result<()> {
         chunk: arguments.chunk,
         filesystem: arguments.filesystem,
         to: arguments.to,
-        nic: NicWish { sg: off(Switch::Sg), csum: off(Switch::Csum), tso: off(Switch::Tso) },
+        nic: NicWish { sg: off(Switch::Sg), csum: off(Switch::Csum), tso: off(Switch::Tso), mtu: None },
         program: arguments.program,
         cold: arguments.cold,
-        mptcp: false,
+        over: Over::Tcp,
         module: None,
         pause: false,
         accounts: true,

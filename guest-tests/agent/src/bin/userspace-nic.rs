@@ -10,7 +10,7 @@ use guest_agent::size::parse_size;
 use guest_agent::stage::Stage;
 use guest_agent::userspace::{self, Decoy, How};
 use vnic_driver::{Completion, Options, RingFormat};
-use vnic_experiment::wire::{Event, NicWish, TransferSpec};
+use vnic_experiment::wire::{Event, NicWish, Over, TransferSpec};
 
 /// Takes the NIC from the kernel, sends a file made for the purpose as UDP datagrams straight out of the page cache, and gives
 /// the NIC back.
@@ -98,7 +98,7 @@ impl Arguments {
             nic: NicWish::default(),
             program: Vec::new(),
             cold: false,
-            mptcp: false,
+            over: Over::Tcp,
             module: None,
             pause: false,
             accounts: true,

@@ -9,8 +9,8 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::sendfile::sendfile64;
 
 use super::{Child, Story};
+use crate::connection::{connect, read_receipt};
 use crate::filesystems;
-use crate::transfer::{connect, read_receipt};
 
 const BYTES: u64 = 1 << 20;
 const CHUNK: usize = 65536;

@@ -16,12 +16,13 @@ use vnic_experiment::stamp;
 use vnic_experiment::wire::{Event, Flow, NicWish, hex};
 
 use super::Story;
+use crate::connection::{connect, read_receipt};
 use crate::filesystems;
 use crate::methods::{self, Job, Nobody};
 use crate::nic::{self, Nic};
 use crate::pages::page_runs;
 use crate::stage::Stage;
-use crate::transfer::{Unsupported, connect, read_receipt};
+use crate::transfer::Unsupported;
 
 const BYTES: u64 = 65536;
 
@@ -51,6 +52,7 @@ pub(super) fn show(method: &str, to: SocketAddr, stage: &mut dyn Stage) -> Resul
 
     let mut story = Story::default();
     let job = Job {
+        transfer: 0,
         file: &made.file,
         socket: &socket,
         offset: 0,

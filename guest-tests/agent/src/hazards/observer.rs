@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use anyhow::{Context, Result};
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
-use vnic_experiment::wire::{Accounts, NicWish, TransferSpec};
+use vnic_experiment::wire::{Accounts, NicWish, Over, TransferSpec};
 
 use super::Story;
 use crate::conversation::transfer;
@@ -28,7 +28,7 @@ pub(super) fn show(method: &str, to: SocketAddr, stage: &mut dyn Stage) -> Resul
         nic: NicWish::default(),
         program: Vec::new(),
         cold: false,
-        mptcp: false,
+        over: Over::Tcp,
         module: None,
         pause: false,
         accounts: true,

@@ -8,9 +8,9 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::sendfile::sendfile64;
 
 use super::{Child, Story};
+use crate::connection::{connect, read_receipt};
 use crate::file::TestFile;
 use crate::filesystems;
-use crate::transfer::{connect, read_receipt};
 use vnic_driver::mapping::Mapping;
 
 const BYTES: u64 = 1 << 20;

@@ -7,13 +7,13 @@
 //! 3. The notice comes over the socket's error queue, for a range of numbers at a time: the bytes were acknowledged,
 //!    and the pages are free. Its code says whether the kernel *thinks* it copied them after all.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::TcpStream;
 use std::os::fd::{AsFd, AsRawFd};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{MsgFlags, send};
+use nix::sys::socket::{MsgFlags, sendmsg};
 
 use super::{Job, unsupported};
 
@@ -64,8 +64,14 @@ impl<'a> ZerocopySocket<'a> {
 
     /// Sends from `bytes`, which must not be changed until the send is completed; returns how many were taken.
     pub(super) fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.send_pieces(&[IoSlice::new(bytes)])
+    }
+
+    /// The same of several pieces at once.
+    pub(super) fn send_pieces(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         loop {
-            match send(self.socket.as_raw_fd(), bytes, MsgFlags::from_bits_retain(libc::MSG_ZEROCOPY)) {
+            let flags = MsgFlags::from_bits_retain(libc::MSG_ZEROCOPY);
+            match sendmsg::<()>(self.socket.as_raw_fd(), pieces, &[], flags, None) {
                 Ok(taken) => {
                     self.issued = self.issued.wrapping_add(1);
                     return Ok(taken);

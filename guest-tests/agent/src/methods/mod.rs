@@ -1,4 +1,4 @@
-//! The ways to send a file over TCP: one file per method, each readable as the textbook's example of it.
+//! The ways to send a file over TCP or UDP: one file per method, each readable as the textbook's example of it.
 //!
 //! Place: [`crate::transfer`] prepares file and socket and calls one [`Method`]; nothing here prepares,
 //! measures or prints.
@@ -8,6 +8,7 @@
 
 mod completions;
 mod cow;
+mod datagrams;
 mod direct_io;
 mod direct_io_zerocopy;
 mod io_uring_send_zc;
@@ -15,10 +16,13 @@ mod io_uring_splice;
 mod ktls_sendfile;
 mod mmap_write;
 mod msg_zerocopy;
+mod msg_zerocopy_udp;
 mod program;
 mod read_write;
+mod read_write_udp;
 mod sendfile;
 mod sendfile_direct;
+mod sendfile_udp;
 mod splice;
 mod vmsplice;
 
@@ -36,8 +40,10 @@ use crate::tls_records::Stream;
 pub struct Job<'a> {
     /// The file, open for reading.
     pub file: &'a File,
-    /// The receiver, connected.
+    /// The receiver, connected: a stream, or a socket of UDP in a stream's clothes.
     pub socket: &'a TcpStream,
+    /// The number of the transfer, where it goes in datagrams ([`vnic::datagram`]).
+    pub transfer: u64,
     /// Where in the file the bytes start.
     pub offset: u64,
     /// How many there are.
@@ -123,6 +129,8 @@ pub struct Method {
     pub available: fn(&Job<'_>) -> io::Result<()>,
     /// The file's pages are not used: better none of them are in memory.
     pub bypasses_page_cache: bool,
+    /// It sends datagrams, and no stream.
+    pub datagrams: bool,
     /// A chunk is to find room in the socket at once.
     pub chunk_fits: bool,
     /// The modules that the kernel may need for it (a group of the image's list).
@@ -140,10 +148,16 @@ const fn everywhere(name: &'static str, summary: &'static str, send: fn(&Job<'_>
         send,
         available,
         bypasses_page_cache: false,
+        datagrams: false,
         chunk_fits: false,
         modules: None,
         stream: None,
     }
+}
+
+/// A method that sends datagrams, which every kernel has.
+const fn in_datagrams(name: &'static str, summary: &'static str, send: fn(&Job<'_>) -> io::Result<u64>) -> Method {
+    Method { datagrams: true, chunk_fits: true, ..everywhere(name, summary, send) }
 }
 
 /// Every method there is.
@@ -217,6 +231,19 @@ pub const METHODS: &[Method] = &[
         modules: Some("tls"),
         stream: Some(ktls_sendfile::stream),
         ..everywhere("ktls-sendfile-ro", "ktls-sendfile with TLS_TX_ZEROCOPY_RO", ktls_sendfile::send_ro)
+    },
+    in_datagrams("read-write-udp", "read into a buffer, send datagrams from it", read_write_udp::send),
+    Method {
+        available: sendfile_udp::available,
+        ..in_datagrams("sendfile-udp", "sendfile into a socket of UDP, a datagram a call", sendfile_udp::send)
+    },
+    Method {
+        available: completions::available,
+        ..in_datagrams(
+            "msg-zerocopy-udp",
+            "MSG_ZEROCOPY of several datagrams at once, which the NIC cuts, or the kernel",
+            msg_zerocopy_udp::send,
+        )
     },
     Method {
         available: program::available,

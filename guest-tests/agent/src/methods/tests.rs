@@ -1,8 +1,11 @@
 //! Every method sends exactly the bytes asked for, over a loopback connection.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::thread;
+
+use vnic::datagram::{Header, Kind};
 
 use super::*;
 
@@ -10,7 +13,8 @@ use super::*;
 fn sent_by(method: &Method, content: &[u8], offset: u64, bytes: u64, chunk: usize) -> (io::Result<u64>, Vec<u8>) {
     received(content, |file, socket| {
         let first_chunk_apart = false;
-        let job = Job { file, socket, offset, bytes, chunk, first_chunk_apart, program: &[], follower: &Nobody };
+        let job =
+            Job { file, socket, transfer: 7, offset, bytes, chunk, first_chunk_apart, program: &[], follower: &Nobody };
         (method.available)(&job).and_then(|()| (method.send)(&job))
     })
 }
@@ -46,7 +50,7 @@ fn content(bytes: usize) -> Vec<u8> {
 fn each_method_sends_the_asked_bytes_and_no_others() {
     let content = content(300_000);
     // Those that send other bytes than the file's are for the guest tests.
-    for method in METHODS.iter().filter(|method| method.stream.is_none()) {
+    for method in METHODS.iter().filter(|method| method.stream.is_none() && !method.datagrams) {
         for (offset, bytes, chunk) in
             [(0, 1, 65536), (0, 300_000, 65536), (4096, 65536, 65536), (4097, 123_457, 10_001), (299_999, 1, 1)]
         {
@@ -98,6 +102,7 @@ fn a_program_gets_the_file_and_the_connection_and_is_followed_once() {
             program::send(&Job {
                 file,
                 socket,
+                transfer: 0,
                 offset: 1000,
                 bytes: 99_000,
                 chunk: 65536,
@@ -115,6 +120,48 @@ fn a_program_gets_the_file_and_the_connection_and_is_followed_once() {
             }
         }
         assert_eq!(follower.0.get(), u32::from(program[0] != "no-such-program"), "{program:?}, paused: {paused}");
+    }
+}
+
+#[test]
+fn each_method_in_datagrams_sends_the_asked_bytes_with_headers_between() {
+    // No more than a socket has room for: nobody reads meanwhile.
+    let content = content(40_000);
+    let mut file = crate::file::unlinked_temporary().expect("a temporary file");
+    file.write_all(&content).expect("the file is written");
+    for method in METHODS.iter().filter(|method| method.datagrams) {
+        for (offset, bytes) in [(0, 1), (0, 40_000), (4096, 8192), (4097, 12_345)] {
+            let case = format!("{} offset {offset} bytes {bytes}", method.name);
+            let receiver = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a receiver");
+            receiver.set_nonblocking(true).expect("it waits for nothing");
+            let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a sender");
+            socket.connect(receiver.local_addr().expect("its address")).expect("connected");
+            let socket = TcpStream::from(OwnedFd::from(socket));
+            let job = Job {
+                file: &file,
+                socket: &socket,
+                transfer: 7,
+                offset,
+                bytes,
+                chunk: 65536,
+                first_chunk_apart: false,
+                program: &[],
+                follower: &Nobody,
+            };
+            let sent = (method.available)(&job).and_then(|()| (method.send)(&job));
+            if is_unsupported(&sent) {
+                continue;
+            }
+            assert_eq!(sent.expect(&case), bytes, "{case}");
+            let (mut got, mut datagram) = (Vec::new(), [0; 2048]);
+            while let Ok(read) = receiver.recv(&mut datagram) {
+                let (header, payload) = Header::read(&datagram[..read]).expect("a header");
+                assert_eq!(header, Header { kind: Kind::Data, transfer: 7, offset: got.len() as u64 }, "{case}");
+                got.extend_from_slice(payload);
+            }
+            let from = usize::try_from(offset).expect("small");
+            assert!(got == content[from..from + usize::try_from(bytes).expect("small")], "{case}: {}", got.len());
+        }
     }
 }
 

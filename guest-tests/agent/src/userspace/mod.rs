@@ -60,6 +60,8 @@ fn subject(made: &TestFile, bytes: u64, with_copies: bool) -> Subject<'_> {
         bytes,
         path_kind: PathKind::PageCache,
         sender: accounting::Sender::ThisThread,
+        // None that the kernel makes.
+        datagrams: false,
         with_copies,
     }
 }

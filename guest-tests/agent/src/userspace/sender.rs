@@ -16,9 +16,9 @@ use vnic_experiment::run::NicState;
 use vnic_experiment::stamp::STAMP_BYTES;
 use vnic_experiment::wire::{Flow, Receipt, hex};
 
+use crate::connection::parse_receipt;
 use crate::file::fresh_id;
 use crate::network;
-use crate::transfer::parse_receipt;
 use vnic_driver::udp::{Datagram, LOOK_UP, MTU, Station, UDP_HEAD};
 use vnic_driver::vfio::{Device, DmaMap, DmaSlice};
 use vnic_driver::{Completion, Nic, Options};

@@ -1,15 +1,19 @@
 //! What the disk's rings say: whether what it brought was gathered from where it was brought to.
 
-use super::{Copies, NEARLY_ALL, Scope, Testimony, Verdict};
+use super::{Circumstances, Copies, NEARLY_ALL, Scope, Testimony, Verdict};
 use crate::run::Method;
 
 /// The testimony of the disk's rings; `None`: they saw nothing of this file. Where the disk brought all that was sent, each payload byte
 /// lay in a frame that it had filled, or was moved at least once.
 #[must_use]
-pub fn disk(method: &Method) -> Option<Testimony> {
+pub fn disk(method: &Method, circumstances: Circumstances) -> Option<Testimony> {
     let (disk, payload) = (method.dma.disk.as_ref()?, method.device.payload_bytes.filter(|payload| *payload > 0)?);
     if (disk.bytes as f64) < NEARLY_ALL * payload as f64 {
         return None;
+    }
+    if circumstances.served {
+        let reason = "it filled the pages of the file system's server, and not the file's".to_owned();
+        return Some(Testimony::Silent { reason });
     }
     let share = disk.payload_bytes_in_pages_read as f64 / payload as f64;
     let figures = format!(
@@ -54,7 +58,7 @@ mod tests {
             (brought(4096, 1024), Some((None, Copies::at_least(0.75)))),
         ] {
             row.dma.disk = disk;
-            let said = super::disk(&row).map(|testimony| match testimony {
+            let said = super::disk(&row, Circumstances::default()).map(|testimony| match testimony {
                 Testimony::Says { verdict, copies, .. } => (verdict, copies),
                 Testimony::Silent { reason } => panic!("{reason}"),
             });
@@ -68,7 +72,7 @@ mod tests {
         row.device.payload_bytes = Some(4096);
         row.dma.disk = brought(4096, 4096);
         let says = |copies| Testimony::Says { verdict: None, copies, scope: Scope::Whole, figures: String::new() };
-        let disk = super::disk(&row).unwrap();
+        let disk = super::disk(&row, Circumstances::default()).unwrap();
         let judgement = join(&[("guest", says(Copies::exactly(1.0))), ("disk", disk)]);
         assert_eq!(judgement.verdict, Some(Verdict::WitnessesDisagree));
         assert!(judgement.why.contains("disk: 100.0 % of the payload lay in pages that its 4 reads had filled"));

@@ -1,6 +1,6 @@
 //! The guest kernel's testimony: the bytes that went through its copying functions.
 
-use super::{Copies, Scope, Testimony};
+use super::{Circumstances, Copies, Scope, Testimony};
 use crate::row::PathKind;
 use crate::run::Method;
 use crate::wire;
@@ -52,7 +52,7 @@ fn reason<'a>(method: &'a Method, path: &str) -> Option<&'a str> {
 
 /// What the guest kernel's accounts of a transfer say.
 #[must_use]
-pub fn guest(method: &Method, path_kind: PathKind) -> Testimony {
+pub fn guest(method: &Method, path_kind: PathKind, circumstances: Circumstances) -> Testimony {
     let count = match copies_per_byte(method) {
         Ok(count) => count,
         Err(reason) => return Testimony::Silent { reason },
@@ -61,6 +61,8 @@ pub fn guest(method: &Method, path_kind: PathKind) -> Testimony {
     let copies = match path_kind {
         // Nobody watched it: it did its work all the same.
         PathKind::Cipher if !cipher => Copies::at_least(count),
+        // Past the page cache it was the server that brought it into the program's memory.
+        PathKind::Direct if circumstances.served => Copies::at_least(count),
         _ => Copies::exactly(count),
     };
     let by: Vec<String> = copied_by(method).map(|(function, share)| format!("{function} {share:.2}")).collect();
@@ -70,6 +72,9 @@ pub fn guest(method: &Method, path_kind: PathKind) -> Testimony {
     }
     if path_kind == PathKind::Cipher && !cipher {
         figures.push_str(", not counting what the cipher wrote");
+    }
+    if path_kind == PathKind::Direct && circumstances.served {
+        figures.push_str(", not counting what the file system's server copied");
     }
     Testimony::Says { verdict: copies.verdict(), copies, scope: Scope::Whole, figures }
 }

@@ -17,6 +17,8 @@ pub fn memory(method: &Method, path_kind: PathKind, circumstances: Circumstances
     };
     let most = copies as f64;
     let copies = match path_kind {
+        // The server's have gone their way.
+        PathKind::Direct if circumstances.served => Copies::at_least(0.0),
         // Some of them may be what the file system has packed, and no copies on the way.
         PathKind::PageCache | PathKind::Direct if circumstances.kept_elsewhere => Copies { least: 0.0, most },
         PathKind::PageCache => Copies::exactly(most),

@@ -1,5 +1,5 @@
 use super::*;
-use crate::run::{DeviceAccounts, Dma, GuestAccounts, IntrospectionAccounts, MemoryAccounts, NicState};
+use crate::run::{DeviceAccounts, DiskAccounts, Dma, GuestAccounts, IntrospectionAccounts, MemoryAccounts, NicState};
 use crate::wire::{CIPHER, LACKS};
 
 fn accounts(payload: u64, cached: u64) -> DeviceAccounts {
@@ -421,4 +421,23 @@ fn where_a_file_system_packs_its_files_more_instances_are_no_contradiction_and_f
     assert_eq!(judged(1000, 3, packs), Some(Verdict::Copied));
     // Two copies that are still there need three places.
     assert_eq!(judged(2000, 2, packs), Some(Verdict::WitnessesDisagree));
+}
+
+#[test]
+fn what_a_file_systems_server_copies_is_nobodys_zero_copy_and_contradicts_nobody() {
+    let served = Circumstances { served: true, ..Circumstances::default() };
+    let judged = |name: &str, cached: u64, copied: u64, circumstances| {
+        let mut method = Method { method: name.to_owned(), ..method(accounts(1000, cached)) };
+        method.guest.copied_bytes.insert("_copy_from_iter".to_owned(), Some(copied));
+        method.memory.physical_instances = Some(1 + copied / 1000);
+        let disk = DiskAccounts { requests: 1, bytes: 1000, ..DiskAccounts::default() };
+        method.dma.disk = Some(disk);
+        judge(&mut method, circumstances);
+        method.verdict
+    };
+    // The disk filled the server's pages, and not those that were sent.
+    assert_eq!(judged("sendfile-cold", 1000, 0, served), Some(Verdict::ZeroCopy));
+    assert_eq!(judged("sendfile-cold", 1000, 0, Circumstances::default()), Some(Verdict::WitnessesDisagree));
+    assert_eq!(judged("direct-io-zerocopy", 0, 0, served), None);
+    assert_eq!(judged("direct-io", 0, 1000, served), Some(Verdict::Copied));
 }

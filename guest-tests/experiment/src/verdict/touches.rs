@@ -90,7 +90,10 @@ mod tests {
 
     fn joined(method: &Method) -> Judgement {
         let (kind, circumstances) = (PathKind::PageCache, Circumstances::default());
-        join(&[("guest", guest(method, kind)), ("touches", touches(method, kind, circumstances).expect("asked"))])
+        join(&[
+            ("guest", guest(method, kind, circumstances)),
+            ("touches", touches(method, kind, circumstances).expect("asked")),
+        ])
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::{Filled, NO_SG, Table, changes, on_nic};
+use super::{Filled, NO_SG, NOT_RUN, Table, WHY_NOT_RUN, changes, on_nic};
 use crate::cell::State;
 use crate::figures::FIGURES;
 
@@ -50,7 +50,10 @@ fn evidence(cell: &Filled, change: Option<&str>) -> String {
 }
 
 fn cell(table: &Table, at: usize, filesystem: &str, row: &str) -> Markup {
-    let Some(cell) = table.cell(&table.kernels[at], filesystem, row) else { return html! { td.cannot { "·" } } };
+    let Some(cell) = table.cell(&table.kernels[at], filesystem, row) else {
+        let why = format!("{row} · {filesystem} · {}: {WHY_NOT_RUN}", table.kernels[at]);
+        return html! { td.cannot tabindex="0" data-why=(why) { (NOT_RUN) } };
+    };
     let before = at.checked_sub(1).and_then(|at| table.cell(&table.kernels[at], filesystem, row));
     let change = before.and_then(|before| changes::change(before, cell));
     let class = format!("{}{}", class(cell), if change.is_some() { " changed" } else { "" });
@@ -89,7 +92,7 @@ pub(super) fn page(table: &Table) -> String {
                 p {
                     "How often the CPU copied each payload byte, per kernel, method and file system. A click shows what a cell rests on. "
                     span.zero { " zero-copy " } " " span.copied { " copied " } " " span.mixed { " mixed " } " "
-                    span.cannot { " – cannot be done " } " " span.wrong { " failed, or witnesses disagree " } " "
+                    span.cannot { " – cannot be done, or not run " } " " span.wrong { " failed, or witnesses disagree " } " "
                     span.changed { " other than on the kernel before " }
                 }
                 @for at in (0..table.kernels.len()).rev() {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::{Filled, NO_SG, Table, changes, on_nic, what_if};
+use super::{Filled, NO_SG, NOT_RUN, Table, WHY_NOT_RUN, changes, on_nic, what_if};
 use crate::cell::State;
 
 const HEAD: &str = "\
@@ -12,14 +12,14 @@ const HEAD: &str = "\
 Every cell is a transfer in a guest of this kernel, by this method, from this file system: **how often the CPU copied each payload byte**, by
 the guest kernel's own books, where what the card was handed, the guest's memory and its kernel's structures, both read from outside, do not
 contradict ([Methods and hazards](methods.md#four-witnesses)). **0.00** is zero-copy. `–`: this kernel or file system cannot do that, below it
-says why. Made by `scripts/matrix.sh`; [the same with its evidence](zero-copy-table.html), as [CSV](zero-copy-table.csv), as
+says why; so it does for what was not run. In rows over UDP 0.02 are the 24 bytes in front of each datagram's 1,024. Made by `scripts/matrix.sh`; [the same with its evidence](zero-copy-table.html), as [CSV](zero-copy-table.csv), as
 [Parquet](zero-copy-table.parquet).
 ";
 
 /// A figure as it stands in the grid.
 fn shown(cell: Option<&Filled>) -> String {
     match cell.map(Filled::short) {
-        None => "·".to_owned(),
+        None => NOT_RUN.to_owned(),
         Some(text) if text == "0.00" => "**0.00**".to_owned(),
         Some(text) => text,
     }
@@ -154,6 +154,21 @@ fn what_if_section(text: &mut String, table: &Table) {
     }
 }
 
+fn not_run(text: &mut String, table: &Table) {
+    let mut missing: BTreeMap<Vec<String>, Vec<String>> = BTreeMap::new();
+    for (kernel, filesystem, rows) in table.missing() {
+        missing.entry(rows).or_default().push(format!("{filesystem} on {kernel}"));
+    }
+    if missing.is_empty() {
+        return;
+    }
+    let _ = writeln!(text, "\n## Not run\n\nOf these {WHY_NOT_RUN}.\n");
+    for (rows, places) in missing {
+        let rows = rows.iter().map(|row| format!("`{row}`")).collect::<Vec<_>>().join(", ");
+        let _ = writeln!(text, "- {}: {rows}", places.join(", "));
+    }
+}
+
 pub(super) fn page(table: &Table) -> String {
     let mut text = format!("{HEAD}\n{}\n", made(table));
     text.push_str("All of it anew: `scripts/matrix.sh && scripts/matrix.sh --publish docs`.\n");
@@ -175,6 +190,7 @@ pub(super) fn page(table: &Table) -> String {
     }
     what_if_section(&mut text, table);
     reasons(&mut text, table);
+    not_run(&mut text, table);
     text
 }
 

@@ -102,6 +102,37 @@ impl Table {
     }
 }
 
+/// What stands in a cell that was not run.
+const NOT_RUN: &str = "not run";
+/// And why, in words.
+const WHY_NOT_RUN: &str = "no guest has run it yet; `scripts/matrix.sh` goes on with it";
+
+/// A kernel, a file system, and rows.
+type Missing<'a> = (&'a str, &'a str, Vec<String>);
+
+impl Table {
+    /// What the table could have and does not, by kernel and file system.
+    fn missing(&self) -> Vec<Missing<'_>> {
+        let rows: Vec<String> = Row::parse_list(TABLE).into_iter().flatten().map(|row| row.name).collect();
+        let mut missing = Vec::new();
+        for kernel in &self.kernels {
+            for filesystem in FILESYSTEMS.iter().map(|known| known.name) {
+                let there: BTreeSet<&str> = self
+                    .cells
+                    .iter()
+                    .filter(|cell| cell.origin.kernel == *kernel && cell.origin.filesystem == filesystem)
+                    .map(|cell| cell.origin.row.as_str())
+                    .collect();
+                let open: Vec<String> = rows.iter().filter(|row| !there.contains(row.as_str())).cloned().collect();
+                if !open.is_empty() {
+                    missing.push((kernel.as_str(), filesystem, open));
+                }
+            }
+        }
+        missing
+    }
+}
+
 /// Of a row on a NIC without scatter-gather.
 const NO_SG: &str = "-no-sg";
 

@@ -13,8 +13,9 @@ use crate::net::MAX_FRAME_LEN;
 /// Frames on their way to the driver, on all pairs together, at which nothing more is taken from it.
 const OUTBOUND_LIMIT: usize = 256;
 
-/// The longest frame to the driver: an Ethernet header and 1500 bytes.
-const MAX_OUTBOUND: usize = 1514;
+/// The longest frame that the peer can take or send: an Ethernet header and a jumbo frame's 9000 bytes. What it does send is no longer than
+/// the driver's end says it takes, or than what it answers.
+const MAX_OUTBOUND: usize = 9014;
 
 /// See the module.
 #[derive(Debug)]

@@ -3,6 +3,12 @@
 //! Those that are read-only get their file by their own packer, which is of the host's: the file is made in memory, packed onto
 //! the disk, and taken from memory before the disk is mounted. What the packing left in the page cache of the disk itself goes, too:
 //! whoever looks for the file's bytes in memory is to find only those of the file.
+//!
+//! Those that a server has, another program or another part of the kernel, show a folder of the disk's ext4 once more: the file is
+//! made there, taken from memory, and opened through the server.
+
+mod fuse;
+mod nfs;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -35,6 +41,8 @@ pub(crate) fn make(filesystem: &str, offset: u64, bytes: u64) -> Result<TestFile
     match filesystem {
         "squashfs" => packed(filesystem, SQUASHFS, offset, bytes),
         "erofs" => packed(filesystem, EROFS, offset, bytes),
+        "fuse" => served(fuse::over, offset, bytes),
+        "nfs" => served(nfs::over, offset, bytes),
         _ => TestFile::create(&folder_of(filesystem)?, offset, bytes),
     }
 }
@@ -79,11 +87,25 @@ fn load(group: &str, kind: &str) -> Result<()> {
     load_group(group).map_err(|error| Unsupported(format!("this guest has no {kind}: {error:#}")).into())
 }
 
+/// A file of the disk's, seen through the file system that `over` puts over its folder.
+fn served(over: impl Fn(&Path) -> Result<PathBuf>, offset: u64, bytes: u64) -> Result<TestFile> {
+    let below = folder_of("ext4")?.join("served");
+    fs::create_dir_all(&below).context("a folder on the disk")?;
+    let at = over(&below)?;
+    let made = TestFile::create(&below, offset, bytes)?;
+    posix_fadvise(&made.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).context("drop the file's pages")?;
+    made.seen_in(&at)
+}
+
+fn is_mounted(at: &str) -> Result<bool> {
+    let mounts = fs::read_to_string("/proc/mounts").context("/proc/mounts")?;
+    Ok(mounts.lines().any(|line| line.split(' ').nth(1) == Some(at)))
+}
+
 /// Mounts a file system, unless that is done.
 fn mounted(what: &str, kind: &str, at: &str, options: Option<&str>) -> Result<PathBuf> {
     let path = PathBuf::from(at);
-    let mounts = fs::read_to_string("/proc/mounts").context("/proc/mounts")?;
-    if mounts.lines().any(|line| line.split(' ').nth(1) == Some(at)) {
+    if is_mounted(at)? {
         return Ok(path);
     }
     fs::create_dir_all(&path).with_context(|| format!("make {at}"))?;
