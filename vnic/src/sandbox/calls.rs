@@ -167,6 +167,8 @@ fn of(role: Role, program: Program) -> &'static [&'static [i64]] {
         (Role::Session { .. }, Program::Proxy) => {
             &[MAIN, SESSION, &[libc::SYS_epoll_create1, libc::SYS_epoll_ctl, libc::SYS_mincore]]
         }
+        // Whether the VM is still there is read off its memory.
+        (Role::Main, Program::Attach) => &[MAIN, &[libc::SYS_pread64]],
         (Role::Main, _) => &[MAIN],
         (Role::Session { .. }, _) => &[MAIN, SESSION],
         (Role::Worker, _) => &[WORKER],
