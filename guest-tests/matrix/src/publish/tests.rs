@@ -72,7 +72,7 @@ fn the_grid_has_every_cell_and_says_what_changed_and_why_not() {
     for part in [
         "## Linux 10.2.0",
         "| `sendfile` | **0.00** | 1.00 |",
-        "| `splice` | · | – |",
+        "| `splice` | not run | – |",
         "Without scatter-gather:",
         "- `sendfile`: zero-copy → copied (ext4)",
         "- `sendfile`: 256 → 20 descriptors per MiB (tmpfs)",
