@@ -40,3 +40,4 @@ pub mod sweep;
 pub mod tls_records;
 pub mod transfer;
 pub mod userspace;
+mod waiting;

@@ -2,9 +2,11 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
+
+use crate::waiting::until;
 
 /// For a port to be there with its name, which comes in a message of its own after the port's.
 const APPEARS: Duration = Duration::from_secs(10);
@@ -22,21 +24,18 @@ pub fn open(name: &str) -> Result<File> {
 type Port = (String, String);
 
 fn find(name: &str, appears: Duration, mut look: impl FnMut() -> Result<Vec<Port>>) -> Result<String> {
-    let started = Instant::now();
-    loop {
-        let seen = look()?;
-        if let Some((device, _)) = seen.iter().find(|(_, called)| called == name) {
-            return Ok(device.clone());
-        }
-        if started.elapsed() >= appears {
-            let seen: Vec<_> = seen.iter().map(|(_, called)| called).collect();
-            bail!(
-                "no virtio-serial port is called {name:?} (there are: {seen:?}): \
-                 QEMU needs -device virtserialport,name={name}"
-            );
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    let mut seen = Vec::new();
+    let found = until(appears, || {
+        seen = look()?;
+        Ok(seen.iter().find(|(_, called)| called == name).map(|(device, _)| device.clone()))
+    })?;
+    found.with_context(|| {
+        let seen: Vec<_> = seen.iter().map(|(_, called)| called).collect();
+        format!(
+            "no virtio-serial port is called {name:?} (there are: {seen:?}): \
+             QEMU needs -device virtserialport,name={name}"
+        )
+    })
 }
 
 fn ports() -> Result<Vec<Port>> {

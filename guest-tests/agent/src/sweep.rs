@@ -9,11 +9,12 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use nix::poll::{PollTimeout, poll};
+use anyhow::{Context, Result};
 use nix::unistd::{Pid, getppid};
+
+use crate::waiting::until;
 
 /// What has it read the second time.
 const GO: &str = "/run/flags.go";
@@ -100,11 +101,5 @@ fn fill(flags: &mut [u64]) -> Result<()> {
 }
 
 fn wait_until(come: impl Fn() -> bool) -> Result<()> {
-    let start = Instant::now();
-    while !come() {
-        ensure!(start.elapsed() < WAITS, "nobody came");
-        // An interrupted wait only means an earlier look.
-        let _ = poll(&mut [], PollTimeout::from(10_u16));
-    }
-    Ok(())
+    until(WAITS, || Ok(come().then_some(())))?.context("nobody came")
 }

@@ -2,19 +2,17 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use super::{is_mounted, load};
+use crate::waiting::until;
 
 /// Where the folder is seen through it.
 const MOUNTED_AT: &str = "/fuse";
 /// For the program to mount it.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// Between two looks.
-const RETRY: Duration = Duration::from_millis(10);
 
 /// The folder where files of `below` are seen through FUSE; the program that shows them runs until the guest ends.
 pub(super) fn over(below: &Path) -> Result<PathBuf> {
@@ -25,15 +23,14 @@ pub(super) fn over(below: &Path) -> Result<PathBuf> {
     }
     std::fs::create_dir_all(&at).with_context(|| format!("make {MOUNTED_AT}"))?;
     let mut program = Command::new("/bin/passthrough").arg(below).arg(&at).spawn().context("start /bin/passthrough")?;
-    let start = Instant::now();
-    while !is_mounted(MOUNTED_AT)? {
-        if let Some(status) = program.try_wait().context("wait for /bin/passthrough")? {
-            bail!("/bin/passthrough ended with {status}");
+    let mounted = until(DEADLINE, || {
+        if is_mounted(MOUNTED_AT)? {
+            return Ok(Some(at.clone()));
         }
-        if start.elapsed() > DEADLINE {
-            bail!("/bin/passthrough has mounted nothing within {} s", DEADLINE.as_secs());
+        match program.try_wait().context("wait for /bin/passthrough")? {
+            Some(status) => bail!("/bin/passthrough ended with {status}"),
+            None => Ok(None),
         }
-        thread::sleep(RETRY);
-    }
-    Ok(at)
+    })?;
+    mounted.with_context(|| format!("/bin/passthrough has mounted nothing within {} s", DEADLINE.as_secs()))
 }

@@ -1,11 +1,12 @@
 //! The NIC changes hands: from the kernel to this program, and back.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use crate::transfer::Unsupported;
+use crate::waiting::until;
 use crate::{network, nic};
 use vnic_driver::vfio::{PciAddress, VfioFault, bind};
 
@@ -68,11 +69,8 @@ pub fn undo() -> Result<PciAddress> {
 fn give_back(address: &PciAddress) -> Result<()> {
     bind::give_back(address)?;
     let interface = Path::new("/sys/class/net").join(nic::NAME);
-    let start = Instant::now();
-    while !interface.exists() {
-        ensure!(start.elapsed() < COMES_BACK, "{address} is the kernel's again, but there is no {}", nic::NAME);
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    until(COMES_BACK, || Ok(interface.exists().then_some(())))?
+        .with_context(|| format!("{address} is the kernel's again, but there is no {}", nic::NAME))?;
     network::up().context("bring the kernel's network up again")
 }
 
