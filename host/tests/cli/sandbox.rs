@@ -13,11 +13,12 @@ use crate::util::{Scratch, skip, wait_for};
 /// What it may cost.
 const MOST: u64 = 2 << 20;
 
-/// Bytes of a process's memory that are its own alone.
+/// Bytes of a process's memory that no file stands behind. The program's own pages are private, too, but only for as long as no other
+/// test runs the same program.
 fn private(process: &Process) -> Option<u64> {
     let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", process.0.id())).ok()?;
-    let of = |line: &str| line.split_ascii_whitespace().nth(1)?.parse::<u64>().ok();
-    Some(rollup.lines().filter(|line| line.starts_with("Private_")).filter_map(of).sum::<u64>() << 10)
+    let kib = rollup.lines().find_map(|line| line.strip_prefix("Anonymous:")?.split_ascii_whitespace().next());
+    Some(kib?.parse::<u64>().ok()? << 10)
 }
 
 /// Of a `vnic serve` that has a front-end and has sent frames.
