@@ -124,6 +124,9 @@ need_cargo() {
 apt_private() {
   local suite=$1 state=$GUEST/apt/$1 keyring=/usr/share/keyrings/debian-archive-keyring.gpg mirror
   mkdir -p "$state/lists/partial" "$state/cache/archives/partial"
+  # One at a time, until this script ends: several guests may be fetching what they are made of.
+  exec 8>"$GUEST/apt/lock"
+  flock 8
   {
     printf 'Dir::State::lists "%s";\nDir::Cache "%s";\n' "$state/lists" "$state/cache"
     printf 'APT::Sandbox::User "%s";\nAcquire::Languages "none";\n' "$(id -un)"

@@ -2,12 +2,17 @@
 
 use std::fmt;
 use std::fs;
+use std::time::{Duration, Instant};
 
 use guest_fixture::{Deadline, note, until};
 
 const AT_REST: Deadline = Deadline::secs("the device to have no more threads and files than after the first round", 30);
 /// By how much private memory may differ at rest: what an allocator keeps is not always the same.
 const MARGIN_KIB: u64 = 2048;
+
+/// A run whose first third is shorter than this says nothing of memory: what the device keeps of the past, which has bounds, still
+/// fills up then.
+const FILLS_UP: Duration = Duration::from_secs(300);
 
 /// Of one process at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +52,7 @@ impl fmt::Display for Figures {
 #[derive(Debug)]
 pub(crate) struct Flat {
     pid: u32,
+    began: Instant,
     first: Option<Figures>,
     /// The most private memory in the first third of the time: until then what the device keeps of the past fills up, which has bounds.
     third_kib: u64,
@@ -55,7 +61,7 @@ pub(crate) struct Flat {
 
 impl Flat {
     pub(crate) fn new(pid: u32) -> Flat {
-        Flat { pid, first: None, third_kib: 0, most_kib: 0 }
+        Flat { pid, began: Instant::now(), first: None, third_kib: 0, most_kib: 0 }
     }
 
     /// The process is at rest; is the first round over with this, and how much of the run is?
@@ -87,6 +93,11 @@ impl Flat {
             (now.threads <= first.threads && now.files <= first.files + regions).then_some(now)
         });
         let Flat { third_kib, most_kib, .. } = self;
+        if self.began.elapsed() / 3 < FILLS_UP {
+            return format!(
+                "after the first round {first}; at the end {now}; too short a run to say whether private memory grows"
+            );
+        }
         let limit = third_kib + MARGIN_KIB;
         assert!(
             now.private_kib <= limit,
