@@ -8,6 +8,7 @@
 #   scripts/get-kernel.sh --kernel sid   that of a suite (exit 3 when there is none to be had)
 #   scripts/get-kernel.sh --newest       also the newest kernel that any suite of Debian's has today, asked anew
 #   scripts/get-kernel.sh --newer-qemu   also the QEMU of its backports, beside the installed one whose libraries it uses
+#   scripts/get-kernel.sh --qemu sid     also the QEMU of this suite, with libraries of its own: QEMU=target/guest/qemu-sid/qemu-system-x86_64
 #   scripts/get-kernel.sh --refresh    asks again for the newest of what was fetched before
 #
 # Leaves target/guest/kernel/NAME for the NAME stable, newer or what was asked for, in it `vmlinuz` and `modules`, the
@@ -95,7 +96,30 @@ fetch_qemu() {
   fi
 }
 
-NEWER='' NEWEST='' NEWER_QEMU='' WHICH=()
+# Another suite's QEMU, with all that it needs down to the C library, and a script that starts it by its own loader.
+fetch_qemu_of() {
+  local suite=$1 folder=$GUEST/qemu-$1 packages
+  if [ -e "$folder/qemu-system-x86_64" ] && [ -z "$REFRESH" ]; then return; fi
+  say "Looking for the QEMU of $suite …"
+  apt_private "$suite" || return 1
+  # What would be installed where nothing is.
+  : >"$GUEST/apt/$suite/nothing"
+  mapfile -t packages < <(apt-get "${APT[@]}" -o "Dir::State::status=$GUEST/apt/$suite/nothing" -o Debug::NoLocking=1 \
+    -o APT::Install-Recommends=false --simulate install qemu-system-x86 2>/dev/null | sed -n 's/^Inst \([^ ]*\) .*/\1/p')
+  [ ${#packages[@]} -gt 0 ] && unpack_debian "$folder" "${packages[@]}" || return 1
+  cat >"$folder/qemu" <<'SCRIPT'
+#!/bin/sh
+here=$(dirname "$(readlink -f "$0")")
+usr=$here/usr libraries=$here/usr/lib/x86_64-linux-gnu
+QEMU_MODULE_DIR=$libraries/qemu exec "$libraries/ld-linux-x86-64.so.2" --library-path "$libraries:$libraries/systemd" \
+  "$usr/bin/qemu-system-x86_64" -L "$usr/share/qemu" -L "$usr/share/seabios" "$@"
+SCRIPT
+  chmod +x "$folder/qemu"
+  "$folder/qemu" --version >&2 || return 1
+  mv "$folder/qemu" "$folder/qemu-system-x86_64"
+}
+
+NEWER='' NEWEST='' NEWER_QEMU='' WHICH=() QEMUS=()
 while [ $# -gt 0 ]; do
   case $1 in
     --newer) NEWER=1 ;;
@@ -103,6 +127,10 @@ while [ $# -gt 0 ]; do
     --kernel)
       [[ ${2:-} =~ ^[a-z0-9][a-z0-9.+-]*$ ]] || usage_error "--kernel takes a version, or a suite of Debian's"
       WHICH+=("$2") && shift
+      ;;
+    --qemu)
+      [[ ${2:-} =~ ^[a-z][a-z-]*$ ]] || usage_error "--qemu takes a suite of Debian's"
+      QEMUS+=("$2") && shift
       ;;
     --newer-qemu) NEWER_QEMU=1 ;;
     --refresh) REFRESH=1 ;;
@@ -130,3 +158,6 @@ done
 if [ -n "$NEWER_QEMU" ] && ! fetch_qemu "$(codename)-backports"; then
   fail 3 "there is no newer QEMU to be had from $(codename)-backports"
 fi
+for suite in "${QEMUS[@]}"; do
+  fetch_qemu_of "$suite" || fail 3 "there is no QEMU to be had from $suite, or it does not run here"
+done

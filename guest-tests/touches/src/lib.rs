@@ -75,35 +75,36 @@ fn install(id: Id, mut arguments: impl Iterator<Item = String>) -> Result<(), St
         _ => None,
     };
     let socket = socket.ok_or("it is told one thing: socket=PATH, where it answers")?;
-    Functions::find()?;
+    let version = VERSION.load(Ordering::Relaxed);
+    Functions::find(id, version)?;
     // From 4 GiB on, an old QEMU tells where in its RAM an access went, which is not its address in the guest.
-    let limit = if VERSION.load(Ordering::Relaxed) == qemu::OLD { 4 << 30 } else { u64::MAX };
+    let limit = if version == qemu::OLD { 4 << 30 } else { u64::MAX };
     server::start(&socket, limit).map_err(|error| format!("{socket}: {error}"))?;
-    Functions::get().on_idle(id, idle);
+    Functions::get().on_idle();
     Ok(())
 }
 
 /// A virtual CPU has nothing to do.
-extern "C" fn idle(id: Id, _cpu: c_uint) {
+fn idle() {
     let differs = WANTED.load(Ordering::Acquire) != ARMED.load(Ordering::Acquire);
     if differs && !CHANGING.swap(true, Ordering::AcqRel) {
-        Functions::get().reset(id, renewed);
+        Functions::get().reset();
     }
 }
 
 /// All translated code is gone, and all that was registered.
-extern "C" fn renewed(id: Id) {
+fn renewed() {
     let wanted = WANTED.load(Ordering::Acquire);
     if wanted {
-        Functions::get().on_translation(id, translated);
+        Functions::get().on_translation();
     }
-    Functions::get().on_idle(id, idle);
+    Functions::get().on_idle();
     ARMED.store(wanted, Ordering::Release);
     CHANGING.store(false, Ordering::Release);
 }
 
 /// QEMU translates a block of instructions.
-extern "C" fn translated(_id: Id, block: *mut c_void) {
+fn translated(block: *mut c_void) {
     Functions::get().on_each_access(block, access);
 }
 
