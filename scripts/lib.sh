@@ -110,6 +110,9 @@ c1c25c299b74cc9b9651592c94b669c91916434a2990f214f03c8135c848d3fa  trace_processo
 SUMS
 }
 
+# For contrib/snakemake.
+SNAKEMAKE=(snakemake==9.27.1)
+
 DPDK=(dpdk-dev librte-net-vhost23 librte-net-virtio23 librte-meta-allpmds)
 
 need_cargo() {

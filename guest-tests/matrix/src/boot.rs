@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -96,18 +97,15 @@ impl Boot {
         Ok(found.into_values().filter_map(Result::ok).collect())
     }
 
-    /// Boots, and records what came of it. `slot` tells guests of this program apart.
-    pub(crate) fn run(mut self, folder: &Path, slot: usize, signals: &Signals) -> Result<(Boot, Outcome), Failure> {
+    /// Boots, and records what came of it.
+    pub(crate) fn run(mut self, folder: &Path, signals: &Signals) -> Result<(Boot, Outcome), Failure> {
         let Some(_lock) = self.lock(folder)? else { return Ok((self, Outcome::Taken)) };
         let asked = self.cells.len();
         let modules = self.modules(folder)?;
         if self.cells.is_empty() {
             return Ok((self, Outcome::Done { recorded: asked, left: Vec::new() }));
         }
-        // Short: a socket's path takes a hundred bytes at most.
-        let run_dir = folder.join(format!(".boot/{}-{slot}", std::process::id()));
-        let _ = fs::remove_dir_all(&run_dir);
-        fs::create_dir_all(&run_dir).with_context(|| run_dir.display().to_string())?;
+        let run_dir = run_dir(&folder.join(".boot"))?;
         let command = self.command(&run_dir, &modules);
         let log = run_dir.join("run-qemu.log");
         let ended = signals.run_into(&command, &log);
@@ -178,6 +176,17 @@ impl Boot {
         }
         Ok(())
     }
+}
+
+/// A folder that no other guest has, whichever machine it is on. Its name is short: a socket's path takes a hundred bytes at most.
+fn run_dir(folder: &Path) -> Result<PathBuf> {
+    fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    let mut names = (0_u32..).map(|number| folder.join(number.to_string()));
+    let made = names.find_map(|name| match fs::create_dir(&name) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => None,
+        made => Some(made.map(|()| name)),
+    });
+    made.context("all folders are taken")?.with_context(|| folder.display().to_string())
 }
 
 /// The record of a cell without a guest.
@@ -253,6 +262,17 @@ mod tests {
         assert_eq!(shape, expected);
         let command = boots[0].command(Path::new("/r"), &["/m/copy-splice.ko".into()]);
         assert!(command.windows(2).any(|pair| pair == ["--transfer", "x,y,x,y"]), "{command:?}");
+    }
+
+    #[test]
+    fn no_two_guests_have_the_same_folder() {
+        let folder = std::env::temp_dir().join(format!("vnic-matrix-run-{}", std::process::id()));
+        let two = [run_dir(&folder).unwrap(), run_dir(&folder).unwrap()];
+        assert!(two.iter().all(|folder| folder.is_dir()) && two[0] != two[1], "{two:?}");
+        fs::remove_dir_all(&folder).unwrap();
+        fs::write(&folder, "").unwrap();
+        assert!(run_dir(&folder).is_err());
+        fs::remove_file(folder).unwrap();
     }
 
     #[test]

@@ -57,12 +57,7 @@ pub(crate) fn through(folder: &Path, cells: &[Cell], signals: &Signals, limits: 
     eprintln!("{} guests, {} at a time.", boots.len(), limits.guests);
     let work = Work { folder, signals, limits, start: Instant::now(), left: Mutex::new(boots.into()), bar };
     let done = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..limits.guests)
-            .map(|slot| {
-                let work = &work;
-                scope.spawn(move || work.all(slot))
-            })
-            .collect();
+        let workers: Vec<_> = (0..limits.guests).map(|_| scope.spawn(|| work.all())).collect();
         let ended = workers
             .into_iter()
             .map(|worker| worker.join().unwrap_or_else(|_| Err(anyhow!("a worker panicked").into())));
@@ -89,11 +84,11 @@ impl Work<'_> {
     }
 
     /// One boot after the other.
-    fn all(&self, slot: usize) -> Result<(), Failure> {
+    fn all(&self) -> Result<(), Failure> {
         while let Some(boot) = self.next() {
             self.bar.set_message(boot.name());
             let start = Instant::now();
-            let (boot, outcome) = boot.run(self.folder, slot, self.signals)?;
+            let (boot, outcome) = boot.run(self.folder, self.signals)?;
             let took = HumanDuration(start.elapsed());
             match outcome {
                 Outcome::Done { recorded, left } => {
