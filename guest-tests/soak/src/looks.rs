@@ -5,6 +5,7 @@ use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
@@ -71,18 +72,26 @@ fn top(control: &Path) -> u64 {
     1
 }
 
-/// So many chains as they pass; somebody sees to it that some do. Where there is a kernel in the guest, with whose memory it is.
+/// So many chains as they pass; somebody sees to it that some do, again and again: an onlooker that has no turn may miss a whole round.
+/// Where there is a kernel in the guest, with whose memory it is.
 ///
 /// # Panics
 /// None come.
 #[track_caller]
 pub(crate) fn trace(run: &Run, control: &Path, kernel: bool, chains: usize, mut meanwhile: impl FnMut()) {
     let mut lines = Lines::ask(control, &json!({"request": "trace", "labels": kernel, "headers": true}).to_string());
-    meanwhile();
-    for _ in 0..chains {
-        let event = lines.next();
-        assert!(event.get("reply").is_none(), "{event}");
-    }
+    thread::scope(|scope| {
+        let reader = scope.spawn(move || {
+            for _ in 0..chains {
+                let event = lines.next();
+                assert!(event.get("reply").is_none(), "{event}");
+            }
+        });
+        while !reader.is_finished() {
+            meanwhile();
+        }
+        reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
     run.did("trace", 1);
 }
 
@@ -141,7 +150,7 @@ fn watch(control: &Path, queue: &str) -> u64 {
         answered = asked;
     }
     // A reader of its own: it must not end for want of room to write.
-    let drain = std::thread::spawn(move || std::io::copy(&mut screen, &mut std::io::sink()));
+    let drain = thread::spawn(move || std::io::copy(&mut screen, &mut std::io::sink()));
     keyboard.write_all(b"q").expect("a pipe");
     let status = until(ENDS, || child.try_wait().expect("a child"));
     guard::ended(child.id());
