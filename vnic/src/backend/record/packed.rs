@@ -33,6 +33,9 @@ const FLAGS: usize = 18;
 const LEN: usize = 20;
 const ADDR: usize = 24;
 
+/// As many buffer ids as there can be.
+const IDS: usize = 1 << 16;
+
 /// No entry.
 const NONE: u16 = u16::MAX;
 
@@ -48,7 +51,7 @@ pub struct PackedRecord {
     /// By entry, the one behind it in its list.
     next: Box<[u16]>,
     free: u16,
-    /// By buffer id, the entry of the chain's head.
+    /// By buffer id, the entry of the chain's head, plus one; 0: none. Of most ids the memory is never touched.
     entries: Box<[u16]>,
     /// Where the next used descriptor goes, as it is published.
     used: u16,
@@ -64,10 +67,21 @@ impl PackedRecord {
             size,
             counter: 0,
             free: 0,
-            entries: vec![NONE; 1 << 16].into(),
+            entries: vec![0; IDS].into(),
             used: WRAP,
             batch: Vec::with_capacity(usize::from(size)),
         }
+    }
+
+    fn set_entry(&mut self, id: u16, entry: u16) {
+        if let Some(place) = self.entries.get_mut(usize::from(id)) {
+            *place = entry.wrapping_add(1);
+        }
+    }
+
+    /// The entry of the chain with this id, which has none then.
+    fn take_entry(&mut self, id: u16) -> u16 {
+        self.entries.get_mut(usize::from(id)).map_or(0, std::mem::take).wrapping_sub(1)
     }
 
     fn load(&self, at: usize) -> u16 {
@@ -127,7 +141,7 @@ impl PackedRecord {
 
     pub(super) fn recover(&mut self, ring: &Device) -> Result<Resumed, RecordError> {
         self.batch.clear();
-        self.entries.fill(NONE);
+        self.entries = vec![0; IDS].into();
         match self.load(VERSION_AT) {
             0 => {
                 self.begin(ring.used_position());
@@ -215,9 +229,7 @@ impl PackedRecord {
             }
             // The buffer id stands in the last.
             let id = descriptors.last().map_or(0, |last| last.id);
-            if let Some(place) = self.entries.get_mut(usize::from(id)) {
-                *place = head;
-            }
+            self.set_entry(id, head);
             let counter = self.part.area.long(self.part.start + Self::field(head, COUNTER));
             found.push((counter.map_or(0, |counter| counter.load(Relaxed)), Taken { head: id, descriptors }));
         }
@@ -269,14 +281,12 @@ impl PackedRecord {
         self.free = entry;
         // Until here it was not taken, whoever asks.
         self.store(OLD_FREE_AT, entry);
-        if let Some(place) = self.entries.get_mut(usize::from(chain.head)) {
-            *place = head;
-        }
+        self.set_entry(chain.head, head);
         Ok(())
     }
 
     pub(super) fn untake(&mut self, chain: &Chain) {
-        let entry = self.entries.get_mut(usize::from(chain.head)).map_or(NONE, |entry| std::mem::replace(entry, NONE));
+        let entry = self.take_entry(chain.head);
         if entry == NONE {
             return;
         }
@@ -290,7 +300,7 @@ impl PackedRecord {
     }
 
     pub(super) fn use_up(&mut self, chain: &Chain) {
-        let entry = self.entries.get_mut(usize::from(chain.head)).map_or(NONE, |entry| std::mem::replace(entry, NONE));
+        let entry = self.take_entry(chain.head);
         self.batch.push((entry, chain.slots));
     }
 
