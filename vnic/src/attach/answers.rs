@@ -279,6 +279,7 @@ fn words(devices: &[Device]) -> String {
 
 impl Attached {
     fn look(&self, queue: &Queue, device: &Device) -> Result<Look, AttachError> {
-        rings::look(self.ram(), queue, device.features, self.position(queue)).map_err(AttachError::Host)
+        let shadow = rings::shadow(self.ram()).map_err(AttachError::Host)?;
+        rings::look(self.ram(), &shadow, queue, device.features, self.position(queue)).map_err(AttachError::Host)
     }
 }

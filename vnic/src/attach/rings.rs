@@ -1,7 +1,7 @@
 //! Snapshots of rings in another process's memory: of copies, by the same code that looks at a device's own.
 //!
 //! Operation: what a snapshot reads (a ring's three parts, the indirect tables that its descriptors refer to) is copied to
-//! the same addresses of a memory of its own, which exists for this look alone. Where the indices moved meanwhile, it is
+//! the same addresses of a [memory of its own](shadow), which has nothing else. Where the indices moved meanwhile, it is
 //! copied anew, a few times.
 
 use std::io;
@@ -29,16 +29,19 @@ pub(super) struct Look {
     pub(super) event_suppression: Option<EventSuppression>,
 }
 
+/// Memory for the copies, for one look at a time.
+pub(super) fn shadow(ram: &Ram) -> io::Result<GuestRam> {
+    let regions: Vec<(Gpa, u64)> = ram.regions().iter().map(|region| (Gpa(region.gpa), region.size)).collect();
+    GuestRam::with_regions(&regions)
+}
+
 /// Looks at a queue's ring. `position` says of a packed ring how far the device is.
-pub(super) fn look(ram: &Ram, queue: &Queue, features: Features, position: u32) -> io::Result<Look> {
+pub(super) fn look(ram: &Ram, shadow: &GuestRam, queue: &Queue, features: Features, position: u32) -> io::Result<Look> {
     let mut consistent = false;
-    let mut shadow = GuestRam::with_regions(&regions(ram))?;
-    for attempt in 0..ATTEMPTS {
-        if attempt > 0 {
-            shadow = GuestRam::with_regions(&regions(ram))?;
-        }
+    for _ in 0..ATTEMPTS {
+        shadow.clear()?;
         let before = indices(ram, &queue.layout, features);
-        copy_ring(ram, &shadow, &queue.layout, features);
+        copy_ring(ram, shadow, &queue.layout, features);
         consistent = indices(ram, &queue.layout, features) == before;
         if consistent {
             break;
@@ -53,10 +56,6 @@ pub(super) fn look(ram: &Ram, queue: &Queue, features: Features, position: u32) 
     };
     ring.consistent &= consistent;
     Ok(Look { ring, event_suppression: EventSuppression::read(layout, memory, features) })
-}
-
-fn regions(ram: &Ram) -> Vec<(Gpa, u64)> {
-    ram.regions().iter().map(|region| (Gpa(region.gpa), region.size)).collect()
 }
 
 /// `avail.idx` and `used.idx`, as they stand now: (`idx`, `idx`). Of a packed ring, which has none, always the same.

@@ -13,6 +13,7 @@ use super::{AttachError, Attached, rings};
 use crate::backend::QueueShared;
 use crate::introspect::testing::{DIRECT, FileSystem, Image, UPTODATE};
 use crate::introspect::{GuestPhysical, Introspection};
+use crate::memory::testing::GuestRam;
 use crate::spec::{Feature, Features};
 
 /// A page of a file.
@@ -142,6 +143,8 @@ pub fn physical(at: u64) -> u64 {
 #[derive(Debug)]
 pub struct Eyes {
     attached: Attached,
+    /// What is copied of the rings.
+    shadow: GuestRam,
     /// What queues that are watched have in common with who reads of them: megabytes, and so the same for each look.
     shared: Vec<Arc<QueueShared>>,
 }
@@ -175,7 +178,8 @@ impl Eyes {
         let finder = Finder::new(&eyes)?;
         let shared = (0..WATCHED).map(|_| Arc::new(QueueShared::new(String::new(), 1))).collect::<Vec<_>>();
         shared.iter().for_each(|shared| shared.events.make_room());
-        Ok(Eyes { attached: Attached { ram, process, eyes, finder }, shared })
+        let shadow = rings::shadow(&ram).map_err(AttachError::Host)?;
+        Ok(Eyes { attached: Attached { ram, process, eyes, finder }, shadow, shared })
     }
 
     /// Looks at all devices, and at their rings in every way there is. Returns how many devices and queues there are.
@@ -187,7 +191,7 @@ impl Eyes {
             for queue in &device.queues {
                 queues += 1;
                 let Some(shared) = self.shared.get(queues - 1) else { continue };
-                let seen = rings::look(ram, queue, device.features, self.attached.position(queue));
+                let seen = rings::look(ram, &self.shadow, queue, device.features, self.attached.position(queue));
                 assert!(seen.is_ok(), "the host has no memory: {seen:?}");
                 if let Some(mut watched) = Watched::new(ram, queue, device.features, shared.clone()) {
                     watched.believe(Duration::MAX);

@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 #[cfg(not(miri))]
 use nix::sys::memfd::{MFdFlags, memfd_create};
-#[cfg(not(miri))]
 use nix::unistd::ftruncate;
 
 use super::{Gpa, Memory, MemoryError, RegionSpec, UserAddr};
@@ -96,6 +95,18 @@ impl GuestRam {
     #[must_use]
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
+    }
+
+    /// Has nothing but zeroes in it, as if new.
+    ///
+    /// # Errors
+    /// The host refuses it.
+    pub fn clear(&self) -> io::Result<()> {
+        let len: u64 = self.specs.iter().map(|spec| spec.size).sum();
+        [0, len].into_iter().try_for_each(|len| {
+            let len = i64::try_from(len).map_err(io::Error::other)?;
+            Ok(ftruncate(&self.file, len)?)
+        })
     }
 
     /// Writes into guest memory.
