@@ -1,10 +1,10 @@
 //! Clients of the control socket, of a device that a front-end has set up.
 //!
-//! Operation: lines, most of which are requests, all of a client's at once. Then the client stops to write and reads what comes;
-//! one that wants to be told for ever goes away in the middle.
+//! Operation: lines, most of which are requests, all of a client's at once. Then the client stops to write, is talked with (on its own
+//! thread, which costs least) and reads what came; one that wants to be told for ever goes away in the middle, or before it is heard.
 //!
-//! What must hold: no panic; each line is answered by a line of JSON, that of a request which is none by an error; a client's
-//! thread is free again when the client is gone; and the queues go on when all are (looked at every so often).
+//! What must hold: no panic; each line is answered by a line of JSON, that of a request which is none by an error; the socket's own
+//! threads are free again when their clients are gone; and the queues go on when all are (looked at every so often).
 
 use std::cell::RefCell;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
@@ -14,8 +14,10 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use arbitrary::{Arbitrary, Unstructured};
+use serde::Deserialize;
 use serde_json::{Value, json};
-use vnic::serve::control::{Control, ControlSocket, Device};
+use vnic::backend::PollMode;
+use vnic::serve::control::{Control, ControlSocket, Device, Server};
 
 use crate::front_end::{self, FrontEnd, Rig};
 
@@ -23,6 +25,24 @@ use crate::front_end::{self, FrontEnd, Rig};
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Looks whether frames still come and go: once in so many runs.
 const PROBE: u32 = 256;
+/// Most lines of one client: so the answers to all of them fit into its socket.
+const LINES: usize = 8;
+
+/// What clients do, one after the other.
+#[derive(Debug, Arbitrary)]
+struct Input<'b> {
+    /// The one that goes away does so before it is heard.
+    early: bool,
+    lines: Vec<Line<'b>>,
+}
+
+/// What every answer has.
+#[derive(Debug, Deserialize)]
+struct Answer {
+    #[serde(rename = "reply")]
+    _reply: String,
+    message: Option<String>,
+}
 
 /// A line of a client.
 #[derive(Debug, Arbitrary)]
@@ -112,6 +132,7 @@ impl Line<'_> {
 struct Served {
     // In this order: the socket first, so that nobody asks any more.
     _socket: ControlSocket,
+    server: Server,
     front_end: FrontEnd,
     rig: Rig,
     path: PathBuf,
@@ -124,15 +145,15 @@ thread_local! {
 
 impl Served {
     fn new() -> Self {
-        let rig = Rig::new();
+        let rig = Rig::new(PollMode::Asked);
         let mut front_end = FrontEnd::new(&rig);
-        front_end.set_up();
+        front_end.set_up(0);
         let path = std::env::temp_dir().join(format!("vnic-fuzz-{}.sock", std::process::id()));
         let socket = ControlSocket::bind(&path).expect("a control socket");
         let (shared, workers) = rig.parts();
         let device = Device { shared, workers, pinger: None };
-        socket.serve(Control::new(vec![device], None)).expect("threads");
-        Served { _socket: socket, front_end, rig, path, runs: 0 }
+        let server = socket.serve(Control::new(vec![device], None)).expect("threads");
+        Served { _socket: socket, server, front_end, rig, path, runs: 0 }
     }
 
     fn connect(&self) -> UnixStream {
@@ -141,8 +162,8 @@ impl Served {
         stream
     }
 
-    /// The next client's lines, answered; and nothing of them is left.
-    fn play(&mut self, lines: &[Line<'_>]) {
+    /// The next client's lines, answered; and nothing of them is left. Returns whether all were answered.
+    fn play(&mut self, lines: &[Line<'_>], early: bool) -> bool {
         let mut asked = Vec::new();
         let mut answers = 0;
         let mut goes = false;
@@ -154,25 +175,34 @@ impl Served {
             }
             answers += 1;
         }
-        let mut client = self.connect();
-        // One client too many is told so, and nobody reads what it writes.
-        if client.write_all(&asked).is_err() || goes || client.shutdown(Shutdown::Write).is_err() {
-            return;
+        let (mut client, served) = UnixStream::pair().expect("a socket pair");
+        served.set_write_timeout(Some(PATIENCE)).expect("a socket has such");
+        client.write_all(&asked).expect("a socket has room for some lines");
+        if goes && early {
+            drop(client);
+            self.server.admit(served);
+            return false;
+        }
+        client.shutdown(Shutdown::Write).expect("a socket can be shut down");
+        self.server.admit(served);
+        if goes {
+            return false;
         }
         let mut heard = 0;
         for line in BufReader::new(client).lines() {
             let line = match line {
-                Err(error) if error.kind() == ErrorKind::ConnectionReset => return,
-                line => line.expect("an answer in time"),
+                // One client too many is told so, and nobody reads what it writes.
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return false,
+                line => line.expect("an answer"),
             };
-            let answer: Value = serde_json::from_str(&line).expect("answers are JSON");
-            if answer["message"].as_str().is_some_and(|message| message.contains("clients are connected already")) {
-                return;
+            let Answer { message, .. } = serde_json::from_str(&line).expect("answers are JSON, and say of what kind");
+            if message.is_some_and(|message| message.contains("clients are connected already")) {
+                return false;
             }
-            assert!(answer["reply"].is_string(), "{line}");
             heard += 1;
         }
         assert_eq!(heard, answers, "lines were not answered");
+        true
     }
 
     /// Every queue goes on, and one who asks is answered: all who were there before have gone.
@@ -194,15 +224,16 @@ impl Served {
         assert!(self.front_end.is_served(), "the session has ended");
         front_end::probe(&self.rig);
         self.front_end = FrontEnd::new(&self.rig);
-        self.front_end.set_up();
+        // Packed or not, in order or not, behind an IOMMU or not.
+        self.front_end.set_up((self.runs / PROBE) as u8);
     }
 }
 
 /// Plays `data`.
 pub fn run(data: &[u8]) {
-    let Ok(lines) = <Vec<Line<'_>>>::arbitrary(&mut Unstructured::new(data)) else { return };
+    let Ok(Input { early, lines }) = Input::arbitrary(&mut Unstructured::new(data)) else { return };
     let mut served = SERVED.take().unwrap_or_else(Served::new);
-    served.play(&lines);
+    let _ = lines.chunks(LINES).all(|lines| served.play(lines, early));
     served.runs = served.runs.wrapping_add(1);
     if served.runs.is_multiple_of(PROBE) {
         served.look();

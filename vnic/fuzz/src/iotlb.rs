@@ -88,14 +88,14 @@ pub fn run(data: &[u8]) {
                 let updated = iotlb.update(&entry);
                 assert_eq!(updated.awaited, waiting.is_some());
                 seen.update(&entry);
-                said.push(Said { first, last, gpa: Some((gpa, read, write)) });
+                say(&mut said, Said { first, last, gpa: Some((gpa, read, write)) });
                 touched = vec![first, last, first + (last - first) / 2];
             }
             Step::Invalidate { at, size } => {
                 let (first, last) = (at.address(), last(at.address(), size));
                 iotlb.invalidate(first, last);
                 seen.invalidate(first, last);
-                said.push(Said { first, last, gpa: None });
+                say(&mut said, Said { first, last, gpa: None });
                 touched = vec![first, last, first.wrapping_sub(1), last.wrapping_add(1)];
             }
             Step::Clear => {
@@ -126,6 +126,12 @@ pub fn run(data: &[u8]) {
         }
         check(&iotlb, &seen, &said, touched);
     }
+}
+
+/// The newest is the last. One of whose addresses all is said anew has nothing more to say.
+fn say(said: &mut Vec<Said>, new: Said) {
+    said.retain(|old| old.first < new.first || old.last > new.last);
+    said.push(new);
 }
 
 fn miss((at, write): (Address, bool)) -> Miss {

@@ -17,6 +17,9 @@ pub enum PollMode {
     Always,
     /// Sleep as soon as a pass over the queues finds nothing; wait for a notification before every pass.
     Never,
+    /// It has no thread, and nothing else runs: its asker's thread does what there is to do, the same every time.
+    #[cfg(fuzzing)]
+    Asked,
 }
 
 /// Not a poll mode.
@@ -77,6 +80,8 @@ impl AdaptivePoller {
         match self.mode {
             PollMode::Always => true,
             PollMode::Never => false,
+            #[cfg(fuzzing)]
+            PollMode::Asked => false,
             PollMode::Adaptive => now.saturating_duration_since(since) < self.window,
         }
     }

@@ -29,12 +29,34 @@ struct Handle {
     wake: Arc<EventFd>,
     /// Taken when it is joined.
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// In place of the thread: [`PollMode::Asked`].
+    #[cfg(fuzzing)]
+    turn: Mutex<Option<Turn>>,
+}
+
+/// Has a worker do what there is to do.
+#[cfg(fuzzing)]
+struct Turn(Box<dyn FnMut() + Send>);
+
+#[cfg(fuzzing)]
+impl std::fmt::Debug for Turn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Turn")
+    }
 }
 
 impl Handle {
     fn join(&self) {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         let _ = thread.map(JoinHandle::join);
+    }
+
+    #[cfg(fuzzing)]
+    fn catch_up(&self) {
+        let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Turn(turn)) = turn.as_mut() {
+            turn();
+        }
     }
 }
 
@@ -81,6 +103,13 @@ impl Workers {
         let (shared, notices) = (plan.shared.clone(), plan.notices.clone());
         let dying = notices.clone();
         let worker = Worker::new(data_path, inbox, wake.clone(), shared, notices, plan.poll)?;
+        #[cfg(fuzzing)]
+        if plan.poll == PollMode::Asked {
+            let mut worker = worker;
+            let turn = Mutex::new(Some(Turn(Box::new(move || worker.catch_up()))));
+            self.handles.push(Handle { commands, wake, thread: Mutex::new(None), turn });
+            return Ok(());
+        }
         let (pinned, answer) = sync_channel(1);
         let (name, cpu) = (format!("worker{}", self.handles.len()), plan.cpus.get(self.handles.len()).copied());
         let thread = std::thread::Builder::new().name(name).spawn(move || {
@@ -91,7 +120,13 @@ impl Workers {
                 dying.send(Notice::Failed(format!("it panicked: {}", words(panic.as_ref()))));
             }
         })?;
-        self.handles.push(Handle { commands, wake, thread: Mutex::new(Some(thread)) });
+        self.handles.push(Handle {
+            commands,
+            wake,
+            thread: Mutex::new(Some(thread)),
+            #[cfg(fuzzing)]
+            turn: Mutex::default(),
+        });
         // A thread that ended before it answered has panicked, and told so by a notice.
         answer.recv().unwrap_or(Ok(()))
     }
@@ -208,6 +243,12 @@ impl Workers {
         }
     }
 
+    /// Has those without a thread do what there is to do, as a driver's kick has the others.
+    #[cfg(fuzzing)]
+    pub fn catch_up(&self) {
+        self.handles.iter().for_each(Handle::catch_up);
+    }
+
     fn ask<T>(&self, index: u16, command: impl FnOnce(SyncSender<T>) -> Command) -> Result<T, WorkerDied> {
         self.ask_worker(self.owner(index), command)
     }
@@ -232,6 +273,8 @@ impl Workers {
             // A worker that has ended has told so by a notice.
             let _ = handle.commands.send(command);
             let _ = handle.wake.write(1);
+            #[cfg(fuzzing)]
+            handle.catch_up();
         }
     }
 

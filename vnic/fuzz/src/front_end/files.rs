@@ -30,9 +30,28 @@ pub(super) enum Kind {
     Socket,
 }
 
+/// One of each kind, made once: what a session does with a file of these leaves it as it was. The memory and the event are the guest's own.
+#[derive(Debug)]
+pub(super) struct Files(Vec<(Kind, OwnedFd)>);
+
+impl Files {
+    pub(super) fn new() -> Self {
+        use Kind::{Broken, Closed, Empty, Folder, Full, Null, Short, Socket, Zero};
+        let kinds = [Short, Empty, Closed, Full, Broken, Null, Zero, Folder, Socket];
+        Files(kinds.map(|kind| (kind, kind.make().expect("a file of any kind"))).into())
+    }
+
+    pub(super) fn open(&self, kind: Kind, ram: &GuestRam, kick: &OwnedFd) -> Option<OwnedFd> {
+        match kind {
+            Kind::Memory => ram.fd().try_clone_to_owned().ok(),
+            Kind::Event => kick.try_clone().ok(),
+            other => self.0.iter().find(|(kind, _)| *kind == other)?.1.try_clone().ok(),
+        }
+    }
+}
+
 impl Kind {
-    /// Such a file; the memory and the event are the guest's own.
-    pub(super) fn open(self, ram: &GuestRam, kick: &OwnedFd) -> Option<OwnedFd> {
+    fn make(self) -> Option<OwnedFd> {
         let memory = |len: i64| {
             let file = memfd_create(c"short", MFdFlags::MFD_CLOEXEC).ok()?;
             ftruncate(&file, len).ok()?;
@@ -40,10 +59,9 @@ impl Kind {
         };
         let pipe = || std::io::pipe().ok();
         Some(match self {
-            Kind::Memory => ram.fd().try_clone_to_owned().ok()?,
+            Kind::Memory | Kind::Event => return None,
             Kind::Short => memory(0x1000)?,
             Kind::Empty => memory(0)?,
-            Kind::Event => kick.try_clone().ok()?,
             Kind::Closed => OwnedFd::from(pipe()?.0),
             Kind::Broken => OwnedFd::from(pipe()?.1),
             Kind::Full => {

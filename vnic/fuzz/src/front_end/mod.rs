@@ -4,23 +4,26 @@
 //! memory too short, pipes without another end, what cannot be waited on. Between them the guest writes into its rings, kicks,
 //! and cuts its memory short. The link is a loopback, so that both queues of a pair have something to do.
 //!
+//! The worker's passes come between two messages, on the same thread: so two runs of the same bytes are the same. Now and then (and the first
+//! time, so that a finding alone is the same again) the bytes are played once more with a worker that has a thread of its own.
+//!
 //! What must hold: no panic, in the worker neither; the session comes to an end and tells the device; no file is left open;
 //! and the next front-end, a good one, is served (looked at every so often: it takes a while).
-//!
-//! Limits: the worker is a thread, so two runs of the same bytes need not be the same.
 
 mod files;
 mod step;
 
 use std::cell::RefCell;
 use std::io::{IoSlice, Read};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use arbitrary::Unstructured;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
@@ -36,13 +39,15 @@ use vnic::spec::vhost_user::{FLAG_NEED_REPLY, VERSION};
 use vnic::vhost_user::message::Request;
 use vnic::vhost_user::{Device, Handled, Session};
 
-use files::Kind;
+use files::{Files, Kind};
 use step::{Ask, Step, ring};
 
 const RAM: u64 = 0x4_0000;
 const PAIRS: u16 = 2;
-/// Looks whether the next front-end is served: once in so many runs.
+/// Looks whether the next front-end is served, and what a thread does: once in so many runs.
 const PROBE: u32 = 64;
+/// Of a process's files those that are looked for; more are never open.
+const FILES: RawFd = 256;
 /// How long a good front-end waits for its frame.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -51,15 +56,22 @@ pub(crate) struct Rig {
     shared: Arc<Shared>,
     workers: Arc<Workers>,
     notices: Receiver<Notice>,
+    files: Rc<Files>,
+    ram: Rc<GuestRam>,
+}
+
+struct Rigs {
+    alone: Rig,
+    threaded: Rig,
     runs: u32,
 }
 
 thread_local! {
-    static RIG: RefCell<Option<Rig>> = const { RefCell::new(None) };
+    static RIGS: RefCell<Option<Rigs>> = const { RefCell::new(None) };
 }
 
 impl Rig {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(poll: PollMode) -> Self {
         // As in every program that Rust starts; this one libFuzzer starts. The files that the device writes to are anything.
         // SAFETY: nobody else here has a say about this signal.
         unsafe { signal(Signal::SIGPIPE, SigHandler::SigIgn) }.expect("a signal can be ignored");
@@ -71,45 +83,72 @@ impl Rig {
         let (sender, notices) = channel();
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK).expect("an eventfd"));
         let notice = Notices { channel: sender, wake };
-        let plan = Plan { shared: &shared, notices: &notice, poll: PollMode::Adaptive, cpus: &[] };
+        let plan = Plan { shared: &shared, notices: &notice, poll, cpus: &[] };
         let workers = nic::start(vec![port], nic::Beside::default(), &plan);
-        Rig { shared, workers: Arc::new(workers.expect("a worker")), notices, runs: 0 }
+        let workers = Arc::new(workers.expect("a worker"));
+        Rig { shared, workers, notices, files: Rc::new(Files::new()), ram: ram() }
     }
 
     /// What a control socket answers from.
     pub(crate) fn parts(&self) -> (Arc<Shared>, Arc<Workers>) {
         (self.shared.clone(), self.workers.clone())
     }
+
+    /// A session.
+    fn play(&mut self, data: &[u8]) {
+        let files = open_files();
+        let mut front_end = FrontEnd::on(self, self.ram.clone());
+        let _ = front_end.play(&mut Unstructured::new(data));
+        drop(front_end);
+        assert_eq!(open_files(), files, "files are left open");
+        for notice in self.notices.try_iter() {
+            assert!(matches!(notice, Notice::MemoryLost), "{notice:?}");
+        }
+        if self.ram.memory().lost() {
+            self.ram = ram();
+        } else {
+            self.ram.clear().expect("a memory file");
+        }
+    }
+}
+
+fn ram() -> Rc<GuestRam> {
+    Rc::new(GuestRam::new(RAM).expect("guest memory"))
 }
 
 /// Plays `data`.
 pub fn run(data: &[u8]) {
-    let mut rig = RIG.take().unwrap_or_else(Rig::new);
-    let files = open_files();
-    let mut bytes = Unstructured::new(data);
-    let mut front_end = FrontEnd::new(&rig);
-    let _ = front_end.play(&mut bytes);
-    drop(front_end);
-    assert_eq!(open_files(), files, "files are left open");
-    for notice in rig.notices.try_iter() {
-        assert!(matches!(notice, Notice::MemoryLost), "{notice:?}");
+    let mut rigs = RIGS.take().unwrap_or_else(|| Rigs {
+        alone: Rig::new(PollMode::Asked),
+        threaded: Rig::new(PollMode::Adaptive),
+        runs: 0,
+    });
+    rigs.alone.play(data);
+    if rigs.runs.is_multiple_of(PROBE) {
+        probe(&rigs.alone);
+        rigs.threaded.play(data);
+        probe(&rigs.threaded);
     }
-    rig.runs = rig.runs.wrapping_add(1);
-    if rig.runs.is_multiple_of(PROBE) {
-        probe(&rig);
-    }
-    RIG.set(Some(rig));
+    rigs.runs = rigs.runs.wrapping_add(1);
+    RIGS.set(Some(rigs));
 }
 
-fn open_files() -> usize {
-    std::fs::read_dir("/proc/self/fd").expect("procfs").count()
+/// Which files are open, by one call: to look into `/proc` takes as long as a session.
+fn open_files() -> Vec<bool> {
+    // SAFETY: all that is done with them is to ask whether they are open.
+    let file = |fd| PollFd::new(unsafe { BorrowedFd::borrow_raw(fd) }, PollFlags::empty());
+    let mut files: Vec<PollFd<'_>> = (0..FILES).map(file).collect();
+    poll(&mut files, PollTimeout::ZERO).expect("so many files can be asked for");
+    files.iter().map(|file| !file.revents().is_some_and(|what| what.contains(PollFlags::POLLNVAL))).collect()
 }
 
 pub(crate) struct FrontEnd {
     socket: UnixStream,
     session: Session,
     device: Backend,
-    ram: GuestRam,
+    workers: Arc<Workers>,
+    files: Rc<Files>,
+    ram: Rc<GuestRam>,
     kick: OwnedFd,
     /// Where each queue's driver stands.
     next: [u16; 2 * PAIRS as usize],
@@ -118,18 +157,22 @@ pub(crate) struct FrontEnd {
 
 impl FrontEnd {
     pub(crate) fn new(rig: &Rig) -> Self {
+        FrontEnd::on(rig, ram())
+    }
+
+    fn on(rig: &Rig, ram: Rc<GuestRam>) -> Self {
         let nic = Nic { offered: rig.shared.about.offered, queue_pairs: PAIRS, queue_size: 256 };
         let device = Backend::new(nic, Arc::clone(&rig.shared), Arc::clone(&rig.workers));
         let (socket, other) = UnixStream::pair().expect("a socket pair");
         socket.set_nonblocking(true).expect("fcntl");
         let session = Session::new(other.into(), &device);
-        let ram = GuestRam::new(RAM).expect("guest memory");
-        FrontEnd { socket, session, device, ram, kick: event(), next: Default::default(), ended: false }
+        let (workers, files) = (rig.workers.clone(), rig.files.clone());
+        FrontEnd { socket, session, device, workers, files, ram, kick: event(), next: Default::default(), ended: false }
     }
 
-    /// A good beginning, with a buffer in each queue.
-    pub(crate) fn set_up(&mut self) {
-        self.ask(Ask::Begin(0b1111), true, &[Kind::Memory]);
+    /// A good beginning, with a buffer in each queue, and the features that [`Ask::Begin`] says.
+    pub(crate) fn set_up(&mut self, how: u8) {
+        self.ask(Ask::Begin(how), true, &[Kind::Memory]);
         for index in 0..2 * PAIRS as u8 {
             for ask in [Ask::Num(index, 16), Ask::GoodAddr(index), Ask::Kick(index, true), Ask::Enable(index, 1)] {
                 self.ask(ask, true, &[Kind::Event]);
@@ -146,6 +189,7 @@ impl FrontEnd {
     fn play(&mut self, bytes: &mut Unstructured<'_>) -> arbitrary::Result<()> {
         while !bytes.is_empty() && !self.ended {
             self.step(bytes.arbitrary()?);
+            self.workers.catch_up();
         }
         Ok(())
     }
@@ -218,7 +262,8 @@ impl FrontEnd {
 
     /// Sends bytes with files, has the session take all of it, and reads what it answers.
     fn send(&mut self, bytes: &[u8], kinds: &[Kind]) {
-        let files: Vec<OwnedFd> = kinds.iter().take(12).filter_map(|kind| kind.open(&self.ram, &self.kick)).collect();
+        let files: Vec<OwnedFd> =
+            kinds.iter().take(12).filter_map(|kind| self.files.open(*kind, &self.ram, &self.kick)).collect();
         let raw: Vec<RawFd> = files.iter().map(AsRawFd::as_raw_fd).collect();
         let rights = [ControlMessage::ScmRights(&raw)];
         let control = if raw.is_empty() { &[][..] } else { &rights[..] };
@@ -285,6 +330,7 @@ pub(crate) fn probe(rig: &Rig) {
     let [receive, transmit] = &mut drivers;
     let (mut sent, mut received) = (false, false);
     while !(sent && received) {
+        good.workers.catch_up();
         sent |= transmit.pop_used().expect("a good device").is_some();
         received |= receive.pop_used().expect("a good device").is_some();
         assert!(Instant::now() < deadline, "a good front-end is not served: sent {sent}, received {received}");

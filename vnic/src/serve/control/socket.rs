@@ -25,9 +25,9 @@ pub const MAX_CLIENTS: usize = 16;
 /// Longest request line, bytes: the pages of a very fragmented 1 GiB file.
 const MAX_LINE: u64 = 64 << 20;
 
-/// The clients of a source.
-#[derive(Debug)]
-struct Server {
+/// Talks with the clients of a source.
+#[derive(Debug, Clone)]
+pub struct Server {
     source: Arc<dyn Source>,
     clients: Arc<AtomicUsize>,
 }
@@ -65,11 +65,11 @@ impl ControlSocket {
         Ok(ControlSocket { path: path.to_owned(), listener: Arc::new(UnixListener::bind(path)?) })
     }
 
-    /// Answers for devices.
+    /// Answers for devices. What is returned talks with clients that come by another way.
     ///
     /// # Errors
     /// There is no thread to be had.
-    pub fn serve(&self, control: Control) -> io::Result<()> {
+    pub fn serve(&self, control: Control) -> io::Result<Server> {
         let (tracing, clients) = channel();
         let traced: Vec<Arc<Shared>> = control.devices.iter().map(|device| device.shared.clone()).collect();
         let keeper = top::Kept::start(control.keeping, traced.clone(), |shared| guest::Served::boxed(shared))?;
@@ -81,12 +81,12 @@ impl ControlSocket {
         self.serve_source(Arc::new(Served { control, tracing, keeper }))
     }
 
-    /// Answers from threads of its own, all of which are there when this returns.
+    /// Answers from threads of its own, all of which are there when this returns; otherwise as [`serve`](ControlSocket::serve).
     ///
     /// # Errors
     /// There is no thread to be had.
-    pub fn serve_source(&self, source: Arc<dyn Source>) -> io::Result<()> {
-        let server = Arc::new(Server { source, clients: Arc::default() });
+    pub fn serve_source(&self, source: Arc<dyn Source>) -> io::Result<Server> {
+        let server = Server { source, clients: Arc::default() };
         // One more than there may be clients: it tells the next one so.
         for _ in 0..=MAX_CLIENTS {
             let (server, listener) = (server.clone(), self.listener.clone());
@@ -96,7 +96,7 @@ impl ControlSocket {
                 }
             })?;
         }
-        Ok(())
+        Ok(server)
     }
 }
 
@@ -114,7 +114,8 @@ pub(super) fn accepted<T>(mut accept: impl FnMut() -> io::Result<T>, mut pause: 
 }
 
 impl Server {
-    fn admit(&self, mut stream: UnixStream) {
+    /// Talks with a client to its end, unless there are too many.
+    pub fn admit(&self, mut stream: UnixStream) {
         let others = self.clients.fetch_add(1, Ordering::Relaxed);
         let admitted = Admitted(self.clients.clone());
         if others >= MAX_CLIENTS {
