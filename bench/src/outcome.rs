@@ -113,14 +113,15 @@ impl Outcome {
         mut once: impl FnMut(usize) -> Result<f64>,
     ) -> Self {
         let mut not_run = None;
-        'rounds: for _ in 0..rounds {
-            for (at, runs) in runs.iter_mut().enumerate() {
-                match once(at) {
-                    Ok(figure) => runs.figures.push(figure),
-                    Err(error) => {
-                        not_run = Some(format!("{}: {error:#}", runs.backend));
-                        break 'rounds;
-                    }
+        let count = runs.len();
+        // Each is the first of a round in turn: what runs after another finds the machine as that one left it.
+        for step in 0..rounds as usize * count {
+            let at = (step / count + step) % count;
+            match once(at) {
+                Ok(figure) => runs[at].figures.push(figure),
+                Err(error) => {
+                    not_run = Some(format!("{}: {error:#}", runs[at].backend));
+                    break;
                 }
             }
         }
