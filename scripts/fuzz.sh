@@ -4,21 +4,28 @@
 #   scripts/fuzz.sh                        every target for a minute
 #   scripts/fuzz.sh --seconds N            every target for N seconds
 #   scripts/fuzz.sh --long                 every target until it has had ten million executions, which takes hours; they are counted
-#                                          over all such runs (target/fuzz/long.tsv): it goes on where it was cut
+#                                          in vnic/fuzz/executions.tsv, so it goes on where it was cut, on another machine too
+#   scripts/fuzz.sh --minimise             puts into vnic/fuzz/corpus the fewest inputs, of those there and those that were found on the
+#                                          way, which reach as much as all of them
 #   scripts/fuzz.sh --target NAME[,NAME…]  these only: split_ring, packed_ring, net_header, iotlb, disk, vhost_user,
 #                                          control, in_flight, introspect, attach
 #
-# --long leaves out what only helps to find new inputs (the comparisons' operands). Prints the executions and findings of each target; exits with 1 when there is a finding, whose input then lies under
+# Prints the executions and findings of each target; exits with 1 when there is a finding, whose input then lies under
 # target/fuzz/artifacts. Starts from the inputs in vnic/fuzz/corpus; what is found on the way stays in target/fuzz/corpus.
+# --long leaves out what only helps to find new inputs (the comparisons' operands, which inputs are rare), and counts only the
+# executions of commits in which the target found nothing.
 set -uo pipefail
 . "$(dirname "$0")/lib.sh"
 
 SECONDS_EACH=60
 LONG=10000000
-LIMIT=()
 IS_LONG=
-# So many executions at a time: no more than that is lost when it is cut.
-SLICE=200000
+MINIMISES=
+# Counted this often: no more than that is lost when it is cut.
+SLICE_SECONDS=300
+# Files and bytes of a target's corpus in the repository, at most.
+MOST_FILES=100
+MOST_BYTES=100000
 TARGETS=(split_ring packed_ring net_header iotlb disk vhost_user control in_flight introspect attach)
 while [ $# -gt 0 ]; do
   case $1 in
@@ -29,6 +36,10 @@ while [ $# -gt 0 ]; do
       ;;
     --long)
       IS_LONG=1
+      shift
+      ;;
+    --minimise)
+      MINIMISES=1
       shift
       ;;
     --target)
@@ -43,7 +54,6 @@ while [ $# -gt 0 ]; do
     *) usage_error "unknown option $1" ;;
   esac
 done
-LIMIT=(-max_total_time="$SECONDS_EACH")
 need_cargo
 cd "$ROOT/vnic" || exit 2
 
@@ -72,19 +82,31 @@ findings() { find "$1" -type f ! -name 'slow-unit-*' | wc -l; }
 
 HOST=$(rustc -vV | sed -n 's/^host: //p')
 # What costs much and finds little here: leaks are what the ends of processes are for, a finding's backtrace is the panic's.
-export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=0:detect_stack_use_after_return=0:malloc_context_size=2:quarantine_size_mb=16}
-# Longer inputs are only more messages one after the other.
-longest() { case $1 in control | vhost_user) echo 384 ;; *) echo 1024 ;; esac; }
-# So many executions the long runs had so far.
-had() { awk -v target="$1" '$1 == target { sum += $2 } END { print sum + 0 }' "$LONG_LOG"; }
+CHEAP=detect_leaks=0:detect_stack_use_after_return=0:malloc_context_size=0:quarantine_size_mb=1:thread_local_quarantine_size_kb=64
+export ASAN_OPTIONS=${ASAN_OPTIONS:-$CHEAP}
+# Longer inputs are only more messages or steps one after the other.
+longest() { case $1 in control | vhost_user) echo 256 ;; *) echo 512 ;; esac; }
 
-LONG_LOG=$ROOT/target/fuzz/long.tsv
-touch "$LONG_LOG"
+EXECUTIONS=$ROOT/vnic/fuzz/executions.tsv
+# Of what is fuzzed: what is only counted or kept on the way is none of it.
+COMMIT=$(git log -1 --format=%h --abbrev=12 -- . ':!fuzz/executions.tsv' ':!fuzz/corpus' 2>/dev/null)
+# had TARGET: the executions of the long runs so far.
+had() { awk -F '\t' -v target="$1" '$1 == target && $4 == 0 { sum += $2 } END { print sum + 0 }' "$EXECUTIONS"; }
+# count TARGET EXECUTIONS SECONDS FINDINGS: a row for each target and commit.
+count() {
+  awk -F '\t' -v OFS='\t' -v target="$1" -v executions="$2" -v seconds="$3" -v findings="$4" -v commit="${COMMIT:-unknown}" \
+    -v date="$(date --iso-8601)" '
+      function row() { print target, executions, seconds, findings, commit, date }
+      $1 == target && $5 == commit { executions += $2; seconds += $3; findings += $4; row(); done = 1; next }
+      { print }
+      END { if (!done) row() }' "$EXECUTIONS" >"$EXECUTIONS.new" && mv "$EXECUTIONS.new" "$EXECUTIONS"
+}
+
 FOUND=0
 SUMMARY=()
-# fuzz TARGET LIMIT…: one run; leaves executions, rate and found.
+# fuzz TARGET LIMIT…: one run; leaves executions, rate, seconds and found.
 fuzz() {
-  local target=$1 before code
+  local target=$1 before code start=$SECONDS
   shift
   kept=$ROOT/target/fuzz/corpus/$target
   artifacts=$ROOT/target/fuzz/artifacts/$target
@@ -92,9 +114,10 @@ fuzz() {
   mkdir -p "$kept" "$artifacts" "fuzz/corpus/$target"
   before=$(findings "$artifacts")
   run "$BUILT/$HOST/release/$target" "$kept" "fuzz/corpus/$target" \
-    "$@" -timeout=20 -rss_limit_mb=4096 -max_len="$(longest "$target")" -len_control=0 -detect_leaks=0 -print_final_stats=1 \
+    "$@" -timeout=20 -rss_limit_mb=4096 -max_len="$(longest "$target")" -len_control=0 -detect_leaks=0 -print_final_stats=1 -print_funcs=0 \
     -artifact_prefix="$artifacts/" >"$log" 2>&1
   code=$?
+  seconds=$((SECONDS - start))
   executions=$(awk '/^stat::number_of_executed_units:/ { print $2 }' "$log")
   rate=$(awk '/^stat::average_exec_per_sec:/ { print $2 }' "$log")
   found=$(($(findings "$artifacts") - before))
@@ -109,20 +132,43 @@ fuzz() {
   }
 }
 
+# minimise TARGET: the fewest inputs that reach as much.
+minimise() {
+  local target=$1 merged kept bytes=0 size input name had taken=0
+  kept=$ROOT/target/fuzz/corpus/$target
+  merged=$(mktemp -d)
+  mkdir -p "$kept"
+  run "$BUILT/$HOST/release/$target" -merge=1 -set_cover_merge=1 -max_len="$(longest "$target")" "$merged" "fuzz/corpus/$target" "$kept" \
+    >"$ROOT/target/fuzz/$target.log" 2>&1 || fail 2 "$target could not be run; its output is in $ROOT/target/fuzz/$target.log"
+  find "fuzz/corpus/$target" -type f -regextype posix-extended -regex '.*/[0-9a-f]{12,40}' -delete
+  had=$(find "$merged" -type f | wc -l)
+  # Where they are too many, the small ones.
+  while read -r size input && [ $((bytes + size)) -le $MOST_BYTES ]; do
+    name=${input##*/} bytes=$((bytes + size)) taken=$((taken + 1))
+    mv "$input" "fuzz/corpus/$target/${name:0:12}"
+  done < <(find "$merged" -type f -printf '%s %p\n' | sort -n | head -n $MOST_FILES)
+  SUMMARY+=("$(printf '%-12s %4d of %d inputs, %d bytes' "$target" "$taken" "$had" "$bytes")")
+  rm -rf "$merged"
+}
+
 for target in "${TARGETS[@]}"; do
+  if [ -n "$MINIMISES" ]; then
+    minimise "$target"
+    continue
+  fi
   if [ -z "$IS_LONG" ]; then
-    fuzz "$target" "${LIMIT[@]}"
+    fuzz "$target" -max_total_time="$SECONDS_EACH"
     SUMMARY+=("$(printf '%-12s %12s executions, %s a second, %d findings' "$target" "${executions:-?}" "${rate:-?}" "$found")")
     continue
   fi
   found=0
   while total=$(had "$target") && [ "$total" -lt "$LONG" ] && [ $found = 0 ]; do
-    left=$((LONG - total))
-    fuzz "$target" -runs="$((left < SLICE ? left : SLICE))"
-    printf '%s\t%s\t%s\t%s\t%s\n' "$target" "${executions:-0}" "${rate:-0}" "$found" "$(date --iso-8601)" >>"$LONG_LOG"
+    fuzz "$target" -runs=$((LONG - total)) -max_total_time=$SLICE_SECONDS -entropic=0
+    count "$target" "${executions:-0}" "$seconds" "$found"
   done
-  SUMMARY+=("$(awk -v target="$target" '$1 == target { sum += $2; found += $4; seconds += $3 ? $2 / $3 : 0; last = $5 }
-    END { printf "%-12s %12d executions, %d a second, %d findings, until %s", target, sum, seconds ? sum / seconds : 0, found, last }' "$LONG_LOG")")
+  SUMMARY+=("$(awk -F '\t' -v target="$target" '$1 == target { sum += $2; seconds += $3; found += $4; last = $6 }
+    END { printf "%-12s %12d executions, %d a second, %d findings, until %s", target, sum, seconds ? sum / seconds : 0, found, last }' \
+    "$EXECUTIONS")")
 done
 printf '%s\n' "${SUMMARY[@]}"
 exit $FOUND

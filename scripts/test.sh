@@ -75,11 +75,13 @@ else
 fi
 step lints cargo clippy --workspace --all-targets --locked -- -D warnings
 if command -v c++ >/dev/null; then
-  # Their own flags, so their own folder. They run in scripts/fuzz.sh; here they must not rot.
+  # Their own flags, so their own folder. They run in scripts/fuzz.sh; here they must not rot, and what was found stays mended.
   step "the fuzz targets' lints" env RUSTFLAGS="--cfg fuzzing" cargo clippy --manifest-path vnic/fuzz/Cargo.toml \
     --target-dir target/fuzz-check --locked -- -D warnings
+  step "the fuzz targets' inputs" env RUSTFLAGS="--cfg fuzzing" cargo test --manifest-path vnic/fuzz/Cargo.toml \
+    --target-dir target/fuzz-check --locked --lib
 else
-  skip "fuzz targets are not looked at: there is no C++ compiler for libFuzzer"
+  skip "fuzz targets are not looked at, nor their inputs played: there is no C++ compiler for libFuzzer"
 fi
 step documentation env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 # All at once: one by one, each would wait for its last crate with a CPU idle.
