@@ -52,10 +52,10 @@ finish() {
 trap finish EXIT
 trap 'exit 130' INT TERM
 
-# start NAME COMMAND…: in the background; what it says is kept.
+# start NAME COMMAND…: in the background, where no ^C reaches it before its jobs are over; what it says is kept.
 start() {
   say "+ ${*:2}"
-  "${@:2}" >"$CLUSTER/$1.log" 2>&1 &
+  setsid "${@:2}" >"$CLUSTER/$1.log" 2>&1 &
   STARTED+=($!)
 }
 # until_true WHAT COMMAND…: for ten seconds at most.
@@ -105,6 +105,7 @@ AccountingStorageType=accounting_storage/none
 JobCompType=jobcomp/filetxt
 JobCompLoc=$CLUSTER/jobs.txt
 MinJobAge=3600
+KillWait=5
 $NODE NodeAddr=127.0.0.1
 PartitionName=guests Nodes=ALL Default=YES MaxTime=60 State=UP
 CONF
