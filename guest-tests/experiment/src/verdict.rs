@@ -275,6 +275,11 @@ pub fn surprises(method: &Method) -> Vec<String> {
         (None, Some(Verdict::WitnessesDisagree)) => found.push(format!("{name}: witnesses disagree ({})", method.why)),
         (None, _) => {}
     }
+    if let Some(read) = touches::unaccounted(method) {
+        found.push(format!(
+            "{name}: the CPU loaded {read:.2} bytes of the file's pages for each that was sent, which no copy accounts for"
+        ));
+    }
     match method.sha256_ok {
         Some(true) => {}
         Some(false) => found.push(format!("{name}: the receiver's SHA-256 is not the file's")),

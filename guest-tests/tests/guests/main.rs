@@ -21,5 +21,6 @@ mod queues;
 mod restart;
 mod rng;
 mod tap;
+mod touches;
 mod userspace;
 mod witnesses;

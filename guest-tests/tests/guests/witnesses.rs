@@ -126,23 +126,6 @@ fn a_file_on_a_disk_and_one_under_tls_show_what_is_expected() {
 }
 
 #[test]
-fn the_cpu_itself_loads_what_is_copied_and_nothing_else() {
-    let folder = Folder::new();
-    // A copy may go over a few bytes twice at the end of a piece.
-    let rows = [("sendfile", 0..=0), ("read-write", BYTES..=BYTES), ("sendfile-no-sg", BYTES..=BYTES + BYTES / 50)];
-    let run = judged_run(folder.path(), "sendfile,read-write,sendfile-no-sg", &["--touches"]);
-    for (name, loaded) in rows {
-        let found = row(&run, name);
-        let touches = found.touches.as_ref().unwrap_or_else(|| panic!("{name}: {:?}", found.reasons));
-        let (control, pages) = (&touches.control, BYTES / 4096);
-        assert_eq!([control.pages, control.before, control.after], [pages; 3], "{name}: {touches:?}");
-        assert!(loaded.contains(&touches.loaded), "{name}: {touches:?}");
-        assert_eq!(found.verdict, found.expected, "{name}: {}", found.why);
-        assert!(found.why.contains("touches: the CPU loaded"), "{name}: {}", found.why);
-    }
-}
-
-#[test]
 fn a_program_of_the_users_own_is_judged_by_what_it_does() {
     // There from the first run on, which builds the guest's programs.
     let send = repository().join("target/guest/build/x86_64-unknown-linux-gnu/guest/examples/send");
