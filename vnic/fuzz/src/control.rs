@@ -8,6 +8,7 @@
 
 use std::cell::RefCell;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::mem::ManuallyDrop;
 use std::net::{IpAddr, Shutdown};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -133,7 +134,8 @@ struct Served {
     // In this order: the socket first, so that nobody asks any more.
     _socket: ControlSocket,
     server: Server,
-    front_end: FrontEnd,
+    /// Not ended with the process: its rings would look for what the thread has lost by then.
+    front_end: ManuallyDrop<FrontEnd>,
     rig: Rig,
     path: PathBuf,
     runs: u32,
@@ -146,7 +148,7 @@ thread_local! {
 impl Served {
     fn new() -> Self {
         let rig = Rig::new(PollMode::Asked);
-        let mut front_end = FrontEnd::new(&rig);
+        let mut front_end = ManuallyDrop::new(FrontEnd::new(&rig));
         front_end.set_up(0);
         let path = std::env::temp_dir().join(format!("vnic-fuzz-{}.sock", std::process::id()));
         let socket = ControlSocket::bind(&path).expect("a control socket");
@@ -223,7 +225,7 @@ impl Served {
         }
         assert!(self.front_end.is_served(), "the session has ended");
         front_end::probe(&self.rig);
-        self.front_end = FrontEnd::new(&self.rig);
+        *self.front_end = FrontEnd::new(&self.rig);
         // Packed or not, in order or not, behind an IOMMU or not.
         self.front_end.set_up((self.runs / PROBE) as u8);
     }
