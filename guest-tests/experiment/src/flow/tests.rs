@@ -10,6 +10,7 @@ use vnic::ring::{
     Buffer, ChainView, Device, DeviceRing, Disposition, DriverRing, Placement, RingLayout, Segments, SingleBufferBatch,
     SplitDriver, Visitor,
 };
+use vnic::spec::net::HDR_F_NEEDS_CSUM;
 use vnic::spec::{Feature, Features};
 
 use super::*;
@@ -18,7 +19,7 @@ const HEADER: u64 = 0x10_0000;
 const PAYLOAD: u64 = 0x20_0000;
 const ELSEWHERE: u64 = 0x30_0000;
 const SIZE: u16 = 64;
-const FEATURES: Features = Features::of(&[Feature::Version1]);
+const FEATURES: Features = Features::of(&[Feature::Version1, Feature::Csum, Feature::HostUso]);
 
 /// A transmitq whose frames a [`FlowWatch`] is shown: the driver half, the device half, and guest memory.
 struct Transmitq {
@@ -63,10 +64,16 @@ impl Transmitq {
 
     /// Sends `header` and behind it `len` bytes at `addr`, under the eyes of `watch`.
     fn send(&mut self, watch: &mut FlowWatch, header: &[u8], addr: u64, len: u16) {
+        self.send_pieces(watch, header, &[(addr, len)]);
+    }
+
+    /// The same with bytes at several addresses.
+    fn send_pieces(&mut self, watch: &mut FlowWatch, header: &[u8], pieces: &[(u64, u16)]) {
         self.ram.write(HEADER + 12, header).unwrap();
-        let buffers = [Buffer::readable(HEADER, 12 + header.len() as u32), Buffer::readable(addr, u32::from(len))];
-        let buffers = if len == 0 { &buffers[..1] } else { &buffers };
-        self.driver.add(buffers, Placement::Direct).unwrap();
+        let mut buffers = vec![Buffer::readable(HEADER, 12 + header.len() as u32)];
+        let pieces = pieces.iter().filter(|(_, len)| *len > 0);
+        buffers.extend(pieces.map(|&(addr, len)| Buffer::readable(addr, u32::from(len))));
+        self.driver.add(&buffers, Placement::Direct).unwrap();
         self.driver.publish();
         self.device.drain(&mut self.segments, 1, &mut Show(watch)).unwrap();
         self.device.publish();
@@ -153,24 +160,30 @@ fn a_page_of_the_file_at_the_wrong_place_of_the_stream_is_told() {
 
 /// The same with datagrams: (kind, offset, address, length).
 fn watched_datagrams(datagrams: &[(Kind, u64, u64, u16)]) -> FlowAccounts {
-    let mut queue = Transmitq::new();
-    let flow =
-        Flow { protocol: 17, local: "10.0.2.15:1000".parse().unwrap(), remote: "10.0.2.2:9000".parse().unwrap() };
-    let pages = Arc::new(FilePages::new(&[PageRun { page: 0, gpa: PAYLOAD, count: 2 }]).unwrap());
-    let mut watch = FlowWatch::new(flow, pages);
+    let (mut queue, mut watch) = (Transmitq::new(), watch_datagrams());
     for &(kind, offset, addr, len) in datagrams {
-        // Ethernet and IPv4 of the TCP frame, with UDP in its place.
-        let mut header = tcp_header(0, len + 12);
-        header.truncate(34);
-        header[23] = 17;
-        header.extend(1000u16.to_be_bytes());
-        header.extend(9000u16.to_be_bytes());
-        header.extend((8 + HEADER_LEN as u16 + len).to_be_bytes());
-        header.extend([0, 0]);
-        header.extend(Header { kind, transfer: 5, offset }.to_bytes());
-        queue.send(&mut watch, &header, addr, len);
+        queue.send(&mut watch, &datagram_header(kind, offset, len), addr, len);
     }
     watch.accounts()
+}
+
+/// The flow of [`datagram_header`], of a file that is the two pages at [`PAYLOAD`].
+fn watch_datagrams() -> FlowWatch {
+    let pages = Arc::new(FilePages::new(&[PageRun { page: 0, gpa: PAYLOAD, count: 2 }]).unwrap());
+    FlowWatch::new(Flow { protocol: 17, ..flow() }, pages)
+}
+
+/// Ethernet and IPv4 of the TCP frame, with UDP in its place, and a datagram's own header with `len` bytes behind it.
+fn datagram_header(kind: Kind, offset: u64, len: u16) -> Vec<u8> {
+    let mut header = tcp_header(0, len + 12);
+    header.truncate(34);
+    header[23] = 17;
+    header.extend(1000u16.to_be_bytes());
+    header.extend(9000u16.to_be_bytes());
+    header.extend((8 + HEADER_LEN as u16 + len).to_be_bytes());
+    header.extend([0, 0]);
+    header.extend(Header { kind, transfer: 5, offset }.to_bytes());
+    header
 }
 
 #[test]
@@ -186,6 +199,52 @@ fn a_file_in_datagrams_is_attributed_without_the_headers_between() {
     assert_eq!((accounts.device.from_page_cache_bytes, accounts.device.from_elsewhere_bytes), (Some(2816), Some(500)));
     assert_eq!((accounts.device.retransmitted_bytes, accounts.misplaced_bytes), (Some(100), 0));
     assert_eq!((accounts.device.dma_read_bytes, accounts.device.chains), (Some(3416), Some(4)));
+}
+
+/// The accounts of a frame with these pieces behind the first datagram's header, and this in the NIC's header.
+fn watched_frame(gso_type: u8, gso_size: u16, pieces: &[(u64, u16)]) -> FlowAccounts {
+    let (mut queue, mut watch) = (Transmitq::new(), watch_datagrams());
+    // A checksum at UDP's place is left to the device.
+    let [low, high] = gso_size.to_le_bytes();
+    queue.ram.write(HEADER, &[HDR_F_NEEDS_CSUM, gso_type, 0, 0, low, high, 34, 0, 6, 0]).unwrap();
+    let len = pieces.iter().map(|(_, len)| len).sum();
+    queue.send_pieces(&mut watch, &datagram_header(Kind::Data, 0, len), pieces);
+    watch.accounts()
+}
+
+#[test]
+fn a_frame_that_the_nic_cuts_has_a_header_in_front_of_each_datagrams_bytes() {
+    const OWN: u16 = HEADER_LEN as u16;
+    let pieces = [
+        (PAYLOAD, 1000),
+        (ELSEWHERE, OWN),
+        // In two pieces, as where a page ends.
+        (PAYLOAD + 1000, 600),
+        (PAYLOAD + 1600, 400),
+        (ELSEWHERE + 100, OWN),
+        (ELSEWHERE + 200, 300),
+    ];
+    let figures = |accounts: &FlowAccounts| {
+        let device = &accounts.device;
+        let attributed = [device.payload_bytes, device.from_page_cache_bytes, device.from_elsewhere_bytes];
+        (attributed.map(Option::unwrap), accounts.misplaced_bytes)
+    };
+    let cut = watched_frame(GSO_UDP_L4, 1000 + OWN, &pieces);
+    assert_eq!(figures(&cut), ([2300, 2000, 300], 0));
+    assert_eq!(
+        (cut.device.chains, cut.device.descriptors, cut.device.retransmitted_bytes),
+        (Some(1), Some(7), Some(0))
+    );
+    assert_eq!((cut.device.dma_read_bytes, cut.device.device_copied_bytes), (Some(2300), Some(2300)));
+    // One datagram, and what stands between is payload like all else.
+    for (gso_type, gso_size) in [(0, 0), (0, 1024), (GSO_UDP_L4, OWN)] {
+        let whole = watched_frame(gso_type, gso_size, &pieces);
+        assert_eq!(figures(&whole), ([2348, 2000, 348], 1000), "{gso_type} {gso_size}");
+    }
+    // More datagrams than any Linux asks for; and the last one shorter than a header.
+    let many = [(PAYLOAD, 4096), (PAYLOAD + 4096, 4096)];
+    assert_eq!(figures(&watched_frame(GSO_UDP_L4, OWN + 1, &many)), ([8192, 8192, 0], 0));
+    assert_eq!(figures(&watched_frame(GSO_UDP_L4, 1000 + OWN, &[(PAYLOAD, 1000), (ELSEWHERE, 10)])).0[0], 986);
 }
 
 #[test]
