@@ -262,7 +262,8 @@ impl Process {
 
     fn enter(self) -> Result<Running, ServeError> {
         let Process { signals, poll, cpus, devices, control, keeping, lives } = self;
-        let stop = event()?;
+        // Who is answered by the control socket finds all open: no file is missing that the process needs to go on.
+        let (stop, ended) = (event()?, event()?);
         let kinds: Vec<_> = devices.iter().map(|device| device.about.device).collect();
         let published = control.as_ref().and_then(|control| discovery::publish_or_say(&control.path, "device"));
         let mut paths = Paths::default();
@@ -298,7 +299,7 @@ impl Process {
             }
             None => None,
         };
-        Ok(Running { signals, stop, servers, devices: controlled, _control: control })
+        Ok(Running { signals, stop, ended, servers, devices: controlled, _control: control })
     }
 }
 
@@ -306,6 +307,8 @@ impl Process {
 struct Running {
     signals: SignalFd,
     stop: Arc<EventFd>,
+    /// Readable once a session's thread has ended.
+    ended: Arc<EventFd>,
     servers: Vec<(Server, Socket)>,
     devices: Vec<control::Device>,
     _control: Option<(Option<Publication>, ControlSocket)>,
@@ -313,8 +316,7 @@ struct Running {
 
 impl Running {
     fn run(self) -> Result<(), ServeError> {
-        let Running { signals, stop, servers, devices, _control } = self;
-        let ended = event()?;
+        let Running { signals, stop, ended, servers, devices, _control } = self;
         let outcome = std::thread::scope(|scope| {
             let mut sessions = Vec::new();
             for (server, socket) in servers {
