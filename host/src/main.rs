@@ -2,6 +2,7 @@
 //!
 //! | module | one sentence |
 //! |---|---|
+//! | [`allocator`] | what it may keep in a process that stays |
 //! | [`commands`] | one file per subcommand: its options, what it does, what its exit code means |
 //! | [`control`] | the client of a device's control socket |
 //! | [`conductor`] | conducts a run: the guest's agent on one side, the device on the other |
@@ -24,6 +25,7 @@ use clap::error::{ContextKind, ErrorKind};
 use tracing_subscriber::EnvFilter;
 
 mod address;
+mod allocator;
 mod commands;
 mod conductor;
 mod control;

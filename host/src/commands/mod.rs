@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
-use crate::Finding;
 use crate::control::Client;
+use crate::{Finding, allocator};
 
 mod attach;
 mod completions;
@@ -98,6 +98,9 @@ enum Command {
 impl Cli {
     /// Does what was asked.
     pub(crate) fn run(self) -> Result<Finding> {
+        if matches!(self.command, Command::Serve(_) | Command::Attach(_) | Command::Proxy(_)) {
+            allocator::of_one_that_stays();
+        }
         match self.command {
             Command::Serve(args) => serve::run(*args),
             Command::Attach(args) => attach::run(args),
