@@ -14,6 +14,7 @@ use vnic_experiment::row::Row;
 use vnic_experiment::run::{FileInfo, Method, Run, Verdict};
 
 use crate::cell::{Cell, Origin};
+use crate::work::Limits;
 
 /// What the conductor says of rows that it did not come to.
 const NOT_RUN: &str = "not run: ";
@@ -33,8 +34,8 @@ pub(crate) struct Boot {
 /// What a boot came to.
 #[derive(Debug)]
 pub(crate) enum Outcome {
-    /// So many cells are there; these are left.
-    Done { recorded: usize, left: Vec<Cell> },
+    /// Cells are there, but for these.
+    Done { left: Vec<Cell> },
     /// Another program is at it.
     Taken,
     /// No guest, or no word of it: why.
@@ -98,12 +99,13 @@ impl Boot {
     }
 
     /// Boots, and records what came of it.
-    pub(crate) fn run(mut self, folder: &Path, signals: &Signals) -> Result<(Boot, Outcome), Failure> {
+    pub(crate) fn run(mut self, folder: &Path, signals: &Signals, limits: &Limits) -> Result<(Boot, Outcome), Failure> {
         let Some(_lock) = self.lock(folder)? else { return Ok((self, Outcome::Taken)) };
-        let asked = self.cells.len();
+        // Another program may have been at it until now.
+        self.cells = limits.open(folder, std::mem::take(&mut self.cells))?;
         let modules = self.modules(folder)?;
         if self.cells.is_empty() {
-            return Ok((self, Outcome::Done { recorded: asked, left: Vec::new() }));
+            return Ok((self, Outcome::Done { left: Vec::new() }));
         }
         let run_dir = run_dir(&folder.join(".boot"))?;
         let command = self.command(&run_dir, &modules);
@@ -150,21 +152,19 @@ impl Boot {
             ran.pop();
         }
         let mut left = Vec::new();
-        let mut recorded = 0;
         for cell in &self.cells {
             let rows: Vec<Method> = ran.iter().filter(|row| row.method == cell.row).map(|row| (*row).clone()).collect();
             if rows.len() < cell.size.rounds {
                 left.push(cell.clone());
                 continue;
             }
-            recorded += 1;
             let failed = rows.iter().any(|row| row.verdict.is_none() && row.expected.is_some());
             let logs = if failed { logs(run_dir) } else { Vec::new() };
             let file = FileInfo { filesystem: cell.filesystem.clone(), ..run.file.clone() };
             let run = Run { methods: rows, file, ..run.clone() };
             cell.put(folder, &run, &origin(cell, command), &logs)?;
         }
-        Ok((recorded > 0).then_some(Outcome::Done { recorded, left }))
+        Ok((left.len() < self.cells.len()).then_some(Outcome::Done { left }))
     }
 
     /// Records of every cell that there was no guest for it.
@@ -291,6 +291,29 @@ mod tests {
         assert!(boot.lock(&folder).unwrap().is_none());
         drop(lock);
         assert!(boot.lock(&folder).unwrap().is_some());
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn what_another_program_has_measured_is_not_measured_again() {
+        let folder = std::env::temp_dir().join(format!("vnic-matrix-open-{}", std::process::id()));
+        let kernel = Kernel { name: "k".to_owned(), image: "i".into(), modules: "m".into() };
+        let cell = |row: &str| Cell {
+            kernel: kernel.clone(),
+            filesystem: "ext4".to_owned(),
+            row: row.to_owned(),
+            size: Size { bytes: 1, rounds: 1 },
+        };
+        let cells = ["lacking", "failed", "not-run"].map(cell).to_vec();
+        for (cell, expected) in cells.iter().zip([None, Some(Verdict::ZeroCopy)]) {
+            cell.put(&folder, &unmeasured(cell, "why", expected), &origin(cell, &[]), &[]).unwrap();
+        }
+        let rows = |again| {
+            let limits = Limits { guests: 1, time: None, again };
+            limits.open(&folder, cells.clone()).unwrap().into_iter().map(|cell| cell.row).collect::<Vec<_>>()
+        };
+        assert_eq!(rows(false), ["not-run"]);
+        assert_eq!(rows(true), ["failed", "not-run"]);
         fs::remove_dir_all(folder).unwrap();
     }
 }

@@ -25,6 +25,21 @@ pub(crate) struct Limits {
     pub(crate) again: bool,
 }
 
+impl Limits {
+    /// The cells that are to be run, of these.
+    pub(crate) fn open(&self, folder: &Path, cells: Vec<Cell>) -> Result<Vec<Cell>> {
+        let mut open = Vec::new();
+        for cell in cells {
+            match cell.state(folder)? {
+                State::Open => open.push(cell),
+                State::Failed(_) if self.again => open.push(cell),
+                _ => {}
+            }
+        }
+        Ok(open)
+    }
+}
+
 /// What all workers share.
 struct Work<'a> {
     folder: &'a Path,
@@ -37,14 +52,7 @@ struct Work<'a> {
 
 /// Runs every cell that is open.
 pub(crate) fn through(folder: &Path, cells: &[Cell], signals: &Signals, limits: &Limits) -> Result<(), Failure> {
-    let mut open = Vec::new();
-    for cell in cells {
-        match cell.state(folder)? {
-            State::Open => open.push(cell.clone()),
-            State::Failed(_) if limits.again => open.push(cell.clone()),
-            _ => {}
-        }
-    }
+    let open = limits.open(folder, cells.to_vec())?;
     if open.is_empty() {
         return Ok(());
     }
@@ -86,21 +94,23 @@ impl Work<'_> {
     /// One boot after the other.
     fn all(&self) -> Result<(), Failure> {
         while let Some(boot) = self.next() {
-            self.bar.set_message(boot.name());
+            let (name, asked) = (boot.name(), boot.cells.len());
+            self.bar.set_message(name.clone());
             let start = Instant::now();
-            let (boot, outcome) = boot.run(self.folder, self.signals)?;
+            let (boot, outcome) = boot.run(self.folder, self.signals, self.limits)?;
             let took = HumanDuration(start.elapsed());
             match outcome {
-                Outcome::Done { recorded, left } => {
-                    self.bar.inc(recorded as u64);
-                    self.say(&format!("{}: {recorded} cells in {took}{}", boot.name(), self.time_left()));
+                Outcome::Done { left } => {
+                    let there = asked - left.len();
+                    self.bar.inc(there as u64);
+                    self.say(&format!("{name}: {there} cells in {took}{}", self.time_left()));
                     if !left.is_empty() {
                         self.later(Boot { cells: left, failed: 0 });
                     }
                 }
-                Outcome::Taken => self.say(&format!("{}: another matrix.sh is at it", boot.name())),
+                Outcome::Taken => self.say(&format!("{name}: another matrix.sh is at it")),
                 Outcome::Nothing(why) => {
-                    self.say(&format!("{}: nothing came of it: {why}", boot.name()));
+                    self.say(&format!("{name}: nothing came of it: {why}"));
                     if boot.failed == 0 {
                         self.later(Boot { failed: 1, ..boot });
                     }
