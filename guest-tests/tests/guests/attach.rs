@@ -198,6 +198,17 @@ fn a_sendfile_is_seen(top: &mut Lines, trace: &mut Lines, agent: &mut Agent) {
     });
 }
 
+/// The guest's memory in two mappings, a NUMA node each, as large machines have it.
+fn two_nodes(words: &mut Vec<String>) {
+    let object = words.iter_mut().find(|word| word.starts_with("memory-backend-ram,id=ram,size=")).expect("its memory");
+    let (backend, size) = object.split_once("size=").expect("a size");
+    let half = size.strip_suffix('M').and_then(|size| size.parse::<u32>().ok()).expect("MiB") / 2;
+    let first = format!("{backend}size={half}M");
+    let second = first.replace("id=ram", "id=ram1");
+    *object = first;
+    words.extend(["-object", &second, "-numa", "node,memdev=ram1"].map(str::to_owned));
+}
+
 #[test]
 fn a_vm_that_runs_already_is_looked_into_and_after_its_reset_again() {
     let Some(namespace) = far_end() else { return };
@@ -212,6 +223,7 @@ fn a_vm_that_runs_already_is_looked_into_and_after_its_reset_again() {
     for word in &mut words {
         *word = word.replace("memory-backend-memfd", "memory-backend-ram").replace(",share=on", "");
     }
+    two_nodes(&mut words);
     let monitor = format!("unix:{},server=on,wait=off", qmp.display());
     words.extend(["-device", "virtio-rng-pci", "-qmp", &monitor].map(str::to_owned));
     let mut machine = namespace.enter(|| Machine::run(folder.path(), &words));

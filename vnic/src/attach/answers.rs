@@ -156,7 +156,7 @@ impl State {
             }
         }
         let process = self.attached.ram().process();
-        let regions = self.attached.ram().regions().iter().map(|region| RegionStatus {
+        let regions = self.attached.ram().regions().map(|region| RegionStatus {
             gpa: region.gpa,
             size: region.size,
             user_addr: region.address,

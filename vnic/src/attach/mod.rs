@@ -5,7 +5,7 @@
 //!
 //! Operation:
 //! 1. [`process`]: the process's mappings, and reads through `/proc/PID/mem` or, of shared memory, its file.
-//! 2. [`ram`]: which of them is the guest's RAM, and how it lies around the PCI hole.
+//! 2. [`ram`]: which of them are the guest's RAM, and how they lie around the PCI hole.
 //! 3. `sysfs`, [`devices`]: from any file's super block to `/sys`, to the virtio bus, its devices, queues and rings.
 //! 4. `rings`: snapshots of the rings, made of copies; `trace`: what passes through them.
 //!
@@ -19,6 +19,7 @@ pub mod devices;
 mod fetched;
 mod layout;
 pub(crate) mod packed;
+mod placement;
 pub mod process;
 pub mod ram;
 mod rings;

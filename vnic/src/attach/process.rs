@@ -90,6 +90,11 @@ impl Mapping {
         self.end.saturating_sub(self.start)
     }
 
+    /// Is the other a part of it?
+    pub(super) fn has_within(&self, other: &Mapping) -> bool {
+        self != other && self.start <= other.start && other.end <= self.end
+    }
+
     /// A line of `/proc/PID/maps`, if it is memory that a guest may have.
     fn parse(line: &str) -> Option<Mapping> {
         let mut words = line.split_ascii_whitespace();

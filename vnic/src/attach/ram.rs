@@ -1,8 +1,10 @@
 //! A guest's RAM among the mappings of its VMM's process, by guest-physical address.
 //!
-//! Operation: the largest mappings are tried one after the other, each with the layouts around the PCI hole that VMMs use. It
-//! is the guest's if a kernel is found in it, and the layout if the kernel's page tables agree: RAM where the layout has it,
-//! none where it ends.
+//! Operation: the largest mappings are tried one after the other, each in the ways in which VMMs lay RAM around the PCI hole
+//! ([`placement`](super::placement)). It is the guest's if a kernel is found in it, and lies so if the kernel's page tables agree: RAM
+//! where it should be, none where it ends. Where no single one is all of it, several are tried one behind the other.
+//!
+//! Limits: memory that was plugged in is a mapping of its own, and which of them lies where nothing says: it is not seen.
 
 use std::fs::File;
 use std::io;
@@ -13,40 +15,23 @@ use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 
 use super::AttachError;
+pub use super::placement::Region;
+use super::placement::{Fit, fit, orders, placements};
 use super::process::{Mapping, Process};
+use crate::introspect::vmcoreinfo::{self, Found};
 use crate::introspect::{self, GuestPhysical, Introspection, Piece};
 
 /// A smaller mapping is no guest's memory.
 const LEAST: u64 = 32 << 20;
-/// Mappings that are tried.
+/// Mappings that are tried alone, and together in every order.
 const TRIED: usize = 4;
-/// Where the RAM below the PCI hole ends, if there is more than that: QEMU's q35 (from 2.75 GiB on, else), pc (from 3.5 GiB
-/// on, else), Firecracker, Cloud Hypervisor and crosvm.
-const SPLITS: [u64; 6] = [0x8000_0000, 0xb000_0000, 0xc000_0000, 0xe000_0000, 0xd000_0000, 0xe800_0000];
-const ABOVE: u64 = 1 << 32;
-/// The last of the RAM below the hole may be the firmware's, which the kernel does not map.
-const FIRMWARE: u64 = 16 << 20;
-
-/// Part of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Region {
-    /// Guest-physical address.
-    pub gpa: u64,
-    /// Bytes.
-    pub size: u64,
-    /// The process's own address.
-    pub address: u64,
-    /// Offset in the mapping's file.
-    pub offset: u64,
-}
 
 /// A guest's RAM.
 #[derive(Debug)]
 pub struct Ram {
     process: Arc<Process>,
-    /// The memory's file, where it has one. Through it nothing comes to exist that does not.
-    file: Option<File>,
-    regions: Vec<Region>,
+    /// By rising address. A part's memory is read through its file, where it has one: by that nothing comes to exist that does not.
+    parts: Vec<(Region, Option<Arc<File>>)>,
     /// The same, mapped: a fuzzer reads it millions of times a second.
     #[cfg(fuzzing)]
     mapped: Option<crate::memory::Onlooker>,
@@ -57,64 +42,118 @@ pub struct Ram {
 /// # Errors
 /// There is no large mapping, or none with a kernel that can be looked into.
 pub(super) fn find(process: &Arc<Process>) -> Result<Introspection<Arc<Ram>>, AttachError> {
-    let pid = process.pid();
+    let mut search = Search::new(process);
     let mut mappings = process.mappings()?;
     mappings.retain(|mapping| mapping.size() >= LEAST);
     // Of about the same size, single ones stay in front of those taken together.
     mappings.sort_by_key(|mapping| std::cmp::Reverse(mapping.size().ilog2()));
-    mappings.truncate(TRIED);
-    let mut best = AttachError::NoVmm { pid, name: process.name().to_owned() };
-    for mapping in mappings {
-        let file = (mapping.file.1 != 0).then(|| process.file_of(&mapping)).flatten().map(Arc::new);
-        for regions in layouts(&mapping) {
-            let file = file.as_ref().and_then(|file| file.try_clone().ok());
-            let ram = Arc::new(Ram::new(process.clone(), file, regions));
-            match Introspection::attach(ram.clone()) {
-                Ok(eyes) if ram.is_laid_out_as(|gpa| eyes.maps_directly(gpa)) => return Ok(eyes),
-                Ok(eyes) => best = AttachError::Layout { pid, release: eyes.release().to_owned() },
-                // Most mappings are something else.
-                Err(introspect::AttachError::NoLinux) => {}
-                Err(error) if matches!(best, AttachError::NoVmm { .. } | AttachError::Guest { .. }) => {
-                    best = AttachError::Guest { pid, error };
-                }
-                Err(_) => {}
+    let mut candidates = Vec::new();
+    for mapping in mappings.into_iter().take(TRIED) {
+        let Some(candidate) = search.candidate(mapping) else { continue };
+        if let Some(eyes) = search.look(&[&candidate])? {
+            return Ok(eyes);
+        }
+        candidates.push(candidate);
+    }
+    let is_of_others = |one: &Candidate| candidates.iter().any(|other| one.mapping.has_within(&other.mapping));
+    let single: Vec<&Candidate> = candidates.iter().filter(|candidate| !is_of_others(candidate)).collect();
+    for order in orders(single.len()) {
+        let ordered: Vec<&Candidate> = order.iter().filter_map(|number| single.get(*number).copied()).collect();
+        if let Some(eyes) = search.look(&ordered)? {
+            return Ok(eyes);
+        }
+    }
+    let Some(eyes) = search.part else { return Err(search.best) };
+    let (pid, seen) = (process.pid(), eyes.memory().regions().map(|region| region.size >> 20).sum::<u64>());
+    tracing::warn!(
+        process = pid,
+        MiB = seen,
+        "the guest has more memory than this, in mappings whose place is not known"
+    );
+    Ok(eyes)
+}
+
+/// A mapping that may be a guest's memory.
+struct Candidate {
+    mapping: Mapping,
+    file: Option<Arc<File>>,
+    /// Those of kernels that lie in it.
+    notes: Found,
+}
+
+struct Search<'p> {
+    process: &'p Arc<Process>,
+    /// What says most of why there is nothing.
+    best: AttachError,
+    /// A guest of which not all memory was found.
+    part: Option<Introspection<Arc<Ram>>>,
+}
+
+impl<'p> Search<'p> {
+    fn new(process: &'p Arc<Process>) -> Self {
+        let best = AttachError::NoVmm { pid: process.pid(), name: process.name().to_owned() };
+        Search { process, best, part: None }
+    }
+
+    /// `None`: nobody says what is in it.
+    fn candidate(&mut self, mapping: Mapping) -> Option<Candidate> {
+        let file = (mapping.file.1 != 0).then(|| self.process.file_of(&mapping)).flatten().map(Arc::new);
+        let all = Region { gpa: 0, size: mapping.size(), address: mapping.start, offset: mapping.offset };
+        match vmcoreinfo::find(&Ram::new(self.process.clone(), vec![(all, file.clone())])) {
+            Ok(notes) => Some(Candidate { mapping, file, notes }),
+            Err(error) => {
+                self.note(error.into());
+                None
             }
-            if process.has_ended() {
+        }
+    }
+
+    /// Are these, one behind the other, all of the guest's memory?
+    fn look(&mut self, candidates: &[&Candidate]) -> Result<Option<Introspection<Arc<Ram>>>, AttachError> {
+        let pid = self.process.pid();
+        let kernels = candidates.iter().flat_map(|candidate| candidate.notes.kernels.iter().cloned()).collect();
+        let notes =
+            Found { kernels, pages: candidates.iter().map(|candidate| candidate.notes.pages).sum(), malformed: 0 };
+        let mappings: Vec<&Mapping> = candidates.iter().map(|candidate| &candidate.mapping).collect();
+        for placement in placements(&mappings) {
+            let file = |number: usize| candidates.get(number).and_then(|candidate| candidate.file.clone());
+            let parts = placement.into_iter().map(|(number, region)| (region, file(number))).collect();
+            let ram = Arc::new(Ram::new(self.process.clone(), parts));
+            let regions: Vec<Region> = ram.regions().collect();
+            match Introspection::attach_by(ram, &notes) {
+                Ok(eyes) => match fit(&regions, |gpa| eyes.maps_directly(gpa)) {
+                    Fit::Exact => return Ok(Some(eyes)),
+                    Fit::Part if self.part.is_none() => self.part = Some(eyes),
+                    Fit::Part => {}
+                    Fit::No => self.best = AttachError::Layout { pid, release: eyes.release().to_owned() },
+                },
+                Err(error) => self.note(error),
+            }
+            if self.process.has_ended() {
                 return Err(AttachError::Ended(pid));
             }
         }
-        if matches!(best, AttachError::NoVmm { .. }) {
-            best = AttachError::Guest { pid, error: introspect::AttachError::NoLinux };
-        }
+        Ok(None)
     }
-    Err(best)
-}
 
-/// The ways that the mapping may lie in the guest's physical memory.
-fn layouts(mapping: &Mapping) -> Vec<Vec<Region>> {
-    let Mapping { start: address, offset, .. } = *mapping;
-    let size = mapping.size();
-    let below = |split: u64| Region { gpa: 0, size: size.min(split), address, offset };
-    let mut layouts: Vec<Vec<Region>> = Vec::new();
-    for split in SPLITS {
-        let mut regions = vec![below(split)];
-        if let Some(rest) = size.checked_sub(split).filter(|rest| *rest > 0) {
-            let (address, offset) = (address + split, offset + split);
-            regions.push(Region { gpa: ABOVE, size: rest, address, offset });
-        }
-        if !layouts.contains(&regions) {
-            layouts.push(regions);
+    /// Most mappings, and most ways in which they may lie, are something else.
+    fn note(&mut self, error: introspect::AttachError) {
+        let says_more = match &self.best {
+            AttachError::NoVmm { .. } => true,
+            AttachError::Guest { error: best, .. } => error.rank() > best.rank(),
+            _ => false,
+        };
+        if says_more {
+            self.best = AttachError::Guest { pid: self.process.pid(), error };
         }
     }
-    layouts
 }
 
 impl Ram {
-    fn new(process: Arc<Process>, file: Option<File>, regions: Vec<Region>) -> Ram {
+    fn new(process: Arc<Process>, parts: Vec<(Region, Option<Arc<File>>)>) -> Ram {
         Ram {
             process,
-            file,
-            regions,
+            parts,
             #[cfg(fuzzing)]
             mapped: None,
         }
@@ -124,7 +163,7 @@ impl Ram {
     #[cfg(any(test, fuzzing))]
     pub(super) fn of_file(file: File, size: u64) -> Ram {
         let process = Arc::new(Process::open(std::process::id()).expect("this process"));
-        Ram::new(process, Some(file), vec![Region { gpa: 0, size, address: 0, offset: 0 }])
+        Ram::new(process, vec![(Region { gpa: 0, size, address: 0, offset: 0 }, Some(Arc::new(file)))])
     }
 
     /// The same, of which we have a mapping.
@@ -134,9 +173,8 @@ impl Ram {
     }
 
     /// The parts, by rising address.
-    #[must_use]
-    pub fn regions(&self) -> &[Region] {
-        &self.regions
+    pub fn regions(&self) -> impl Iterator<Item = Region> {
+        self.parts.iter().map(|(region, _)| *region)
     }
 
     /// The process.
@@ -145,30 +183,22 @@ impl Ram {
         &self.process
     }
 
-    /// Do the kernel's page tables agree? `maps` says whether they have a page of RAM at an address.
-    fn is_laid_out_as(&self, maps: impl Fn(u64) -> bool) -> bool {
-        self.regions.iter().all(|region| {
-            let end = region.gpa + region.size;
-            let last = if region.gpa == 0 { end.saturating_sub(FIRMWARE) } else { end - 4096 };
-            maps(last) && !maps(end)
-        })
-    }
-
-    fn region(&self, gpa: u64, len: u64) -> Option<(&Region, u64)> {
-        let region = self.regions.iter().rfind(|region| region.gpa <= gpa)?;
+    /// Of the part that has all of these bytes: how far they are behind the start of its mapping's part, and its file.
+    fn part(&self, gpa: u64, len: u64) -> Option<(&Region, u64, Option<&File>)> {
+        let (region, file) = self.parts.iter().rfind(|(region, _)| region.gpa <= gpa)?;
         let within = gpa - region.gpa;
-        (within.checked_add(len)? <= region.size).then_some((region, within))
+        (within.checked_add(len)? <= region.size).then_some((region, within, file.as_deref()))
     }
 }
 
 impl GuestPhysical for Ram {
     fn copy(&self, gpa: u64, out: &mut [u8]) -> Option<()> {
-        let (region, within) = self.region(gpa, out.len() as u64)?;
+        let (region, within, file) = self.part(gpa, out.len() as u64)?;
         #[cfg(fuzzing)]
         if let Some(mapped) = &self.mapped {
             return mapped.copy(gpa, out);
         }
-        match &self.file {
+        match file {
             Some(file) => file.read_exact_at(out, region.offset + within).ok(),
             None => self.process.read(region.address + within, out),
         }
@@ -187,8 +217,8 @@ impl GuestPhysical for Ram {
 
     fn first_words(&self, gpa: u64, out: &mut [[u64; 3]]) {
         let mut bytes = vec![[[0; 8]; 3]; out.len()];
-        let all = self.region(gpa, out.len() as u64 * 4096).filter(|_| self.file.is_none());
-        let all = all.and_then(|(region, within)| {
+        let all = self.part(gpa, out.len() as u64 * 4096).filter(|(.., file)| file.is_none());
+        let all = all.and_then(|(region, within, _)| {
             let address = region.address + within;
             self.process.read_starts(address, 24, bytes.as_flattened_mut().as_flattened_mut())
         });
@@ -202,7 +232,7 @@ impl GuestPhysical for Ram {
     }
 
     fn gather(&self, pieces: &mut [Piece]) {
-        if self.file.is_some() {
+        if self.parts.iter().any(|(_, file)| file.is_some()) {
             for piece in pieces {
                 piece.there = self.copy(piece.gpa, &mut piece.bytes).is_some();
             }
@@ -211,7 +241,7 @@ impl GuestPhysical for Ram {
         let (mut parts, mut found) = (Vec::with_capacity(pieces.len()), Vec::with_capacity(pieces.len()));
         for Piece { gpa, bytes, there } in pieces {
             *there = false;
-            if let Some((region, within)) = self.region(*gpa, bytes.len() as u64) {
+            if let Some((region, within, _)) = self.part(*gpa, bytes.len() as u64) {
                 parts.push((region.address + within, bytes.as_mut_slice()));
                 found.push(there);
             }
@@ -225,12 +255,13 @@ impl GuestPhysical for Ram {
     }
 
     fn has(&self, gpa: u64) -> bool {
-        self.region(gpa, 1).is_some()
+        self.part(gpa, 1).is_some()
     }
 
     fn existing(&self, tell: &mut dyn FnMut(u64, u64)) -> io::Result<()> {
-        for Region { gpa, size, address, offset } in self.regions.iter().copied() {
-            match &self.file {
+        for (Region { gpa, size, address, offset }, file) in &self.parts {
+            let (gpa, size, address, offset) = (*gpa, *size, *address, *offset);
+            match file {
                 Some(file) => data(file, offset, offset + size, &mut |from, to| {
                     tell(from - offset + gpa, to - offset + gpa);
                 })?,
@@ -264,31 +295,4 @@ fn data(file: &File, start: u64, end: u64, tell: &mut dyn FnMut(u64, u64)) -> io
         at = to;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ram_around_the_pci_hole_is_where_the_page_tables_have_it() {
-        const GIB: u64 = 1 << 30;
-        let mapping = |size| Mapping {
-            start: 0x7000_0000_0000,
-            end: 0x7000_0000_0000 + size,
-            shared: false,
-            offset: 0,
-            file: (0, 0),
-        };
-        assert_eq!(layouts(&mapping(GIB)).len(), 1, "up to 2 GiB there is one layout");
-        let all = layouts(&mapping(4 * GIB));
-        assert_eq!(all.len(), SPLITS.len());
-        let process = Arc::new(Process::open(std::process::id()).unwrap());
-        // As QEMU's q35 has it, where there are 4 GiB: 2 GiB, and 2 GiB above.
-        let maps = |gpa: u64| gpa < 2 * GIB - (1 << 20) || (4 * GIB..6 * GIB).contains(&gpa);
-        let fits = |regions: &Vec<Region>| Ram::new(process.clone(), None, regions.clone()).is_laid_out_as(maps);
-        let fitting: Vec<_> = all.iter().filter(|regions| fits(regions)).collect();
-        assert_eq!(fitting.len(), 1, "{fitting:?}");
-        assert_eq!(fitting[0][1], Region { gpa: 4 * GIB, size: 2 * GIB, address: 0x7000_8000_0000, offset: 2 * GIB });
-    }
 }

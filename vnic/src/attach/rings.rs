@@ -31,7 +31,7 @@ pub(super) struct Look {
 
 /// Memory for the copies, for one look at a time.
 pub(super) fn shadow(ram: &Ram) -> io::Result<GuestRam> {
-    let regions: Vec<(Gpa, u64)> = ram.regions().iter().map(|region| (Gpa(region.gpa), region.size)).collect();
+    let regions: Vec<(Gpa, u64)> = ram.regions().map(|region| (Gpa(region.gpa), region.size)).collect();
     GuestRam::with_regions(&regions)
 }
 

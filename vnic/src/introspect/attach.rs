@@ -20,7 +20,7 @@ use super::btf::{self, Btf, BtfError, Header};
 use super::kernel::{Kernel, Use};
 use super::layout::{Layout, Missing, NAMES};
 use super::space::{IMAGE, Reader, Space, Stop, Translations, is_physical};
-use super::vmcoreinfo::{self, VmCoreInfo};
+use super::vmcoreinfo::{Found, VmCoreInfo};
 
 /// How far behind the start of its code a kernel's types are looked for.
 const TYPES_WITHIN: u64 = 64 << 20;
@@ -92,7 +92,7 @@ pub enum AttachError {
 
 impl AttachError {
     /// Of several, the one that came furthest says most.
-    fn rank(&self) -> u32 {
+    pub(crate) fn rank(&self) -> u32 {
         match self {
             AttachError::Memory(_) | AttachError::NoLinux => 0,
             AttachError::NoTables { .. } => 1,
@@ -120,9 +120,8 @@ pub struct Work {
     pub file_page: Option<u64>,
 }
 
-/// Finds the kernel that runs.
-pub(super) fn find(memory: &impl GuestPhysical, work: &mut Work) -> Result<Kernel, AttachError> {
-    let found = vmcoreinfo::find(memory)?;
+/// Finds the kernel that runs, among those that left these notes.
+pub(super) fn find(memory: &impl GuestPhysical, found: &Found, work: &mut Work) -> Result<Kernel, AttachError> {
     work.pages = found.pages;
     work.kernels = found.kernels.len() as u64;
     let mut best = AttachError::NoLinux;

@@ -90,8 +90,17 @@ impl<M: GuestPhysical> Introspection<M> {
     /// # Errors
     /// There is none, or none that can be looked into.
     pub fn attach(memory: M) -> Result<Self, AttachError> {
+        let notes = vmcoreinfo::find(&memory)?;
+        Introspection::attach_by(memory, &notes)
+    }
+
+    /// Finds the kernel that runs in this memory among those that left these notes, wherever they were found.
+    ///
+    /// # Errors
+    /// There is none, or none that can be looked into.
+    pub fn attach_by(memory: M, notes: &vmcoreinfo::Found) -> Result<Self, AttachError> {
         let mut work = Work::default();
-        let kernel = Arc::new(attach::find(&memory, &mut work)?);
+        let kernel = Arc::new(attach::find(&memory, notes, &mut work)?);
         Ok(Introspection { memory, kernel, names: Names::default(), statistics: Statistics::default(), work })
     }
 
