@@ -19,7 +19,7 @@ pub use super::placement::Region;
 use super::placement::{Fit, fit, orders, placements};
 use super::process::{Mapping, Process};
 use crate::introspect::vmcoreinfo::{self, Found};
-use crate::introspect::{self, GuestPhysical, Introspection, Piece};
+use crate::introspect::{self, GuestPhysical, Introspection, Piece, Work};
 
 /// A smaller mapping is no guest's memory.
 const LEAST: u64 = 32 << 20;
@@ -87,12 +87,13 @@ struct Search<'p> {
     best: AttachError,
     /// A guest of which not all memory was found.
     part: Option<Introspection<Arc<Ram>>>,
+    work: Work,
 }
 
 impl<'p> Search<'p> {
     fn new(process: &'p Arc<Process>) -> Self {
         let best = AttachError::NoVmm { pid: process.pid(), name: process.name().to_owned() };
-        Search { process, best, part: None }
+        Search { process, best, part: None, work: Work::default() }
     }
 
     /// `None`: nobody says what is in it.
@@ -120,7 +121,7 @@ impl<'p> Search<'p> {
             let parts = placement.into_iter().map(|(number, region)| (region, file(number))).collect();
             let ram = Arc::new(Ram::new(self.process.clone(), parts));
             let regions: Vec<Region> = ram.regions().collect();
-            match Introspection::attach_by(ram, &notes) {
+            match Introspection::attach_by(ram, &notes, &mut self.work) {
                 Ok(eyes) => match fit(&regions, |gpa| eyes.maps_directly(gpa)) {
                     Fit::Exact => return Ok(Some(eyes)),
                     Fit::Part if self.part.is_none() => self.part = Some(eyes),

@@ -9,7 +9,7 @@
 //!    is dead, whose notes, tables and types may all still be there, they lead to something else.
 //!
 //! Invariants: work is counted, not timed. The notes' search is one look at each page; all that comes of what it found ends
-//! with [`Work::bytes`] and [`Work::pages`].
+//! with [`Work::bytes`] and [`Work::sampled`].
 
 use std::io;
 
@@ -20,7 +20,7 @@ use super::btf::{self, Btf, BtfError, Header};
 use super::kernel::{Kernel, Use};
 use super::layout::{Layout, Missing, NAMES};
 use super::space::{IMAGE, Reader, Space, Stop, Translations, is_physical};
-use super::vmcoreinfo::{Found, VmCoreInfo};
+use super::vmcoreinfo::{self, Found, VmCoreInfo};
 
 /// How far behind the start of its code a kernel's types are looked for.
 const TYPES_WITHIN: u64 = 64 << 20;
@@ -32,6 +32,8 @@ pub(super) const MAX_BYTES: u64 = 512 << 20;
 const SAMPLE: u64 = 3000;
 /// The same, where the first look found no file's page.
 pub(super) const LARGE_SAMPLE: u64 = 60_000;
+/// Pages that are looked at for all kernels together.
+const MAX_SAMPLED: u64 = vmcoreinfo::MAX_TEXTS as u64 * (SAMPLE + LARGE_SAMPLE);
 /// Steps for each of these.
 const SAMPLE_STEPS: u32 = 64;
 
@@ -127,6 +129,9 @@ pub(super) fn find(memory: &impl GuestPhysical, found: &Found, work: &mut Work) 
     let mut best = AttachError::NoLinux;
     // The newest notes tend to lie behind the older ones' remains; nothing depends on it.
     for notes in found.kernels.iter().rev() {
+        if work.sampled > MAX_SAMPLED {
+            break;
+        }
         match open(memory, notes, work) {
             Ok(kernel) => return Ok(kernel),
             Err(error) if error.rank() > best.rank() => best = error,

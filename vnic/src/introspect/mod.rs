@@ -91,17 +91,17 @@ impl<M: GuestPhysical> Introspection<M> {
     /// There is none, or none that can be looked into.
     pub fn attach(memory: M) -> Result<Self, AttachError> {
         let notes = vmcoreinfo::find(&memory)?;
-        Introspection::attach_by(memory, &notes)
+        Introspection::attach_by(memory, &notes, &mut Work::default())
     }
 
-    /// Finds the kernel that runs in this memory among those that left these notes, wherever they were found.
+    /// Finds the kernel that runs in this memory among those that left these notes, wherever they were found. `work` is what the
+    /// attempts before this one have cost: all of them together have a bound.
     ///
     /// # Errors
     /// There is none, or none that can be looked into.
-    pub fn attach_by(memory: M, notes: &vmcoreinfo::Found) -> Result<Self, AttachError> {
-        let mut work = Work::default();
-        let kernel = Arc::new(attach::find(&memory, notes, &mut work)?);
-        Ok(Introspection { memory, kernel, names: Names::default(), statistics: Statistics::default(), work })
+    pub fn attach_by(memory: M, notes: &vmcoreinfo::Found, work: &mut Work) -> Result<Self, AttachError> {
+        let kernel = Arc::new(attach::find(&memory, notes, work)?);
+        Ok(Introspection { memory, kernel, names: Names::default(), statistics: Statistics::default(), work: *work })
     }
 
     /// The kernel's release, as `uname -r` has it.

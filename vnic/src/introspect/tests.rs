@@ -340,8 +340,8 @@ fn memory_full_of_forged_notes_and_types_costs_a_bounded_number_of_steps() {
         let text = String::from_utf8_lossy(&notes).replace("6.12-test", &format!("6.12-{number}"));
         image.put_bytes(page, text.as_bytes());
     }
-    let mut work = Work::default();
-    let error = attach::find(&image.bytes, &mut work).unwrap_err();
+    let (found, mut work) = (vmcoreinfo::find(&image.bytes).unwrap(), Work::default());
+    let error = Introspection::attach_by(&image.bytes, &found, &mut work).unwrap_err();
     assert!(matches!(error, AttachError::Btf { .. }), "{error}");
     assert_eq!((work.pages, work.kernels), (4096, vmcoreinfo::MAX_TEXTS as u64));
     assert!(work.bytes <= attach::MAX_BYTES + (btf::MAX_BYTES as u64), "{work:?}");
