@@ -4,9 +4,11 @@ use std::fmt;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use guest_fixture::{Deadline, note, until};
+use guest_fixture::note;
 
-const AT_REST: Deadline = Deadline::secs("the device to have no more threads and files than after the first round", 30);
+/// How long the device has, to have no more threads and files than after the first round.
+const AT_REST: Duration = Duration::from_secs(30);
+const LOOKS_AGAIN: Duration = Duration::from_millis(200);
 /// By how much private memory may differ at rest: what an allocator keeps is not always the same.
 const MARGIN_KIB: u64 = 2048;
 
@@ -46,6 +48,16 @@ impl fmt::Display for Figures {
         let Figures { private_kib, threads, files } = self;
         write!(f, "{private_kib} KiB private, {threads} threads, {files} files")
     }
+}
+
+/// What a process's open files are, and its threads' names.
+fn held(pid: u32) -> Vec<String> {
+    let of = |folder: &str| fs::read_dir(format!("/proc/{pid}/{folder}")).into_iter().flatten().flatten();
+    let files = of("fd").filter_map(|file| Some(fs::read_link(file.path()).ok()?.display().to_string()));
+    let threads = of("task").filter_map(|thread| fs::read_to_string(thread.path().join("comm")).ok());
+    let mut all: Vec<String> = files.chain(threads.map(|name| name.trim_end().to_owned())).collect();
+    all.sort();
+    all
 }
 
 /// A process from the first round to the end.
@@ -88,10 +100,16 @@ impl Flat {
     #[track_caller]
     pub(crate) fn end(&self, regions: u64) -> String {
         let Some(first) = self.first else { return "stopped in its first round".to_owned() };
-        let now = until(AT_REST, || {
+        let since = Instant::now();
+        let now = loop {
             let now = Figures::of(self.pid);
-            (now.threads <= first.threads && now.files <= first.files + regions).then_some(now)
-        });
+            if now.threads <= first.threads && now.files <= first.files + regions {
+                break now;
+            }
+            let what = || format!("{first}, then {now}, {regions} regions more: {}", held(self.pid).join(", "));
+            assert!(since.elapsed() < AT_REST, "it does not come to rest: {}", what());
+            std::thread::sleep(LOOKS_AGAIN);
+        };
         let Flat { third_kib, most_kib, .. } = self;
         if self.began.elapsed() / 3 < FILLS_UP {
             return format!(

@@ -19,9 +19,9 @@ use crate::stopped::Stopped;
 
 const TRANSMITQ: &str = "transmitq0";
 const GUEST: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 2, 15));
-/// Places for memory that is plugged in, and how much that is each time.
+/// Places for memory that is plugged in, and how much that is each time: a block of Linux's, which takes no less.
 const SLOTS: u64 = 8;
-const PLUGGED: u64 = 64 << 20;
+const PLUGGED: u64 = 128 << 20;
 const MOVES: Deadline = Deadline::secs("the transfer to be under way", 120);
 const STANDS: Deadline = Deadline::secs("nothing to come from a guest that stands still", 60);
 const UNPLUGS: Deadline = Deadline::secs("the guest to give memory back, or to refuse", 20);
