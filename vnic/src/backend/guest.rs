@@ -1,10 +1,9 @@
 //! Whoever knows the guest of a device, and labels what it sends: for accounts, lives, traces and captures with labels.
 
 use std::ops::Deref;
-use std::sync::Arc;
 
 use super::Shared;
-use super::labels::EyesStamper;
+use super::labels::Wanted;
 use crate::introspect::{GuestPhysical, Introspection, Label};
 use crate::observe::tracer::EventBuffer;
 
@@ -33,12 +32,12 @@ pub(crate) trait Guest {
 pub(crate) struct Served<S> {
     shared: S,
     /// As long as it is here, the workers take stamps.
-    stamper: Option<Arc<EyesStamper>>,
+    wanted: Option<Wanted>,
 }
 
 impl<S: Deref<Target = Shared>> Served<S> {
     pub(crate) fn new(shared: S) -> Self {
-        Served { shared, stamper: None }
+        Served { shared, wanted: None }
     }
 }
 
@@ -50,17 +49,19 @@ impl Served<&Shared> {
 
 impl<S: Deref<Target = Shared>> Guest for Served<S> {
     fn open(&mut self) -> Result<String, String> {
-        let memory = self.shared.view().memory.clone();
-        let memory = memory.ok_or_else(|| "no front-end has shared a guest's memory".to_owned());
-        let stamper = memory.and_then(|memory| self.shared.labels.want_stamps(&memory));
+        let guest = self.shared.guest_memory();
+        let guest = guest.ok_or_else(|| "no front-end has shared a guest's memory".to_owned());
+        let (wanted, stamper) = guest.and_then(|guest| self.shared.labels.want_stamps(&guest)).inspect_err(|_| {
+            self.wanted = None;
+        })?;
         // The one before goes only now: where it will still do, the workers go on with it.
-        self.stamper = stamper.as_ref().ok().cloned();
-        stamper.map(|stamper| stamper.release().to_owned())
+        self.wanted = Some(wanted);
+        Ok(stamper.release().to_owned())
     }
 
     fn look(&mut self, show: &mut dyn FnMut(Labelled<'_>)) -> Option<()> {
-        let memory = self.shared.view().memory.clone().filter(|_| self.stamper.is_some())?;
-        self.shared.labels.watch(&memory, |eyes| labelled(eyes, show)).ok()
+        let guest = self.shared.guest_memory().filter(|_| self.wanted.is_some())?;
+        self.shared.labels.watch(&guest, |eyes| labelled(eyes, show)).ok()
     }
 }
 

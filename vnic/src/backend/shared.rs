@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::iommu::Iommu;
-use super::labels::Labels;
+use super::labels::{GuestMemory, Labels};
 use crate::hardware::Applied;
 use crate::memory::iotlb::PAGE;
 use crate::memory::{Access, DirtyLog, FilePages, Memory, Miss};
@@ -251,6 +251,11 @@ impl Shared {
     /// The session's view. Never called by a worker.
     pub fn view(&self) -> MutexGuard<'_, View> {
         lock(&self.view)
+    }
+
+    /// The guest's memory, for [`Labels`].
+    pub(crate) fn guest_memory(&self) -> Option<GuestMemory> {
+        self.labels.memory(|| self.view().memory.clone())
     }
 
     /// Does anyone trace?

@@ -83,7 +83,7 @@ impl Answers {
     }
 
     fn onlooker(seen: &Seen) -> Option<Arc<Onlooker>> {
-        Onlooker::new(&seen.memory).ok().map(Arc::new)
+        Onlooker::new(&seen.guest.memory).ok().map(Arc::new)
     }
 
     fn status(&self) -> Status {
@@ -205,8 +205,8 @@ impl Answers {
     }
 
     fn pages(&self, addresses: &[u64]) -> Result<Reply, String> {
-        let memory = self.eyes.memory().ok_or_else(|| self.nothing())?;
-        let looked = self.eyes.labels.look_closely(&memory, addresses);
+        let guest = self.eyes.guest_memory().ok_or_else(|| self.nothing())?;
+        let looked = self.eyes.labels.look_closely(&guest, addresses);
         let (labels, flags) = looked.map_err(|error| error.to_string())?;
         Ok(Reply::Page { labels, flags, last_uses: Vec::new() })
     }
@@ -226,7 +226,7 @@ impl Vm<Onlooker> for Answers {
     fn look_up(&self) -> Option<Found<Onlooker>> {
         let seen = self.see()?;
         let devices = vec![seen.device(self.eyes.kind())];
-        let eyes = seen.kernel.is_ok().then(|| self.eyes.labels.watch(&seen.memory, |eyes| eyes.more()).ok()).flatten();
+        let eyes = seen.kernel.is_ok().then(|| self.eyes.labels.watch(&seen.guest, |eyes| eyes.more()).ok()).flatten();
         let ram = match &eyes {
             Some(eyes) => eyes.memory().clone(),
             None => Answers::onlooker(&seen)?,
@@ -239,9 +239,9 @@ impl Vm<Onlooker> for Answers {
     }
 
     fn look(&self, show: &mut dyn FnMut(Labelled<'_>)) {
-        if let Some(memory) = self.eyes.memory() {
+        if let Some(guest) = self.eyes.guest_memory() {
             // Without a kernel there is nothing to be said.
-            let _ = self.eyes.labels.watch(&memory, |eyes| labelled(eyes, show));
+            let _ = self.eyes.labels.watch(&guest, |eyes| labelled(eyes, show));
         }
     }
 }

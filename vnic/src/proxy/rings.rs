@@ -10,6 +10,7 @@ use super::kind::{self, DeviceKind};
 use super::view::{Eyes, Vring, unread};
 use crate::attach::devices::{Device, Finder, Frames, Queue};
 use crate::attach::packed::Packed;
+use crate::backend::labels::GuestMemory;
 use crate::introspect::Introspection;
 use crate::memory::{Memory, Onlooker};
 use crate::ring::RingLayout;
@@ -19,7 +20,7 @@ use crate::spec::{Feature, Features};
 /// The device as the view has it.
 #[derive(Debug, Clone)]
 pub(super) struct Seen {
-    pub(super) memory: Arc<Memory>,
+    pub(super) guest: GuestMemory,
     pub(super) features: Features,
     pub(super) queues: Vec<SeenQueue>,
     /// The guest's kernel and the device's driver in it; why not, if there is none to be seen.
@@ -73,7 +74,7 @@ impl InKernel {
 /// What there is now. `None`: no memory was shared, or no ring set up.
 pub(super) fn see(eyes: &Eyes, in_kernel: &InKernel) -> Option<Seen> {
     let kind = eyes.kind();
-    let memory = eyes.memory()?;
+    let guest = eyes.guest_memory()?;
     let (features, vrings) = {
         let view = eyes.view();
         (view.said.negotiated, view.said.vrings.clone())
@@ -82,7 +83,7 @@ pub(super) fn see(eyes: &Eyes, in_kernel: &InKernel) -> Option<Seen> {
         return None;
     }
     let layouts: Vec<RingLayout> = vrings.values().map(|vring| vring.layout).collect();
-    let kernel = look_into(eyes, in_kernel, &memory, &layouts);
+    let kernel = look_into(eyes, in_kernel, &guest, &layouts);
     let books = kernel.as_ref().ok().and_then(|kernel| kernel.device.as_ref());
     let queues = vrings.into_iter().map(|(index, vring)| {
         let own = books.and_then(|device| device.queues.iter().find(|queue| queue.layout == vring.layout));
@@ -90,18 +91,18 @@ pub(super) fn see(eyes: &Eyes, in_kernel: &InKernel) -> Option<Seen> {
         SeenQueue { vring, queue, has_books: own.is_some() }
     });
     let queues = queues.collect();
-    Some(Seen { memory, features, queues, kernel })
+    Some(Seen { guest, features, queues, kernel })
 }
 
 /// What the guest's kernel says. One that cannot be looked into is not looked for again and again.
-fn look_into(eyes: &Eyes, in_kernel: &InKernel, memory: &Arc<Memory>, rings: &[RingLayout]) -> Result<Kernel, String> {
+fn look_into(eyes: &Eyes, in_kernel: &InKernel, guest: &GuestMemory, rings: &[RingLayout]) -> Result<Kernel, String> {
     // As long as it is here, a kernel that was found is taken for found.
-    let _stamper = eyes.labels.want_stamps(memory)?;
+    let _wanted = eyes.labels.want_stamps(guest)?;
     let look = |eyes: &mut Introspection<Arc<Onlooker>>| Kernel {
         release: eyes.release().to_owned(),
         device: in_kernel.find(eyes, rings),
     };
-    eyes.labels.watch(memory, look).map_err(|error| error.to_string())
+    eyes.labels.watch(guest, look).map_err(|error| error.to_string())
 }
 
 fn queue(kind: Option<DeviceKind>, index: u16, layout: RingLayout, features: Features, own: Option<&Queue>) -> Queue {
@@ -152,7 +153,7 @@ impl Seen {
     pub(super) fn ring(&self, seen: &SeenQueue, onlooker: Option<&Arc<Onlooker>>) -> RingSnapshot {
         let (queue, layout) = (&seen.queue, &seen.vring.layout);
         if !self.features.has(Feature::RingPacked) {
-            return snapshot::take(&queue.name, layout, &self.memory, self.features);
+            return snapshot::take(&queue.name, layout, &self.guest.memory, self.features);
         }
         let position = || {
             let books = queue.packed.filter(|_| !self.features.has(Feature::AccessPlatform))?;
@@ -162,16 +163,16 @@ impl Seen {
         match position() {
             Some(at) => {
                 let base = || u32::from(position().unwrap_or(at).to_bits()) << 16;
-                snapshot::take_packed(&queue.name, layout, &self.memory, self.features, base)
+                snapshot::take_packed(&queue.name, layout, &self.guest.memory, self.features, base)
             }
             // Which says that it takes the device's position.
-            None => snapshot::take(&queue.name, layout, &self.memory, self.features),
+            None => snapshot::take(&queue.name, layout, &self.guest.memory, self.features),
         }
     }
 
     /// When both sides want to be notified.
     pub(super) fn event_suppression(&self, seen: &SeenQueue) -> Option<EventSuppression> {
-        EventSuppression::read(&seen.vring.layout, &self.memory, self.features)
+        EventSuppression::read(&seen.vring.layout, &self.guest.memory, self.features)
     }
 }
 

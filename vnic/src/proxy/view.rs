@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::kind::{self, DeviceKind};
-use crate::backend::labels::Labels;
+use crate::backend::labels::{GuestMemory, Labels};
 use crate::memory::{Iotlb, Memory};
 use crate::ring::RingLayout;
 use crate::spec::vhost_user::ProtocolFeatures;
@@ -147,6 +147,11 @@ impl Eyes {
         let memory = view.said.memory.clone()?;
         let behind = view.said.negotiated.has(Feature::AccessPlatform);
         Some(if behind { Arc::new(memory.behind(self.iotlb.clone())) } else { memory })
+    }
+
+    /// The same, for [`Labels`].
+    pub(super) fn guest_memory(&self) -> Option<GuestMemory> {
+        self.labels.memory(|| self.memory())
     }
 }
 

@@ -20,12 +20,12 @@ use super::life::Lives;
 use super::top::Keeping;
 use super::trace::Wanted;
 use super::{hardware, metrics, status, top, trace};
-use crate::backend::labels::Eyes;
+use crate::backend::labels::{Eyes, GuestMemory};
 use crate::backend::{QueueState, Shared, Workers};
 use crate::introspect::{Label, Stamped, Stamper};
 use crate::life::Step;
 use crate::link::peer::Pinger;
-use crate::memory::{Memory, Onlooker};
+use crate::memory::Onlooker;
 use crate::observe::protocol::{LifeOf, Reply, Request, RingSnapshot, Status};
 use crate::sandbox;
 use crate::spec::Feature;
@@ -210,7 +210,7 @@ impl Control {
     /// # Errors
     /// There is no kernel that can be looked into: a sentence.
     pub fn labels_of(&self, buffers: &[Stamped]) -> Result<Vec<Vec<Label>>, String> {
-        let (shared, memory) = self.guest()?;
+        let (shared, guest) = self.guest()?;
         let labels = |eyes: &mut Eyes| {
             let mut sitting = eyes.sit();
             let mut of_one = |buffer: &Stamped| {
@@ -220,7 +220,7 @@ impl Control {
             };
             buffers.iter().map(&mut of_one).collect()
         };
-        shared.labels.watch(&memory, labels).map_err(|error| error.to_string())
+        shared.labels.watch(&guest, labels).map_err(|error| error.to_string())
     }
 
     /// What takes the stamps of buffers, of the kernel that runs now: for an observer.
@@ -228,19 +228,19 @@ impl Control {
     /// # Errors
     /// No guest, or none whose kernel can be looked into: a sentence.
     pub fn stamper(&self) -> Result<Arc<Stamper<Arc<Onlooker>>>, String> {
-        let (shared, memory) = self.guest()?;
-        shared.labels.want_stamps(&memory)
+        let (shared, guest) = self.guest()?;
+        shared.labels.want_stamps(&guest).map(|(_, stamper)| stamper)
     }
 
     /// The first device that knows its guest's memory: devices of one process are one guest's, as a rule.
-    fn guest(&self) -> Result<(Arc<Shared>, Arc<Memory>), String> {
-        let known = |device: &Device| Some((device.shared.clone(), device.shared.view().memory.clone()?));
+    fn guest(&self) -> Result<(Arc<Shared>, GuestMemory), String> {
+        let known = |device: &Device| Some((device.shared.clone(), device.shared.guest_memory()?));
         self.devices.iter().find_map(known).ok_or_else(|| "no front-end has shared a guest's memory".to_owned())
     }
 
     fn pages(&self, addresses: &[u64]) -> Result<Reply, String> {
-        let (shared, memory) = self.guest()?;
-        let looked = shared.labels.look_closely(&memory, addresses);
+        let (shared, guest) = self.guest()?;
+        let looked = shared.labels.look_closely(&guest, addresses);
         let (labels, flags) = looked.map_err(|error| error.to_string())?;
         Ok(Reply::Page { labels, flags, last_uses: self.last_uses(addresses) })
     }

@@ -110,6 +110,25 @@ fn the_workers_are_never_without_stamps_while_the_kernel_is_looked_for_again_and
 }
 
 #[test]
+fn what_takes_stamps_is_gone_with_the_memory_whoever_still_wants_them() {
+    let (rig, _image, _, socket) = served("gone", Keeping::Asked);
+    let taken = |rig: &Rig| rig.shared.labels.stamper(&mut StamperCopy::default()).as_ref().map(Arc::downgrade);
+    let mut guest = Served::new(Arc::clone(&rig.shared));
+    assert_eq!(guest.open().as_deref(), Ok("6.12-test"));
+    let before = taken(&rig).unwrap();
+    rig.shared.labels.forget();
+    assert!(before.upgrade().is_none() && taken(&rig).is_none(), "it keeps the memory");
+    assert_eq!(guest.open().as_deref(), Ok("6.12-test"));
+    assert!(taken(&rig).is_some());
+    // The memory is another just when somebody begins to look.
+    let old = rig.shared.guest_memory().unwrap();
+    rig.shared.labels.forget();
+    let wanted = rig.shared.labels.want_stamps(&old).unwrap();
+    assert!(taken(&rig).is_none(), "of memory that is gone");
+    drop((wanted, socket));
+}
+
+#[test]
 fn what_is_sent_is_told_by_file_and_flow_though_its_pages_change_hands_at_once() {
     let (mut rig, mut image, path, socket) = served("labelled", Keeping::Asked);
     let mut top = ask(&path, r#"{"request":"top","every_ms":100}"#);
