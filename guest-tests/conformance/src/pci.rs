@@ -8,7 +8,8 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use vnic::memory::testing::GuestRam;
 use vnic::ring::RingLayout;
-use vnic::spec::{Feature, Features};
+use vnic::spec::device::status;
+use vnic::spec::{Feature, Features, pci};
 
 use crate::qtest::Qtest;
 
@@ -29,32 +30,6 @@ mod config {
     pub(super) const MEMORY_AND_MASTER: u64 = 0b110;
     pub(super) const MSIX: u64 = 0x11;
     pub(super) const VENDOR: u64 = 0x09;
-}
-
-/// Offsets in the common configuration structure. VIRTIO 1.3, 4.1.4.3.
-mod common {
-    pub(super) const DEVICE_FEATURE_SELECT: u64 = 0;
-    pub(super) const DEVICE_FEATURE: u64 = 4;
-    pub(super) const DRIVER_FEATURE_SELECT: u64 = 8;
-    pub(super) const DRIVER_FEATURE: u64 = 12;
-    pub(super) const DEVICE_STATUS: u64 = 20;
-    pub(super) const QUEUE_SELECT: u64 = 22;
-    pub(super) const QUEUE_SIZE: u64 = 24;
-    pub(super) const QUEUE_MSIX_VECTOR: u64 = 26;
-    pub(super) const QUEUE_ENABLE: u64 = 28;
-    pub(super) const QUEUE_NOTIFY_OFF: u64 = 30;
-    pub(super) const QUEUE_DESC: u64 = 32;
-    pub(super) const QUEUE_DRIVER: u64 = 40;
-    pub(super) const QUEUE_DEVICE: u64 = 48;
-    pub(super) const QUEUE_RESET: u64 = 58;
-}
-
-/// VIRTIO 1.3, 2.1.
-mod status {
-    pub(super) const ACKNOWLEDGE: u64 = 1;
-    pub(super) const DRIVER: u64 = 2;
-    pub(super) const DRIVER_OK: u64 = 4;
-    pub(super) const FEATURES_OK: u64 = 8;
 }
 
 /// The device.
@@ -130,31 +105,31 @@ impl Pci {
         Ok(())
     }
 
-    fn get(&self, width: &str, at: u64) -> Result<u64> {
-        self.qtest.borrow_mut().read(&format!("read{width}"), self.common + at)
+    fn get(&self, width: &str, at: usize) -> Result<u64> {
+        self.qtest.borrow_mut().read(&format!("read{width}"), self.common + at as u64)
     }
 
-    fn set(&self, width: &str, at: u64, value: u64) -> Result<()> {
-        self.qtest.borrow_mut().write(&format!("write{width}"), self.common + at, value)
+    fn set(&self, width: &str, at: usize, value: u64) -> Result<()> {
+        self.qtest.borrow_mut().write(&format!("write{width}"), self.common + at as u64, value)
     }
 
     /// Step 1.
     pub(crate) fn reset(&self) -> Result<()> {
-        self.set("b", common::DEVICE_STATUS, 0)?;
+        self.set("b", pci::DEVICE_STATUS, 0)?;
         crate::session::until(|| self.status().map(|status| (status == 0).then_some(())).transpose())
             .context("the device does not reset itself")?
     }
 
-    fn add_status(&self, bits: u64) -> Result<()> {
+    fn add_status(&self, bits: u8) -> Result<()> {
         let now = self.status()?;
-        self.set("b", common::DEVICE_STATUS, now | bits)
+        self.set("b", pci::DEVICE_STATUS, (now | bits).into())
     }
 
     pub(crate) fn offered(&self) -> Result<Features> {
         let mut all = 0;
         for half in 0..2 {
-            self.set("l", common::DEVICE_FEATURE_SELECT, half)?;
-            all |= self.get("l", common::DEVICE_FEATURE)? << (32 * half);
+            self.set("l", pci::DEVICE_FEATURE_SELECT, half)?;
+            all |= self.get("l", pci::DEVICE_FEATURE)? << (32 * half);
         }
         Ok(Features(all))
     }
@@ -165,8 +140,8 @@ impl Pci {
         let missing = features.minus(self.offered()?);
         ensure!(missing == Features::NONE, "the device does not offer {}", missing.names().join(", "));
         for half in 0..2 {
-            self.set("l", common::DRIVER_FEATURE_SELECT, half)?;
-            self.set("l", common::DRIVER_FEATURE, features.0 >> (32 * half) & 0xffff_ffff)?;
+            self.set("l", pci::DRIVER_FEATURE_SELECT, half)?;
+            self.set("l", pci::DRIVER_FEATURE, features.0 >> (32 * half) & 0xffff_ffff)?;
         }
         self.add_status(status::FEATURES_OK)?;
         let now = self.status()?;
@@ -180,8 +155,8 @@ impl Pci {
         self.add_status(status::ACKNOWLEDGE | status::DRIVER)
     }
 
-    pub(crate) fn status(&self) -> Result<u64> {
-        self.get("b", common::DEVICE_STATUS)
+    pub(crate) fn status(&self) -> Result<u8> {
+        Ok(self.get("b", pci::DEVICE_STATUS)? as u8)
     }
 
     /// From the device's own configuration.
@@ -205,27 +180,27 @@ impl Pci {
 
     /// Step 7, for one queue.
     pub(crate) fn start_ring(&mut self, index: u64, ring: RingLayout) -> Result<()> {
-        self.set("w", common::QUEUE_SELECT, index)?;
-        self.set("w", common::QUEUE_SIZE, ring.size.into())?;
-        self.set("w", common::QUEUE_MSIX_VECTOR, index)?;
+        self.set("w", pci::QUEUE_SELECT, index)?;
+        self.set("w", pci::QUEUE_SIZE, ring.size.into())?;
+        self.set("w", pci::QUEUE_MSIX_VECTOR, index)?;
         for (at, value) in
-            [(common::QUEUE_DESC, ring.desc), (common::QUEUE_DRIVER, ring.avail), (common::QUEUE_DEVICE, ring.used)]
+            [(pci::QUEUE_DESC, ring.desc), (pci::QUEUE_DRIVER, ring.avail), (pci::QUEUE_DEVICE, ring.used)]
         {
             self.set("l", at, value & 0xffff_ffff)?;
             self.set("l", at + 4, value >> 32)?;
         }
-        let kick = self.notify + self.multiplier * self.get("w", common::QUEUE_NOTIFY_OFF)?;
+        let kick = self.notify + self.multiplier * self.get("w", pci::QUEUE_NOTIFY_OFF)?;
         if let Some(place) = self.kicks.get_mut(index as usize) {
             *place = kick;
         }
-        self.set("w", common::QUEUE_ENABLE, 1)
+        self.set("w", pci::QUEUE_ENABLE, 1)
     }
 
     /// VIRTIO 1.3, 2.6.1 and 4.1.4.3.1: the queue is reset.
     pub(crate) fn stop_ring(&self, index: u64) -> Result<()> {
-        self.set("w", common::QUEUE_SELECT, index)?;
-        self.set("w", common::QUEUE_RESET, 1)?;
-        crate::session::until(|| self.get("w", common::QUEUE_RESET).map(|reset| (reset == 0).then_some(())).transpose())
+        self.set("w", pci::QUEUE_SELECT, index)?;
+        self.set("w", pci::QUEUE_RESET, 1)?;
+        crate::session::until(|| self.get("w", pci::QUEUE_RESET).map(|reset| (reset == 0).then_some(())).transpose())
             .context("the queue does not reset itself")?
     }
 

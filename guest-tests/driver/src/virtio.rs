@@ -5,40 +5,13 @@
 
 use std::time::{Duration, Instant};
 
-use vnic::spec::{Feature, Features};
+use vnic::spec::device::status;
+use vnic::spec::{Feature, Features, pci};
 
 use super::DriverError;
 use super::pci::Structures;
 use super::queue::{self, Queue};
 use crate::vfio::{Device, Registers};
-
-/// Device status bits. VIRTIO 1.3, 2.1 Device Status Field.
-mod status {
-    pub(super) const ACKNOWLEDGE: u8 = 1;
-    pub(super) const DRIVER: u8 = 2;
-    pub(super) const DRIVER_OK: u8 = 4;
-    pub(super) const FEATURES_OK: u8 = 8;
-    pub(super) const NEEDS_RESET: u8 = 64;
-    pub(super) const FAILED: u8 = 128;
-}
-
-/// Offsets in the common configuration structure. VIRTIO 1.3, 4.1.4.3 Common configuration structure layout.
-mod common {
-    pub(super) const DEVICE_FEATURE_SELECT: usize = 0;
-    pub(super) const DEVICE_FEATURE: usize = 4;
-    pub(super) const DRIVER_FEATURE_SELECT: usize = 8;
-    pub(super) const DRIVER_FEATURE: usize = 12;
-    pub(super) const CONFIG_MSIX_VECTOR: usize = 16;
-    pub(super) const DEVICE_STATUS: usize = 20;
-    pub(super) const QUEUE_SELECT: usize = 22;
-    pub(super) const QUEUE_SIZE: usize = 24;
-    pub(super) const QUEUE_MSIX_VECTOR: usize = 26;
-    pub(super) const QUEUE_ENABLE: usize = 28;
-    pub(super) const QUEUE_NOTIFY_OFF: usize = 30;
-    pub(super) const QUEUE_DESC: usize = 32;
-    pub(super) const QUEUE_DRIVER: usize = 40;
-    pub(super) const QUEUE_DEVICE: usize = 48;
-}
 
 /// No interrupt at all. VIRTIO 1.3, 4.1.5.1.2 MSI-X Vector Configuration.
 const NO_VECTOR: u16 = 0xffff;
@@ -89,8 +62,8 @@ impl<'v> Virtio<'v> {
         let features = Features(offered.and(wanted).0 | required.0);
         let common = &self.structures.common;
         for (select, half) in [(0, features.0 as u32), (1, (features.0 >> 32) as u32)] {
-            common.write32(common::DRIVER_FEATURE_SELECT, select);
-            common.write32(common::DRIVER_FEATURE, half);
+            common.write32(pci::DRIVER_FEATURE_SELECT, select);
+            common.write32(pci::DRIVER_FEATURE, half);
         }
         // 5. Set the FEATURES_OK status bit. The driver MUST NOT accept new feature bits after this step.
         self.add_status(status::FEATURES_OK);
@@ -109,8 +82,8 @@ impl<'v> Virtio<'v> {
     pub fn offered(&self) -> Features {
         let common = &self.structures.common;
         let half = |select| {
-            common.write32(common::DEVICE_FEATURE_SELECT, select);
-            u64::from(common.read32(common::DEVICE_FEATURE))
+            common.write32(pci::DEVICE_FEATURE_SELECT, select);
+            u64::from(common.read32(pci::DEVICE_FEATURE))
         };
         let low = half(0);
         Features(low | half(1) << 32)
@@ -136,22 +109,22 @@ impl<'v> Virtio<'v> {
         // 7. Perform device-specific setup, including discovery of virtqueues for the device […] and population of virtqueues.
         //    (4.1.5.1.3 Virtqueue Configuration)
         let common = &self.structures.common;
-        common.write16(common::QUEUE_SELECT, index);
-        let most = common.read16(common::QUEUE_SIZE);
+        common.write16(pci::QUEUE_SELECT, index);
+        let most = common.read16(pci::QUEUE_SIZE);
         let bad = DriverError::BadQueue { index, size: most };
-        if most == 0 || common.read16(common::QUEUE_ENABLE) != 0 {
+        if most == 0 || common.read16(pci::QUEUE_ENABLE) != 0 {
             return Err(bad);
         }
         let size = queue::usable_size(most.min(wish.size), self.features).ok_or(bad)?;
-        common.write16(common::QUEUE_SIZE, size);
+        common.write16(pci::QUEUE_SIZE, size);
         let vector = wish.vector.unwrap_or(NO_VECTOR);
-        common.write16(common::QUEUE_MSIX_VECTOR, vector);
+        common.write16(pci::QUEUE_MSIX_VECTOR, vector);
         // 4.1.5.1.2.2: the driver MUST verify success by reading the vector value.
-        if common.read16(common::QUEUE_MSIX_VECTOR) != vector {
+        if common.read16(pci::QUEUE_MSIX_VECTOR) != vector {
             return Err(DriverError::NoVector { index, vector });
         }
         // 4.1.4.4.1: cap.offset + queue_notify_off * notify_off_multiplier, two bytes.
-        let place = u64::from(common.read16(common::QUEUE_NOTIFY_OFF)) * u64::from(self.structures.notify_multiplier);
+        let place = u64::from(common.read16(pci::QUEUE_NOTIFY_OFF)) * u64::from(self.structures.notify_multiplier);
         let notify = &self.structures.notify;
         let place = usize::try_from(place)
             .ok()
@@ -159,16 +132,16 @@ impl<'v> Virtio<'v> {
         let place = place.ok_or(DriverError::NoStructure("notification (for this queue)"))?;
         let queue = Queue::new(self.device, index, size, self.features, wish, (notify.clone(), place))?;
         let layout = queue.layout();
-        common.write64(common::QUEUE_DESC, layout.desc);
-        common.write64(common::QUEUE_DRIVER, layout.avail);
-        common.write64(common::QUEUE_DEVICE, layout.used);
-        common.write16(common::QUEUE_ENABLE, 1);
+        common.write64(pci::QUEUE_DESC, layout.desc);
+        common.write64(pci::QUEUE_DRIVER, layout.avail);
+        common.write64(pci::QUEUE_DEVICE, layout.used);
+        common.write16(pci::QUEUE_ENABLE, 1);
         Ok(queue)
     }
 
     /// No interrupt for changes of the configuration.
     pub fn no_config_interrupts(&self) {
-        self.structures.common.write16(common::CONFIG_MSIX_VECTOR, NO_VECTOR);
+        self.structures.common.write16(pci::CONFIG_MSIX_VECTOR, NO_VECTOR);
     }
 
     /// Everything is set up.
@@ -192,16 +165,16 @@ impl<'v> Virtio<'v> {
     }
 
     fn status(&self) -> u8 {
-        self.structures.common.read8(common::DEVICE_STATUS)
+        self.structures.common.read8(pci::DEVICE_STATUS)
     }
 
     fn add_status(&self, bit: u8) {
-        self.structures.common.write8(common::DEVICE_STATUS, self.status() | bit);
+        self.structures.common.write8(pci::DEVICE_STATUS, self.status() | bit);
     }
 
     /// VIRTIO 1.3, 4.1.4.3.2: after writing 0, the driver MUST wait for a read to return 0.
     fn reset(&self) -> Result<(), DriverError> {
-        self.structures.common.write8(common::DEVICE_STATUS, 0);
+        self.structures.common.write8(pci::DEVICE_STATUS, 0);
         let start = Instant::now();
         while self.status() != 0 {
             if start.elapsed() > RESET {

@@ -5,6 +5,7 @@ pub mod device;
 pub mod features;
 mod names;
 pub mod net;
+pub mod pci;
 pub mod ring;
 pub mod vhost_user;
 

@@ -47,19 +47,6 @@ pub const IOTLB_READ: u8 = 1;
 /// The device may write.
 pub const IOTLB_WRITE: u8 = 2;
 
-/// Device status: the driver noticed the device. VIRTIO 1.3, 2.1 Device Status Field.
-pub const STATUS_ACKNOWLEDGE: u8 = 1;
-/// The driver knows how to drive it.
-pub const STATUS_DRIVER: u8 = 2;
-/// The driver is ready.
-pub const STATUS_DRIVER_OK: u8 = 4;
-/// Feature negotiation is complete.
-pub const STATUS_FEATURES_OK: u8 = 8;
-/// The device needs a reset.
-pub const STATUS_NEEDS_RESET: u8 = 64;
-/// The driver gave up.
-pub const STATUS_FAILED: u8 = 128;
-
 codes! {
     /// What a front-end asks. "Front-end message types".
     RequestCode;

@@ -31,7 +31,8 @@ use super::error::SessionError;
 use super::message::{self, Answer, Reply, Request, Rule};
 use super::socket::{Connection, Message, Received};
 use crate::memory::{Memory, MemoryError, RegionSpec};
-use crate::spec::vhost_user::{ProtocolFeature, ProtocolFeatures, RequestCode, STATUS_FEATURES_OK};
+use crate::spec::device::status;
+use crate::spec::vhost_user::{ProtocolFeature, ProtocolFeatures, RequestCode};
 use crate::spec::{Feature, Features};
 
 mod config;
@@ -313,7 +314,7 @@ impl State {
             self.reset(device)?;
         }
         if self.features.is_none() {
-            status &= !STATUS_FEATURES_OK;
+            status &= !status::FEATURES_OK;
         }
         self.status = status;
         device.set_status(status);
