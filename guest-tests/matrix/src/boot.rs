@@ -246,14 +246,17 @@ mod tests {
     use crate::cell::Size;
     use crate::kernel::Kernel;
 
+    /// Of one byte, sent once.
+    fn cell(kernel: &str, filesystem: &str, row: &str) -> Cell {
+        let kernel = Kernel { name: kernel.to_owned(), image: "i".into(), modules: "m".into() };
+        Cell { kernel, filesystem: filesystem.to_owned(), row: row.to_owned(), size: Size { bytes: 1, rounds: 1 } }
+    }
+
     #[test]
     fn cells_of_a_kernel_and_a_file_system_share_a_guest() {
-        let kernel = |name: &str| Kernel { name: name.to_owned(), image: "i".into(), modules: "m".into() };
-        let cell = |name: &str, filesystem: &str, row: &str| Cell {
-            kernel: kernel(name),
-            filesystem: filesystem.to_owned(),
-            row: row.to_owned(),
+        let cell = |kernel: &str, filesystem: &str, row: &str| Cell {
             size: Size { bytes: 1, rounds: 2 },
+            ..cell(kernel, filesystem, row)
         };
         let cells = [cell("a", "ext4", "x"), cell("a", "xfs", "x"), cell("a", "ext4", "y"), cell("b", "ext4", "x")];
         let boots = Boot::group(cells);
@@ -278,14 +281,7 @@ mod tests {
     #[test]
     fn a_boot_that_another_program_has_is_not_taken() {
         let folder = std::env::temp_dir().join(format!("vnic-matrix-lock-{}", std::process::id()));
-        let kernel = Kernel { name: "k".to_owned(), image: "i".into(), modules: "m".into() };
-        let cell = Cell {
-            kernel,
-            filesystem: "ext4".to_owned(),
-            row: "sendfile".to_owned(),
-            size: Size { bytes: 1, rounds: 1 },
-        };
-        let boot = Boot { cells: vec![cell], failed: 0 };
+        let boot = Boot { cells: vec![cell("k", "ext4", "sendfile")], failed: 0 };
         let lock = boot.lock(&folder).unwrap();
         assert!(lock.is_some());
         assert!(boot.lock(&folder).unwrap().is_none());
@@ -297,14 +293,7 @@ mod tests {
     #[test]
     fn what_another_program_has_measured_is_not_measured_again() {
         let folder = std::env::temp_dir().join(format!("vnic-matrix-open-{}", std::process::id()));
-        let kernel = Kernel { name: "k".to_owned(), image: "i".into(), modules: "m".into() };
-        let cell = |row: &str| Cell {
-            kernel: kernel.clone(),
-            filesystem: "ext4".to_owned(),
-            row: row.to_owned(),
-            size: Size { bytes: 1, rounds: 1 },
-        };
-        let cells = ["lacking", "failed", "not-run"].map(cell).to_vec();
+        let cells = ["lacking", "failed", "not-run"].map(|row| cell("k", "ext4", row)).to_vec();
         for (cell, expected) in cells.iter().zip([None, Some(Verdict::ZeroCopy)]) {
             cell.put(&folder, &unmeasured(cell, "why", expected), &origin(cell, &[]), &[]).unwrap();
         }

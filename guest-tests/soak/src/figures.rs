@@ -4,11 +4,9 @@ use std::fmt;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use guest_fixture::note;
+use guest_fixture::{Deadline, note, until_or};
 
-/// How long the device has, to have no more threads and files than after the first round.
-const AT_REST: Duration = Duration::from_secs(30);
-const LOOKS_AGAIN: Duration = Duration::from_millis(200);
+const AT_REST: Deadline = Deadline::secs("the device to have no more threads and files than after the first round", 30);
 /// By how much private memory may differ at rest: what an allocator keeps is not always the same.
 const MARGIN_KIB: u64 = 2048;
 
@@ -100,16 +98,14 @@ impl Flat {
     #[track_caller]
     pub(crate) fn end(&self, regions: u64) -> String {
         let Some(first) = self.first else { return "stopped in its first round".to_owned() };
-        let since = Instant::now();
-        let now = loop {
+        let at_rest = || {
             let now = Figures::of(self.pid);
-            if now.threads <= first.threads && now.files <= first.files + regions {
-                break now;
-            }
-            let what = || format!("{first}, then {now}, {regions} regions more: {}", held(self.pid).join(", "));
-            assert!(since.elapsed() < AT_REST, "it does not come to rest: {}", what());
-            std::thread::sleep(LOOKS_AGAIN);
+            (now.threads <= first.threads && now.files <= first.files + regions).then_some(now)
         };
+        let now = until_or(AT_REST, at_rest, || {
+            let (now, held) = (Figures::of(self.pid), held(self.pid).join(", "));
+            format!(": {first}, then {now}, {regions} regions more: {held}")
+        });
         let Flat { third_kib, most_kib, .. } = self;
         if self.began.elapsed() / 3 < FILLS_UP {
             return format!(

@@ -51,12 +51,14 @@ impl<S: Deref<Target = Shared>> Guest for Served<S> {
     fn open(&mut self) -> Result<String, String> {
         let guest = self.shared.guest_memory();
         let guest = guest.ok_or_else(|| "no front-end has shared a guest's memory".to_owned());
-        let (wanted, stamper) = guest.and_then(|guest| self.shared.labels.want_stamps(&guest)).inspect_err(|_| {
-            self.wanted = None;
-        })?;
+        let stamps = guest.and_then(|guest| self.shared.labels.want_stamps(&guest));
+        let (wanted, release) = match stamps {
+            Ok((wanted, stamper)) => (Some(wanted), Ok(stamper.release().to_owned())),
+            Err(why) => (None, Err(why)),
+        };
         // The one before goes only now: where it will still do, the workers go on with it.
-        self.wanted = Some(wanted);
-        Ok(stamper.release().to_owned())
+        self.wanted = wanted;
+        release
     }
 
     fn look(&mut self, show: &mut dyn FnMut(Labelled<'_>)) -> Option<()> {
