@@ -208,12 +208,14 @@ impl Guest {
         device_writes(self.format, &self.layout, addr)
     }
 
-    pub(super) fn check_memory(mut self) -> GuestRam {
+    pub(super) fn check_memory(self) -> GuestRam {
         let memory = self.ram.read(0, LEN as usize).expect("it is guest memory");
-        if memory != self.shadow {
-            for (at, (is, was)) in memory.iter().zip(&mut self.shadow).enumerate() {
-                if is != was {
-                    assert!(device_writes(self.format, &self.layout, at as u64), "the device wrote at {at:#x}");
+        // Most of it is as it was: a byte at a time would take half of a run's time.
+        const PIECE: usize = 256;
+        for (at, (is, was)) in (0..).step_by(PIECE).zip(memory.chunks(PIECE).zip(self.shadow.chunks(PIECE))) {
+            if is != was {
+                for (at, _) in (at..).zip(is.iter().zip(was)).filter(|(_, (is, was))| is != was) {
+                    assert!(device_writes(self.format, &self.layout, at), "the device wrote at {at:#x}");
                 }
             }
         }
