@@ -9,8 +9,8 @@
 use super::layout::Ring;
 use super::trace::chain::{DESC, Desc};
 use crate::introspect::GuestPhysical;
-use crate::ring::RingLayout;
 use crate::ring::packed::Position;
+use crate::ring::{RingLayout, check_packed_size};
 use crate::spec::ring::{DESC_F_AVAIL, DESC_F_INDIRECT, DESC_F_NEXT};
 
 /// Where it is to be had from.
@@ -44,8 +44,9 @@ impl Packed {
         books.into_iter().flatten()
     }
 
-    /// Where the driver is.
+    /// Where the driver is; `None`, as below, where no packed ring has this size.
     pub(super) fn driver(&self, memory: &impl GuestPhysical, layout: &RingLayout) -> Option<Position> {
+        check_packed_size(layout.size).ok()?;
         match self {
             Packed::Books(books) => books.driver(memory, layout),
             Packed::Ring => driver_in(&copy(memory, layout)?, layout.size),
@@ -54,6 +55,7 @@ impl Packed {
 
     /// How far the driver has collected, at most: a slot and, in bit 15, the wrap counter.
     pub(super) fn collected(&self, memory: &impl GuestPhysical, layout: &RingLayout, last_used_at: u64) -> Option<u16> {
+        check_packed_size(layout.size).ok()?;
         match self {
             Packed::Books(books) => books.collected(memory, last_used_at),
             Packed::Ring => device_in(&copy(memory, layout)?, layout.size).map(Position::to_bits),
@@ -63,6 +65,7 @@ impl Packed {
     /// How far the device is: behind the used chains that the driver has not collected yet. `last_used` is what the driver's
     /// books say: a slot and, in bit 15, the wrap counter.
     pub(crate) fn device(&self, memory: &impl GuestPhysical, layout: &RingLayout, last_used: u16) -> Option<Position> {
+        check_packed_size(layout.size).ok()?;
         match self {
             Packed::Books(books) => books.device(memory, layout, last_used),
             Packed::Ring => device_in(&copy(memory, layout)?, layout.size),

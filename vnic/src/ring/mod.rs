@@ -51,6 +51,7 @@ pub use device::{Device, DeviceRing, Disposition, DrainEnd, Taken, Visitor};
 pub use driver::{Buffer, DriverRing, Placement, Used};
 pub use error::RingError;
 pub use layout::RingLayout;
+pub(crate) use layout::{check_packed_size, check_split_size};
 pub use log::{LogAddress, RingLog};
 pub use packed::{PackedDevice, PackedDriver};
 #[cfg(any(test, fuzzing))]

@@ -194,6 +194,25 @@ fn an_index_that_jumps_is_so_many_missed_and_nothing_of_it_is_told() {
 }
 
 #[test]
+fn a_ring_of_a_size_that_there_is_not_is_not_followed() {
+    let bench = Bench::new(Frames::Sent);
+    let packed = Some(Packed::Ring);
+    for (packed, size, follows) in [
+        (None, SIZE, true),
+        (None, 0, false),
+        (None, 3, false),
+        (None, 65_535, false),
+        (packed, 32_769, false),
+        (packed, 65_535, false),
+    ] {
+        let queue = queue(RingLayout { size, ..bench.layout }, packed, Frames::Sent);
+        let watched =
+            Watched::new(&bench.seen_through, &queue, Features::of(&[Feature::Version1]), bench.shared.clone());
+        assert_eq!(watched.is_some(), follows, "{size}");
+    }
+}
+
+#[test]
 fn a_ring_behind_the_guests_iommu_is_not_followed() {
     let bench = Bench::new(Frames::Sent);
     let Bench { seen_through, layout, shared, .. } = bench;
