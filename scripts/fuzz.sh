@@ -90,7 +90,8 @@ HOST=$(rustc -vV | sed -n 's/^host: //p')
 CHEAP=detect_leaks=0:detect_stack_use_after_return=0:malloc_context_size=0:quarantine_size_mb=1:thread_local_quarantine_size_kb=64
 export ASAN_OPTIONS=${ASAN_OPTIONS:-$CHEAP}
 # A packed ring's table of ids has 256 KiB: pages of the kernel's, none of which is touched, and not memory to be filled with zeroes.
-export MALLOC_MMAP_THRESHOLD_=131072
+# What is smaller is filled faster than mapped.
+export MALLOC_MMAP_THRESHOLD_=262144
 # Longer inputs are only more messages or steps one after the other.
 longest() { case $1 in control | vhost_user) echo 256 ;; *) echo 512 ;; esac; }
 
