@@ -50,8 +50,7 @@ pub use chain::{Chain, ChainView, Segment, SingleBufferBatch};
 pub use device::{Device, DeviceRing, Disposition, DrainEnd, Taken, Visitor};
 pub use driver::{Buffer, DriverRing, Placement, Used};
 pub use error::RingError;
-pub use layout::RingLayout;
-pub(crate) use layout::{check_packed_size, check_split_size};
+pub use layout::{RingLayout, check_packed_size, check_split_size};
 pub use log::{LogAddress, RingLog};
 pub use packed::{PackedDevice, PackedDriver};
 #[cfg(any(test, fuzzing))]
