@@ -9,7 +9,6 @@ use super::split::SplitRing;
 use super::told::{Told, Wanted};
 use crate::backend::QueueShared;
 use crate::introspect::GuestPhysical;
-use crate::ring::{check_packed_size, check_split_size};
 use crate::spec::{Feature, Features};
 
 /// A queue that is watched.
@@ -37,8 +36,6 @@ impl Watched {
         if features.has(Feature::AccessPlatform) {
             return None;
         }
-        let size = queue.layout.size;
-        if queue.packed.is_some() { check_packed_size(size) } else { check_split_size(size) }.ok()?;
         let ring = match queue.packed {
             Some(books) => Ring::Packed(PackedRing::new(ram, queue, books, features)?),
             None => Ring::Split(SplitRing::new(ram, queue)?),

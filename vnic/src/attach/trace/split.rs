@@ -19,7 +19,7 @@ use super::chain::{DESC, Desc, Seen};
 use super::sight::Sight;
 use super::told::{FETCHED, Told, Wanted, number, short};
 use crate::introspect::GuestPhysical;
-use crate::ring::RingLayout;
+use crate::ring::{RingLayout, check_split_size};
 
 /// What is watched of it.
 #[derive(Debug)]
@@ -75,7 +75,7 @@ impl SplitRing {
     /// From now on; `None`: the ring is none that can be looked at so, or out of reach.
     pub(super) fn new(ram: &impl GuestPhysical, queue: &Queue) -> Option<Self> {
         let (layout, last_used_at) = (queue.layout, queue.last_used_at);
-        layout.size.is_power_of_two().then_some(())?;
+        check_split_size(layout.size).ok()?;
         let (avail, next_used) = indices(ram, &layout)?;
         // What is in flight now counts as new where chains come back in their order, as a NIC's do; else nobody knows which it is.
         let in_order = matches!(queue.frames, Frames::Sent | Frames::Received);
