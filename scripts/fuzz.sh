@@ -88,6 +88,8 @@ export ASAN_OPTIONS=${ASAN_OPTIONS:-$CHEAP}
 # A packed ring's table of ids has 256 KiB: pages of the kernel's, none of which is touched, and not memory to be filled with zeroes.
 # What is smaller is filled faster than mapped.
 export MALLOC_MMAP_THRESHOLD_=262144
+# What is freed is had again by the next run.
+export MALLOC_TRIM_THRESHOLD_=67108864
 # Longer inputs are only more messages or steps one after the other.
 longest() { case $1 in control | vhost_user) echo 256 ;; *) echo 512 ;; esac; }
 
