@@ -1,7 +1,7 @@
 //! The files that come with messages.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use arbitrary::Arbitrary;
@@ -41,11 +41,11 @@ impl Files {
         Files(kinds.map(|kind| (kind, kind.make().expect("a file of any kind"))).into())
     }
 
-    pub(super) fn open(&self, kind: Kind, ram: &GuestRam, kick: &OwnedFd) -> Option<OwnedFd> {
+    pub(super) fn one<'a>(&'a self, kind: Kind, ram: &'a GuestRam, kick: &'a OwnedFd) -> Option<BorrowedFd<'a>> {
         match kind {
-            Kind::Memory => ram.fd().try_clone_to_owned().ok(),
-            Kind::Event => kick.try_clone().ok(),
-            other => self.0.iter().find(|(kind, _)| *kind == other)?.1.try_clone().ok(),
+            Kind::Memory => Some(ram.fd()),
+            Kind::Event => Some(kick.as_fd()),
+            other => self.0.iter().find(|(kind, _)| *kind == other).map(|(_, file)| file.as_fd()),
         }
     }
 }

@@ -46,8 +46,8 @@ const RAM: u64 = 0x4_0000;
 const PAIRS: u16 = 2;
 /// Looks whether the next front-end is served, and what a thread does: once in so many runs.
 const PROBE: u32 = 64;
-/// Of a process's files those that are looked for; more are never open.
-const FILES: RawFd = 256;
+/// Of a process's files those that are looked for: one that is left open has the lowest number that is free.
+const FILES: RawFd = 128;
 /// How long a good front-end waits for its frame.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -153,6 +153,8 @@ pub(crate) struct FrontEnd {
     /// Where each queue's driver stands.
     next: [u16; 2 * PAIRS as usize],
     ended: bool,
+    /// All that was sent was whole messages, one at a time: of what is taken nothing is left.
+    whole: bool,
 }
 
 impl FrontEnd {
@@ -167,7 +169,18 @@ impl FrontEnd {
         socket.set_nonblocking(true).expect("fcntl");
         let session = Session::new(other.into(), &device);
         let (workers, files) = (rig.workers.clone(), rig.files.clone());
-        FrontEnd { socket, session, device, workers, files, ram, kick: event(), next: Default::default(), ended: false }
+        FrontEnd {
+            socket,
+            session,
+            device,
+            workers,
+            files,
+            ram,
+            kick: event(),
+            next: Default::default(),
+            ended: false,
+            whole: true,
+        }
     }
 
     /// A good beginning, with a buffer in each queue, and the features that [`Ask::Begin`] says.
@@ -206,9 +219,13 @@ impl FrontEnd {
                 let size = size.map_or(payload.len() as u32, u32::from);
                 let words = [u32::from(code), VERSION | u32::from(flags), size];
                 let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).chain(payload).collect();
+                self.whole = false;
                 self.send(&bytes, &files);
             }
-            Step::Bytes(bytes, files) => self.send(&bytes, &files),
+            Step::Bytes(bytes, files) => {
+                self.whole = false;
+                self.send(&bytes, &files);
+            }
             Step::Start { index, packed } => {
                 self.ask(Ask::Begin(u8::from(packed)), true, &[Kind::Memory; 2]);
                 for ask in [Ask::Num(index, 16), Ask::GoodAddr(index), Ask::Base(index, 0x8000 * u32::from(packed))] {
@@ -262,9 +279,8 @@ impl FrontEnd {
 
     /// Sends bytes with files, has the session take all of it, and reads what it answers.
     fn send(&mut self, bytes: &[u8], kinds: &[Kind]) {
-        let files: Vec<OwnedFd> =
-            kinds.iter().take(12).filter_map(|kind| self.files.open(*kind, &self.ram, &self.kick)).collect();
-        let raw: Vec<RawFd> = files.iter().map(AsRawFd::as_raw_fd).collect();
+        let one = |kind: &Kind| Some(self.files.one(*kind, &self.ram, &self.kick)?.as_raw_fd());
+        let raw: Vec<RawFd> = kinds.iter().take(12).filter_map(one).collect();
         let rights = [ControlMessage::ScmRights(&raw)];
         let control = if raw.is_empty() { &[][..] } else { &rights[..] };
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
@@ -273,7 +289,6 @@ impl FrontEnd {
         {
             return;
         }
-        drop(files);
         loop {
             match self.session.handle(&mut self.device) {
                 Ok(Handled::Nothing) => return,
@@ -284,6 +299,9 @@ impl FrontEnd {
                 }
             }
             let _ = self.socket.read(&mut [0; 4096]);
+            if self.whole {
+                return;
+            }
         }
     }
 }
