@@ -1,6 +1,8 @@
 //! What is known of a session that passes: who is there, what was agreed on, where memory and rings are.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -160,7 +162,9 @@ pub(super) const NOTIFICATIONS: &str = "/proc/self/fdinfo";
 
 /// How much was written into an event file that nobody has read yet. `None`: it is none, or the host does not say.
 pub(super) fn unread(file: &OwnedFd) -> Option<u64> {
-    let about = std::fs::read_to_string(format!("{NOTIFICATIONS}/{}", file.as_raw_fd())).ok()?;
+    let mut about = String::new();
+    // Not asked how long it is: that would be a call that a process that is locked in may not make.
+    File::open(format!("{NOTIFICATIONS}/{}", file.as_raw_fd())).ok()?.take(4096).read_to_string(&mut about).ok()?;
     let count = about.lines().find_map(|line| line.strip_prefix("eventfd-count:"))?;
     u64::from_str_radix(count.trim(), 16).ok()
 }
