@@ -12,8 +12,8 @@ use super::ram::Ram;
 use crate::introspect::GuestPhysical;
 use crate::memory::testing::GuestRam;
 use crate::memory::{Gpa, Memory};
-use crate::ring::RingLayout;
 use crate::ring::snapshot::{self, EventSuppression, RingSnapshot};
+use crate::ring::{MAX_INDIRECT_ENTRIES, RingLayout};
 use crate::spec::ring::DESC_F_INDIRECT;
 use crate::spec::{Feature, Features};
 
@@ -136,12 +136,18 @@ fn copy_ring(ram: &Ram, shadow: &mut Shadow, layout: &RingLayout, features: Feat
         // The flags of a split ring's descriptor and of a packed one's are in different places.
         let flags = if features.has(Feature::RingPacked) { field(14, 2) } else { field(12, 2) };
         if flags & u64::from(DESC_F_INDIRECT) != 0
+            && is_table(len)
             && let Some(rest) = left.checked_sub(len as usize)
         {
             left = rest;
             copy(addr, len);
         }
     }
+}
+
+/// Could an indirect table have so many bytes? One of another length nobody reads: it is an error by its length alone.
+fn is_table(bytes: u64) -> bool {
+    bytes.is_multiple_of(16) && bytes / 16 <= u64::from(MAX_INDIRECT_ENTRIES)
 }
 
 #[cfg(test)]
