@@ -58,4 +58,4 @@ pub use pointers::watched::{Touch, interrupted};
 pub use snapshot::{BufferSnapshot, ChainSnapshot, RingSnapshot};
 pub use split::{SplitDevice, SplitDriver};
 pub use unmapped::Unmapped;
-pub use walk::{MAX_INDIRECT_ENTRIES, MIN_CHAIN_LIMIT};
+pub use walk::{MAX_INDIRECT_ENTRIES, MIN_CHAIN_LIMIT, check_table_len};

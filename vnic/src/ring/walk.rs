@@ -133,13 +133,27 @@ pub(super) fn open_table<'m>(
     refers: &Descriptor,
     rules: Rules,
 ) -> Result<IndirectTable<'m>, RingError> {
-    let len = refers.len;
     if !rules.indirect {
         return Err(RingError::IndirectNotNegotiated { head, index });
     }
     if refers.flags & DESC_F_NEXT != 0 {
         return Err(RingError::IndirectWithNext { head, index });
     }
+    let entries = check_table_len(head, index, refers.len)?;
+    let (memory, hint) = chain.memory(refers.addr);
+    IndirectTable::new(memory, refers.addr, entries, hint).map_err(|source| RingError::IndirectUnmapped {
+        head,
+        index,
+        source,
+    })
+}
+
+/// How many entries an indirect table of `len` bytes has. Descriptor `index` of the chain at `head` refers to it.
+///
+/// # Errors
+/// No table is so long: it would be empty, end within an entry, or have more than [`MAX_INDIRECT_ENTRIES`].
+#[inline]
+pub fn check_table_len(head: u16, index: u16, len: u32) -> Result<u32, RingError> {
     if len == 0 {
         return Err(RingError::IndirectEmpty { head, index });
     }
@@ -149,10 +163,5 @@ pub(super) fn open_table<'m>(
     if len / 16 > MAX_INDIRECT_ENTRIES {
         return Err(RingError::IndirectTooLong { head, index, len, max: 16 * MAX_INDIRECT_ENTRIES });
     }
-    let (memory, hint) = chain.memory(refers.addr);
-    IndirectTable::new(memory, refers.addr, len / 16, hint).map_err(|source| RingError::IndirectUnmapped {
-        head,
-        index,
-        source,
-    })
+    Ok(len / 16)
 }
