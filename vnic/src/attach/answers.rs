@@ -279,7 +279,7 @@ fn words(devices: &[Device]) -> String {
 
 impl Attached {
     fn look(&self, queue: &Queue, device: &Device) -> Result<Look, AttachError> {
-        let mut shadow = rings::Shadow::of(self.ram()).map_err(AttachError::Host)?;
-        rings::look(self.ram(), &mut shadow, queue, device.features, self.position(queue)).map_err(AttachError::Host)
+        let shadow = rings::shadow(self.ram()).map_err(AttachError::Host)?;
+        rings::look(self.ram(), &shadow, queue, device.features, self.position(queue)).map_err(AttachError::Host)
     }
 }

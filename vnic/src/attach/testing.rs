@@ -1,7 +1,6 @@
 //! A guest's memory with virtio devices in it, without a guest: a made kernel's `/sys`, devices, queues and rings. For tests and
 //! fuzzing.
 
-use std::cell::RefCell;
 use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,12 +8,12 @@ use std::time::Duration;
 use super::devices::Finder;
 use super::process::Process;
 use super::ram::Ram;
-use super::rings::Shadow;
 use super::trace::{Sight, Wanted, Watched};
 use super::{AttachError, Attached, rings};
 use crate::backend::QueueShared;
 use crate::introspect::testing::{DIRECT, FileSystem, Image, UPTODATE};
 use crate::introspect::{GuestPhysical, Introspection};
+use crate::memory::testing::GuestRam;
 use crate::spec::{Feature, Features};
 
 /// A page of a file.
@@ -145,7 +144,7 @@ pub fn physical(at: u64) -> u64 {
 pub struct Eyes {
     attached: Attached,
     /// What is copied of the rings.
-    shadow: RefCell<Shadow>,
+    shadow: GuestRam,
     /// What queues that are watched have in common with who reads of them: megabytes, and so the same for each look.
     shared: Vec<Arc<QueueShared>>,
 }
@@ -179,7 +178,7 @@ impl Eyes {
         let finder = Finder::new(&eyes)?;
         let shared = (0..WATCHED).map(|_| Arc::new(QueueShared::new(String::new(), 1))).collect::<Vec<_>>();
         shared.iter().for_each(|shared| shared.events.make_room());
-        let shadow = RefCell::new(Shadow::of(&ram).map_err(AttachError::Host)?);
+        let shadow = rings::shadow(&ram).map_err(AttachError::Host)?;
         Ok(Eyes { attached: Attached { ram, process, eyes, finder }, shadow, shared })
     }
 
@@ -188,12 +187,11 @@ impl Eyes {
         let Attached { ram, eyes, finder, .. } = &self.attached;
         let Ok(devices) = finder.devices(eyes) else { return (0, 0) };
         let mut queues = 0;
-        let mut shadow = self.shadow.borrow_mut();
         for device in &devices {
             for queue in &device.queues {
                 queues += 1;
                 let Some(shared) = self.shared.get(queues - 1) else { continue };
-                let seen = rings::look(ram, &mut shadow, queue, device.features, self.attached.position(queue));
+                let seen = rings::look(ram, &self.shadow, queue, device.features, self.attached.position(queue));
                 assert!(seen.is_ok(), "the host has no memory: {seen:?}");
                 if let Some(mut watched) = Watched::new(ram, queue, device.features, shared.clone()) {
                     watched.believe(Duration::MAX);
