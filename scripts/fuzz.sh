@@ -4,7 +4,8 @@
 #   scripts/fuzz.sh                        every target for a minute
 #   scripts/fuzz.sh --seconds N            every target for N seconds
 #   scripts/fuzz.sh --long                 every target until it has had ten million executions, which takes hours; they are counted
-#                                          in vnic/fuzz/executions.tsv, so it goes on where it was cut, on another machine too
+#                                          in vnic/fuzz/executions.tsv, so it goes on where it was cut, on another machine too,
+#                                          and two runs at once share the work
 #   scripts/fuzz.sh --minimise             puts into vnic/fuzz/corpus the fewest inputs, of those there and those that were found on the
 #                                          way, which reach as much as all of them
 #   scripts/fuzz.sh --target NAME[,NAME…]  these only: split_ring, packed_ring, net_header, iotlb, disk, vhost_user,
@@ -120,7 +121,8 @@ fuzz() {
   shift
   kept=$ROOT/target/fuzz/corpus/$target
   artifacts=$ROOT/target/fuzz/artifacts/$target
-  log=$ROOT/target/fuzz/$target.log
+  # Two runs of a target at once have a log each.
+  log=$ROOT/target/fuzz/$target-$$.log
   mkdir -p "$kept" "$artifacts" "fuzz/corpus/$target"
   before=$(findings "$artifacts")
   run "$BUILT/$HOST/release/$target" "$kept" "fuzz/corpus/$target" \
@@ -135,11 +137,13 @@ fuzz() {
     tail -n 30 "$log" >&2
     fail 2 "$target could not be run; its output is in $log"
   fi
-  [ $found = 0 ] || {
+  if [ $found = 0 ]; then
+    rm -f "$log"
+  else
     FOUND=1
     grep -E -A 25 'panicked|ERROR: |SUMMARY' "$log" | head -n 60 >&2
     say "$target: the input is in $artifacts, the output in $log"
-  }
+  fi
 }
 
 # minimise TARGET: the fewest inputs that reach as much.

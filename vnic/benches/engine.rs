@@ -116,7 +116,7 @@ fn ours(c: &mut Criterion) {
                 let mut look = Look(0);
                 device.drain(&mut segments, BURST, &mut look).expect("good chains");
                 assert_eq!(look.0, BURST);
-                device.publish()
+                device.publish().unwrap()
             });
         });
         group.bench_function(BenchmarkId::new("vnic, popped", name(descriptors, indirect)), |b| {
@@ -133,7 +133,7 @@ fn ours(c: &mut Criterion) {
                     chains += 1;
                 }
                 assert_eq!(chains, BURST);
-                device.publish()
+                device.publish().unwrap()
             });
         });
     }
@@ -214,7 +214,7 @@ fn packed(c: &mut Criterion) {
                     }
                     device.push_used(&chain, 0).expect("in flight");
                 }
-                device.publish();
+                device.publish().unwrap();
                 let mut back = 0;
                 while driver.pop_used().expect("a good device").is_some() {
                     back += 1;

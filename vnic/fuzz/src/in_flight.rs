@@ -146,7 +146,9 @@ fn go_on(ram: &GuestRam, layout: RingLayout, features: Features, input: &Input<'
             }
             _ => {
                 record.publishing();
-                ring.publish();
+                if ring.publish().is_err() {
+                    return false;
+                }
                 record.published();
             }
         }

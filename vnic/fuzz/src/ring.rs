@@ -242,8 +242,7 @@ impl Bench {
                 }
             }
             Step::Publish => {
-                self.device.publish();
-                if !self.features.has(Feature::InOrder) {
+                if self.publish() && !self.features.has(Feature::InOrder) {
                     self.unpublished.clear();
                 }
                 if self.out.is_empty() {
@@ -263,7 +262,7 @@ impl Bench {
                     assert_eq!(self.device.push_used(&chain, 0), Ok(()));
                     self.back += 1;
                 }
-                self.device.publish();
+                self.publish();
                 let base = self.device.base();
                 (self.device, self.segments) = Self::device(&self.guest, self.features, base, 64);
                 self.returned.clear();
@@ -276,6 +275,13 @@ impl Bench {
                 }
             }
         }
+    }
+
+    /// False: the guest has moved `used.idx`, and sees nothing of what came back.
+    fn publish(&mut self) -> bool {
+        let moved = self.device.publish().err();
+        assert!(moved.as_ref().is_none_or(|error| matches!(error, RingError::UsedMoved { .. })), "{moved:?}");
+        moved.is_none()
     }
 
     /// Are these the youngest chains of all that were taken, one behind the other?

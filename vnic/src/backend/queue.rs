@@ -165,6 +165,9 @@ impl Queue {
             self.stopped = true;
             return self.show_state();
         }
+        // Where someone else goes on with the ring, the driver has reused what this device read.
+        let moved = self.ring.moved();
+        let error = moved.as_ref().unwrap_or(error);
         match error.memory() {
             Some(MemoryError::Untranslated { addr, access }) => {
                 let misses = match self.segments.missing() {
@@ -324,7 +327,11 @@ impl Queue {
         if let Some(record) = &mut self.record {
             record.publishing();
         }
-        let wanted = self.ring.publish();
+        let wanted = match self.ring.publish() {
+            Ok(wanted) => wanted,
+            Err(_) if self.stopped => return,
+            Err(error) => return self.stop_ring(&error),
+        };
         if let Some(record) = &mut self.record {
             record.published();
         }

@@ -164,7 +164,7 @@ impl Transmitq {
         let chain = device.pop(segments).unwrap().unwrap();
         let result = f(Frame::new(segments.view(chain), features));
         device.push_used(&chain, 0).unwrap();
-        device.publish();
+        device.publish().unwrap();
         assert_eq!(driver.pop_used().unwrap().unwrap().written, 0);
         result
     }
@@ -206,7 +206,7 @@ impl Receiveq {
         for (chain, written) in &filled {
             device.push_used(chain, *written).unwrap();
         }
-        device.publish();
+        device.publish().unwrap();
         let mut bytes = Vec::new();
         let mut used_count = 0;
         let mut again = Vec::new();

@@ -182,7 +182,7 @@ mod tests {
                 segments.clear();
                 came.push(arrivals.of(chain.idx).map(|time| time - now));
                 device.push_used(&chain, 0).unwrap();
-                device.publish();
+                device.publish().unwrap();
                 driver.pop_used().unwrap().unwrap();
             }
             came

@@ -63,7 +63,10 @@ pub trait DeviceRing: Send {
     fn push_used(&mut self, chain: &Chain, written: u32) -> Result<(), RingError>;
 
     /// Lets the driver see all returned chains, with one store. Returns whether it wants a call for them.
-    fn publish(&mut self) -> bool;
+    ///
+    /// # Errors
+    /// Split: [`RingError::UsedMoved`]. Someone else uses the ring; the driver sees none of them.
+    fn publish(&mut self) -> Result<bool, RingError>;
 
     /// Asks for a kick when something becomes available. Returns whether something did meanwhile: then no kick may
     /// come, and the caller must look again.
@@ -176,6 +179,15 @@ impl Device {
             Device::Split(ring) => ring.lost(),
             Device::Packed(ring) => ring.lost(),
             Device::Unmapped(_) => false,
+        }
+    }
+
+    /// Is `used.idx` not where this device left it? [`RingError::UsedMoved`], of a split ring.
+    #[must_use]
+    pub fn moved(&self) -> Option<RingError> {
+        match self {
+            Device::Split(ring) => ring.moved(),
+            Device::Packed(_) | Device::Unmapped(_) => None,
         }
     }
 }
@@ -300,7 +312,7 @@ forward! {
     fn prefetch(&mut, count: u16) -> ();
     fn unpop(&mut, chains: &[Chain]) -> Result<(), RingError>;
     fn push_used(&mut, chain: &Chain, written: u32) -> Result<(), RingError>;
-    fn publish(&mut) -> bool;
+    fn publish(&mut) -> Result<bool, RingError>;
     fn enable_notifications(&mut) -> Result<bool, RingError>;
     fn disable_notifications(&mut) -> ();
     fn available(&mut) -> Result<u16, RingError>;

@@ -248,6 +248,14 @@ ring_errors! {
         /// The chain's head.
         head: u16,
     } = "not_in_flight";
+    /// `used.idx` is not where the device left it: someone else uses this ring, too.
+    #[error("used.idx went from {left} to {found}, and not by this device")]
+    UsedMoved {
+        /// As the device stored it last.
+        left: u16,
+        /// The index in memory.
+        found: u16,
+    } = "used_moved";
     /// More bytes were reported as written than the chain has room for.
     #[error("head {head}: {written} bytes written into {room}")]
     WrittenTooMuch {

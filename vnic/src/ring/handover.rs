@@ -42,7 +42,7 @@ impl Pair {
         pair.driver.publish();
         let chain = pair.device.pop(&mut pair.segments).unwrap().unwrap();
         pair.device.push_used(&chain, 0).unwrap();
-        pair.device.publish();
+        pair.device.publish().unwrap();
         pair.driver.pop_used().unwrap().unwrap();
         pair
     }
@@ -128,7 +128,7 @@ in_every_order_of_events! {
                 !driver.enable_notifications()
             });
             device.push_used(&chain, 0).unwrap();
-            let called = device.publish();
+            let called = device.publish().unwrap();
             let asleep = other.join().unwrap();
             assert!(called || !asleep, "the driver sleeps, and nobody calls it");
         });
@@ -176,7 +176,7 @@ in_every_order_of_events! {
                 // The order in which they are done with; with IN_ORDER they come back in the other.
                 device.push_used(&chains[1], 8).unwrap();
                 device.push_used(&chains[0], 7).unwrap();
-                device.publish();
+                device.publish().unwrap();
             });
             let mut back: Vec<Used> = std::iter::from_fn(|| driver.pop_used().unwrap()).collect();
             other.join().unwrap();
@@ -193,7 +193,7 @@ in_every_order_of_events! {
             driver.publish();
             let other = loom::thread::spawn(move || {
                 device.drain(&mut segments, u16::MAX, &mut Look(Vec::new())).unwrap();
-                device.publish();
+                device.publish().unwrap();
             });
             let mut back: Vec<Used> = std::iter::from_fn(|| driver.pop_used().unwrap()).collect();
             other.join().unwrap();

@@ -80,7 +80,7 @@ impl Pair {
         let chain = self.pop().unwrap();
         self.segments.clear();
         self.device.push_used(&chain, written).unwrap();
-        self.device.publish();
+        self.device.publish().unwrap();
         self.driver.pop_used().unwrap().unwrap()
     }
 

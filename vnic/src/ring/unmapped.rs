@@ -34,8 +34,8 @@ impl DeviceRing for Unmapped {
         Err(RingError::NotInFlight { head: chain.head })
     }
 
-    fn publish(&mut self) -> bool {
-        false
+    fn publish(&mut self) -> Result<bool, RingError> {
+        Ok(false)
     }
 
     fn enable_notifications(&mut self) -> Result<bool, RingError> {

@@ -76,7 +76,7 @@ impl Transmitq {
         self.driver.add(&buffers, Placement::Direct).unwrap();
         self.driver.publish();
         self.device.drain(&mut self.segments, 1, &mut Show(watch)).unwrap();
-        self.device.publish();
+        self.device.publish().unwrap();
         assert!(self.driver.pop_used().unwrap().is_some());
     }
 }

@@ -145,7 +145,7 @@ impl BackEnd {
 
     fn publish(&mut self) {
         self.record.publishing();
-        self.ring.publish();
+        self.ring.publish().unwrap();
         self.record.published();
     }
 }
@@ -213,7 +213,7 @@ fn killed_at_any_moment_a_back_end_loses_no_chain_and_none_comes_back_twice() {
                         // In the middle of publishing.
                         back_end.record.publishing();
                         if dice.roll(2) == 0 {
-                            back_end.ring.publish();
+                            back_end.ring.publish().unwrap();
                         }
                         back_end = BackEnd::start(&world).unwrap();
                     }

@@ -54,6 +54,28 @@ fn a_ring_whose_device_died_goes_on_where_its_used_ring_stands_whatever_the_fron
 }
 
 #[test]
+fn a_ring_that_someone_else_moves_on_stops_and_is_not_moved_back() {
+    // As QEMU does, which drops what is to be sent once it has lost the session.
+    let mut rig = Rig::new(&LinkKind::Sink);
+    rig.send(500);
+    rig.tx.used();
+    let used_idx = rig.tx.layout.used + 2;
+    rig.ram.write(used_idx, &2_u16.to_le_bytes()).unwrap();
+    rig.send(500);
+    rig.wait_for("stopped", |rig| rig.shared.queues[1].state() == QueueState::Stopped);
+    assert_eq!((rig.counter(TX, "error_used_moved"), rig.counter(TX, "errors")), (1, 1));
+    assert_eq!(rig.ram.read(used_idx, 2).unwrap(), 2_u16.to_le_bytes());
+
+    rig.device.stop_queue(TX).unwrap();
+    rig.device.start_queue(TX, rig.tx.setup(0)).unwrap();
+    rig.send(500);
+    for _ in 0..2 {
+        rig.tx.used();
+    }
+    assert_eq!(rig.counter(TX, "errors"), 1);
+}
+
+#[test]
 fn a_kick_file_at_its_end_stops_the_queue_instead_of_spinning() {
     let mut rig = Rig::new(&LinkKind::Sink);
     let (reader, writer) = nix::unistd::pipe().unwrap();

@@ -255,9 +255,9 @@ impl DeviceRing for PackedDevice {
     }
 
     #[inline]
-    fn publish(&mut self) -> bool {
+    fn publish(&mut self) -> Result<bool, RingError> {
         let (ring, state) = (self.ring.parts(), &mut self.state);
-        let Some(word) = state.first.take() else { return false };
+        let Some(word) = state.first.take() else { return Ok(false) };
         let old = state.published;
         ring.release_word(old.slot, word);
         state.published = state.next_used;
@@ -267,7 +267,7 @@ impl DeviceRing for PackedDevice {
         }
         full_fence();
         let wanted = wants(ring.driver_event(), state.published, old, state.rules.size);
-        std::mem::take(&mut state.fresh) || wanted
+        Ok(std::mem::take(&mut state.fresh) || wanted)
     }
 
     fn enable_notifications(&mut self) -> Result<bool, RingError> {

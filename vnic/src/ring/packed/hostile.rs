@@ -274,13 +274,13 @@ fn event_suppression_that_makes_no_sense_is_a_call_too_many() {
         fixture.ram.write(fixture.layout.avail, &[0xffff_u16.to_le_bytes(), flags.to_le_bytes()].concat()).unwrap();
         let chain = device.pop(&mut segments).unwrap().unwrap();
         device.push_used(&chain, 0).unwrap();
-        assert!(device.publish(), "{flags:#x}");
+        assert!(device.publish().unwrap(), "{flags:#x}");
     }
     // A slot that does not exist is passed by nobody; that is the driver's own loss.
     fixture.ram.write(fixture.layout.avail, &[0xffff_u16.to_le_bytes(), 2_u16.to_le_bytes()].concat()).unwrap();
     let chain = device.pop(&mut segments).unwrap().unwrap();
     device.push_used(&chain, 0).unwrap();
-    assert!(!device.publish());
+    assert!(!device.publish().unwrap());
 }
 
 #[test]
@@ -294,7 +294,7 @@ fn a_ring_whose_memory_file_is_truncated_is_no_crash() {
     }
     let _zeroes: Result<Option<Chain>, RingError> = device.pop(&mut segments);
     device.push_used(&chain, 0).unwrap();
-    device.publish();
+    device.publish().unwrap();
     assert!(fixture.ram.memory().lost());
 }
 
@@ -305,7 +305,7 @@ fn good_chains_before_a_bad_one_are_served() {
     let chain = device.pop(&mut segments).unwrap().unwrap();
     assert!(device.pop(&mut segments).is_err());
     assert_eq!(device.push_used(&chain, 0), Ok(()));
-    assert!(device.publish());
+    assert!(device.publish().unwrap());
 }
 
 proptest! {

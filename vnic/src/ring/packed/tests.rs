@@ -160,7 +160,7 @@ fn a_used_descriptor_says_whether_anything_was_written() {
         for written in [7, 0] {
             let chain = device.pop(&mut segments).unwrap().unwrap();
             device.push_used(&chain, written).unwrap();
-            device.publish();
+            device.publish().unwrap();
         }
         let flags = [0, 1].map(|slot: u64| {
             let bytes = ram.read(layout.desc + 16 * slot + 14, 2).unwrap();

@@ -144,6 +144,27 @@ atomics! {
     AtomicU64(u64) words64;
 }
 
+impl AtomicU16 {
+    pub(in crate::ring) fn compare_exchange(
+        &self,
+        current: u16,
+        new: u16,
+        success: Ordering,
+        failure: Ordering,
+    ) -> Result<u16, u16> {
+        touch(Touch::Load, self.at());
+        #[cfg(test)]
+        if let Some(word) = model::find(|words| &mut words.words16, self.at(), || self.0.load(failure)) {
+            return word.compare_exchange(current, new, success, failure);
+        }
+        let exchanged = self.0.compare_exchange(current, new, success, failure);
+        if exchanged.is_ok() {
+            touch(Touch::Store, self.at());
+        }
+        exchanged
+    }
+}
+
 /// As the one in `std`.
 pub(super) fn fence(order: Ordering) {
     #[cfg(test)]

@@ -190,7 +190,7 @@ mod packed {
         );
         let chain = device.pop(&mut segments).unwrap().unwrap();
         device.push_used(&chain, 0).unwrap();
-        device.publish();
+        device.publish().unwrap();
         // Slots 1 and 2 still hold the used chain's descriptors.
         add(&[Buffer::readable(0x8040, 78), Buffer::writable(0xa000, 1448)], Placement::Indirect(0x7000));
         add(&[Buffer::readable(0x8000, 2)], Placement::Direct);

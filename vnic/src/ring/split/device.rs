@@ -8,7 +8,8 @@
 //! 2. A head is taken from the entry, checked, and its chain followed (`fast_path`, else `walk`).
 //! 3. Used elements are written into the used ring as chains come back; they lie behind `used.idx`, where the driver
 //!    does not look.
-//! 4. `used.idx` is stored with release once per burst; then, behind a full fence, whether the driver wants a call is read.
+//! 4. `used.idx` is stored with release once per burst, unless it is not as it was left; then, behind a full fence, whether
+//!    the driver wants a call is read.
 //!
 //! With IN_ORDER the used ring has the order of the available ring (2.7.9 In-order use of descriptors), so a chain's
 //! place in it is known from the start: it is filled in out of order, and `used.idx` goes as far as there is no gap.
@@ -146,6 +147,12 @@ impl SplitDevice {
         self.state.heads.cancel_retained(head)
     }
 
+    /// As [`Device::moved`](crate::ring::Device::moved).
+    pub(in crate::ring) fn moved(&self) -> Option<RingError> {
+        let (left, found) = (self.state.published, self.ring.parts().used_idx().load(Ordering::Relaxed));
+        (left != found).then_some(RingError::UsedMoved { left, found })
+    }
+
     /// Is the ring's memory gone? As [`GuestRegions::lost`](crate::memory::GuestRegions::lost).
     pub(in crate::ring) fn lost(&self) -> bool {
         self.ring.lost()
@@ -204,14 +211,16 @@ impl DeviceRing for SplitDevice {
     }
 
     #[inline]
-    fn publish(&mut self) -> bool {
+    fn publish(&mut self) -> Result<bool, RingError> {
         let (ring, state) = (self.ring.parts(), &mut self.state);
         let (old, new) = (state.published, state.next_used);
         if old == new {
-            return false;
+            return Ok(false);
         }
-        // Release: the used elements, and the bytes in the buffers, are stored before it.
-        ring.used_idx().store(new, Ordering::Release);
+        // Release: the used elements, and the bytes in the buffers, are stored before it. A front-end that lost the
+        // session and goes on by itself must not be put back: the driver would be given the same chains twice.
+        let moved = |found| RingError::UsedMoved { left: old, found };
+        ring.used_idx().compare_exchange(old, new, Ordering::Release, Ordering::Relaxed).map_err(moved)?;
         state.published = new;
         state.heads.next_burst();
         if let Some(log) = &self.log {
@@ -223,7 +232,7 @@ impl DeviceRing for SplitDevice {
             Some(event) => need_event(event.load(Ordering::Relaxed), new, old),
             None => ring.avail_flags().load(Ordering::Relaxed) & AVAIL_F_NO_INTERRUPT == 0,
         };
-        std::mem::take(&mut state.fresh) || wanted
+        Ok(std::mem::take(&mut state.fresh) || wanted)
     }
 
     fn enable_notifications(&mut self) -> Result<bool, RingError> {

@@ -376,7 +376,7 @@ fn good_chains_before_a_bad_one_are_served() {
     let chain = device.pop(&mut segments).unwrap().unwrap();
     assert!(device.pop(&mut segments).is_err());
     assert_eq!(device.push_used(&chain, 0), Ok(()));
-    assert!(device.publish());
+    assert!(device.publish().unwrap());
 }
 
 #[test]
@@ -390,7 +390,7 @@ fn a_producer_that_never_stops_gives_one_chain_at_a_time() {
         segments.clear();
         let chain = device.pop(&mut segments).unwrap().unwrap();
         device.push_used(&chain, 0).unwrap();
-        device.publish();
+        device.publish().unwrap();
         assert!(device.available().unwrap() <= 2);
     }
 }
@@ -408,7 +408,7 @@ fn memory_that_is_replaced_stays_mapped_for_chains_in_flight() {
     segments.view(chain).writable().for_each(|slice| assert_eq!(slice.copy_from(b"world"), 5));
     assert_eq!(&bytes, b"hello");
     device.push_used(&chain, 5).unwrap();
-    device.publish();
+    device.publish().unwrap();
 }
 
 #[test]
@@ -423,7 +423,7 @@ fn a_ring_whose_memory_file_is_truncated_is_no_crash() {
     }
     let _zeroes: Result<Option<Chain>, RingError> = device.pop(&mut segments);
     device.push_used(&chain, 0).unwrap();
-    device.publish();
+    device.publish().unwrap();
     assert!(fixture.ram.memory().lost());
 }
 

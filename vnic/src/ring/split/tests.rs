@@ -1,10 +1,10 @@
-//! The notification formula, and the driver half against a device that lies.
+//! The notification formula, the driver half against a device that lies, and a ring that two devices use.
 
 use std::sync::Arc;
 
 use super::*;
 use crate::memory::testing::GuestRam;
-use crate::ring::{Buffer, DriverRing, Placement, RingError, RingLayout, Used};
+use crate::ring::{Buffer, Device, DeviceRing, DriverRing, Placement, RingError, RingLayout, Segments, Used};
 use crate::spec::Features;
 
 #[test]
@@ -103,4 +103,26 @@ fn a_scribbled_descriptor_table_does_not_reach_the_free_list() {
     let mut sorted = heads.clone();
     sorted.sort_unstable();
     assert_eq!(sorted, [0, 2, 3, 4, 5, 6, 7], "every descriptor but the one still out, once");
+}
+
+#[test]
+fn what_another_device_published_is_not_taken_back() {
+    // QEMU drops what is to be sent as soon as it has lost the session, while this device goes on.
+    let mut ring = with_two_chains();
+    let device = || Device::new(ring.layout, Arc::clone(ring.ram.memory()), Features::NONE, 0).unwrap();
+    let mut segments = Segments::new(Arc::clone(ring.ram.memory()), 8);
+    let (mut late, mut other) = (device(), device());
+    let chain = late.pop(&mut segments).unwrap().unwrap();
+    for _ in 0..2 {
+        let chain = other.pop(&mut segments).unwrap().unwrap();
+        other.push_used(&chain, 0).unwrap();
+    }
+    assert_eq!(other.publish(), Ok(true));
+    late.push_used(&chain, 0).unwrap();
+    assert_eq!(late.publish(), Err(RingError::UsedMoved { left: 0, found: 2 }));
+
+    for head in [0, 1] {
+        assert_eq!(ring.driver.pop_used(), Ok(Some(Used { head, written: 0 })));
+    }
+    assert_eq!(ring.driver.pop_used(), Ok(None));
 }

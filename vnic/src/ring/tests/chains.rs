@@ -13,7 +13,7 @@ for_both_formats! {
         assert_eq!(pair.pop(), None);
         pair.device.push_used(&chain, 7).unwrap();
         assert_eq!(pair.driver.pop_used(), Ok(None), "not before it is published");
-        pair.device.publish();
+        pair.device.publish().unwrap();
         assert_eq!(pair.driver.pop_used(), Ok(Some(Used { head, written: 7 })));
         assert_eq!((pair.driver.free(), pair.device.in_flight()), (8, 0));
     }
@@ -103,7 +103,7 @@ for_both_formats! {
                     assert_eq!(pair.buffers(&chain), [(0x8000, 1, 'R'), (0x9000, 2, 'W')]);
                     pair.segments.clear();
                     pair.device.push_used(&chain, 2).unwrap();
-                    pair.device.publish();
+                    pair.device.publish().unwrap();
                     assert_eq!(pair.driver.pop_used(), Ok(Some(Used { head, written: 2 })));
                 }
             }

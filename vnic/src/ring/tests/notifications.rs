@@ -54,7 +54,7 @@ for_both_formats! {
                 pair.add(&[Buffer::readable(0x8000, 1)]);
                 let chain = pair.pop().unwrap();
                 pair.device.push_used(&chain, 0).unwrap();
-                let call = pair.device.publish();
+                let call = pair.device.publish().unwrap();
                 pair.driver.pop_used().unwrap().unwrap();
                 call
             };
@@ -71,8 +71,8 @@ for_both_formats! {
         while let Some(chain) = pair.pop() {
             pair.device.push_used(&chain, 0).unwrap();
         }
-        assert!(pair.device.publish());
-        assert!(!pair.device.publish(), "nothing new");
+        assert!(pair.device.publish().unwrap());
+        assert!(!pair.device.publish().unwrap(), "nothing new");
     }
 }
 
@@ -93,11 +93,11 @@ fn two_threads(pair: Pair) {
                     device.push_used(&chain, 0).unwrap();
                     segments.clear();
                     served += 1;
-                    if served % 3 == 0 && device.publish() {
+                    if served % 3 == 0 && device.publish().unwrap() {
                         let _full = call.try_send(());
                     }
                 }
-                if device.publish() {
+                if device.publish().unwrap() {
                     let _full = call.try_send(());
                 }
                 if served < CHAINS && !device.enable_notifications().unwrap() {

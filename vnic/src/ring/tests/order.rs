@@ -10,7 +10,7 @@ for_both_formats! {
         for at in [2, 0, 3, 1] {
             pair.device.push_used(&chains[at], 0).unwrap();
         }
-        pair.device.publish();
+        pair.device.publish().unwrap();
         let back: Vec<u16> = std::iter::from_fn(|| pair.driver.pop_used().unwrap()).map(|used| used.head).collect();
         assert_eq!(back, [heads[2], heads[0], heads[3], heads[1]]);
     }
@@ -21,10 +21,10 @@ for_both_formats! {
         let chains: Vec<Chain> = (0..4).map(|_| pair.pop().unwrap()).collect();
         pair.device.push_used(&chains[1], 1).unwrap();
         pair.device.push_used(&chains[2], 2).unwrap();
-        assert!(!pair.device.publish(), "nothing to see before the first comes back");
+        assert!(!pair.device.publish().unwrap(), "nothing to see before the first comes back");
         assert_eq!(pair.driver.pop_used(), Ok(None));
         pair.device.push_used(&chains[0], 0).unwrap();
-        pair.device.publish();
+        pair.device.publish().unwrap();
         let back: Vec<Used> = std::iter::from_fn(|| pair.driver.pop_used().unwrap()).collect();
         let expected: Vec<Used> = (0..3).map(|n| Used { head: heads[n], written: n as u32 }).collect();
         assert_eq!(back, expected);

@@ -46,7 +46,7 @@ for_both_formats! {
         let chain = pair.pop().unwrap();
         assert_eq!(pair.buffers(&chain), [(0x8002, 1, 'R')]);
         pair.device.push_used(&chain, 0).unwrap();
-        pair.device.publish();
+        pair.device.publish().unwrap();
         assert_eq!(pair.driver.pop_used().unwrap().unwrap().head, chain.head);
     }
 
@@ -67,7 +67,7 @@ for_both_formats! {
                 device.push_used(&chain, 0).unwrap();
             }
             segments.clear();
-            device.publish();
+            device.publish().unwrap();
             assert_eq!(std::iter::from_fn(|| driver.pop_used().unwrap()).count(), 32768);
         }
     }
@@ -154,7 +154,7 @@ fn traffic(pair: &mut Pair, seed: u64) {
                 let written = random(u64::from(chain.writable_len) + 1) as u32;
                 pair.device.push_used(&chain, written).unwrap();
                 expected.push(Used { head: chain.head, written });
-                if pair.device.publish() {
+                if pair.device.publish().unwrap() {
                     driver_sleeps = false;
                 }
                 let waits = !in_order && driver_sleeps;
@@ -180,7 +180,7 @@ fn traffic(pair: &mut Pair, seed: u64) {
                         Disposition::Leave => {}
                     }
                 }
-                if pair.device.publish() {
+                if pair.device.publish().unwrap() {
                     driver_sleeps = false;
                 }
                 let waits = !in_order && driver_sleeps && !expected.is_empty();
@@ -206,7 +206,7 @@ fn traffic(pair: &mut Pair, seed: u64) {
         pair.device.push_used(&chain, 0).unwrap();
         expected.push(Used { head: chain.head, written: 0 });
     }
-    pair.device.publish();
+    pair.device.publish().unwrap();
     while let Some(used) = pair.driver.pop_used().unwrap() {
         let at = expected.iter().position(|other| *other == used).unwrap();
         expected.remove(at);
