@@ -179,10 +179,9 @@ choose() {
 
 # minimise TARGET: the fewest inputs that reach as much as all; where they are too many, those that reach most.
 minimise() {
-  local target=$1 kept merged chosen control output input
+  local target=$1 kept merged again control output inputs input name
   kept=$ROOT/target/fuzz/corpus/$target
-  merged=$(mktemp -d) chosen=$(mktemp -d)
-  control=$(mktemp)
+  merged=$(mktemp -d) again=$(mktemp -d) control=$(mktemp)
   output=$ROOT/target/fuzz/$target-$$.log
   mkdir -p "$kept"
   merge() {
@@ -191,16 +190,16 @@ minimise() {
   }
   merge "$merged" "fuzz/corpus/$target" "$kept"
   # Once more, for what each of these reaches.
-  merge -merge_control_file="$control" "$chosen" "$merged"
-  find "$chosen" -type f -delete
-  while read -r input; do
-    cp "$input" "$chosen/$(sha1sum "$input" | cut -c 1-12)"
-  done < <(choose <"$control")
-  SUMMARY+=("$(printf '%-12s %4d of %d inputs, %d bytes' "$target" "$(find "$chosen" -type f | wc -l)" "$(head -n 1 "$control")" \
-    "$(cat "$chosen"/* | wc -c)")")
+  merge -merge_control_file="$control" "$again" "$merged"
+  mapfile -t inputs < <(choose <"$control")
+  [ ${#inputs[@]} -gt 0 ] || fail 2 "no input of $target reaches anything; its output is in $output"
+  SUMMARY+=("$(printf '%-12s %4d of %d inputs, %d bytes' "$target" ${#inputs[@]} "$(head -n 1 "$control")" "$(cat "${inputs[@]}" | wc -c)")")
   find "fuzz/corpus/$target" -type f -regextype posix-extended -regex '.*/[0-9a-f]{12,40}' -delete
-  find "$chosen" -type f -exec mv -t "fuzz/corpus/$target" {} +
-  rm -rf "$merged" "$chosen" "$control" "$output"
+  for input in "${inputs[@]}"; do
+    name=${input##*/}
+    mv "$input" "fuzz/corpus/$target/${name:0:12}"
+  done
+  rm -rf "$merged" "$again" "$control" "$output"
 }
 
 for target in "${TARGETS[@]}"; do
